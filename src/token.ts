@@ -1,0 +1,3 @@
+/** Tokenizers by name: train, load, save, identity. */
+
+export type { EncodeOptions, Tokenizer } from "./token-interface.ts"
