@@ -1,0 +1,94 @@
+/** The only door to C: loads the embedded library, types every function and every kernel's arguments. */
+import { dlopen, FFIType, type Pointer, toArrayBuffer } from "bun:ffi"
+import { AlphaError } from "./base-error.ts"
+import { nativeLibraryPath } from "./native-load.ts"
+
+/** Kinds of an 8-byte field in a kernel's argument struct. */
+export type Field = "pointer" | "int" | "float"
+/** A struct: its fields in C's order; a nested record is a pointer to an array of such rows, followed by nothing. */
+export type Fields = Readonly<Record<string, Field | Readonly<Record<string, Field>>>>
+
+type Value<F, P> = F extends "pointer" ? P | undefined : F extends Field ? number : readonly Row<F, P>[]
+type Row<R, P> = { readonly [N in keyof R]: R[N] extends "pointer" ? P | undefined : number }
+type Args<F extends Fields, P> = { readonly [N in keyof F]: Value<F[N], P> }
+
+/** A kernel call whose pointers are still symbolic (of type P). */
+export interface NativeCall<P> {
+  readonly kernel: string
+  readonly fields: Fields
+  readonly args: Readonly<Record<string, P | number | undefined | readonly Readonly<Record<string, P | number | undefined>>[]>>
+}
+
+/** Declares the C kernel `name` and its struct, field by field in C's order; returns a typed call builder. */
+export function nativeKernel<const F extends Fields>(name: string, fields: F) {
+  return <P>(args: Args<F, P>): NativeCall<P> => ({ kernel: name, fields, args: args as NativeCall<P>["args"] })
+}
+
+const signatures = {
+  cpu_isa: { args: [], returns: FFIType.cstring },
+  kernel_find: { args: [FFIType.ptr, FFIType.ptr], returns: FFIType.ptr },
+  commands_run: { args: [FFIType.ptr, FFIType.i64_fast, FFIType.i64_fast, FFIType.i64_fast], returns: FFIType.i64_fast },
+  memory_alloc: { args: [FFIType.i64_fast], returns: FFIType.ptr },
+  memory_free: { args: [FFIType.ptr, FFIType.i64_fast], returns: FFIType.void },
+  pool_start: { args: [FFIType.i64_fast], returns: FFIType.void },
+} as const
+
+let library: ReturnType<typeof load> | undefined
+
+function load() {
+  return dlopen(nativeLibraryPath(), signatures).symbols
+}
+
+/** The library's functions; loaded on first use. */
+export function native() {
+  library ??= load()
+  return library
+}
+
+const cstring = (text: string): Uint8Array => new TextEncoder().encode(`${text}\0`)
+
+/** ISA level the kernels run at: "v4", "v3" or "base"; ALPHA_ISA lowers it for tests. */
+export function isaLevel(): string {
+  return process.env["ALPHA_ISA"] ?? String(native().cpu_isa())
+}
+
+const found = new Map<string, number>()
+
+/** Address of a kernel at this machine's level. Throws when the library lacks it. */
+export function kernelAddress(name: string): number {
+  const known = found.get(name)
+  if (known !== undefined) return known
+  const isa = isaLevel()
+  const address = native().kernel_find(cstring(name), cstring(isa))
+  if (address === null) throw new AlphaError(`kernel ${name} (${isa}) is not in the native library`, { hint: "rebuild it: npm run build" })
+  found.set(name, Number(address))
+  return Number(address)
+}
+
+/** A block of native memory: zeroed, page-aligned. */
+export interface Memory {
+  readonly address: number
+  readonly bytes: number
+  /** The memory itself, not a copy. */
+  view(offset: number, length: number): ArrayBuffer
+  free(): void
+}
+
+/** Allocates `bytes`. Throws AlphaError naming the size when the system refuses. */
+export function allocate(bytes: number, what: string): Memory {
+  const size = Math.max(4096, bytes)
+  const address = native().memory_alloc(size)
+  if (address === null) {
+    throw new AlphaError(`out of memory: ${what} needs ${(size / 2 ** 20).toFixed(0)} MiB`, { hint: "lower --batch or --context, or use a smaller model" })
+  }
+  let live = true
+  return {
+    address: Number(address),
+    bytes: size,
+    view: (offset, length) => toArrayBuffer(address as Pointer, offset, length),
+    free() {
+      if (live) native().memory_free(address as Pointer, size)
+      live = false
+    },
+  }
+}

@@ -1,0 +1,56 @@
+/** What a device must do with a plan: hold state, compile once, replay many times. */
+import type { Program } from "./program.ts"
+import type { Dtype, Tensor } from "./tensor.ts"
+
+/** A program with every temporary placed in one arena. */
+export interface Plan {
+  readonly program: Program
+  /** Bytes of the arena. */
+  readonly arenaBytes: number
+  /** Tensor id → byte offset of its temporary. */
+  readonly offsets: ReadonlyMap<number, number>
+  /** Node → level: nodes of one level have no hazard between them and need no barrier. */
+  readonly levels: readonly number[]
+}
+
+/** Values of one run: live scalars as numbers, inputs as arrays. */
+export type RunInputs = Readonly<Record<string, number | Int32Array | Float32Array>>
+
+/** Outputs of one run. Reading waits for that run; a value is valid until the same executable was submitted `slots` more times. */
+export interface RunOutputs {
+  read(name: string): Float32Array
+}
+
+/** Named buffers that outlive runs and are shared by programs. */
+export interface State {
+  /** Allocates (zeroed) what is not there yet; the same name must keep shape and dtype. */
+  ensure(name: string, dtype: Dtype, shape: readonly number[]): void
+  has(name: string): boolean
+  names(): string[]
+  /** Copies out in the tensor's true shape; bf16 as raw u16 bits. */
+  read(name: string): Float32Array | Int32Array | Uint16Array
+  write(name: string, values: Float32Array | Int32Array | Uint16Array): void
+  bytes(): number
+  free(): void
+}
+
+export interface Executable {
+  readonly plan: Plan
+  /** Runs once; the CPU has finished on return, the GPU has been given the work. */
+  submit(inputs: RunInputs): RunOutputs
+  /** Milliseconds per node of one run, in order; for profiles. */
+  profile(inputs: RunInputs): { op: string; ms: number; bytes: number }[]
+  free(): void
+}
+
+export interface Device {
+  /** "cpu" or "gpu:0". */
+  readonly name: string
+  /** One line for people: model, cores or memory, path taken. */
+  readonly description: string
+  state(): State
+  compile(plan: Plan, state: State): Executable
+  close(): void
+}
+
+export type { Tensor }

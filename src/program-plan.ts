@@ -1,0 +1,124 @@
+/** The planner: drops what nobody reads, gives every temporary an offset in one arena, finds which nodes need a barrier between them. */
+import { type Node, type Program, tensorsOf } from "./program.ts"
+import type { Plan } from "./program-device.ts"
+import { byteLength, type Tensor } from "./tensor.ts"
+
+const ALIGN = 256
+
+/** One piece of the arena: the temporaries that share it (in-place chains) and when it is alive. */
+interface Block {
+  bytes: number
+  from: number
+  to: number
+  offset: number
+  members: Tensor[]
+}
+
+export function plan(program: Program): Plan {
+  removeDead(program)
+  const blocks = liveness(program)
+  const arenaBytes = place(blocks)
+  const offsets = new Map<number, number>()
+  for (const block of blocks) for (const t of block.members) offsets.set(t.id, block.offset)
+  return { program, arenaBytes, offsets, levels: levels(program, offsets) }
+}
+
+/** Removes nodes without effect and outputs without reader, last to first. */
+function removeDead(program: Program): void {
+  const read = new Set([...program.outputs.values()].map((t) => t.id))
+  const kept: Node[] = []
+  for (const node of program.nodes.toReversed()) {
+    for (const [name, t] of Object.entries(node.outputs)) {
+      if (t !== undefined && t.role === "temp" && !read.has(t.id)) node.outputs[name] = undefined
+    }
+    const useful = node.op.writes.length > 0 || Object.values(node.outputs).some((t) => t !== undefined)
+    if (!useful) continue
+    for (const t of tensorsOf(node.inputs)) read.add(t.id)
+    kept.push(node)
+  }
+  program.nodes.splice(0, program.nodes.length, ...kept.reverse())
+}
+
+/** Lifetimes [from, to] in node indices; outputs of the program live to its end; an in-place output joins its input's block. */
+function liveness(program: Program): Block[] {
+  const last = new Map<number, number>()
+  program.nodes.forEach((node, index) => {
+    for (const t of tensorsOf(node.inputs)) last.set(t.id, index)
+  })
+  for (const t of program.outputs.values()) last.set(t.id, program.nodes.length)
+  const blockOf = new Map<number, Block>()
+  const blocks: Block[] = []
+  program.nodes.forEach((node, index) => {
+    for (const [name, t] of Object.entries(node.outputs)) {
+      if (t === undefined || t.role !== "temp") continue
+      const bytes = Math.ceil(byteLength(t) / ALIGN) * ALIGN
+      const to = last.get(t.id) ?? index
+      const source = node.inputs[node.op.inPlace[name] ?? ""] as Tensor | undefined
+      const shared = source === undefined ? undefined : blockOf.get(source.id)
+      if (shared !== undefined && shared.to === index && shared.bytes >= bytes && !readTwice(node, source as Tensor)) {
+        shared.to = Math.max(to, index)
+        shared.members.push(t)
+        blockOf.set(t.id, shared)
+        continue
+      }
+      const block = { bytes, from: index, to, offset: 0, members: [t] }
+      blocks.push(block)
+      blockOf.set(t.id, block)
+    }
+  })
+  return blocks
+}
+
+/** An input that a node reads under two names must not be overwritten while it reads. */
+const readTwice = (node: Node, t: Tensor): boolean => tensorsOf(node.inputs).filter((other) => other.id === t.id).length > 1
+
+/** Largest first, each at the lowest offset that is free during its whole life. Returns the arena's bytes. */
+function place(blocks: Block[]): number {
+  const placed: Block[] = []
+  let arena = 0
+  for (const block of blocks.toSorted((a, b) => b.bytes - a.bytes || a.from - b.from)) {
+    let offset = 0
+    for (const other of placed) {
+      if (other.to < block.from || other.from > block.to) continue
+      if (other.offset >= offset + block.bytes) break
+      offset = Math.max(offset, other.offset + other.bytes)
+    }
+    block.offset = offset
+    arena = Math.max(arena, offset + block.bytes)
+    placed.push(block)
+    placed.sort((a, b) => a.offset - b.offset)
+  }
+  return arena
+}
+
+/** A span of memory a node touches: the arena, or a tensor of its own. */
+interface Span {
+  space: number
+  from: number
+  to: number
+}
+
+/** Level of a node = 1 + the highest level among earlier nodes it has a hazard with (read after write, write after read or write). */
+function levels(program: Program, offsets: ReadonlyMap<number, number>): number[] {
+  const span = (t: Tensor): Span => {
+    const offset = offsets.get(t.id)
+    return offset === undefined ? { space: t.id, from: 0, to: 1 } : { space: -1, from: offset, to: offset + byteLength(t) }
+  }
+  const overlap = (a: Span, b: Span) => a.space === b.space && a.from < b.to && b.from < a.to
+  const seen: { reads: Span[]; writes: Span[]; level: number }[] = []
+  return program.nodes.map((node) => {
+    const written = node.op.writes.flatMap((name) => tensorsOf({ value: node.inputs[name] }))
+    const reads = tensorsOf(node.inputs).map(span)
+    const writes = [...tensorsOf(node.outputs), ...written].map(span)
+    let level = 0
+    for (const before of seen) {
+      if (before.level < level) continue
+      const hazard =
+        before.writes.some((w) => reads.some((r) => overlap(w, r)) || writes.some((x) => overlap(w, x))) ||
+        before.reads.some((r) => writes.some((w) => overlap(r, w)))
+      if (hazard) level = before.level + 1
+    }
+    seen.push({ reads, writes, level })
+    return level
+  })
+}

@@ -1,0 +1,35 @@
+/** What several tests need: shared files, distances, bf16. */
+import { existsSync } from "node:fs"
+import { join } from "node:path"
+
+const SHARED = join(import.meta.dir, "../../shared")
+
+/** Path of a file in the folder beside the checkout, or undefined where it is not there. */
+export function shared(path: string): string | undefined {
+  const full = join(SHARED, path)
+  return existsSync(full) ? full : undefined
+}
+
+/** ‖a − b‖ / ‖b‖; 0 when both are zero, ∞ when one holds a NaN. */
+export function relativeL2(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let far = 0
+  let norm = 0
+  for (let i = 0; i < b.length; i++) {
+    far += ((a[i] as number) - (b[i] as number)) ** 2
+    norm += (b[i] as number) ** 2
+  }
+  if (Number.isNaN(far) || a.length !== b.length) return Number.POSITIVE_INFINITY
+  return far === 0 ? 0 : Math.sqrt(far / Math.max(norm, 1e-30))
+}
+
+/** Round to nearest even bf16 bits. */
+export function toBf16(values: ArrayLike<number>): Uint16Array {
+  const floats = Float32Array.from(values)
+  const bits = new Uint32Array(floats.buffer)
+  return Uint16Array.from(bits, (u, i) => (Number.isNaN(floats[i]) ? 0x7fc0 : (u + 0x7fff + ((u >>> 16) & 1)) >>> 16))
+}
+
+export function fromBf16(bits: Uint16Array): Float64Array {
+  const words = Uint32Array.from(bits, (b) => b << 16)
+  return Float64Array.from(new Float32Array(words.buffer))
+}
