@@ -39,7 +39,7 @@ export interface OpSpec<I extends Inputs, O extends readonly string[], A extends
     grads: { [N in O[number]]: Tensor | undefined },
     attrs: A,
   ): { [N in GradName<I>]: I[N] extends "grad" ? Tensor : Tensor | undefined }
-  readonly cases: readonly (OpCase & { readonly attrs?: A })[]
+  readonly cases: readonly (Omit<OpCase, "attrs"> & { readonly attrs?: NoInfer<A> })[]
   readonly act?: readonly (keyof I & string)[]
   readonly tolerance?: { readonly f32?: number; readonly bf16?: number }
 }
@@ -66,3 +66,6 @@ export function defineOp<const I extends Inputs, const O extends readonly string
   })
   return op as unknown as OpFunction<I, O, A>
 }
+
+/** Type field of a kernel: 0 f32, 1 bf16. */
+export const typeOf = (t: Tensor): number => (t.dtype === "bf16" ? 1 : 0)

@@ -72,7 +72,8 @@ for (const op of ops) {
             for (const name of want.keys()) if (name.startsWith("out.") && !beta) want.get(name)?.fill(0)
             runReference(traced, want, run)
             for (const [name, values] of got) {
-              const limit = traced.states.get(name)?.dtype === "i32" ? 0 : op.tolerance[act]
+              const dtype = traced.states.get(name)?.dtype
+              const limit = dtype === "i32" ? 0 : op.tolerance[act === "bf16" || dtype === "bf16" ? "bf16" : "f32"]
               expect(relativeL2(values, want.get(name) as Float64Array)).toBeLessThanOrEqual(limit)
               expect(Buffer.from(values.buffer).equals(Buffer.from((single.get(name) as Float64Array).buffer))).toBe(true)
             }

@@ -1,0 +1,96 @@
+/** Linear layers forward and backward: thin uses of the matrix product, and the bias gradient. */
+#include "cpu.h"
+#include "kernel.h"
+
+typedef struct LinearForward {
+  const void *x, *w;
+  const float *b;
+  void *y, *pre;
+  int64_t rows, in, out, x_type, w_type, y_type, activation;
+} LinearForward;
+
+/** y (rows, out) = act(x (rows, in) · w (out, in)ᵀ + b); pre keeps the value before the activation. */
+void KERNEL(linear_forward)(const LinearForward *a) {
+  Gemm g = {.m = a->rows, .n = a->out, .k = a->in,
+            .a = a->x, .lda = a->in, .a_type = a->x_type,
+            .b = a->w, .ldb = a->in, .b_type = a->w_type, .b_trans = 1,
+            .c = a->y, .ldc = a->out, .c_type = a->y_type,
+            .bias = a->b, .activation = a->activation, .pre = a->pre};
+  KERNEL(gemm)(&g);
+}
+EXPORT_KERNEL(linear_forward);
+
+typedef struct LinearBackwardInput {
+  const void *dy, *w, *pre;
+  void *dx;
+  int64_t rows, in, out, dy_type, w_type, dx_type, activation;
+} LinearBackwardInput;
+
+/** dx (rows, in) = dy (rows, out) · w (out, in), times act'(pre) where given. */
+void KERNEL(linear_backward_input)(const LinearBackwardInput *a) {
+  Gemm g = {.m = a->rows, .n = a->in, .k = a->out,
+            .a = a->dy, .lda = a->out, .a_type = a->dy_type,
+            .b = a->w, .ldb = a->in, .b_type = a->w_type,
+            .c = a->dx, .ldc = a->in, .c_type = a->dx_type,
+            .activation = a->activation, .dact_pre = a->pre};
+  KERNEL(gemm)(&g);
+}
+EXPORT_KERNEL(linear_backward_input);
+
+typedef struct LinearBackwardWeight {
+  const void *x, *dy;
+  float *dw, *db;
+  const float *beta_w, *beta_b;
+  int64_t rows, in, out, x_type, dy_type;
+} LinearBackwardWeight;
+
+enum { COLUMNS = 256 };
+
+/** db of COLUMNS columns: rows added in order. */
+static void bias_columns(void *ctx, int64_t i) {
+  const LinearBackwardWeight *a = ctx;
+  int64_t from = i * COLUMNS, to = MIN(from + COLUMNS, a->out);
+  float sum[COLUMNS] = {0};
+  for (int64_t r = 0; r < a->rows; r++) {
+    int64_t c = from;
+    for (; c + VL <= to; c += VL) vstore(sum + c - from, vload(sum + c - from) + vload_type(a->dy, r * a->out + c, a->dy_type));
+    for (; c < to; c++) sum[c - from] += load_type(a->dy, r * a->out + c, a->dy_type);
+  }
+  float beta = a->beta_b ? *a->beta_b : 0;
+  for (int64_t c = from; c < to; c++) a->db[c] = sum[c - from] + (beta != 0 ? beta * a->db[c] : 0);
+}
+
+/** dw (out, in) = dyᵀ · x + beta·dw; db (out) = column sums of dy + beta·db. */
+void KERNEL(linear_backward_weight)(const LinearBackwardWeight *a) {
+  if (a->dw) {
+    Gemm g = {.m = a->out, .n = a->in, .k = a->rows,
+              .a = a->dy, .lda = a->out, .a_type = a->dy_type, .a_trans = 1,
+              .b = a->x, .ldb = a->in, .b_type = a->x_type,
+              .c = a->dw, .ldc = a->in, .c_type = F32, .beta = a->beta_w ? *a->beta_w : 0};
+    KERNEL(gemm)(&g);
+  }
+  if (a->db) parallel((a->out + COLUMNS - 1) / COLUMNS, bias_columns, (void *)a);
+}
+EXPORT_KERNEL(linear_backward_weight);
+
+typedef struct ActivationBackward {
+  const void *dy, *pre;
+  void *dz;
+  int64_t size, type, activation;
+} ActivationBackward;
+
+enum { CHUNK = 16384 };
+
+static void activation_chunk(void *ctx, int64_t i) {
+  const ActivationBackward *a = ctx;
+  int64_t j = i * CHUNK, to = MIN(j + CHUNK, a->size);
+  for (; j < to; j += VL) {
+    int64_t n = MIN(VL, to - j);
+    vf dy = vload_type_part(a->dy, j, n, a->type), z = vload_type_part(a->pre, j, n, a->type);
+    vstore_type_part(a->dz, j, dy * vdact(z, a->activation), n, a->type);
+  }
+}
+
+/** dz = dy ⊙ act'(pre) over size elements. */
+void KERNEL(activation_backward)(const ActivationBackward *a) { parallel((a->size + CHUNK - 1) / CHUNK, activation_chunk, (void *)a); }
+EXPORT_KERNEL(activation_backward);

@@ -1,0 +1,155 @@
+/** Linear layers: the matrix products of the model with bias and activation in their epilogue. */
+import { nativeKernel } from "./native.ts"
+import { type Activation, activate, activateDerivative, activationBackward, activationIndex } from "./op-activation.ts"
+import { defineOp, typeOf } from "./op-define.ts"
+import { type Op, tracer, type View } from "./program.ts"
+import { type Dtype, expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
+
+const forwardKernel = nativeKernel("linear_forward", {
+  x: "pointer", w: "pointer", b: "pointer", y: "pointer", pre: "pointer",
+  rows: "int", in: "int", out: "int", xType: "int", wType: "int", yType: "int", activation: "int",
+})
+const backwardInputKernel = nativeKernel("linear_backward_input", {
+  dy: "pointer", w: "pointer", pre: "pointer", dx: "pointer",
+  rows: "int", in: "int", out: "int", dyType: "int", wType: "int", dxType: "int", activation: "int",
+})
+const backwardWeightKernel = nativeKernel("linear_backward_weight", {
+  x: "pointer", dy: "pointer", dw: "pointer", db: "pointer", betaW: "pointer", betaB: "pointer",
+  rows: "int", in: "int", out: "int", xType: "int", dyType: "int",
+})
+
+export const linear = defineOp({
+  name: "linear",
+  doc: "y = act(x·wᵀ + b): x (…, K), w (N, K), b (N), y (…, N); pre = x·wᵀ + b is kept for backward when there is an activation. 2·R·N·K FLOPs.",
+  inputs: { x: "grad", w: "grad", b: "grad?" },
+  outputs: ["y", "pre"],
+  attrs: {} as { activation: Activation; out: Dtype },
+  act: ["x", "w"],
+  shape({ x, w, b }, { activation, out }) {
+    if (w.shape.length !== 2 || lastDim(w) !== lastDim(x)) {
+      throw new ShapeError(`linear: x ${shapeText(x.shape)} · w ${shapeText(w.shape)}ᵀ: the last axes differ`)
+    }
+    const N = w.shape[0] as number
+    if (b !== undefined) expectShape("linear", "b", b, [N], `w ${shapeText(w.shape)}`)
+    const y = { shape: [...x.shape.slice(0, -1), N], dtype: out }
+    return activation === "none" ? { y } : { y, pre: y }
+  },
+  reference({ x, w, b }, { y, pre }, { activation }) {
+    const [K, N, R] = [lastDim(x), w.shape[0] as number, rows(x)]
+    for (let r = 0; r < R; r++) {
+      for (let n = 0; n < N; n++) {
+        let z = b === undefined ? 0 : at(b, n)
+        for (let k = 0; k < K; k++) z += at(x, r * K + k) * at(w, n * K + k)
+        if (pre !== undefined) pre.data[r * N + n] = z
+        if (y !== undefined) y.data[r * N + n] = activate(activation, z)
+      }
+    }
+  },
+  cpu: ({ x, w, b }, { y, pre }, { activation, out }) =>
+    forwardKernel({
+      x, w, b, y, pre, rows: rows(x), in: lastDim(x), out: w.shape[0] as number,
+      xType: typeOf(x), wType: typeOf(w), yType: out === "bf16" ? 1 : 0, activation: activationIndex(activation),
+    }),
+  backward({ x, w, b }, { pre }, { y }, { activation }) {
+    const dy = y as Tensor
+    const dz = activation === "none" ? dy : throughActivation(dy, pre, activation)
+    const { dw, db } = linearBackwardWeight({ x, dy: dz }, { bias: b !== undefined })
+    return { x: linearBackwardInput({ dy: dz, w }, { activation: "none", out: x.dtype }).dx, w: dw, b: b === undefined ? undefined : db }
+  },
+  cases: [
+    { inputs: { x: [1, 1], w: [1, 1] }, attrs: { activation: "none", out: "f32" } },
+    { inputs: { x: [3, 5], w: [7, 5], b: [7] }, attrs: { activation: "gelu", out: "f32" } },
+    { inputs: { x: [2, 17, 33], w: [50, 33], b: [50] }, attrs: { activation: "gelu_tanh", out: "f32" }, about: "three axes" },
+    { inputs: { x: [70, 40], w: [19, 40] }, attrs: { activation: "silu", out: "f32" }, about: "no bias" },
+    { inputs: { x: [5, 64], w: [96, 64], b: [96] }, attrs: { activation: "relu2", out: "bf16" }, about: "bf16 result" },
+    { inputs: { x: [129, 300], w: [65, 300], b: [65] }, attrs: { activation: "none", out: "f32" }, about: "more than one block" },
+  ],
+})
+
+/** act'(pre) ⊙ dy: inside the product that makes dy where there is one, else by a node of its own. */
+function throughActivation(dy: Tensor, pre: Tensor, activation: Activation): Tensor {
+  const producer = tracer().program.nodes.findLast((node) => node.outputs["dx"]?.id === dy.id)
+  if (producer?.op === (linearBackwardInput as Op) && producer.inputs["pre"] === undefined) {
+    producer.inputs["pre"] = pre
+    producer.attrs = { ...producer.attrs, activation }
+    return dy
+  }
+  return activationBackward({ dy, pre }, { activation }).dz
+}
+
+export const linearBackwardInput = defineOp({
+  name: "linear_backward_input",
+  doc: "dx = dy·w, times act'(pre) of the layer below where given: dy (…, N), w (N, K), pre and dx (…, K).",
+  inputs: { dy: "state", w: "state", pre: "state?" },
+  outputs: ["dx"],
+  attrs: {} as { activation: Activation; out: Dtype },
+  act: ["dy", "w", "pre"],
+  shape({ dy, w }, { out }) {
+    if (w.shape[0] !== lastDim(dy)) throw new ShapeError(`linear_backward_input: dy ${shapeText(dy.shape)} · w ${shapeText(w.shape)} do not fit`)
+    return { dx: { shape: [...dy.shape.slice(0, -1), lastDim(w)], dtype: out } }
+  },
+  reference({ dy, w, pre }, { dx }, { activation }) {
+    const [K, N, R] = [lastDim(w), lastDim(dy), rows(dy)]
+    for (let r = 0; r < R; r++) {
+      for (let k = 0; k < K; k++) {
+        let sum = 0
+        for (let n = 0; n < N; n++) sum += at(dy, r * N + n) * at(w, n * K + k)
+        dx.data[r * K + k] = pre === undefined ? sum : sum * activateDerivative(activation, at(pre, r * K + k))
+      }
+    }
+  },
+  cpu: ({ dy, w, pre }, { dx }, { activation, out }) =>
+    backwardInputKernel({
+      dy, w, pre, dx, rows: rows(dy), in: lastDim(w), out: lastDim(dy),
+      dyType: typeOf(dy), wType: typeOf(w), dxType: out === "bf16" ? 1 : 0, activation: activationIndex(activation),
+    }),
+  cases: [
+    { inputs: { dy: [70, 40], w: [40, 33] }, attrs: { activation: "none", out: "f32" } },
+    { inputs: { dy: [9, 20], w: [20, 50], pre: { shape: [9, 50], dtype: "f32" } }, attrs: { activation: "gelu", out: "f32" }, about: "through gelu" },
+    { inputs: { dy: [9, 20], w: [20, 50], pre: { shape: [9, 50], dtype: "bf16" } }, attrs: { activation: "silu", out: "bf16" }, about: "through silu" },
+  ],
+})
+
+export const linearBackwardWeight = defineOp({
+  name: "linear_backward_weight",
+  doc: "dw = dyᵀ·x (N, K), db = Σ rows of dy (N), both f32: x (…, K), dy (…, N).",
+  inputs: { x: "state", dy: "state" },
+  outputs: ["dw", "db"],
+  attrs: {} as { bias: boolean },
+  act: ["x", "dy"],
+  accumulates: ["dw", "db"],
+  shape({ x, dy }, { bias }) {
+    if (rows(x) !== rows(dy)) throw new ShapeError(`linear_backward_weight: x ${shapeText(x.shape)} and dy ${shapeText(dy.shape)} differ in rows`)
+    const dw = { shape: [lastDim(dy), lastDim(x)], dtype: "f32" } as const
+    return bias ? { dw, db: { shape: [lastDim(dy)], dtype: "f32" } } : { dw }
+  },
+  reference({ x, dy }, { dw, db }, _, beta) {
+    const [K, N, R] = [lastDim(x), lastDim(dy), rows(x)]
+    const keep = (out: View, i: number, factor: number | undefined) => (factor === undefined || factor === 0 ? 0 : factor * at(out, i))
+    for (let n = 0; n < N; n++) {
+      for (let k = 0; k < K; k++) {
+        let sum = 0
+        for (let r = 0; r < R; r++) sum += at(dy, r * N + n) * at(x, r * K + k)
+        if (dw !== undefined) dw.data[n * K + k] = sum + keep(dw, n * K + k, beta("dw"))
+      }
+      if (db === undefined) continue
+      let sum = 0
+      for (let r = 0; r < R; r++) sum += at(dy, r * N + n)
+      db.data[n] = sum + keep(db, n, beta("db"))
+    }
+  },
+  cpu: ({ x, dy }, { dw, db }, _, beta) =>
+    backwardWeightKernel({
+      x, dy, dw, db, betaW: beta("dw"), betaB: beta("db"),
+      rows: rows(x), in: lastDim(x), out: lastDim(dy), xType: typeOf(x), dyType: typeOf(dy),
+    }),
+  cases: [
+    { inputs: { x: [1, 1], dy: [1, 1] }, attrs: { bias: true } },
+    { inputs: { x: [70, 33], dy: [70, 19] }, attrs: { bias: true }, about: "odd sizes" },
+    { inputs: { x: [3, 50, 40], dy: [3, 50, 65] }, attrs: { bias: false }, about: "no bias" },
+  ],
+})
+
+const at = (view: View, i: number): number => view.data[i] as number
+
+export const matmulOps = [linear, linearBackwardInput, linearBackwardWeight]
