@@ -1,0 +1,126 @@
+/** Element by element: sums, copies and the random projection of the gradient check. */
+import { normal } from "./base-random.ts"
+import { nativeKernel } from "./native.ts"
+import { defineOp, typeOf } from "./op-define.ts"
+import type { View } from "./program.ts"
+import { type Dtype, elements, expectShape, type Tensor } from "./tensor.ts"
+
+const addKernel = nativeKernel("add", {
+  a: "pointer", b: "pointer", y: "pointer",
+  size: "int", aType: "int", bType: "int", yType: "int",
+})
+const assignKernel = nativeKernel("assign", { x: "pointer", y: "pointer", beta: "pointer", size: "int", xType: "int" })
+const weightedSumKernel = nativeKernel("weighted_sum", { x: "pointer", y: "pointer", size: "int", xType: "int", stream: "int" })
+const weightedSumBackwardKernel = nativeKernel("weighted_sum_backward", { dy: "pointer", dx: "pointer", size: "int", dxType: "int", stream: "int" })
+
+const at = (view: View, i: number): number => view.data[i] as number
+
+/** The dtype of a sum: f32 unless both terms are bf16. */
+const wider = (a: Tensor, b: Tensor): Dtype => (a.dtype === "bf16" && b.dtype === "bf16" ? "bf16" : "f32")
+
+export const add = defineOp({
+  name: "add",
+  doc: "y = a + b; all of one shape, f32 or bf16; y is f32 unless both are bf16.",
+  inputs: { a: "grad", b: "grad" },
+  outputs: ["y"],
+  act: ["a", "b"],
+  inPlace: { y: "a" },
+  shape({ a, b }) {
+    expectShape("add", "b", b, a.shape, "a")
+    return { y: { shape: a.shape, dtype: wider(a, b) } }
+  },
+  reference({ a, b }, { y }) {
+    for (let i = 0; i < y.data.length; i++) y.data[i] = at(a, i) + at(b, i)
+  },
+  cpu: ({ a, b }, { y }) => addKernel({ a, b, y, size: elements(a), aType: typeOf(a), bType: typeOf(b), yType: wider(a, b) === "bf16" ? 1 : 0 }),
+  backward: ({ a, b }, _, { y }) => ({ a: asType(y as Tensor, a.dtype), b: asType(y as Tensor, b.dtype) }),
+  cases: [
+    { inputs: { a: [], b: [] }, about: "scalars" },
+    { inputs: { a: [3, 37], b: [3, 37] }, about: "odd sizes" },
+    { inputs: { a: { shape: [2, 17], dtype: "f32" }, b: [2, 17] }, about: "f32 + act" },
+    { inputs: { a: [5, 70], b: { shape: [5, 70], dtype: "f32" } }, about: "act + f32" },
+    { inputs: { a: [3, 11003], b: [3, 11003] }, about: "several tasks" },
+  ],
+})
+
+/** `x` itself where it has this dtype already. */
+const asType = (x: Tensor, to: Dtype): Tensor => (x.dtype === to ? x : cast({ x }, { to }).y)
+
+const castKernel = nativeKernel("cast", { x: "pointer", y: "pointer", size: "int", xType: "int", yType: "int" })
+
+export const cast = defineOp({
+  name: "cast",
+  doc: "y = x in another dtype, f32 or bf16 (nearest even); the gradient stays in the dtype it arrives in when that is x's.",
+  inputs: { x: "grad" },
+  outputs: ["y"],
+  attrs: {} as { to: Dtype },
+  act: ["x"],
+  shape: ({ x }, { to }) => ({ y: { shape: x.shape, dtype: to } }),
+  reference({ x }, { y }) {
+    for (let i = 0; i < y.data.length; i++) y.data[i] = at(x, i)
+  },
+  cpu: ({ x }, { y }, { to }) => castKernel({ x, y, size: elements(x), xType: typeOf(x), yType: to === "bf16" ? 1 : 0 }),
+  backward: ({ x }, _, { y }) => ({ x: asType(y as Tensor, x.dtype) }),
+  cases: [
+    { inputs: { x: [1] }, attrs: { to: "bf16" } },
+    { inputs: { x: [3, 37] }, attrs: { to: "f32" }, about: "to f32" },
+    { inputs: { x: [2, 9001] }, attrs: { to: "bf16" }, about: "to bf16" },
+  ],
+})
+
+export const assign = defineOp({
+  name: "assign",
+  doc: "y = x as f32, or beta·y + x where y is a state: how a gradient gets to its place.",
+  inputs: { x: "grad" },
+  outputs: ["y"],
+  act: ["x"],
+  accumulates: ["y"],
+  shape: ({ x }) => ({ y: { shape: x.shape, dtype: "f32" } }),
+  reference({ x }, { y }, _, beta) {
+    const factor = beta("y") ?? 0
+    for (let i = 0; i < y.data.length; i++) y.data[i] = at(x, i) + (factor === 0 ? 0 : factor * at(y, i))
+  },
+  cpu: ({ x }, { y }, _, beta) => assignKernel({ x, y, beta: beta("y"), size: elements(x), xType: typeOf(x) }),
+  backward: ({ x }, _, { y }) => ({ x: asType(y as Tensor, x.dtype) }),
+  cases: [{ inputs: { x: [] }, about: "scalar" }, { inputs: { x: [3, 37] } }, { inputs: { x: [2, 9001] }, about: "several tasks" }],
+})
+
+/** The stream-th random direction at i; its seed is fixed. */
+const direction = (stream: number, i: number): number => normal(1, stream, 0, i)
+
+export const weightedSum = defineOp({
+  name: "weighted_sum",
+  doc: "y () = Σᵢ x[i]·normal(1, stream, 0, i): a scalar that depends on every element, for the gradient check.",
+  inputs: { x: "grad" },
+  outputs: ["y"],
+  attrs: {} as { stream: number },
+  act: ["x"],
+  shape: () => ({ y: { shape: [], dtype: "f32" } }),
+  reference({ x }, { y }, { stream }) {
+    let sum = 0
+    for (let i = 0; i < x.data.length; i++) sum += at(x, i) * direction(stream, i)
+    y.data[0] = sum
+  },
+  cpu: ({ x }, { y }, { stream }) => weightedSumKernel({ x, y, size: elements(x), xType: typeOf(x), stream }),
+  backward: ({ x }, _, { y: dy }, { stream }) => ({
+    x: weightedSumBackward({ dy: dy as Tensor }, { stream, shape: x.shape, dtype: x.dtype }).dx,
+  }),
+  cases: [{ inputs: { x: [1] }, attrs: { stream: 3 } }, { inputs: { x: [7, 13] }, attrs: { stream: 77 } }],
+})
+
+export const weightedSumBackward = defineOp({
+  name: "weighted_sum_backward",
+  doc: "dx[i] = dy·normal(1, stream, 0, i).",
+  inputs: { dy: "state" },
+  outputs: ["dx"],
+  attrs: {} as { stream: number; shape: readonly number[]; dtype: Dtype },
+  shape: (_, { shape, dtype }) => ({ dx: { shape, dtype } }),
+  reference({ dy }, { dx }, { stream }) {
+    for (let i = 0; i < dx.data.length; i++) dx.data[i] = at(dy, 0) * direction(stream, i)
+  },
+  cpu: ({ dy }, { dx }, { stream, shape, dtype }) =>
+    weightedSumBackwardKernel({ dy, dx, size: elements({ shape }), dxType: dtype === "bf16" ? 1 : 0, stream }),
+  cases: [{ inputs: { dy: [] }, attrs: { stream: 5, shape: [3, 7], dtype: "f32" } }],
+})
+
+export const elementwiseOps = [add, cast, assign, weightedSum, weightedSumBackward]
