@@ -1,0 +1,137 @@
+/** Builds the one file `alpha`: native library, bundle, checks; `npm run build -- --target=linux-arm64` for another machine. */
+import { readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync } from "node:fs"
+import { join, relative } from "node:path"
+import { canRun, checkGlibc, runAlone } from "./build-check.ts"
+import { libsqlPlugin } from "./build-libsql.ts"
+import { buildNative } from "./build-native.ts"
+import { packageFile } from "./build-package.ts"
+import { findTarget, hostTarget, outputFolder, root, run, type Target } from "./build-target.ts"
+import type { BuildInfo } from "./src/base-build.ts"
+import { AlphaError, EXIT } from "./src/base-error.ts"
+
+/** Commit of this checkout, "-dirty" when tracked files differ from it; "unknown" in an unpacked archive. */
+export function gitCommit(): string {
+  // An archive unpacked inside another project's checkout must not take that project's commit.
+  if (run(["git", "rev-parse", "--show-toplevel"]) !== realpathSync(root)) return "unknown"
+  const commit = run(["git", "rev-parse", "--short=12", "HEAD"])
+  if (commit === "") return "unknown"
+  return run(["git", "status", "--porcelain", "--untracked-files=no"]) === "" ? commit : `${commit}-dirty`
+}
+
+/** Programs inside the binary: the command line and every Worker. */
+const entrypoints = (): string[] =>
+  ["cli.ts", ...readdirSync(join(root, "src")).filter((file) => file.endsWith("-worker.ts"))].map((file) => join(root, "src", file))
+
+/** Bundles `programs` and Bun itself into the executable `outfile`. */
+export async function bundle(programs: string[], library: string, info: BuildInfo, target: Target, outfile: string): Promise<void> {
+  const isHost = target.name === hostTarget
+  try {
+    await Bun.build({
+      entrypoints: programs,
+      root: join(root, "src"),
+      target: "bun",
+      format: "esm",
+      // Names stay: they show in profiles. Bytecode halves the time to the first line.
+      minify: { whitespace: true, syntax: true, identifiers: false },
+      bytecode: true,
+      define: { ALPHA_BUILD: JSON.stringify(info) },
+      loader: { ".so": "file", ".node": "file" },
+      plugins: [
+        { name: "native-library", setup: (build) => void build.onResolve({ filter: /^alpha:native-library$/ }, () => ({ path: library })) },
+        libsqlPlugin(() => packageFile(target.libsqlPackage, "index.node")),
+      ],
+      compile: {
+        outfile,
+        autoloadDotenv: false,
+        autoloadBunfig: false,
+        ...(isHost
+          ? {}
+          : { target: `bun-${target.name}` as Bun.Build.CompileTarget, executablePath: packageFile(target.bunPackage, "bin/bun") }),
+      },
+    })
+  } catch (error) {
+    const reasons = error instanceof AggregateError ? error.errors : [error]
+    throw new AlphaError(`the bundle fails\n${reasons.map(String).join("\n")}`)
+  }
+  if (readFileSync(outfile).includes("`@libsql/$")) {
+    throw new AlphaError("libsql's computed require is still in the bundle", {
+      hint: "build-libsql.ts no longer meets the file it replaces",
+    })
+  }
+}
+
+/** Prints a step's name, then what it returns and how long it took. */
+async function step<T>(name: string, work: () => T | Promise<T>, describe: (result: T) => string): Promise<T> {
+  const start = performance.now()
+  const result = await work()
+  console.log(`${name.padEnd(8)}${describe(result).padEnd(72)} ${((performance.now() - start) / 1000).toFixed(1).padStart(6)} s`)
+  return result
+}
+
+/** What must work before the binary is handed over, each run alone in an empty directory. */
+const PROOFS = [["--version"], ["--help"], ["doctor"]]
+
+async function build(target: Target): Promise<void> {
+  const { library, compiler } = await step(
+    "native",
+    async () => {
+      const result = await buildNative(target)
+      process.stderr.write(result.warnings)
+      return result
+    },
+    ({ compiler, compiled, cached }) => `${compiler}: ${compiled} objects compiled, ${cached} cached`,
+  )
+
+  const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }
+  const info: BuildInfo = { version, commit: gitCommit(), target: target.name, compiler, bun: Bun.version }
+  const final = join(root, target.name === hostTarget ? "alpha" : `alpha-${target.name}`)
+  const candidate = join(outputFolder(target), "alpha-candidate")
+  try {
+    await step(
+      "bundle",
+      () => bundle(entrypoints(), library, info, target, candidate),
+      () => `alpha ${version}, commit ${info.commit}, Bun ${info.bun}`,
+    )
+    await step(
+      "glibc",
+      () => [library, candidate].map(checkGlibc),
+      ([ours, all]) => `library needs ${ours}, binary needs ${all}`,
+    )
+    if (canRun(target)) {
+      for (const args of PROOFS)
+        await step(
+          "run",
+          () => runAlone(candidate, args, target),
+          () => `alpha ${args.join(" ")}`,
+        )
+    } else {
+      console.log(`run     not run: ${target.emulator} is not here (apt-get install qemu-user)`)
+    }
+    renameSync(candidate, final)
+  } finally {
+    rmSync(candidate, { force: true })
+  }
+  console.log(`done    ./${relative(root, final)}, ${(statSync(final).size / 1e6).toFixed(0)} MB`)
+}
+
+/** The only flag is --target. */
+function targetOf(args: readonly string[]): Target {
+  let name = hostTarget
+  for (const arg of args) {
+    const value = /^--target=(.+)$/.exec(arg)?.[1]
+    if (value === undefined)
+      throw new AlphaError(`build: unknown argument ${arg}`, { hint: "npm run build -- --target=linux-arm64", code: EXIT.usage })
+    name = value
+  }
+  return findTarget(name)
+}
+
+if (import.meta.main) {
+  try {
+    await build(targetOf(process.argv.slice(2)))
+  } catch (error) {
+    if (!(error instanceof AlphaError)) throw error
+    console.error(`error: ${error.message}${error.hint ? `\n  hint: ${error.hint}` : ""}`)
+    process.exit(error.code)
+  }
+}
