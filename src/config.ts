@@ -1,0 +1,83 @@
+/** The configuration: tables of every field, and loading of a command's values from all their sources. */
+import { basename, dirname, join } from "node:path"
+import { envName, type Fields } from "./config-field.ts"
+import { EVAL, EXPORT, INFER } from "./config-infer.ts"
+import { type Entry, Loaded } from "./config-merge.ts"
+import { findPreset } from "./config-preset.ts"
+import { type Environment, environmentEntries, fileEntries, objectEntries } from "./config-source.ts"
+import { DOCTOR, RUNTIME, TOKENIZER_BUILD, TOKENIZER_USE } from "./config-tool.ts"
+import { TRAIN_FIELDS } from "./config-train.ts"
+
+export { camelName, envName, expected, type Field, type Fields, jsonSchema, kebabName, parseValue, type Resolved, type Values } from "./config-field.ts"
+export { EVAL, type EvalConfig, EXPORT, type ExportConfig, finishInfer, INFER, type InferConfig } from "./config-infer.ts"
+export { type Entry, Loaded, type Naming, type Origin } from "./config-merge.ts"
+export { checkModel, MODEL, type ModelConfig, modelFields, resolveModel } from "./config-model.ts"
+export { findPreset, PRESETS } from "./config-preset.ts"
+export { BPE_VOCABULARY } from "./config-shared.ts"
+export { type Environment, readEnvironment } from "./config-source.ts"
+export {
+  DOCTOR,
+  type DoctorConfig,
+  RUNTIME,
+  TOKENIZER_BUILD,
+  TOKENIZER_USE,
+  type TokenizerBuildConfig,
+  type TokenizerUseConfig,
+} from "./config-tool.ts"
+export { finishTrain, TRAIN, TRAIN_FIELDS, type TrainConfig, type TrainInput } from "./config-train.ts"
+
+/** Every table; what is not in one of them is not a setting. */
+export const TABLES: readonly Fields[] = [TRAIN_FIELDS, INFER, EVAL, EXPORT, TOKENIZER_BUILD, TOKENIZER_USE, DOCTOR, RUNTIME]
+
+/** Names of all environment variables the program knows. */
+export const ENVIRONMENT_NAMES: ReadonlySet<string> = new Set(TABLES.flatMap((fields) => Object.keys(fields).map(envName)))
+
+/** Where a command's values come from; all but the flags are optional in tests. */
+export interface Sources {
+  readonly flags: readonly Entry[]
+  readonly environment: Environment
+  /** Values of the run or model that is continued: { field: value } and what to call it. */
+  readonly base?: { readonly values: Readonly<Record<string, unknown>>; readonly from: string } | undefined
+}
+
+/**
+ * Merges default < preset < base < --config file < environment < flag. The preset and the file may themselves be named in a stronger source.
+ * Throws AlphaError (EXIT.usage) for unknown names and bad values.
+ */
+export function loadConfig<F extends Fields>(fields: F, { flags, environment, base }: Sources): Loaded<F> {
+  const outer = [...environmentEntries(fields, environment, ENVIRONMENT_NAMES), ...flags]
+  const path = lastText(outer, "config")
+  const file = path === undefined ? [] : fileEntries(fields, path)
+  const basis = base === undefined ? [] : objectEntries(fields, base.values, "base", base.from)
+  const entries = [...basis, ...file, ...outer]
+  return new Loaded(fields, [...presetEntries(fields, entries), ...entries])
+}
+
+function presetEntries(fields: Fields, entries: readonly Entry[]): Entry[] {
+  const name = "preset" in fields ? lastText(entries, "preset") : undefined
+  if (name === undefined) return []
+  const values = findPreset(name).values({ isRandom: lastText(entries, "data") === "random" })
+  const from = `preset ${name}`
+  return Object.entries(values).map(([field, raw]) => ({ name: field, raw, layer: "preset", from }))
+}
+
+/** The strongest text given for a field before merging; entries are in rising order of strength. */
+function lastText(entries: readonly Entry[], name: string): string | undefined {
+  const raw = entries.findLast((entry) => entry.name === name)?.raw
+  return typeof raw === "string" && raw !== "none" ? raw : undefined
+}
+
+/** Values with origins as run records and --print-config --json write them, and --config reads them. */
+export function recordConfig<F extends Fields>(
+  loaded: Loaded<F>,
+): Record<string, { value: unknown; origin: { layer: string; from: string } }> {
+  return Object.fromEntries(
+    Object.keys(loaded.fields).map((name) => [name, { value: loaded.values[name] ?? null, origin: loaded.origins[name]! }]),
+  )
+}
+
+/** Directory of the run called `run`: a bare name stands under runsDir, anything with a slash is a path. */
+export function runDirectory(runsDir: string, run: string): { directory: string; name: string } {
+  const directory = run.includes("/") ? join(dirname(run), basename(run)) : join(runsDir, run)
+  return { directory, name: basename(directory) }
+}
