@@ -14,7 +14,7 @@ export function caseInputs(t: Tracer, op: Op, opCase: OpCase, act: "f32" | "bf16
     if (value === undefined) continue
     if (kind === "list") {
       declared[name] = (value as readonly (readonly number[])[]).map((shape, i) => t.state(`${name}.${i}`, "f32", shape))
-    } else if (kind.startsWith("scalar")) declared[name] = t.live(name, "f32")
+    } else if (kind.startsWith("scalar")) declared[name] = t.live(name, typeof value === "object" && "shape" in value ? value.dtype : "f32")
     else {
       const given = typeof value === "object" && "shape" in value ? value : { shape: value as readonly number[] }
       if (kind.startsWith("index")) declared[name] = t.input(name, "i32", given.shape)
@@ -32,7 +32,7 @@ export function caseValues(op: Op, opCase: OpCase, seed: number): { state: Value
     const value = opCase.inputs[name]
     if (value === undefined) return
     if (kind.startsWith("scalar")) {
-      inputs[name] = value as number
+      inputs[name] = typeof value === "object" && "shape" in value ? (value.values?.[0] ?? 0) : (value as number)
       return
     }
     const given = typeof value === "object" && "shape" in value ? value : { shape: value as readonly number[] }

@@ -1,7 +1,7 @@
 /** The planner: drops what nobody reads, gives every temporary an offset in one arena, finds which nodes need a barrier between them. */
 import { type Node, type Program, tensorsOf } from "./program.ts"
 import type { Plan } from "./program-device.ts"
-import { byteLength, type Tensor } from "./tensor.ts"
+import { byteLength, elements, type Tensor } from "./tensor.ts"
 
 const ALIGN = 256
 
@@ -55,7 +55,7 @@ function liveness(program: Program): Block[] {
       const to = last.get(t.id) ?? index
       const source = node.inputs[node.op.inPlace[name] ?? ""] as Tensor | undefined
       const shared = source === undefined ? undefined : blockOf.get(source.id)
-      if (shared !== undefined && shared.to === index && shared.bytes >= bytes && !readTwice(node, source as Tensor)) {
+      if (shared !== undefined && shared.to === index && sameLayout(source as Tensor, t) && !readTwice(node, source as Tensor)) {
         shared.to = Math.max(to, index)
         shared.members.push(t)
         blockOf.set(t.id, shared)
@@ -68,6 +68,9 @@ function liveness(program: Program): Block[] {
   })
   return blocks
 }
+
+/** Only elements of one size sit at the same place in both, so that tasks running at once do not meet. */
+const sameLayout = (a: Tensor, b: Tensor): boolean => a.dtype === b.dtype && elements(a) === elements(b)
 
 /** An input that a node reads under two names must not be overwritten while it reads. */
 const readTwice = (node: Node, t: Tensor): boolean => tensorsOf(node.inputs).filter((other) => other.id === t.id).length > 1

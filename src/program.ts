@@ -45,7 +45,7 @@ export interface Op {
 /** grad: owes a gradient · index: i32, none · scalar: live or constant · state: read or written in place, no gradient · list: several states. "?" = may be absent. */
 export type InputKind = "grad" | "grad?" | "index" | "index?" | "scalar" | "scalar?" | "state" | "state?" | "list"
 
-/** Shape, or more where the values matter: index values in [from, below), a dtype, given values. */
+/** Shape, or more where the values matter: index values in [from, below), a dtype, given values; a number is an f32 scalar. */
 export type CaseInput =
   | readonly number[]
   | number

@@ -8,8 +8,6 @@ import { type Op, type OpCase, plan, type Tracer, trace } from "../src/program.t
 import { elements, type Tensor } from "../src/tensor.ts"
 import { fromBf16, relativeL2, toBf16 } from "./support.ts"
 
-const device = openCpu(2)
-
 /** Traces one application; outputs become states "out.*" (accumulating ones add to what is there). */
 function program(op: Op, opCase: OpCase, act: "f32" | "bf16") {
   return plan(
@@ -29,7 +27,7 @@ function program(op: Op, opCase: OpCase, act: "f32" | "bf16") {
 
 /** Runs a case on the CPU; returns every state afterwards as f64. */
 function onCpu(op: Op, opCase: OpCase, act: "f32" | "bf16", start: Values, inputs: Record<string, number | Int32Array>, threads: number): Map<string, Float64Array> {
-  const cpu = threads === 2 ? device : openCpu(threads)
+  const cpu = openCpu(threads) // sets the size of the one pool
   const state = cpu.state()
   const plan = program(op, opCase, act)
   for (const t of plan.program.states.values()) {
