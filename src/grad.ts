@@ -28,8 +28,8 @@ export function gradients(loss: Tensor, leaves: ReadonlyMap<Tensor, GradientTarg
   const contribute = (to: Tensor, g: Tensor) => {
     const target = targets.get(to.id)
     if (target !== undefined) {
-      retarget(g.role === "constant" ? assign({ x: g }).y : g, target, written.has(to.id) ? one : target.beta)
-      written.add(to.id)
+      retarget(g.role === "constant" ? assign({ x: g }).y : g, target, written.has(target.into.id) ? one : target.beta)
+      written.add(target.into.id)
       return
     }
     const known = found.get(to.id)
@@ -49,8 +49,8 @@ export function gradients(loss: Tensor, leaves: ReadonlyMap<Tensor, GradientTarg
       if (g !== undefined && to !== undefined) contribute(to, g)
     }
   }
-  for (const leaf of leaves.keys()) {
-    if (!written.has(leaf.id)) throw new AlphaError(`${program.name}: ${leaf.name} does not influence the loss, so it has no gradient`)
+  for (const [leaf, target] of leaves) {
+    if (!written.has(target.into.id)) throw new AlphaError(`${program.name}: ${leaf.name} does not influence the loss, so it has no gradient`)
   }
 }
 
