@@ -3,8 +3,12 @@ import { normal } from "./base-random.ts"
 import { gradients } from "./grad.ts"
 import { add, weightedSum } from "./op.ts"
 import { runReference, type Values } from "./op-reference.ts"
-import { type Op, type OpCase, plan, type Tracer, trace } from "./program.ts"
+import { type CaseDescription, type CaseInput, type Op, type OpCase, plan, type Tracer, trace } from "./program.ts"
 import { elements, type Tensor } from "./tensor.ts"
+
+/** A case input in its long form; a number is a scalar's value. */
+const described = (value: CaseInput): CaseDescription =>
+  typeof value === "number" ? { shape: [], values: [value] } : "shape" in value ? value : { shape: value }
 
 /** Declares a case's inputs as state (floats) or inputs (indices, scalars) of the program being traced. */
 export function caseInputs(t: Tracer, op: Op, opCase: OpCase, act: "f32" | "bf16"): Record<string, Tensor | Tensor[] | undefined> {
@@ -13,10 +17,10 @@ export function caseInputs(t: Tracer, op: Op, opCase: OpCase, act: "f32" | "bf16
     const value = opCase.inputs[name]
     if (value === undefined) continue
     if (kind === "list") {
-      declared[name] = (value as readonly (readonly number[])[]).map((shape, i) => t.state(`${name}.${i}`, "f32", shape))
-    } else if (kind.startsWith("scalar")) declared[name] = t.live(name, typeof value === "object" && "shape" in value ? value.dtype : "f32")
+      declared[name] = (value as readonly CaseInput[]).map(described).map((item, i) => t.state(`${name}.${i}`, item.dtype ?? "f32", item.shape))
+    } else if (kind.startsWith("scalar")) declared[name] = t.live(name, described(value as CaseInput).dtype ?? "f32")
     else {
-      const given = typeof value === "object" && "shape" in value ? value : { shape: value as readonly number[] }
+      const given = described(value as CaseInput)
       if (kind.startsWith("index")) declared[name] = t.input(name, "i32", given.shape)
       else declared[name] = t.state(name, given.dtype ?? (op.act.includes(name) ? act : "f32"), given.shape)
     }
@@ -32,18 +36,20 @@ export function caseValues(op: Op, opCase: OpCase, seed: number): { state: Value
     const value = opCase.inputs[name]
     if (value === undefined) return
     if (kind.startsWith("scalar")) {
-      inputs[name] = typeof value === "object" && "shape" in value ? (value.values?.[0] ?? 0) : (value as number)
+      inputs[name] = described(value as CaseInput).values?.[0] ?? 0
       return
     }
-    const given = typeof value === "object" && "shape" in value ? value : { shape: value as readonly number[] }
-    const random = (shape: readonly number[], sub: number) =>
-      Float64Array.from({ length: elements({ shape }) }, (_, i) => Math.fround(normal(seed, stream, sub, i)))
-    if (kind === "list") (value as readonly (readonly number[])[]).forEach((shape, i) => state.set(`${name}.${i}`, random(shape, i)))
+    const given = described(value as CaseInput)
+    const random = ({ shape, positive, values }: CaseDescription, sub: number) => {
+      const drawn = Float64Array.from({ length: elements({ shape }) }, (_, i) => Math.fround(normal(seed, stream, sub, i)))
+      return values === undefined ? drawn.map((x) => (positive === true ? Math.abs(x) : x)) : Float64Array.from(values)
+    }
+    if (kind === "list") (value as readonly CaseInput[]).map(described).forEach((item, i) => state.set(`${name}.${i}`, random(item, i)))
     else if (kind.startsWith("index")) {
       const { from = 0, below = 0 } = given
-      const drawn = random(given.shape, 0).map((x) => from + (Math.floor(Math.abs(x) * 7919) % (below - from)))
+      const drawn = random({ shape: given.shape }, 0).map((x) => from + (Math.floor(Math.abs(x) * 7919) % (below - from)))
       inputs[name] = Int32Array.from(given.values ?? drawn)
-    } else state.set(name, given.values === undefined ? random(given.shape, 0) : Float64Array.from(given.values))
+    } else state.set(name, random(given, 0))
   })
   return { state, inputs }
 }

@@ -151,8 +151,11 @@ g = gradient·scale, t = applied steps (this one counted), both from control. On
     }),
   cases: [
     {
-      inputs: { params: [[5, 7], [70000]], grads: [[5, 7], [70000]], m: [[5, 7], [70000]], v: [[5, 7], [70000]], copies: [], lr: 0.01, control: given([3, 0, 1, 0.5, 1, 0, 0, 0]) },
-      attrs: { beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: [0.1, 0], copies: [undefined, undefined] },
+      inputs: {
+        params: [[5, 7], [70000]], grads: [[5, 7], [70000]], m: [[5, 7], [70000]], v: [{ shape: [5, 7], positive: true }, { shape: [70000], positive: true }],
+        copies: [{ shape: [70000], dtype: "bf16" }], lr: 0.01, control: given([3, 0, 1, 0.5, 1, 0, 0, 0]),
+      },
+      attrs: { beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: [0.1, 0], copies: [undefined, 0] },
     },
   ],
 })

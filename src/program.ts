@@ -45,13 +45,19 @@ export interface Op {
 /** grad: owes a gradient · index: i32, none · scalar: live or constant · state: read or written in place, no gradient · list: several states. "?" = may be absent. */
 export type InputKind = "grad" | "grad?" | "index" | "index?" | "scalar" | "scalar?" | "state" | "state?" | "list"
 
-/** Shape, or more where the values matter: index values in [from, below), a dtype, given values; a number is an f32 scalar. */
-export type CaseInput =
-  | readonly number[]
-  | number
-  | { readonly shape: readonly number[]; readonly from?: number; readonly below?: number; readonly dtype?: Dtype; readonly values?: readonly number[] }
+/** An input of a case: index values lie in [from, below), floats are normal (their magnitude where positive) unless values are given. */
+export interface CaseDescription {
+  readonly shape: readonly number[]
+  readonly from?: number
+  readonly below?: number
+  readonly positive?: boolean
+  readonly dtype?: Dtype
+  readonly values?: readonly number[]
+}
+/** A shape, the value of a scalar, or more where the values matter. */
+export type CaseInput = readonly number[] | number | CaseDescription
 export interface OpCase {
-  readonly inputs: Readonly<Record<string, CaseInput | readonly (readonly number[])[] | undefined>>
+  readonly inputs: Readonly<Record<string, CaseInput | readonly CaseInput[] | undefined>>
   readonly attrs?: Attrs
   readonly about?: string
 }
