@@ -1,6 +1,6 @@
 /** The build's own rules: locked packages, compiler rows, glibc floor, libsql's addon, counts of a test run. */
 import { afterAll, describe, expect, test } from "bun:test"
-import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { bundle } from "../build.ts"
@@ -10,7 +10,7 @@ import { levelsOf } from "../build-native.ts"
 import { findTarget, hostTarget, outputFolder, root, TARGETS } from "../build-target.ts"
 import { readCounts, readSkipped } from "../build-test.ts"
 import { buildInfo } from "../src/base-build.ts"
-import { nativeLibraryPath } from "../src/native-load.ts"
+import { loadablePath, nativeLibraryPath } from "../src/native-load.ts"
 import { testWith } from "./require.ts"
 
 const work = mkdtempSync(join(tmpdir(), "alpha-build-"))
@@ -141,6 +141,30 @@ try { console.log(loadablePath(${JSON.stringify(nativeLibraryPath())}, places)) 
     expect(refused).toStartWith("AlphaError cannot load libalpha.so: no place to put it allows execution")
     expect(refused).toContain("mounted noexec")
     expect(refused).toContain("set TMPDIR")
+  })
+})
+
+describe("loading an embedded file from a folder", () => {
+  const embedded = nativeLibraryPath()
+  const bytes = readFileSync(embedded)
+
+  test("the first folder that works gets a private copy; a damaged copy is replaced", () => {
+    const folder = join(work, "cache/alpha")
+    const path = loadablePath(embedded, [join(embedded, "not-a-folder"), folder])
+    expect(path).toBe(join(folder, "libalpha.so"))
+    expect(statSync(folder).mode & 0o777).toBe(0o700)
+    chmodSync(path, 0o700)
+    writeFileSync(path, "truncated")
+    expect(readFileSync(loadablePath(embedded, [folder])).equals(bytes)).toBe(true)
+  })
+
+  test("a folder that others can write to is refused", () => {
+    const folder = join(work, "open")
+    mkdirSync(folder)
+    chmodSync(folder, 0o777)
+    expect(() => loadablePath(embedded, [folder])).toThrow(
+      `cannot load libalpha.so: no place to put it allows execution (${folder}: others can write to it)`,
+    )
   })
 })
 
