@@ -1,0 +1,128 @@
+/** Data: text, rows, shards, standard input or random numbers → token datasets to train and evaluate on. */
+
+import { AlphaError, EXIT } from "./base-error.ts"
+import { requireWindow } from "./data-batch.ts"
+import { endOfTextName } from "./data-encode.ts"
+import { randomTokens } from "./data-random.ts"
+import { scanText } from "./data-scan.ts"
+import { findSources } from "./data-source.ts"
+import { type ScannedSource, splitPieces, wholePieces } from "./data-split.ts"
+import type { DataOptions, Dataset, Source } from "./data-types.ts"
+import { shardDataset, splitShards, textDataset, wholeShards } from "./data-view.ts"
+import type { Tokenizer } from "./token.ts"
+
+export { type BatchSpec, type EvalWindows, evalWindows, fillBatch, NO_TARGET, requireWindow } from "./data-batch.ts"
+export { type ChatMessage, chatRoles, chatSpecials, chatTemplate, type EncodedChat, encodeChat } from "./data-chat.ts"
+export { endOfTextName } from "./data-encode.ts"
+export type { DataOptions, DataProgress, Dataset } from "./data-types.ts"
+
+/** What `openData` gives. */
+export interface OpenedData {
+  train: Dataset
+  /** Undefined when nothing is held out (valFraction 0, no valData). */
+  val: Dataset | undefined
+  /** What to pass as `data` to read the same again: differs from it for standard input only. */
+  source: string
+}
+
+/**
+ * Opens, checks, splits and (for text) tokenises data. Text needs a tokenizer; tokenised text is cached by the hashes of text,
+ * tokenizer and options. Without valData the last valFraction of the characters (shards: tokens) is held out; shards with names like
+ * val.bin or x_val_000.bin are held out instead.
+ * Throws AlphaError naming file, offset and what was expected.
+ */
+export async function openData(options: DataOptions): Promise<OpenedData> {
+  const { data, valData, valFraction, context } = options
+  if (!(valFraction >= 0 && valFraction < 1)) {
+    throw new AlphaError(`valFraction ${valFraction}: expected 0 ≤ valFraction < 1`, { code: EXIT.usage })
+  }
+  const { train, val, source } = data === "random" ? openRandom(options) : await openFiles(options)
+  if (context !== undefined) requireWindow(train, context)
+  const held = valData === undefined ? val : await openHeldOut(valData, options)
+  if (held && held.tokens < 2) throw new AlphaError(`data ${held.name}: ${held.tokens} tokens, expected at least 2`, { code: EXIT.data })
+  return { train, val: held, source }
+}
+
+function openRandom({ vocabSize, seed }: DataOptions): OpenedData {
+  if (vocabSize === undefined) {
+    throw new AlphaError("data random: the number of different tokens is not known", { hint: "add --vocabSize=N", code: EXIT.usage })
+  }
+  return { train: randomTokens("train", vocabSize, seed), val: randomTokens("val", vocabSize, seed), source: "random" }
+}
+
+/** The files of `data`; held-out data of its own leaves all of them to train on. */
+async function openFiles(options: DataOptions): Promise<OpenedData> {
+  const { data, valData, valFraction } = options
+  const sources = await findSources(data, options.cacheDir)
+  const parts = await split(data, sources, valData === undefined ? valFraction : 0, options)
+  const train = await parts.train(`train split of ${nameOf(data)}`)
+  const val = valData === undefined ? await parts.val?.(`held-out split of ${nameOf(data)}`) : undefined
+  return { train, val, source: data === "-" ? sources[0]!.path : data }
+}
+
+/** All of `valData`. */
+async function openHeldOut(valData: string, options: DataOptions): Promise<Dataset> {
+  const sources = await findSources(valData, options.cacheDir)
+  const { train } = await split(valData, sources, undefined, options)
+  return train(`held-out data ${nameOf(valData)}`)
+}
+
+type Open = (name: string) => Promise<Dataset>
+
+/** Divides files; a fraction of undefined leaves everything in the first part, also what is named as held out. */
+async function split(
+  data: string,
+  sources: readonly Source[],
+  fraction: number | undefined,
+  options: DataOptions,
+): Promise<{ train: Open; val: Open | undefined }> {
+  if (sources[0]!.kind === "shard") {
+    if (options.maskPrompt) throw noMask(nameOf(data))
+    const { train, val } = fraction === undefined ? wholeShards(sources) : splitShards(sources, fraction)
+    const open = (ranges: typeof train) => (name: string) => shardDataset(name, ranges, options)
+    return { train: open(train), val: val.length > 0 ? open(val) : undefined }
+  }
+  const tokenizer = requireTokenizer(data, options)
+  if (options.maskPrompt && sources.every(({ kind }) => kind === "text")) throw noMask(nameOf(data))
+  const files = await scanAll(sources, options)
+  const marker = options.documentBoundaries ? endOfTextName(tokenizer) : undefined
+  const { train, val } = fraction ? await splitPieces(files, fraction, marker) : { train: wholePieces(files), val: [] }
+  const open = (pieces: typeof train) => (name: string) => textDataset(name, pieces, tokenizer, options)
+  return { train: open(train), val: val.length > 0 ? open(val) : undefined }
+}
+
+function nameOf(data: string): string {
+  return data === "-" ? "standard input" : data
+}
+
+function noMask(name: string): AlphaError {
+  return new AlphaError(`data ${name}: maskPrompt takes the loss on assistant messages only, but this is not chat data`, {
+    hint: "give .jsonl rows with messages, or leave --maskPrompt off",
+    code: EXIT.usage,
+  })
+}
+
+function requireTokenizer(data: string, { tokenizer, vocabSize }: DataOptions): Tokenizer {
+  if (!tokenizer) throw new AlphaError(`data ${data}: text needs a tokenizer`, { hint: "add --tokenizer=bpe", code: EXIT.usage })
+  if (vocabSize !== undefined && vocabSize < tokenizer.vocabSize) {
+    throw new AlphaError(`vocabSize ${vocabSize} is below the ${tokenizer.vocabSize} tokens of the tokenizer`, {
+      hint: `use --vocabSize=${tokenizer.vocabSize} or leave it out`,
+      code: EXIT.usage,
+    })
+  }
+  return tokenizer
+}
+
+async function scanAll(sources: readonly Source[], { onProgress }: DataOptions): Promise<ScannedSource[]> {
+  const total = sources.reduce((sum, { bytes }) => sum + bytes, 0)
+  const files: ScannedSource[] = []
+  let done = 0
+  for (const source of sources) {
+    const scan = await scanText(source, (bytes) => {
+      done += bytes
+      onProgress?.({ label: "check text", done, total })
+    })
+    files.push({ source, scan })
+  }
+  return files
+}
