@@ -67,7 +67,7 @@ EXPORT_KERNEL(global_norm);
 
 /* ---- step control ---- */
 
-enum { APPLIED, SKIPPED, MEAN_NORM, SCALE, NORM, SKIP };
+enum { APPLIED, SKIPPED, MEAN_NORM, SCALE, NORM, SKIP, VARIANCE };
 
 typedef struct StepControl {
   const float *norm, *targets;
@@ -78,13 +78,15 @@ typedef struct StepControl {
 void KERNEL(step_control)(const StepControl *a) {
   float *c = a->control;
   double n = (double)*a->norm / *a->targets;
-  int skip = !isfinite(n) || (a->spike > 0 && c[APPLIED] >= 50 && n > a->spike * c[MEAN_NORM]);
+  int skip = !isfinite(n) || (a->spike > 0 && c[APPLIED] >= 50 && n > c[MEAN_NORM] + a->spike * sqrt(c[VARIANCE]));
   c[NORM] = (float)n;
   c[SKIP] = skip;
   c[SKIPPED] += skip;
   c[SCALE] = skip ? 0 : (float)((a->clip > 0 ? fmin(1, a->clip / (n + 1e-6)) : 1) / *a->targets);
   if (skip) return;
-  c[MEAN_NORM] = c[APPLIED] == 0 ? (float)n : (float)(c[MEAN_NORM] + 0.02 * (n - c[MEAN_NORM]));
+  double delta = n - c[MEAN_NORM];
+  c[VARIANCE] = c[APPLIED] == 0 ? 0 : (float)(0.98 * (c[VARIANCE] + 0.02 * delta * delta));
+  c[MEAN_NORM] = c[APPLIED] == 0 ? (float)n : (float)(c[MEAN_NORM] + 0.02 * delta);
   c[APPLIED] += 1;
 }
 EXPORT_KERNEL(step_control);

@@ -52,7 +52,7 @@ function compile(plan: Plan, state: CpuState): Executable {
       const t = program.outputs.get(name)
       if (t === undefined) throw new TypeError(`${program.name} has no output ${name}`)
       const bytes = t.role === "state" ? state.view(t.name) : arena.view(plan.offsets.get(t.id) as number, byteLength(t))
-      return new Float32Array(bytes)
+      return t.dtype === "i32" ? new Int32Array(bytes) : new Float32Array(bytes)
     },
   }
   return {

@@ -147,3 +147,5 @@ function attendCached(
 export const cacheBytesPerToken = (c: ModelConfig, precision: Precision): number =>
   2 * c.nLayer * c.nKvHead * c.headDim * (precision === "bf16" ? 2 : 4)
 
+
+export { countParams, flopsPerToken, initParam, type ParamSpec, paramSpecs } from "./gpt-params.ts"

@@ -1,7 +1,7 @@
 /** Reverse walk: appends the backward nodes of a traced program and puts every parameter's gradient where it belongs. */
 import { AlphaError } from "./base-error.ts"
 import { add, assign } from "./op.ts"
-import { type Node, type Operand, type Operands, tracer } from "./program.ts"
+import { type Node, type Operand, type Operands, tracer, writeTo } from "./program.ts"
 import { type Tensor, tensor } from "./tensor.ts"
 
 /** Where the gradient of a leaf goes: an f32 state and the factor of what it already holds (a live scalar or constant). */
@@ -28,7 +28,7 @@ export function gradients(loss: Tensor, leaves: ReadonlyMap<Tensor, GradientTarg
   const contribute = (to: Tensor, g: Tensor) => {
     const target = targets.get(to.id)
     if (target !== undefined) {
-      retarget(g.role === "constant" ? assign({ x: g }).y : g, target, written.has(target.into.id) ? one : target.beta)
+      retarget(g, target, written.has(target.into.id) ? one : target.beta)
       written.add(target.into.id)
       return
     }
@@ -54,18 +54,9 @@ export function gradients(loss: Tensor, leaves: ReadonlyMap<Tensor, GradientTarg
   }
 }
 
-/** Makes the node that produced `g` write into the target instead of a temporary. */
-function retarget(g: Tensor, target: GradientTarget, beta: Tensor): void {
-  for (const node of tracer().program.nodes) {
-    for (const [name, out] of Object.entries(node.outputs)) {
-      if (out?.id !== g.id) continue
-      if (!node.op.accumulates.includes(name)) return retarget(assign({ x: g }).y, target, beta)
-      node.outputs[name] = target.into
-      node.accumulate[name] = beta
-      return
-    }
-  }
-  throw new AlphaError(`gradient ${g.name} has no producing node`)
+/** Sends a gradient to its target; through a node of its own where the producing op cannot add. */
+function retarget(g: Tensor, { into }: GradientTarget, beta: Tensor): void {
+  if (g.role === "constant" || !writeTo(g, into, beta)) writeTo(assign({ x: g }).y, into, beta)
 }
 
 /** Appends copies of `nodes`; returns original id → recomputed tensor. What backward does not read is dropped by the planner. */

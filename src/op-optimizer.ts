@@ -5,7 +5,7 @@ import type { View } from "./program.ts"
 import { elements, expectShape, type Tensor } from "./tensor.ts"
 
 /** Cells of the `control` state (f32): what the device remembers between steps and decides for this one. */
-export const CONTROL = { applied: 0, skipped: 1, meanNorm: 2, scale: 3, norm: 4, skip: 5 } as const
+export const CONTROL = { applied: 0, skipped: 1, meanNorm: 2, scale: 3, norm: 4, skip: 5, variance: 6 } as const
 export const CONTROL_SIZE = 8
 
 const at = (view: View, i: number): number => view.data[i] as number
@@ -37,8 +37,9 @@ const SPIKE_DECAY = 0.02
 
 export const stepControl = defineOp({
   name: "step_control",
-  doc: `Decides a step: n = norm/targets; skipped if n is not finite or (after ${SPIKE_WARMUP} applied steps) n > spike·mean norm;
-scale = min(1, clip/(n + 1e-6))/targets, 0 when skipped; counts applied and skipped steps, mean ← mean + ${SPIKE_DECAY}·(n − mean). clip, spike: 0 = off.`,
+  doc: `Decides a step: n = norm/targets; skipped if n is not finite or (after ${SPIKE_WARMUP} applied steps) n > mean + spike·√variance;
+scale = min(1, clip/(n + 1e-6))/targets, 0 when skipped; counts applied and skipped steps. Running statistics with a = ${SPIKE_DECAY}, δ = n − mean:
+mean ← mean + a·δ, variance ← (1 − a)·(variance + a·δ²). clip, spike: 0 = off.`,
   inputs: { norm: "state", targets: "state", control: "state" },
   outputs: [],
   writes: ["control"],
@@ -52,7 +53,8 @@ scale = min(1, clip/(n + 1e-6))/targets, 0 when skipped; counts applied and skip
     const n = at(norm, 0) / at(targets, 0)
     const applied = at(control, CONTROL.applied)
     const mean = at(control, CONTROL.meanNorm)
-    const skip = !Number.isFinite(n) || (spike > 0 && applied >= SPIKE_WARMUP && n > spike * mean)
+    const variance = at(control, CONTROL.variance)
+    const skip = !Number.isFinite(n) || (spike > 0 && applied >= SPIKE_WARMUP && n > mean + spike * Math.sqrt(variance))
     c[CONTROL.norm] = n
     c[CONTROL.skip] = skip ? 1 : 0
     c[CONTROL.skipped] = at(control, CONTROL.skipped) + (skip ? 1 : 0)
@@ -60,12 +62,13 @@ scale = min(1, clip/(n + 1e-6))/targets, 0 when skipped; counts applied and skip
     if (skip) return
     c[CONTROL.applied] = applied + 1
     c[CONTROL.meanNorm] = applied === 0 ? n : mean + SPIKE_DECAY * (n - mean)
+    c[CONTROL.variance] = applied === 0 ? 0 : (1 - SPIKE_DECAY) * (variance + SPIKE_DECAY * (n - mean) ** 2)
   },
   cpu: ({ norm, targets, control }, _, { clip, spike }) => controlKernel({ norm, targets, control, clip, spike }),
   cases: [
-    { inputs: { norm: given([30]), targets: given([10]), control: given([7, 1, 2, 0, 0, 0, 0, 0]) }, attrs: { clip: 1, spike: 0 }, about: "clipped" },
+    { inputs: { norm: given([30]), targets: given([10]), control: given([7, 1, 2, 0, 0, 0, 0.5, 0]) }, attrs: { clip: 1, spike: 0 }, about: "clipped" },
     { inputs: { norm: given([3]), targets: given([10]), control: given([0, 0, 0, 0, 0, 0, 0, 0]) }, attrs: { clip: 1, spike: 5 }, about: "first" },
-    { inputs: { norm: given([300]), targets: given([10]), control: given([99, 1, 2, 0, 0, 0, 0, 0]) }, attrs: { clip: 1, spike: 5 }, about: "spike" },
+    { inputs: { norm: given([300]), targets: given([10]), control: given([99, 1, 2, 0, 0, 0, 0.5, 0]) }, attrs: { clip: 1, spike: 5 }, about: "spike" },
   ],
 })
 

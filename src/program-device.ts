@@ -18,7 +18,7 @@ export type RunInputs = Readonly<Record<string, number | Int32Array | Float32Arr
 
 /** Outputs of one run. Reading waits for that run; a value is valid until the same executable was submitted `slots` more times. */
 export interface RunOutputs {
-  read(name: string): Float32Array
+  read(name: string): Float32Array | Int32Array
 }
 
 /** Named buffers that outlive runs and are shared by programs. */

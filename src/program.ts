@@ -150,6 +150,20 @@ export function apply(op: Op, inputs: Operands, attrs: Attrs): Record<string, Te
   return outputs
 }
 
+/**
+ * Makes the node that produced temporary `value` write into the state `into` instead: overwriting, or as beta·into + value.
+ * Returns false when the node cannot add.
+ */
+export function writeTo(value: Tensor, into: Tensor, beta?: Tensor): boolean {
+  const node = tracer().program.nodes.findLast((n) => Object.values(n.outputs).some((out) => out?.id === value.id))
+  const name = Object.entries(node?.outputs ?? {}).find(([, out]) => out?.id === value.id)?.[0]
+  if (node === undefined || name === undefined) throw new AlphaError(`${value.name} is not computed by this program`)
+  if (beta !== undefined && !node.op.accumulates.includes(name)) return false
+  node.outputs[name] = into
+  if (beta !== undefined) node.accumulate[name] = beta
+  return true
+}
+
 /** All tensors of an operand record, lists flattened. */
 export function tensorsOf(operands: Operands): Tensor[] {
   const found: Tensor[] = []

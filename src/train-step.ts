@@ -1,0 +1,123 @@
+/** The programs of a training step: micro (loss and gradients, summed), update (norm, decision, optimizer) and evaluation. */
+import type { ModelConfig, TrainConfig } from "./config.ts"
+import { copyName, gptLoss, type ParamSpec, type Precision, paramSpecs } from "./gpt.ts"
+import { type GradientTarget, gradients } from "./grad.ts"
+import * as op from "./op.ts"
+import { type Plan, type Program, plan, type Tracer, trace, writeTo } from "./program.ts"
+import type { Tensor } from "./tensor.ts"
+
+export interface StepShape {
+  readonly model: ModelConfig
+  readonly precision: Precision
+  /** Sequences of a micro-batch and tokens of a sequence. */
+  readonly B: number
+  readonly T: number
+}
+
+export type OptimizerConfig = Pick<
+  TrainConfig,
+  "optimizer" | "beta1" | "beta2" | "eps" | "momentum" | "weightDecay" | "decayList" | "noDecayList" | "gradClip" | "spikeThreshold"
+>
+
+const parameter = (t: Tracer, spec: ParamSpec) => t.state(spec.name, "f32", spec.shape)
+const gradient = (t: Tracer, spec: ParamSpec) => t.state(`grad.${spec.name}`, "f32", spec.shape)
+
+/** tokens, targets (B·T) i32 (target −1 = not counted) → adds the sums of loss, targets and gradients; `accumulate` 0 starts new sums. */
+export function microPlan({ model, precision, B, T }: StepShape, recompute: boolean): Plan {
+  return plan(
+    trace("train.micro", (t) => {
+      const tokens = t.input("tokens", "i32", [B * T])
+      const targets = t.input("targets", "i32", [B * T])
+      const accumulate = t.live("accumulate")
+      const dropout = model.dropout > 0 ? { seed: t.live("seed", "i32"), step: t.live("step", "i32"), row: t.live("row", "i32") } : undefined
+      const { loss, count } = gptLoss(model, tokens, targets, { precision, T, dropout, recompute })
+      const leaves = new Map<Tensor, GradientTarget>()
+      for (const spec of paramSpecs(model)) {
+        const target = { into: gradient(t, spec), beta: accumulate }
+        const used = spec.matmul && precision === "bf16" ? copyName(spec.name) : spec.name
+        leaves.set(t.state(used, used === spec.name ? "f32" : "bf16", spec.shape), target)
+      }
+      gradients(loss, leaves)
+      sum(t, "sum.loss", loss, accumulate)
+      sum(t, "sum.count", count, accumulate)
+    }),
+  )
+}
+
+function sum(t: Tracer, name: string, value: Tensor, beta: Tensor): void {
+  writeTo(op.assign({ x: value }).y, t.state(name, "f32", []), beta)
+}
+
+/** The optimizer step on the summed gradients; outputs: loss and count (sums), control. */
+export function updatePlan({ model, precision }: Pick<StepShape, "model" | "precision">, c: OptimizerConfig): Plan {
+  return plan(
+    trace("train.update", (t) => {
+      const specs = paramSpecs(model)
+      const targets = t.state("sum.count", "f32", [])
+      const control = t.state("control", "f32", [op.CONTROL_SIZE])
+      const { norm } = op.globalNorm({ grads: specs.map((s) => gradient(t, s)) })
+      op.stepControl({ norm, targets, control }, { clip: c.gradClip ?? 0, spike: c.spikeThreshold ?? 0 })
+      const isMuon = (s: ParamSpec) => c.optimizer === "muon" && s.muon !== undefined
+      update(t, specs.filter(isMuon), "muon", precision, c, control)
+      update(t, specs.filter((s) => !isMuon(s)), c.optimizer === "muon" ? "adamw" : c.optimizer, precision, c, control)
+      t.output("loss", t.state("sum.loss", "f32", []))
+      t.output("count", targets)
+      t.output("control", control)
+    }),
+  )
+}
+
+function update(t: Tracer, specs: readonly ParamSpec[], kind: OptimizerConfig["optimizer"], precision: Precision, c: OptimizerConfig, control: Tensor): void {
+  if (specs.length === 0) return
+  const copied = specs.filter((s) => s.matmul && precision === "bf16")
+  const state = (prefix: string) => specs.map((s) => t.state(`${prefix}.${s.name}`, "f32", s.shape))
+  const inputs = {
+    params: specs.map((s) => parameter(t, s)),
+    grads: specs.map((s) => gradient(t, s)),
+    m: state("m"),
+    copies: copied.map((s) => t.state(copyName(s.name), "bf16", s.shape)),
+    lr: t.live("lr"),
+    control,
+  }
+  const attrs = {
+    decay: specs.map((s) => decayOf(s, c)),
+    copies: specs.map((s) => (copied.includes(s) ? copied.indexOf(s) : undefined)),
+  }
+  if (kind === "muon") op.muon(inputs, { ...attrs, momentum: c.momentum, blocks: specs.map((s) => s.muon ?? []) })
+  else if (kind === "lion") op.lion(inputs, { ...attrs, beta1: c.beta1, beta2: c.beta2 })
+  else if (kind === "sgd") op.sgd(inputs, { ...attrs, momentum: c.momentum })
+  else op.adamw({ ...inputs, v: state("v") }, { ...attrs, beta1: c.beta1, beta2: c.beta2, eps: c.eps })
+}
+
+/** Weight decay of a parameter: matrices decay unless a list names a part of theirs. */
+export function decayOf(spec: ParamSpec, c: Pick<OptimizerConfig, "weightDecay" | "decayList" | "noDecayList">): number {
+  const named = (list: readonly string[]) => list.some((part) => spec.name.includes(part))
+  return (spec.decay || named(c.decayList)) && !named(c.noDecayList) ? c.weightDecay : 0
+}
+
+/** tokens, targets (B·T) → sums of loss and counted targets, nothing else changes. */
+export function evaluationPlan({ model, precision, B, T }: StepShape): Plan {
+  return plan(
+    trace("evaluate", (t) => {
+      const { loss, count } = gptLoss(model, t.input("tokens", "i32", [B * T]), t.input("targets", "i32", [B * T]), { precision, T })
+      t.output("loss", loss)
+      t.output("count", count)
+    }),
+  )
+}
+
+/** Refreshes the bf16 copies from the masters, after init or load. */
+export function copyPlan(model: ModelConfig): Plan {
+  return plan(
+    trace("copy", (t) => {
+      for (const spec of paramSpecs(model).filter((s) => s.matmul)) {
+        writeTo(op.cast({ x: parameter(t, spec) }, { to: "bf16" }).y, t.state(copyName(spec.name), "bf16", spec.shape))
+      }
+    }),
+  )
+}
+
+/** Names of the state a checkpoint keeps beside the weights, in a fixed order. */
+export const trainerStates = (update: Program): string[] =>
+  [...update.states.keys()].filter((name) => name.startsWith("m.") || name.startsWith("v.") || name === "control")
+
