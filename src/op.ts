@@ -2,15 +2,17 @@
 import { elementwiseOps } from "./op-elementwise.ts"
 import { activationOps } from "./op-activation.ts"
 import { matmulOps } from "./op-matmul.ts"
+import { normOps } from "./op-norm.ts"
 import { optimizerOps } from "./op-optimizer.ts"
 import { muon } from "./op-optimizer-muon.ts"
 import type { Op } from "./program.ts"
 
 /** Every op: tests, devices and documentation are loops over this table. */
-export const ops: readonly Op[] = [...elementwiseOps, ...activationOps, ...matmulOps, ...optimizerOps, muon]
+export const ops: readonly Op[] = [...elementwiseOps, ...activationOps, ...matmulOps, ...normOps, ...optimizerOps, muon]
 
 export * from "./op-elementwise.ts"
 export * from "./op-activation.ts"
 export * from "./op-matmul.ts"
+export * from "./op-norm.ts"
 export * from "./op-optimizer.ts"
 export * from "./op-optimizer-muon.ts"
