@@ -50,8 +50,8 @@ export async function bundle(programs: string[], library: string, info: BuildInf
       },
     })
   } catch (error) {
-    const reasons = error instanceof AggregateError ? error.errors : [error]
-    throw new AlphaError(`the bundle fails\n${reasons.map(String).join("\n")}`)
+    const reasons: readonly (Error | BuildMessage | ResolveMessage)[] = error instanceof AggregateError ? error.errors : [error]
+    throw new AlphaError(`the bundle fails\n${reasons.map(describe).join("\n")}`)
   }
   if (readFileSync(outfile).includes("`@libsql/$")) {
     throw new AlphaError("libsql's computed require is still in the bundle", {
@@ -60,11 +60,20 @@ export async function bundle(programs: string[], library: string, info: BuildInf
   }
 }
 
+/** "src/cli.ts:12:3: Could not resolve …" */
+function describe(reason: Error | BuildMessage | ResolveMessage): string {
+  const at =
+    "position" in reason && reason.position
+      ? `${relative(root, reason.position.file)}:${reason.position.line}:${reason.position.column}: `
+      : ""
+  return `${at}${reason.message}`
+}
+
 /** Prints a step's name, then what it returns and how long it took. */
-async function step<T>(name: string, work: () => T | Promise<T>, describe: (result: T) => string): Promise<T> {
+async function step<T>(name: string, work: () => T | Promise<T>, summary: (result: T) => string): Promise<T> {
   const start = performance.now()
   const result = await work()
-  console.log(`${name.padEnd(8)}${describe(result).padEnd(72)} ${((performance.now() - start) / 1000).toFixed(1).padStart(6)} s`)
+  console.log(`${name.padEnd(8)}${summary(result).padEnd(72)} ${((performance.now() - start) / 1000).toFixed(1).padStart(6)} s`)
   return result
 }
 
