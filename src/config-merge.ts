@@ -49,11 +49,16 @@ export class Loaded<F extends Fields> {
   }
 
   /** Position of the field's layer, weak to strong. */
-  readonly strength = (name: keyof F & string): number => LAYERS.indexOf(this.origins[name].layer)
+  strength(name: keyof F & string): number {
+    return LAYERS.indexOf(this.origins[name].layer)
+  }
 
   /** True when a person set the field: by file, environment or flag. */
-  readonly isGiven = (name: keyof F & string): boolean => this.strength(name) >= LAYERS.indexOf("file")
+  isGiven(name: keyof F & string): boolean {
+    return this.strength(name) >= LAYERS.indexOf("file")
+  }
 
+  /** The field with its value and origin, for errors. */
   readonly naming: Naming = (name, value) => {
     const origin = this.#origins[name]
     const from = origin === undefined ? "" : origin.layer === "default" ? " (default)" : origin.from === "" ? "" : ` (${origin.from})`

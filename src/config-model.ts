@@ -8,14 +8,14 @@ import { VOCABULARY } from "./config-shared.ts"
 /** Every field of a model, by its nanoGPT name; shapes in tokens T, channels C, heads H, head size D, vocabulary V. */
 export const MODEL = inGroup("Model", {
   vocabSize: { ...VOCABULARY.vocabSize, group: "Model" },
-  blockSize: int("longest sequence the model can see", { derive: "--context", min: 1, unit: "tokens", aliases: ["block"] }),
+  blockSize: int("longest sequence the model can see", { derive: "context", min: 1, unit: "tokens", aliases: ["block"] }),
   nLayer: int("transformer blocks", { default: 6, min: 1, max: 1024, aliases: ["layers"] }),
   nHead: int("H: attention heads", { default: 8, min: 1, aliases: ["heads"] }),
   nKvHead: int("heads of keys and values: nHead = MHA, 1 = MQA, between = GQA", { derive: "nHead", min: 1, aliases: ["kvHeads"] }),
   nEmbd: int("C: width of the residual stream", { default: 256, min: 1, unit: "channels", aliases: ["dim"] }),
   headDim: int("D: width of one head", { derive: "nEmbd / nHead", min: 1, unit: "channels" }),
   ffnDim: int("width of the feed-forward layer", {
-    derive: "4·nEmbd; swiglu: 8/3·nEmbd, up to a multiple of 64",
+    derive: "4·nEmbd, for swiglu 8/3·nEmbd up to a multiple of 64",
     min: 1,
     unit: "channels",
   }),

@@ -30,10 +30,9 @@ export const VOCABULARY = inGroup("Tokenizer", {
     aliases: ["type"],
   }),
   vocabSize: int("V: size of a learned vocabulary; the range of random data", {
-    derive: "bpe 4096; else the tokenizer's own",
+    derive: "4096 for bpe, else the tokenizer's own",
     min: 2,
     max: 2 ** 24,
-    unit: "tokens",
   }),
   splitPattern: choice("rule that splits text before BPE merges", ["gpt2", "gpt4"], { default: "gpt2" }),
   specialTokens: list("texts that become one token each, such as <|user|>", { default: [] }),

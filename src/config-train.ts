@@ -44,9 +44,9 @@ const OPTIMIZER = inGroup("Optimizer", {
   decaySteps: int("step at which minLr is reached", { derive: "steps", min: 1, unit: "steps", aliases: ["lrDecayIters"] }),
   wsdDecayFraction: float("last share of decaySteps in which wsd decays", { default: 0.2, above: 0, max: 1 }),
   beta1: float("decay of the first moment", { default: 0.9, min: 0, below: 1 }),
-  beta2: float("decay of the second moment", { derive: "0.95; lion: 0.99", min: 0, below: 1 }),
+  beta2: float("decay of the second moment", { derive: "0.95, for lion 0.99", min: 0, below: 1 }),
   eps: float("added to the root of the second moment", { default: 1e-8, above: 0 }),
-  momentum: float("of muon and sgd", { derive: "muon 0.95, sgd 0.9", min: 0, below: 1 }),
+  momentum: float("of muon and sgd", { derive: "0.95 for muon, 0.9 for sgd", min: 0, below: 1 }),
   weightDecay: float("decoupled, on matrices only unless the lists say otherwise", { default: 0.1, min: 0 }),
   decayList: list("further parameters to decay, by a part of their name", { default: [] }),
   noDecayList: list("parameters not to decay, by a part of their name", { default: [] }),
@@ -86,7 +86,17 @@ const TOKENIZER = inGroup("Tokenizer", {
 export const TRAIN = { ...DATA, ...TOKENIZER, ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...COMPUTE }
 
 /** What `alpha train` reads: one flat set of names; vocabSize is the tokenizer's wish and the model's size at once. */
-export const TRAIN_FIELDS = { ...DATA, ...MODEL, ...TOKENIZER, ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...COMPUTE }
+export const TRAIN_FIELDS = {
+  ...DATA,
+  ...TOKENIZER,
+  ...MODEL,
+  vocabSize: VOCABULARY.vocabSize,
+  ...STEPS,
+  ...OPTIMIZER,
+  ...EVALUATION,
+  ...CHECKPOINTS,
+  ...COMPUTE,
+}
 
 /** Derived fields that wait for what training finds out: the tokenizer's size, the split, the run's name. */
 type Late = "vocabSize" | "run" | "valData" | "threads"
@@ -114,15 +124,16 @@ export function finishTrain(loaded: Loaded<typeof TRAIN_FIELDS>): Loaded<typeof 
 
 /** Of context and blockSize the one that was asked for more strongly sets the other: --blockSize=64 alone trains on 64 tokens. */
 function linkContext(loaded: Loaded<typeof TRAIN_FIELDS>): void {
-  const { values, strength } = loaded
-  if (values.blockSize === undefined || strength("blockSize") < strength("context")) {
+  const { values } = loaded
+  if (values.blockSize === undefined || loaded.strength("blockSize") < loaded.strength("context")) {
     loaded.override("blockSize", values.context, "context")
-  } else if (strength("blockSize") > strength("context")) {
+  } else if (loaded.strength("blockSize") > loaded.strength("context")) {
     loaded.override("context", values.blockSize, "blockSize")
   }
 }
 
-function checkTrain({ values, naming, isGiven }: Loaded<typeof TRAIN_FIELDS>): void {
+function checkTrain(loaded: Loaded<typeof TRAIN_FIELDS>): void {
+  const { values, naming } = loaded
   const named = (name: keyof typeof TRAIN_FIELDS) => naming(name, values[name])
   const refuse = (message: string, hint: string) => {
     throw new AlphaError(`train: ${message}`, { hint, code: EXIT.usage })
@@ -142,10 +153,10 @@ function checkTrain({ values, naming, isGiven }: Loaded<typeof TRAIN_FIELDS>): v
   if (values.patience !== undefined && values.evalInterval === undefined) {
     refuse(`${named("patience")} counts evaluations, but ${named("evalInterval")}`, "set --evalInterval=N or --patience=none")
   }
-  if (values.valData !== undefined && isGiven("valFraction")) {
+  if (values.valData !== undefined && loaded.isGiven("valFraction")) {
     refuse(`${named("valFraction")} has no effect beside ${named("valData")}`, "give one of the two")
   }
-  if (values.resume !== undefined && isGiven("init")) {
+  if (values.resume !== undefined && loaded.isGiven("init")) {
     refuse(`${named("resume")} restores weights, but ${named("init")} sets others`, "give one of the two")
   }
   if (values.data === "random" && values.vocabSize === undefined) {

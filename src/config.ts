@@ -8,7 +8,18 @@ import { type Environment, environmentEntries, fileEntries, objectEntries } from
 import { DOCTOR, RUNTIME, TOKENIZER_BUILD, TOKENIZER_USE } from "./config-tool.ts"
 import { TRAIN_FIELDS } from "./config-train.ts"
 
-export { camelName, envName, expected, type Field, type Fields, jsonSchema, kebabName, parseValue, type Resolved, type Values } from "./config-field.ts"
+export {
+  camelName,
+  envName,
+  expected,
+  type Field,
+  type Fields,
+  jsonSchema,
+  kebabName,
+  parseValue,
+  type Resolved,
+  type Values,
+} from "./config-field.ts"
 export { EVAL, type EvalConfig, EXPORT, type ExportConfig, finishInfer, INFER, type InferConfig } from "./config-infer.ts"
 export { type Entry, Loaded, type Naming, type Origin } from "./config-merge.ts"
 export { checkModel, MODEL, type ModelConfig, modelFields, resolveModel } from "./config-model.ts"

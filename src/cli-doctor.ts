@@ -1,0 +1,6 @@
+/** Placeholder of `alpha doctor` until its owner writes it. */
+import { AlphaError } from "./base-error.ts"
+
+export async function run(_: unknown): Promise<undefined> {
+  throw new AlphaError("doctor: not written yet")
+}

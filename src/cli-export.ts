@@ -1,0 +1,6 @@
+/** Placeholder of `alpha export` until its owner writes it. */
+import { AlphaError } from "./base-error.ts"
+
+export async function run(_: unknown): Promise<undefined> {
+  throw new AlphaError("export: not written yet")
+}

@@ -1,0 +1,185 @@
+/** Help texts, generated from the command table and the configuration tables. */
+import { AlphaError, EXIT, nearest } from "./base-error.ts"
+import { columns, displayWidth, wrap } from "./base-term.ts"
+import { COMMAND_GROUPS, type Command } from "./cli-command.ts"
+import { SWITCHES } from "./cli-flags.ts"
+import { ENVIRONMENT_NAMES, envName, type Field, type Fields, kebabName, PRESETS, RUNTIME } from "./config.ts"
+
+const WIDTH = 100
+/** Columns of the flag names; longer ones push their text to the next line. */
+const FLAG_WIDTH = 30
+
+/** `alpha help`: what there is. */
+export function overview(commands: readonly Command[]): string {
+  const sections = COMMAND_GROUPS.map((group) => {
+    const rows = commands.filter((command) => command.group === group).map((command) => [`  ${titleOf(command)}`, command.summary])
+    return `${group}\n${twoColumns(rows)}`
+  })
+  const topics = Object.entries(TOPICS).map(([name, topic]) => [`  help ${name}`, topic.about])
+  return [
+    "alpha trains, samples and measures GPT models: one file, nothing to install.\n\nusage: alpha COMMAND [FLAGS]",
+    ...sections,
+    `Topics\n${twoColumns([...topics, ["  help COMMAND", "the same as alpha COMMAND --help"]])}`,
+    "Start\n  alpha train --preset=cpu-small --data=book.txt\n  alpha infer --model=RUN --prompt='Once upon a time'",
+  ].join("\n\n")
+}
+
+function titleOf({ name, aliases }: Command): string {
+  return aliases.length === 0 ? name : `${name}, ${aliases.join(", ")}`
+}
+
+/** Left texts padded to the widest, right texts wrapped beside them. */
+function twoColumns(rows: readonly (readonly [string, string] | string[])[]): string {
+  const left = Math.max(...rows.map(([name]) => displayWidth(name!))) + 2
+  return rows.map(([name, about]) => hang(name!.padEnd(left), about!, left)).join("\n")
+}
+
+/** `head` followed by wrapped text whose further lines are indented by `indent`. */
+function hang(head: string, body: string, indent: number): string {
+  const lines = wrap(body, WIDTH - indent)
+  const own =
+    displayWidth(head) <= indent ? [head.padEnd(indent) + lines[0], ...lines.slice(1).map((line) => " ".repeat(indent) + line)] : undefined
+  return (own ?? [head, ...lines.map((line) => " ".repeat(indent) + line)]).join("\n")
+}
+
+/** `alpha COMMAND --help`, all of it or one group of flags. */
+export function commandHelp(command: Command, group = ""): string {
+  const groups = groupsOf(command.fields)
+  if (group !== "") {
+    const wanted = [...groups.keys()].find((name) => name.toLowerCase() === group.toLowerCase())
+    if (wanted !== undefined) return flagGroup(wanted, groups.get(wanted)!)
+    const close = nearest(group, groups.keys())
+    throw new AlphaError(`help ${command.name}: no group of flags is called ${group}`, {
+      hint: `${close ? `did you mean ${close}? ` : ""}There are ${[...groups.keys()].join(", ")}`,
+      code: EXIT.usage,
+    })
+  }
+  const positionals = command.positionals.map((name) => ` [${name.toUpperCase()}]`).join("")
+  const switches = Object.entries(SWITCHES).map(([name, doc]) => hang(`  --${kebabName(name)}`, doc, FLAG_WIDTH))
+  return [
+    `alpha ${titleOf(command)} - ${command.summary}`,
+    `usage: alpha ${command.name}${positionals} [FLAGS]`,
+    `Examples\n${command.examples.map((example) => `  ${example}`).join("\n")}`,
+    ...[...groups].map(([name, fields]) => flagGroup(name, fields)),
+    `Always\n${switches.join("\n")}`,
+    "Flags are --camelCase or --kebab-case, --flag=value or --flag value; alpha help config has the rest.",
+  ].join("\n\n")
+}
+
+/** Rows by heading, in table order. */
+export function groupsOf(fields: Fields): Map<string, [string, Field][]> {
+  const groups = new Map<string, [string, Field][]>()
+  for (const [name, field] of Object.entries(fields)) groups.set(field.group, [...(groups.get(field.group) ?? []), [name, field]])
+  return groups
+}
+
+function flagGroup(group: string, rows: readonly [string, Field][]): string {
+  return `${group}\n${rows.map(([name, field]) => hang(`  ${flagOf(name, field)}`, describe(field), FLAG_WIDTH)).join("\n")}`
+}
+
+function flagOf(name: string, field: Field): string {
+  const value = { int: "N", float: "X", choice: "WORD", text: "TEXT", list: "TEXT", bool: "" }[field.kind]
+  if (field.bare !== undefined) return `--${name}[=${value}]`
+  return value === "" ? `--[no-]${name}` : `--${name}=${value}`
+}
+
+/** The sentence of the row, then its choices, unit, default, bounds and other names. */
+function describe(field: Field): string {
+  const facts: string[] = []
+  if (field.choices) facts.push(field.choices.join(", "))
+  if (field.kind === "list") facts.push("may be repeated")
+  if (field.unit && !field.doc.includes(field.unit)) facts.push(`in ${field.unit}`)
+  const value = defaultOf(field)
+  if (value !== undefined) facts.push(`default: ${value}`)
+  const names = field.aliases.map((alias) => (alias.includes("=") ? `--${alias.split("=")[0]} = ${alias.split("=")[1]}` : `--${alias}`))
+  if (names.length > 0) facts.push(`also ${names.join(", ")}`)
+  return facts.length === 0 ? field.doc : `${field.doc} (${facts.join("; ")})`
+}
+
+function defaultOf(field: Field): string | undefined {
+  if (field.default === undefined) return field.derive
+  return Array.isArray(field.default) ? (field.default.length === 0 ? undefined : JSON.stringify(field.default)) : String(field.default)
+}
+
+/** Pages of `alpha help TOPIC` that belong to no command. */
+export const TOPICS: Readonly<Record<string, { about: string; page: () => string }>> = {
+  config: { about: "where values come from, and how they are written", page: configPage },
+  presets: { about: "named sets of tokenizer, model and training settings", page: presetsPage },
+  schedules: { about: "the learning rate at a step, as formulas", page: () => SCHEDULES },
+  environment: { about: "variables the program reads", page: environmentPage },
+  "exit-codes": { about: "what the exit status says", page: exitPage },
+}
+
+function configPage(): string {
+  return `Configuration
+
+Each field has one name everywhere: nLayer is the flag --nLayer or --n-layer, the JSON key "nLayer"
+and the variable ALPHA_N_LAYER. The strongest source wins:
+
+  default < preset < continued run or model < --config FILE < environment < flag
+
+  --config=FILE      a JSON object of fields, for example {"nLayer": 4, "lr": 1e-3}
+  environment        ALPHA_ variables, then the file .env.local of the working directory
+  --print-config     shows every value with its source; with --json a file that --config reads
+
+Switches are --name, --no-name or --name=false. Flags whose value is optional need =, as in --resume=RUN.
+"none" removes an optional value (--gradClip=none), "auto" derives one again (--headDim=auto).
+Lists are repeated flags (--stop=A --stop=B) or JSON arrays. Unknown names are refused.`
+}
+
+function presetsPage(): string {
+  const rows = Object.entries(PRESETS).map(([name, preset]) => [`  ${name}`, preset.about])
+  return `Presets (alpha train --preset=NAME; alpha train --preset=NAME --print-config shows one)\n\n${twoColumns(rows)}`
+}
+
+const SCHEDULES = `Learning rate schedules (--schedule), at step s = 0, 1, … of --steps
+
+  warm-up    s < warmupSteps:   lr · (s + 1) / warmupSteps
+  then, with p = min(1, (s - warmupSteps) / (decaySteps - warmupSteps)):
+  cosine     minLr + (lr - minLr) · (1 + cos(π·p)) / 2
+  linear     lr + (minLr - lr) · p
+  constant   lr
+  wsd        lr until the last wsdDecayFraction of decaySteps, d = wsdDecayFraction · decaySteps steps long;
+             there, with q = min(1, (s - (decaySteps - d)) / d):  minLr + (lr - minLr) · (1 - √q)`
+
+function environmentPage(): string {
+  const knobs = Object.entries(RUNTIME).map(([name, field]) => [`  ${envName(name)}`, describe(field)])
+  const names = [...ENVIRONMENT_NAMES].filter((name) => !knobs.some(([knob]) => knob!.trim() === name))
+  const list = wrap(names.join(" "), WIDTH - 2).map((line) => `  ${line}`)
+  return `Environment\n\nOf the program itself:\n${twoColumns(knobs)}\n\nOf the fields (see the flag of the same name):\n${list.join("\n")}`
+}
+
+function exitPage(): string {
+  const meanings: Record<keyof typeof EXIT, string> = {
+    ok: "the work is done; also after SIGINT or SIGTERM, when training has saved its state",
+    failure: "the work was tried and failed",
+    usage: "the command line or configuration is wrong; nothing was started",
+    data: "an input file is missing, damaged or not what was expected",
+    device: "the device that was asked for cannot be had",
+    busy: "another process holds the run",
+    interrupted: "a second SIGINT or SIGTERM ended the program at once",
+  }
+  const rows = Object.entries(meanings).map(([name, meaning]) => [`  ${EXIT[name as keyof typeof EXIT]}`, meaning])
+  return `Exit status\n\n${columns(rows, [0])}`
+}
+
+/** The page of a topic or command named by `words`; unknown ones are refused with the nearest. */
+export function helpPage(commands: readonly Command[], words: string): string {
+  if (words === "") return overview(commands)
+  if (Object.hasOwn(TOPICS, words)) return TOPICS[words]!.page()
+  const command = commands.find(({ name, aliases }) => [name, ...aliases].some((known) => words === known || words.startsWith(`${known} `)))
+  if (command) {
+    const name = [command.name, ...command.aliases].find((known) => words === known || words.startsWith(`${known} `))!
+    return commandHelp(command, words.slice(name.length + 1))
+  }
+  const family = commands.filter(({ name }) => name.startsWith(`${words} `))
+  if (family.length > 0)
+    return family
+      .map((entry) => `${titleOf(entry)} - ${entry.summary}\n${entry.examples.map((line) => `  ${line}`).join("\n")}`)
+      .join("\n\n")
+  const close = nearest(words, [...Object.keys(TOPICS), ...commands.flatMap(({ name, aliases }) => [name, ...aliases])])
+  throw new AlphaError(`help: nothing is called ${words}`, {
+    hint: close ? `did you mean ${close}?` : "alpha help lists what there is",
+    code: EXIT.usage,
+  })
+}

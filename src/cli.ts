@@ -1,0 +1,261 @@
+/**
+ * The program: the command table, and errors turned into a message and an exit code.
+ *
+ * A command is one entry of `COMMANDS` and one file `cli-NAME.ts` that exports its `run` (and `base`, where it continues a run):
+ *
+ *   defineCommand({
+ *     name: "eval", group: "Use a model", summary: "measure …", fields: EVAL, positionals: ["model", "data"],
+ *     examples: ["alpha eval --model=RUN --data=held-out.txt"],
+ *     run: async (invocation) => (await import("./cli-eval.ts")).run(invocation),
+ *   })
+ *
+ *   // cli-eval.ts
+ *   export async function run({ config, json, print }: Invocation<EvalConfig>): Promise<undefined> {
+ *     print({ loss: 1.5 }, () => "loss 1.5")
+ *   }
+ */
+import { type CommandDef, runCommand } from "citty"
+import { buildInfo } from "./base-build.ts"
+import { AlphaError, EXIT, nearest } from "./base-error.ts"
+import { colours } from "./base-term.ts"
+import { type Command, defineCommand } from "./cli-command.ts"
+import { parseFlags } from "./cli-flags.ts"
+import {
+  DOCTOR,
+  EVAL,
+  EXPORT,
+  finishInfer,
+  finishTrain,
+  INFER,
+  jsonSchema,
+  loadConfig,
+  readEnvironment,
+  recordConfig,
+  TOKENIZER_BUILD,
+  TOKENIZER_USE,
+  TRAIN_FIELDS,
+} from "./config.ts"
+
+/** Every command, in the order of the help. */
+export const COMMANDS: readonly Command[] = [
+  defineCommand({
+    name: "train",
+    group: "Train",
+    summary: "train a GPT on text",
+    fields: TRAIN_FIELDS,
+    positionals: ["data"],
+    examples: [
+      "alpha train --preset=cpu-small --data=book.txt",
+      "alpha train --data='corpus/*.txt' --nLayer=8 --nEmbd=512 --context=512 --steps=5000 --run=first",
+      "alpha train --resume=first",
+      "alpha train --init=./gpt2 --data=notes.txt --context=256 --lr=5e-5",
+      "alpha train --preset=gpt2-124m --data=random --steps=20 --json",
+    ],
+    finish: finishTrain,
+    base: async (values) => (await import("./cli-train.ts")).base(values),
+    run: async (invocation) => (await import("./cli-train.ts")).run(invocation),
+  }),
+  defineCommand({
+    name: "infer",
+    aliases: ["sample"],
+    group: "Use a model",
+    summary: "continue prompts, or chat",
+    fields: INFER,
+    positionals: ["model", "prompt"],
+    examples: [
+      "alpha infer --model=RUN --prompt='Once upon a time'",
+      "alpha infer --model=./gpt2 --promptFile=prompts.txt --temperature=0 --json",
+      "alpha infer --model=RUN --chat",
+    ],
+    finish: finishInfer,
+    run: async (invocation) => (await import("./cli-infer.ts")).run(invocation),
+  }),
+  defineCommand({
+    name: "eval",
+    group: "Use a model",
+    summary: "measure loss, perplexity and bits per byte on a file",
+    fields: EVAL,
+    positionals: ["model", "data"],
+    examples: ["alpha eval --model=RUN --data=held-out.txt", "alpha eval --model=./gpt2 --data=book.txt --context=512 --stride=256 --json"],
+    run: async (invocation) => (await import("./cli-eval.ts")).run(invocation),
+  }),
+  defineCommand({
+    name: "export",
+    group: "Use a model",
+    summary: "write a model as a Hugging Face directory or GGUF file",
+    fields: EXPORT,
+    positionals: ["model", "out"],
+    examples: ["alpha export --model=RUN --format=gguf --weights=f16 --out=model.gguf"],
+    run: async (invocation) => (await import("./cli-export.ts")).run(invocation),
+  }),
+  defineCommand({
+    name: "tokenizer build",
+    group: "Tools",
+    summary: "learn a tokenizer from text",
+    fields: TOKENIZER_BUILD,
+    positionals: ["data"],
+    examples: ["alpha tokenizer build --data=book.txt --vocabSize=4096 --out=tokenizer.json"],
+    run: async (invocation) => (await import("./cli-tokenizer.ts")).build(invocation),
+  }),
+  defineCommand({
+    name: "tokenizer encode",
+    group: "Tools",
+    summary: "turn text into token ids",
+    fields: TOKENIZER_USE,
+    positionals: ["text"],
+    examples: ["alpha tokenizer encode 'Hello world' --tokenizer=gpt2", "alpha tokenizer encode --data=book.txt --out=book.bin"],
+    run: async (invocation) => (await import("./cli-tokenizer.ts")).encode(invocation),
+  }),
+  defineCommand({
+    name: "tokenizer decode",
+    group: "Tools",
+    summary: "turn token ids into text",
+    fields: TOKENIZER_USE,
+    positionals: ["text"],
+    examples: ["alpha tokenizer decode '15496 995' --tokenizer=gpt2"],
+    run: async (invocation) => (await import("./cli-tokenizer.ts")).decode(invocation),
+  }),
+  defineCommand({
+    name: "tokenizer info",
+    group: "Tools",
+    summary: "describe a tokenizer",
+    fields: TOKENIZER_USE,
+    positionals: ["tokenizer"],
+    examples: ["alpha tokenizer info --tokenizer=runs/first/checkpoints/last"],
+    run: async (invocation) => (await import("./cli-tokenizer.ts")).info(invocation),
+  }),
+  defineCommand({
+    name: "doctor",
+    group: "Tools",
+    summary: "show what this machine has and check every operation on it",
+    fields: DOCTOR,
+    examples: ["alpha doctor", "alpha doctor --golden=DIR --precision=f32 --json"],
+    run: async (invocation) => (await import("./cli-doctor.ts")).run(invocation),
+  }),
+]
+
+/** Runs one command line and returns its exit code. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const [first, ...rest] = argv
+  if (first === undefined || ["help", "-h", "--help"].includes(first)) return await help(rest)
+  if (["version", "--version", "-v"].includes(first)) return version(rest)
+  let code: number = EXIT.ok
+  const tree = commandTree(async (command, flags) => {
+    code = await execute(command, flags, argv)
+  }, argv)
+  try {
+    await runCommand(tree, { rawArgs: [...argv] })
+  } catch (error) {
+    const { name, code: reason } = error as { name?: string; code?: unknown }
+    if (name !== "CLIError" || !["E_UNKNOWN_COMMAND", "E_NO_COMMAND"].includes(String(reason))) throw error
+    if (argv.some((word) => ["--help", "-h"].includes(word))) return await help(argv.filter((word) => !word.startsWith("-")))
+    throw unknownCommand(argv)
+  }
+  return code
+}
+
+type Dispatch = (command: Command, flags: readonly string[]) => Promise<void>
+
+/** The table as citty's tree: "tokenizer build" stands under "tokenizer". */
+function commandTree(dispatch: Dispatch, argv: readonly string[]): CommandDef {
+  const root: Record<string, CommandDef> = {}
+  for (const command of COMMANDS) {
+    for (const name of [command.name, ...command.aliases]) {
+      const words = name.split(" ")
+      // citty drops flags that stand before the command; they would be lost in silence.
+      const run = async ({ rawArgs }: { rawArgs: string[] }) => {
+        if (argv.length - rawArgs.length !== words.length) throw unknownCommand(argv)
+        await dispatch(command, rawArgs)
+      }
+      if (words.length === 1) root[name] = { run }
+      else {
+        root[words[0]!] ??= { subCommands: {} }
+        ;(root[words[0]!]!.subCommands as Record<string, CommandDef>)[words[1]!] = { run }
+      }
+    }
+  }
+  return { subCommands: root }
+}
+
+/** The error for a command line that names no command. */
+function unknownCommand(argv: readonly string[]): AlphaError {
+  const flag = argv.find((word) => word.startsWith("-"))
+  if (flag !== undefined && argv.indexOf(flag) < 2) {
+    return new AlphaError(`flag ${flag} stands before the command`, {
+      hint: "the command comes first: alpha train --data=book.txt",
+      code: EXIT.usage,
+    })
+  }
+  const names = COMMANDS.flatMap(({ name, aliases }) => [name, ...aliases])
+  const family = names.filter((name) => name.startsWith(`${argv[0]} `))
+  if (family.length > 0) {
+    const what = argv.length === 1 ? "a subcommand is missing" : `unknown subcommand ${argv[1]}`
+    return new AlphaError(`${argv[0]}: ${what}`, { hint: `one of ${family.join(", ")}`, code: EXIT.usage })
+  }
+  const close = nearest(argv[0]!, names)
+  return new AlphaError(`unknown command ${argv[0]}`, {
+    hint: close ? `did you mean ${close}?` : "alpha help lists the commands",
+    code: EXIT.usage,
+  })
+}
+
+/** Loads the configuration of a command and runs it. */
+async function execute(command: Command, args: readonly string[], argv: readonly string[]): Promise<number> {
+  const flags = parseFlags(args, command.fields, command.positionals)
+  if (flags.help !== undefined)
+    return await help([command.name, flags.help, ...(flags.json ? ["--json"] : [])].filter((word) => word !== ""))
+  const environment = readEnvironment(process.cwd(), process.env)
+  const sources = { flags: flags.entries, environment }
+  let loaded = loadConfig(command.fields, sources)
+  const base = await command.base(loaded.values)
+  if (base !== undefined) loaded = loadConfig(command.fields, { ...sources, base })
+  command.finish(loaded)
+  if (flags.printConfig) {
+    const { configTable } = await import("./cli-config.ts")
+    output(flags.json ? JSON.stringify(recordConfig(loaded), null, 2) : configTable(loaded))
+    return EXIT.ok
+  }
+  const print = (result: unknown, text: () => string) => output(flags.json ? JSON.stringify(result) : text())
+  return (await command.run({ config: loaded.values, loaded, json: flags.json, environment, argv, print })) ?? EXIT.ok
+}
+
+async function help(words: readonly string[]): Promise<number> {
+  const { helpPage } = await import("./cli-help.ts")
+  const names = words.filter((word) => word !== "--json").join(" ")
+  const command = COMMANDS.find(({ name, aliases }) => [name, ...aliases].includes(names))
+  if (command && words.includes("--json")) output(JSON.stringify(jsonSchema(command.fields, `alpha ${command.name}`)))
+  else output(helpPage(COMMANDS, names))
+  return EXIT.ok
+}
+
+function version(flags: readonly string[]): number {
+  const info = buildInfo()
+  output(flags.includes("--json") ? JSON.stringify(info) : `alpha ${info.version} (${info.commit}, ${info.target}, bun ${info.bun})`)
+  return EXIT.ok
+}
+
+function output(text: string): void {
+  process.stdout.write(`${text}\n`)
+}
+
+/** Prints an error as `alpha: message` with its hint; a stack trace only with ALPHA_DEBUG=1, or when it is a fault of ours. */
+function report(error: unknown, isDebug: boolean): number {
+  const paint = colours(process.stderr)
+  const known = error instanceof AlphaError
+  const message = error instanceof Error ? error.message : String(error)
+  process.stderr.write(`${paint.red("alpha:")} ${known ? message : `internal error: ${message}`}\n`)
+  const hint = known ? error.hint : isDebug ? undefined : "ALPHA_DEBUG=1 shows where; please report it"
+  if (hint !== undefined) process.stderr.write(`${paint.dim("hint:")} ${hint}\n`)
+  if (isDebug && error instanceof Error) process.stderr.write(`${error.stack}\n`)
+  return known ? error.code : EXIT.failure
+}
+
+if (import.meta.main) {
+  // A reader that closes the pipe early (alpha … | head) has what it wanted.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? EXIT.ok : EXIT.failure))
+  const isDebug = ["1", "true", "yes", "on"].includes(process.env.ALPHA_DEBUG ?? "")
+  const code = await main(process.argv.slice(2)).catch((error: unknown) => report(error, isDebug))
+  // Everything written must be out before the exit ends the workers.
+  await new Promise((resolve) => process.stdout.write("", resolve))
+  process.exit(code)
+}
