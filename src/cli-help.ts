@@ -19,7 +19,11 @@ export function overview(commands: readonly Command[]): string {
   return [
     "alpha trains, samples and measures GPT models: one file, nothing to install.\n\nusage: alpha COMMAND [FLAGS]",
     ...sections,
-    `Topics\n${twoColumns([...topics, ["  help COMMAND", "the same as alpha COMMAND --help"]])}`,
+    `Topics\n${twoColumns([
+      ...topics,
+      ["  help COMMAND", "the same as alpha COMMAND --help"],
+      ["  help FIELD", "one field, such as lr, wherever it is used"],
+    ])}`,
     "Start\n  alpha train --preset=cpu-small --data=book.txt\n  alpha infer --model=RUN --prompt='Once upon a time'",
   ].join("\n\n")
 }
@@ -74,7 +78,11 @@ export function groupsOf(fields: Fields): Map<string, [string, Field][]> {
 }
 
 function flagGroup(group: string, rows: readonly [string, Field][]): string {
-  return `${group}\n${rows.map(([name, field]) => hang(`  ${flagOf(name, field)}`, describe(field), FLAG_WIDTH)).join("\n")}`
+  return `${group}\n${rows.map(([name, field]) => flagRow(name, field)).join("\n")}`
+}
+
+function flagRow(name: string, field: Field): string {
+  return hang(`  ${flagOf(name, field)}`, describe(field), FLAG_WIDTH)
 }
 
 function flagOf(name: string, field: Field): string {
@@ -163,7 +171,7 @@ function exitPage(): string {
   return `Exit status\n\n${columns(rows, [0])}`
 }
 
-/** The page of a topic or command named by `words`; unknown ones are refused with the nearest. */
+/** The page of a topic, command or field named by `words`; unknown ones are refused with the nearest. */
 export function helpPage(commands: readonly Command[], words: string): string {
   if (words === "") return overview(commands)
   if (Object.hasOwn(TOPICS, words)) return TOPICS[words]!.page()
@@ -177,6 +185,10 @@ export function helpPage(commands: readonly Command[], words: string): string {
     return family
       .map((entry) => `${titleOf(entry)} - ${entry.summary}\n${entry.examples.map((line) => `  ${line}`).join("\n")}`)
       .join("\n\n")
+  const rows = commands.flatMap(({ name, fields }) =>
+    Object.hasOwn(fields, words) ? [`alpha ${name}\n${flagRow(words, fields[words]!)}`] : [],
+  )
+  if (rows.length > 0) return rows.join("\n\n")
   const close = nearest(words, [...Object.keys(TOPICS), ...commands.flatMap(({ name, aliases }) => [name, ...aliases])])
   throw new AlphaError(`help: nothing is called ${words}`, {
     hint: close ? `did you mean ${close}?` : "alpha help lists what there is",
