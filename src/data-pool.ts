@@ -52,16 +52,17 @@ export async function* encodeAll(
   }
 }
 
-/** Throws `error` again with the file and the line or byte it is about. */
+/** Throws `error` again with the file and the line, or the byte in the file instead of in the chunk. */
 async function placed(error: unknown, { piece, offset }: Chunk): Promise<never> {
   if (!(error instanceof AlphaError)) throw error
-  let place = offset === 0 ? "" : ` (text from byte ${offset})`
+  const { name, path } = piece.source
+  let message = `data ${name}: ${error.message.replace(/^text: /, "").replace(/(?<=byte offset )\d+/, (at) => `${offset + Number(at)}`)}`
   if (error instanceof RowError) {
     let line = error.line + 1
-    for await (const block of blocksOf(piece.source.path, 0, offset)) for (const byte of block) if (byte === 10) line++
-    place = ` line ${line}`
+    for await (const block of blocksOf(path, 0, offset)) for (const byte of block) if (byte === 10) line++
+    message = `data ${name} line ${line}: ${error.message}`
   }
-  throw new AlphaError(`data ${piece.source.name}${place}: ${error.message}`, { hint: error.hint, code: error.code, cause: error })
+  throw new AlphaError(message, { hint: error.hint, code: error.code, cause: error })
 }
 
 interface PoolWorker {

@@ -42,8 +42,8 @@ export async function scanText(source: Source, onBytes: (done: number) => void):
     const start = at - carry.length
     const nul = bytes.indexOf(0)
     if (nul >= 0) throw notText(source, start + nul, bytes[nul]!, at === 0 ? block : undefined)
-    const whole = isUtf8(bytes) ? bytes.length : bytes.length - cutCharacter(bytes)
-    if (whole < bytes.length && !isUtf8(bytes.subarray(0, whole))) {
+    const whole = bytes.length - cutCharacter(bytes)
+    if (!isUtf8(bytes.subarray(0, whole))) {
       const bad = firstInvalidUtf8(bytes.subarray(0, whole))
       throw notText(source, start + bad, bytes[bad]!, at === 0 ? block : undefined)
     }

@@ -109,6 +109,7 @@ function joined(readers: readonly TokenReader[]): TokenReader {
   return {
     length,
     read(at, into) {
+      if (at < 0 || at + into.length > length) throw new RangeError(`tokens ${at} to ${at + into.length} of ${length}`)
       let skip = at
       let done = 0
       for (const reader of readers) {
