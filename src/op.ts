@@ -1,5 +1,6 @@
 /** The table of all ops and the functions that model code calls. */
 import { elementwiseOps } from "./op-elementwise.ts"
+import { embeddingOps } from "./op-embedding.ts"
 import { activationOps } from "./op-activation.ts"
 import { matmulOps } from "./op-matmul.ts"
 import { normOps } from "./op-norm.ts"
@@ -8,9 +9,10 @@ import { muon } from "./op-optimizer-muon.ts"
 import type { Op } from "./program.ts"
 
 /** Every op: tests, devices and documentation are loops over this table. */
-export const ops: readonly Op[] = [...elementwiseOps, ...activationOps, ...matmulOps, ...normOps, ...optimizerOps, muon]
+export const ops: readonly Op[] = [...elementwiseOps, ...embeddingOps, ...activationOps, ...matmulOps, ...normOps, ...optimizerOps, muon]
 
 export * from "./op-elementwise.ts"
+export * from "./op-embedding.ts"
 export * from "./op-activation.ts"
 export * from "./op-matmul.ts"
 export * from "./op-norm.ts"
