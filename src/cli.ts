@@ -1,19 +1,4 @@
-/**
- * The program: the command table, and errors turned into a message and an exit code.
- *
- * A command is one entry of `COMMANDS` and one file `cli-NAME.ts` that exports its `run` (and `base`, where it continues a run):
- *
- *   defineCommand({
- *     name: "eval", group: "Use a model", summary: "measure …", fields: EVAL, positionals: ["model", "data"],
- *     examples: ["alpha eval --model=RUN --data=held-out.txt"],
- *     run: async (invocation) => (await import("./cli-eval.ts")).run(invocation),
- *   })
- *
- *   // cli-eval.ts
- *   export async function run({ config, json, print }: Invocation<EvalConfig>): Promise<undefined> {
- *     print({ loss: 1.5 }, () => "loss 1.5")
- *   }
- */
+/** The program: the command table, and errors turned into a message and an exit code. */
 import { type CommandDef, runCommand } from "citty"
 import { buildInfo } from "./base-build.ts"
 import { AlphaError, EXIT, nearest } from "./base-error.ts"
@@ -36,7 +21,20 @@ import {
   TRAIN_FIELDS,
 } from "./config.ts"
 
-/** Every command, in the order of the help. */
+/**
+ * Every command, in the order of the help. A command is one entry here and one file `cli-NAME.ts`, which is loaded only when it runs:
+ *
+ *   defineCommand({
+ *     name: "eval", group: "Use a model", summary: "measure …", fields: EVAL, positionals: ["model", "data"],
+ *     examples: ["alpha eval --model=RUN --data=held-out.txt"],
+ *     run: async (invocation) => (await import("./cli-eval.ts")).run(invocation),
+ *   })
+ *
+ *   // cli-eval.ts
+ *   export async function run({ config, json, print }: Invocation<EvalConfig>): Promise<undefined> {
+ *     print({ loss: 1.5 }, () => "loss 1.5")
+ *   }
+ */
 export const COMMANDS: readonly Command[] = [
   defineCommand({
     name: "train",
