@@ -72,25 +72,3 @@ void KERNEL(linear_backward_weight)(const LinearBackwardWeight *a) {
   if (a->db) parallel((a->out + COLUMNS - 1) / COLUMNS, bias_columns, (void *)a);
 }
 EXPORT_KERNEL(linear_backward_weight);
-
-typedef struct ActivationBackward {
-  const void *dy, *pre;
-  void *dz;
-  int64_t size, type, activation;
-} ActivationBackward;
-
-enum { CHUNK = 16384 };
-
-static void activation_chunk(void *ctx, int64_t i) {
-  const ActivationBackward *a = ctx;
-  int64_t j = i * CHUNK, to = MIN(j + CHUNK, a->size);
-  for (; j < to; j += VL) {
-    int64_t n = MIN(VL, to - j);
-    vf dy = vload_type_part(a->dy, j, n, a->type), z = vload_type_part(a->pre, j, n, a->type);
-    vstore_type_part(a->dz, j, dy * vdact(z, a->activation), n, a->type);
-  }
-}
-
-/** dz = dy ⊙ act'(pre) over size elements. */
-void KERNEL(activation_backward)(const ActivationBackward *a) { parallel((a->size + CHUNK - 1) / CHUNK, activation_chunk, (void *)a); }
-EXPORT_KERNEL(activation_backward);

@@ -85,6 +85,51 @@ export const assign = defineOp({
   cases: [{ inputs: { x: [] }, about: "scalar" }, { inputs: { x: [3, 37] } }, { inputs: { x: [2, 9001] }, about: "several tasks" }],
 })
 
+const softCapKernel = nativeKernel("soft_cap", { x: "pointer", dy: "pointer", y: "pointer", size: "int", type: "int", cap: "float" })
+
+export const softCap = defineOp({
+  name: "soft_cap",
+  doc: "y = cap·tanh(x/cap): bounded by ±cap, the identity near 0. arXiv:2408.00118",
+  inputs: { x: "grad" },
+  outputs: ["y"],
+  attrs: {} as { cap: number },
+  act: ["x"],
+  inPlace: { y: "x" },
+  shape: ({ x }) => ({ y: x }),
+  reference({ x }, { y }, { cap }) {
+    for (let i = 0; i < y.data.length; i++) y.data[i] = cap * Math.tanh(at(x, i) / cap)
+  },
+  cpu: ({ x }, { y }, { cap }) => softCapKernel({ x, dy: undefined, y, size: elements(x), type: typeOf(x), cap }),
+  backward: ({ x }, _, { y: dy }, attrs) => ({ x: softCapBackward({ x, dy: dy as Tensor }, attrs).dx }),
+  cases: [
+    { inputs: { x: [1] }, attrs: { cap: 30 } },
+    { inputs: { x: [3, 37] }, attrs: { cap: 0.7 }, about: "mostly capped" },
+    { inputs: { x: [2, 9001] }, attrs: { cap: 30 }, about: "several tasks" },
+  ],
+})
+
+export const softCapBackward = defineOp({
+  name: "soft_cap_backward",
+  doc: "dx = dy·(1 − tanh²(x/cap)).",
+  inputs: { x: "state", dy: "state" },
+  outputs: ["dx"],
+  attrs: {} as { cap: number },
+  act: ["x", "dy"],
+  inPlace: { dx: "dy" },
+  shape({ x, dy }) {
+    expectShape("soft_cap_backward", "dy", dy, x.shape, "x")
+    return { dx: x }
+  },
+  reference({ x, dy }, { dx }, { cap }) {
+    for (let i = 0; i < dx.data.length; i++) dx.data[i] = at(dy, i) * (1 - Math.tanh(at(x, i) / cap) ** 2)
+  },
+  cpu: ({ x, dy }, { dx }, { cap }) => softCapKernel({ x, dy, y: dx, size: elements(x), type: typeOf(x), cap }),
+  cases: [
+    { inputs: { x: [3, 37], dy: [3, 37] }, attrs: { cap: 0.7 }, about: "mostly capped" },
+    { inputs: { x: [2, 9001], dy: [2, 9001] }, attrs: { cap: 30 }, about: "several tasks" },
+  ],
+})
+
 /** The stream-th random direction at i; its seed is fixed. */
 const direction = (stream: number, i: number): number => normal(1, stream, 0, i)
 
@@ -123,4 +168,4 @@ export const weightedSumBackward = defineOp({
   cases: [{ inputs: { dy: [] }, attrs: { stream: 5, shape: [3, 7], dtype: "f32" } }],
 })
 
-export const elementwiseOps = [add, cast, assign, weightedSum, weightedSumBackward]
+export const elementwiseOps = [add, cast, assign, softCap, softCapBackward, weightedSum, weightedSumBackward]
