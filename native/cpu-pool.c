@@ -11,8 +11,16 @@
 #include <unistd.h>
 #include "cpu.h"
 
+/* The oldest version of the symbol (glibc 2.34 moved it from libpthread to libc under a new one): the library must load on glibc 2.28. */
+#if defined(__GLIBC__) && defined(__x86_64__)
+__asm__(".symver pthread_create, pthread_create@GLIBC_2.2.5");
+#elif defined(__GLIBC__) && defined(__aarch64__)
+__asm__(".symver pthread_create, pthread_create@GLIBC_2.17");
+#endif
+
 /* One job at a time. Tasks are handed out by a counter, so which thread runs a task varies; what a task writes must not.
-   `turn` packs the job number (high half) with the next task (low half): a worker late for job j can never take a task of job j+1. */
+   `turn` packs the job number (high half) with the tasks left (low half): a worker late for job j can take no task of job j+1,
+   and none of job j either, since none was left when it ended. */
 enum { MAX_THREADS = 256, SPIN = 2000 }; /* SPIN pauses ≈ 20-80 µs: longer than the gap between the kernels of a step */
 
 static struct {
@@ -23,8 +31,8 @@ static struct {
   _Atomic uint32_t waiting;              /* the caller is in (or about to enter) futex wait */
   _Alignas(64) void (*fn)(void *ctx, int64_t i);
   void *ctx;
-  _Atomic uint32_t n;
-  int64_t threads;                       /* including the caller */
+  uint32_t n;
+  _Atomic int64_t threads;               /* including the caller */
   int64_t started;                       /* workers that exist; those with a number ≥ threads - 1 stay asleep */
 } pool = {.threads = 1};
 
@@ -47,11 +55,11 @@ static void work(uint32_t job) {
   in_task = 1;
   for (;;) {
     uint64_t turn = atomic_load(&pool.turn);
-    uint32_t i = (uint32_t)turn;
-    if (turn >> 32 != job || i >= atomic_load_explicit(&pool.n, memory_order_relaxed)) break;
-    if (!atomic_compare_exchange_weak(&pool.turn, &turn, turn + 1)) continue;
-    uint32_t n = atomic_load_explicit(&pool.n, memory_order_relaxed);
-    pool.fn(pool.ctx, i);
+    uint32_t left = (uint32_t)turn;
+    if (turn >> 32 != job || left == 0) break;
+    if (!atomic_compare_exchange_weak(&pool.turn, &turn, turn - 1)) continue;
+    uint32_t n = pool.n;
+    pool.fn(pool.ctx, n - left);
     if (atomic_fetch_add(&pool.done, 1) + 1 == n && atomic_load(&pool.waiting)) futex_wake(&pool.done);
   }
   in_task = 0;
@@ -103,9 +111,9 @@ void parallel(int64_t n, void (*fn)(void *ctx, int64_t i), void *ctx) {
   uint32_t job = atomic_load(&pool.job) + 1;
   pool.fn = fn;
   pool.ctx = ctx;
-  atomic_store(&pool.n, (uint32_t)n);
+  pool.n = (uint32_t)n;
   atomic_store(&pool.done, 0);
-  atomic_store(&pool.turn, (uint64_t)job << 32);
+  atomic_store(&pool.turn, (uint64_t)job << 32 | (uint32_t)n);
   atomic_store(&pool.job, job);
   if (atomic_load(&pool.sleeping)) futex_wake(&pool.job);
   work(job);

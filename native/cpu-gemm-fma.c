@@ -1,0 +1,99 @@
+/** The engine of the matrix product on vectors of floats: every processor, f32 and (widened) bf16 operands. */
+#include "cpu-gemm.h"
+
+/* A tile of C lives in registers: ROWS × COLS floats, one FMA per vector and k in rising order of k, whatever the blocking. */
+#if VL == 16 || defined(__aarch64__)
+enum { ROWS = 12 };
+#else
+enum { ROWS = 6 };
+#endif
+enum { COLS = 2 * VL, K_BLOCK = 256 };
+
+/* Layout of a packed A: [k][ROWS]; B: [k][COLS]. */
+
+/* From an operand stored (index, k): rows of k become columns. */
+INLINE void pack_along(const void *src, int64_t ld, int64_t type, int64_t index, int64_t limit, int64_t k, int64_t depth, int64_t width, float *out) {
+  for (int64_t d = 0; d < depth; d += VL) {
+    int64_t n = MIN(VL, depth - d);
+    for (int64_t i0 = 0; i0 < width; i0 += VL) {
+      vf x[VL];
+      int64_t lanes = MIN(VL, width - i0);
+      for (int64_t i = 0; i < VL; i++) {
+        int64_t row = index + i0 + i, at = row * ld + k + d;
+        x[i] = i >= lanes || row >= limit ? vset(0) : n == VL ? vload_type(src, at, type) : vload_type_part(src, at, n, type);
+      }
+      vtranspose(x);
+      if (n == VL && lanes == VL)
+        for (int64_t i = 0; i < VL; i++) vstore(out + (d + i) * width + i0, x[i]);
+      else
+        for (int64_t i = 0; i < n; i++) vstore_part(out + (d + i) * width + i0, x[i], lanes);
+    }
+  }
+}
+
+/* From an operand stored (k, index): pieces of rows. */
+INLINE void pack_across(const void *src, int64_t ld, int64_t type, int64_t index, int64_t limit, int64_t k, int64_t depth, int64_t width, float *out) {
+  int64_t valid = MIN(width, limit - index);
+  for (int64_t d = 0; d < depth; d++)
+    for (int64_t i = 0; i < width; i += VL) {
+      int64_t at = (k + d) * ld + index + i, lanes = MIN(VL, width - i), n = MIN(lanes, valid - i);
+      vf x = n <= 0 ? vset(0) : n == VL ? vload_type(src, at, type) : vload_type_part(src, at, n, type);
+      if (lanes == VL) vstore(out + d * width + i, x);
+      else vstore_part(out + d * width + i, x, lanes);
+    }
+}
+
+INLINE void pack(const void *src, int64_t ld, int64_t type, int along, int64_t index, int64_t limit, int64_t k, int64_t depth, int64_t width, float *out) {
+  if (along && type == F32) pack_along(src, ld, F32, index, limit, k, depth, width, out);
+  else if (along) pack_along(src, ld, BF16, index, limit, k, depth, width, out);
+  else if (type == F32) pack_across(src, ld, F32, index, limit, k, depth, width, out);
+  else pack_across(src, ld, BF16, index, limit, k, depth, width, out);
+}
+static void pack_a(const Gemm *g, int64_t row, int64_t k, int64_t depth, void *panel) {
+  pack(g->a, g->lda, g->a_type, !g->a_trans, row, g->m, k, depth, ROWS, panel);
+}
+static void pack_b(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *panel) {
+  pack(g->b, g->ldb, g->b_type, !!g->b_trans, col, g->n, k, depth, COLS, panel);
+}
+
+INLINE void tile(const float *a, const float *b, int64_t depth, int rows, int first, float *c) {
+  vf sum[ROWS][2];
+#pragma GCC unroll 12
+  for (int i = 0; i < rows; i++) {
+    sum[i][0] = first ? vset(0) : vload(c + i * COLS);
+    sum[i][1] = first ? vset(0) : vload(c + i * COLS + VL);
+  }
+  for (int64_t k = 0; k < depth; k++, a += ROWS, b += COLS) {
+    vf b0 = vload(b), b1 = vload(b + VL);
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++) {
+      sum[i][0] += a[i] * b0;
+      sum[i][1] += a[i] * b1;
+    }
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < rows; i++) {
+    vstore(c + i * COLS, sum[i][0]);
+    vstore(c + i * COLS + VL, sum[i][1]);
+  }
+}
+
+static void multiply(const void *a, const void *b, int64_t depth, int64_t valid_rows, int first, int last, float *c) {
+  (void)last;
+  switch (valid_rows) {
+    case 1: tile(a, b, depth, 1, first, c); break;
+    case 2: tile(a, b, depth, 2, first, c); break;
+    case 3: tile(a, b, depth, 3, first, c); break;
+    case 4: tile(a, b, depth, 4, first, c); break;
+    case 5: case 6: tile(a, b, depth, 6, first, c); break;
+#if VL == 16 || defined(__aarch64__)
+    case 7: case 8: tile(a, b, depth, 8, first, c); break;
+#endif
+    default: tile(a, b, depth, ROWS, first, c);
+  }
+}
+
+Engine KERNEL(engine_fma)(const Gemm *g) {
+  (void)g;
+  return (Engine){ROWS, COLS, 1, K_BLOCK, ROWS * 4, COLS * 4, pack_a, pack_b, multiply, NULL, NULL};
+}
