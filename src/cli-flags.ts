@@ -100,7 +100,10 @@ function fieldValue(
     throw new AlphaError(`${flag}=${value}: takes no value`, { code: EXIT.usage })
   }
   if (value !== undefined) return { raw: value, usedNext: false }
-  if (field.kind === "bool") return { raw: "true", usedNext: false }
+  if (field.kind === "bool") {
+    if (next !== "true" && next !== "false") return { raw: "true", usedNext: false }
+    throw new AlphaError(`${flag} ${next}: a switch takes its value after =`, { hint: `write ${flag}=${next}`, code: EXIT.usage })
+  }
   if (field.bare !== undefined) return { raw: field.bare, usedNext: false }
   if (next !== undefined && (!next.startsWith("-") || next === "-" || /^-[\d.]/.test(next))) return { raw: next, usedNext: true }
   throw new AlphaError(`${flag}: a value is missing`, { hint: `write ${flag}=VALUE`, code: EXIT.usage })
@@ -118,9 +121,8 @@ function placed(loose: readonly string[], positionals: readonly string[]): Entry
   return loose.map((raw, index) => {
     const name = positionals[index]
     if (name !== undefined) return { name, raw, layer: "flag", from: `argument ${index + 1}` }
-    const isBoolean = raw === "true" || raw === "false"
     throw new AlphaError(`unexpected argument ${raw}`, {
-      hint: isBoolean ? `switches take their value after =, as in --bias=${raw}` : "flags start with two dashes",
+      hint: positionals.length === 0 ? "flags start with two dashes" : `only ${positionals.join(" and ")} can stand without a flag`,
       code: EXIT.usage,
     })
   })

@@ -130,7 +130,7 @@ and the variable ALPHA_N_LAYER. The strongest source wins:
   environment        ALPHA_ variables, then the file .env.local of the working directory
   --print-config     shows every value with its source; with --json a file that --config reads
 
-Switches are --name, --no-name or --name=false. Flags whose value is optional need =, as in --resume=RUN.
+Switches are --name, --no-name or --name=false. An optional value needs =, as in --resume=RUN.
 "none" removes an optional value (--gradClip=none), "auto" derives one again (--headDim=auto).
 Lists are repeated flags (--stop=A --stop=B) or JSON arrays. Unknown names are refused.`
 }
@@ -147,8 +147,8 @@ const SCHEDULES = `Learning rate schedules (--schedule), at step s = 0, 1, … o
   cosine     minLr + (lr - minLr) · (1 + cos(π·p)) / 2
   linear     lr + (minLr - lr) · p
   constant   lr
-  wsd        lr until the last wsdDecayFraction of decaySteps, d = wsdDecayFraction · decaySteps steps long;
-             there, with q = min(1, (s - (decaySteps - d)) / d):  minLr + (lr - minLr) · (1 - √q)`
+  wsd        lr until the last d = wsdDecayFraction · decaySteps steps before decaySteps; there,
+             with q = min(1, (s - (decaySteps - d)) / d):  minLr + (lr - minLr) · (1 - √q)`
 
 function environmentPage(): string {
   const knobs = Object.entries(RUNTIME).map(([name, field]) => [`  ${envName(name)}`, describe(field)])

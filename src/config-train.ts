@@ -108,6 +108,7 @@ export type TrainInput = TrainConfig & Omit<Resolved<typeof MODEL>, "vocabSize">
 export function finishTrain(loaded: Loaded<typeof TRAIN_FIELDS>): Loaded<typeof TRAIN_FIELDS> & { values: TrainInput } {
   const { values } = loaded
   linkContext(loaded)
+  yieldPreset(loaded)
   checkModel(values, loaded.naming)
   loaded.derive(deriveModel(values))
   loaded.derive({
@@ -130,6 +131,17 @@ function linkContext(loaded: Loaded<typeof TRAIN_FIELDS>): void {
   } else if (loaded.strength("blockSize") > loaded.strength("context")) {
     loaded.override("context", values.blockSize, "blockSize")
   }
+}
+
+/** A preset's value that a stronger choice makes impossible gives way: --preset=cpu-small --steps=20 is no contradiction. */
+function yieldPreset(loaded: Loaded<typeof TRAIN_FIELDS>): void {
+  const { values, origins } = loaded
+  const yields = (name: keyof typeof TRAIN_FIELDS) => {
+    if (origins[name].layer === "preset") loaded.override(name, undefined, "")
+  }
+  if ((values.warmupSteps ?? 0) > values.steps) yields("warmupSteps")
+  if ((values.minLr ?? 0) > values.lr) yields("minLr")
+  if (values.data !== "random" && loaded.strength("tokenizer") > loaded.strength("vocabSize")) yields("vocabSize")
 }
 
 function checkTrain(loaded: Loaded<typeof TRAIN_FIELDS>): void {
