@@ -248,7 +248,8 @@ function report(error: unknown, isDebug: boolean): number {
   return known ? error.code : EXIT.failure
 }
 
-if (import.meta.main) {
+/** The whole process, from arguments to exit. */
+async function start(): Promise<never> {
   // A reader that closes the pipe early (alpha … | head) has what it wanted.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? EXIT.ok : EXIT.failure))
   const isDebug = ["1", "true", "yes", "on"].includes(process.env.ALPHA_DEBUG ?? "")
@@ -257,3 +258,5 @@ if (import.meta.main) {
   await new Promise((resolve) => process.stdout.write("", resolve))
   process.exit(code)
 }
+
+if (import.meta.main) void start()
