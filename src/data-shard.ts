@@ -38,6 +38,10 @@ export function shardLayout(source: Source): TokenLayout {
     }
     return { width: known.width, offset: HEADER_BYTES, length: count }
   }
+  for (const width of [2, 4]) {
+    if (count > 0 && source.bytes === HEADER_BYTES + count * width)
+      throw fail(`damaged: an llm.c header with magic ${magic}`, "copy or write it again")
+  }
   if (source.bytes % 2 !== 0) throw fail(`${source.bytes} bytes is not a whole number of uint16 tokens`, "copy or write it again")
   return { width: 2, offset: 0, length: source.bytes / 2 }
 }

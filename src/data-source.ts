@@ -18,7 +18,10 @@ const MAX_ARRAY_BYTES = 256 * 2 ** 20
  * Throws AlphaError when nothing is there, naming the nearest path, or when text and shards are mixed.
  */
 export async function findSources(spec: string, cacheDir: string): Promise<Source[]> {
-  if (spec === "-") return [await spoolStandardInput(cacheDir)]
+  if (spec === "-") {
+    standardInput ??= spoolStandardInput(cacheDir)
+    return [await standardInput]
+  }
   const paths = listFiles(spec)
   const sources = paths.map((path) => sourceOf(path, cacheDir))
   const shard = sources.find((source) => source.kind === "shard")
@@ -111,6 +114,9 @@ function rowsOfArray(path: string, cacheDir: string): Source {
   writeAtomic(converted, text)
   return { path: converted, name: path, kind: "rows", bytes: Buffer.byteLength(text) }
 }
+
+/** Standard input can be read once; whoever asks again gets the same copy. */
+let standardInput: Promise<Source> | undefined
 
 /**
  * Copies standard input to a file in the cache named by its content, so that it can be read twice and a resumed run finds it.

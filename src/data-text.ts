@@ -1,0 +1,101 @@
+/** The text of data as a stream, for learning a tokenizer from it. */
+
+import { closeSync, openSync, readSync } from "node:fs"
+import { AlphaError } from "./base-error.ts"
+import { withFile } from "./base-file.ts"
+import { chatSpecials } from "./data-chat.ts"
+import { parseRow } from "./data-row.ts"
+import { findSources } from "./data-source.ts"
+import type { Source } from "./data-types.ts"
+
+/** The text and rows files that data means. */
+export interface TextStream {
+  /** Bytes of all files. */
+  readonly bytes: number
+  /** Special tokens that the data's own markup needs (chat rows). */
+  readonly specials: readonly string[]
+  /** Blocks of text files that end with a line, contents of rows; the texts `without` (special tokens written in the text) are left out. */
+  texts(without?: readonly string[]): Iterable<Uint8Array | string>
+}
+
+const BLOCK = 1 << 20
+/** A line grows to this before it is cut. */
+const MAX_LINE = 64 << 20
+
+/** Finds the text and rows files that `data` means (see `openData`). Undefined for shards and random tokens, which hold no text. */
+export async function openText(data: string, cacheDir: string): Promise<TextStream | undefined> {
+  if (data === "random") return undefined
+  const sources = await findSources(data, cacheDir)
+  if (sources.some(({ kind }) => kind === "shard")) return undefined
+  return {
+    bytes: sources.reduce((sum, { bytes }) => sum + bytes, 0),
+    specials: sources.some(isChat) ? chatSpecials : [],
+    texts: (without = []) => textsOf(sources, without),
+  }
+}
+
+/** True for a rows file whose first row is a conversation. */
+function isChat(source: Source): boolean {
+  if (source.kind !== "rows") return false
+  for (const block of blocks(source)) for (const row of rowsOf(source, block)) return "messages" in row
+  return false
+}
+
+function* textsOf(sources: readonly Source[], without: readonly string[]): Generator<Uint8Array | string> {
+  const marks = without.length === 0 ? undefined : new RegExp(without.map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|"))
+  for (const source of sources) {
+    for (const block of blocks(source)) {
+      for (const text of source.kind === "rows" ? rowTexts(source, block) : [block]) {
+        if (marks === undefined) yield text
+        else yield* new TextDecoder().decode(Buffer.from(text)).split(marks)
+      }
+    }
+  }
+}
+
+function* rowTexts(source: Source, block: Uint8Array): Generator<string> {
+  for (const row of rowsOf(source, block)) {
+    if ("text" in row) yield row.text
+    else for (const { content } of row.messages) yield content
+  }
+}
+
+function* rowsOf(source: Source, block: Uint8Array): Generator<ReturnType<typeof parseRow>> {
+  for (const line of new TextDecoder().decode(block).split("\n")) {
+    if (line.trim() === "") continue
+    try {
+      yield parseRow(line)
+    } catch (error) {
+      if (!(error instanceof AlphaError)) throw error
+      const start = JSON.stringify(line.slice(0, 60))
+      throw new AlphaError(`data ${source.name}: ${error.message} (row ${start})`, { hint: error.hint, code: error.code, cause: error })
+    }
+  }
+}
+
+/** Whole lines of about BLOCK bytes. A line longer than MAX_LINE is cut between characters. */
+function* blocks(source: Source): Generator<Uint8Array> {
+  const file = withFile("read", source.path, () => openSync(source.path, "r"))
+  try {
+    let size = BLOCK
+    for (let at = 0; at < source.bytes; ) {
+      const buffer = new Uint8Array(Math.min(size, source.bytes - at))
+      const bytes = buffer.subarray(
+        0,
+        withFile("read", source.path, () => readSync(file, buffer, 0, buffer.length, at)),
+      )
+      if (bytes.length === 0) return
+      let end = at + bytes.length >= source.bytes ? bytes.length : bytes.lastIndexOf(10) + 1
+      if (end === 0 && size < MAX_LINE) {
+        size *= 2
+        continue
+      }
+      if (end === 0) for (end = bytes.length - 1; (bytes[end]! & 0xc0) === 0x80; ) end--
+      yield bytes.subarray(0, end)
+      at += end
+      size = BLOCK
+    }
+  } finally {
+    closeSync(file)
+  }
+}
