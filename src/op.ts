@@ -7,11 +7,13 @@ import { matmulOps } from "./op-matmul.ts"
 import { normOps } from "./op-norm.ts"
 import { optimizerOps } from "./op-optimizer.ts"
 import { muon } from "./op-optimizer-muon.ts"
+import { qkNormOps } from "./op-qk-norm.ts"
+import { ropeOps } from "./op-rope.ts"
 import { swigluOps } from "./op-swiglu.ts"
 import type { Op } from "./program.ts"
 
 /** Every op: tests, devices and documentation are loops over this table. */
-export const ops: readonly Op[] = [...elementwiseOps, ...dropoutOps, ...swigluOps, ...embeddingOps, ...activationOps, ...matmulOps, ...normOps, ...optimizerOps, muon]
+export const ops: readonly Op[] = [...elementwiseOps, ...dropoutOps, ...swigluOps, ...embeddingOps, ...activationOps, ...matmulOps, ...normOps, ...qkNormOps, ...ropeOps, ...optimizerOps, muon]
 
 export * from "./op-dropout.ts"
 export * from "./op-elementwise.ts"
@@ -21,4 +23,9 @@ export * from "./op-matmul.ts"
 export * from "./op-norm.ts"
 export * from "./op-optimizer.ts"
 export * from "./op-optimizer-muon.ts"
+export * from "./op-qk-norm.ts"
+export * from "./op-rope.ts"
 export * from "./op-swiglu.ts"
+export { caseInputs, caseValues } from "./op-case.ts"
+export { checkCase, relativeL2, toBf16, variants } from "./op-check.ts"
+export { runReference, type Values } from "./op-reference.ts"
