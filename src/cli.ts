@@ -9,11 +9,13 @@ import {
   DOCTOR,
   EVAL,
   EXPORT,
+  envName,
   finishInfer,
   finishTrain,
   INFER,
   jsonSchema,
   loadConfig,
+  RUNTIME,
   readEnvironment,
   recordConfig,
   TOKENIZER_BUILD,
@@ -203,6 +205,11 @@ async function execute(command: Command, args: readonly string[], argv: readonly
   if (flags.help !== undefined)
     return await help([command.name, flags.help, ...(flags.json ? ["--json"] : [])].filter((word) => word !== ""))
   const environment = readEnvironment(process.cwd(), process.env)
+  // Knobs of the program are read where they act; those of .env.local must reach there too.
+  for (const name of Object.keys(RUNTIME).map(envName)) {
+    const value = environment.get(name)?.value
+    if (value !== undefined) process.env[name] = value
+  }
   const sources = { flags: flags.entries, environment }
   let loaded = loadConfig(command.fields, sources)
   const base = await command.base(loaded.values)
@@ -237,7 +244,8 @@ function output(text: string): void {
 }
 
 /** Prints an error as `alpha: message` with its hint; a stack trace only with ALPHA_DEBUG=1, or when it is a fault of ours. */
-function report(error: unknown, isDebug: boolean): number {
+function report(error: unknown): number {
+  const isDebug = ["1", "true", "yes", "on"].includes(process.env.ALPHA_DEBUG ?? "")
   const paint = colours(process.stderr)
   const known = error instanceof AlphaError
   const message = error instanceof Error ? error.message : String(error)
@@ -252,8 +260,7 @@ function report(error: unknown, isDebug: boolean): number {
 async function start(): Promise<never> {
   // A reader that closes the pipe early (alpha … | head) has what it wanted.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? EXIT.ok : EXIT.failure))
-  const isDebug = ["1", "true", "yes", "on"].includes(process.env.ALPHA_DEBUG ?? "")
-  const code = await main(process.argv.slice(2)).catch((error: unknown) => report(error, isDebug))
+  const code = await main(process.argv.slice(2)).catch(report)
   // Everything written must be out before the exit ends the workers.
   await new Promise((resolve) => process.stdout.write("", resolve))
   process.exit(code)

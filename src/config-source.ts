@@ -44,7 +44,8 @@ export function environmentEntries(fields: Fields, environment: Environment, kno
   }
   return Object.keys(fields).flatMap((name) => {
     const variable = environment.get(envName(name))
-    return variable ? [{ name, raw: variable.value, layer: "environment" as const, from: variable.from, secret: true }] : []
+    // An empty variable counts as unset, as shells and CI systems leave them.
+    return variable?.value ? [{ name, raw: variable.value, layer: "environment" as const, from: variable.from, secret: true }] : []
   })
 }
 

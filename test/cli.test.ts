@@ -83,6 +83,11 @@ test("errors are a message, a hint and an exit code, without a stack trace", () 
   expect(alpha(["train", "--lrr=3"], { ALPHA_DEBUG: "1" }).stderr).toContain("cli-flags.ts")
 })
 
+test("ALPHA_DEBUG works from .env.local too", () => {
+  writeFileSync(join(directory, ".env.local"), "ALPHA_DEBUG=1\n")
+  expect(alpha(["train", "--lr=x"]).stderr).toContain("config-field.ts")
+})
+
 test("--print-config shows every value with its origin, also of .env.local", () => {
   writeFileSync(join(directory, ".env.local"), "ALPHA_SEED=5\n")
   const args = ["train", "--preset=cpu-small", "--nLayer=2", "--print-config"]

@@ -116,7 +116,8 @@ test("unknown names are refused with the nearest", () => {
   expect(unknown.message).toBe("environment: unknown variable ALPHA_TEMPRATURE")
   expect(unknown.hint).toContain("ALPHA_TEMPERATURE")
   // A variable of another command is no mistake.
-  expect(loadConfig(INFER, { flags: [], environment: readEnvironment(directory, { ALPHA_WARMUP_STEPS: "1" }) }).values.batch).toBe(8)
+  const others = readEnvironment(directory, { ALPHA_WARMUP_STEPS: "1", ALPHA_BATCH: "" })
+  expect(loadConfig(INFER, { flags: [], environment: others }).values.batch).toBe(8) // and an empty one counts as unset
   const path = file("typo.json", { nlayers: 3 })
   const field = refusal(() => train({ config: path }))
   expect(field.message).toBe(`${path}: unknown field nlayers`)
