@@ -3,7 +3,7 @@
 import { basename, join } from "node:path"
 import { makeDirectory, sha256 } from "./base-file.ts"
 import { type TokenFileInfo, TokenFileWriter, verifyTokenFile } from "./data-cache.ts"
-import { besideSpecials, CHUNK_BYTES, type Chunk, chunksOf } from "./data-chunk.ts"
+import { besideSpecials, type Chunk, chunksOf } from "./data-chunk.ts"
 import { type EncodeSetup, endOfTextName } from "./data-encode.ts"
 import { type Encoded, encodeAll } from "./data-pool.ts"
 import type { DataOptions, Piece } from "./data-types.ts"
@@ -11,6 +11,9 @@ import type { Tokenizer } from "./token.ts"
 
 /** Changes whenever the same input would give other ids: chunking, separators, chat template. */
 const RECIPE = 1
+
+/** A worker reads the tokenizer and warms up for about half a second, in which one thread encodes this much. */
+const BYTES_PER_WORKER = 16 << 20
 
 /** What tokenising needs from DataOptions. */
 export type PrepareOptions = Pick<DataOptions, "cacheDir" | "workers" | "documentBoundaries" | "maskPrompt" | "onProgress" | "onNote">
@@ -54,7 +57,7 @@ export async function prepareTokens(
     done += bytes
     onProgress?.({ label: `tokenise ${label}`, done, total })
   }
-  const workers = Math.min(options.workers, Math.ceil(total / CHUNK_BYTES))
+  const workers = Math.min(options.workers, Math.floor(total / BYTES_PER_WORKER))
   const info = await writeTokens(
     path,
     key,

@@ -1,9 +1,11 @@
 import { afterAll, describe, expect, test } from "bun:test"
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { type DataOptions, type Dataset, evalWindows, openData, openText } from "../src/data.ts"
 import { besideSpecials, chunksOf } from "../src/data-chunk.ts"
+import { encodeAll } from "../src/data-pool.ts"
+import type { SourceKind } from "../src/data-types.ts"
 import { loadTokenizer, type Tokenizer, trainTokenizer } from "../src/token.ts"
 import { testWith } from "./require.ts"
 import { shared } from "./support.ts"
@@ -156,14 +158,11 @@ describe("text", () => {
     )
   })
 
-  test("what the tokenizer cannot encode: file and byte offset in the file", async () => {
-    const path = file(`${prose.repeat(10_000)}Z`)
-    const error = await openData(options(path, chars, { valFraction: 0 })).catch((e) => e)
-    expect(error.message).toStartWith(`data ${path}: character "Z"`)
-    expect(error.message).toContain(`at byte offset ${Buffer.byteLength(prose) * 10_000} `)
-    const again = await openData(options(path, chars, { valFraction: 0, workers: 2 })).catch((e) => e)
-    expect(again.message).toBe(error.message)
-    expect(readdirSync(join(root, "cache")).filter((name) => name.includes(".tmp"))).toEqual([])
+  test("what the tokenizer cannot encode leaves nothing in the cache", async () => {
+    const path = file(`${prose}Z`)
+    const cacheDir = join(root, "refused")
+    await expect(openData(options(path, chars, { valFraction: 0, cacheDir }))).rejects.toThrow(`data ${path}: character "Z"`)
+    expect(readdirSync(cacheDir)).toEqual([])
   })
 
   test("no tokenizer, a vocabulary that is too small, too little text", async () => {
@@ -249,14 +248,37 @@ describe("pieces", () => {
       expect(Buffer.from(chunk).toString().split("<|").length).toBe(Buffer.from(chunk).toString().split("|>").length)
   })
 
-  test("ids and hash are the same for 1, 2 and 3 workers", async () => {
-    const path = file(randomText(3_500_000, 5))
-    const cacheDir = (workers: number) => join(root, `workers-${workers}`)
-    const runs = []
-    for (const workers of [1, 2, 3]) runs.push(await openData(options(path, bpe, { workers, cacheDir: cacheDir(workers) })))
-    expect(new Set(runs.map(({ train }) => train.hash)).size).toBe(1)
-    expect(new Set(runs.map(({ val }) => val!.hash)).size).toBe(1)
-    expect(idsOf(runs[0]!.val)).toEqual(idsOf(runs[2]!.val))
+  /** Ids of a file through `workers` workers. */
+  const encode = async (path: string, kind: SourceKind, tokenizer: Tokenizer, workers: number, maskPrompt = false) => {
+    const piece = { source: { path, name: path, kind, bytes: statSync(path).size }, sha256: "", from: 0, to: statSync(path).size }
+    const chunks = chunksOf(piece, (bytes, at) => tokenizer.cut(bytes, at), 50_000)
+    const setup = { special: false, maskPrompt, width: 4 as const, endOfText: tokenizer.special.get(END) }
+    const parts: Uint8Array[] = []
+    for await (const { encoded } of encodeAll(chunks, tokenizer, setup, workers)) parts.push(encoded.payload)
+    return Buffer.concat(parts)
+  }
+
+  test("1, 2 and 3 workers give the same ids, those of the whole text", async () => {
+    const text = randomText(700_000, 5)
+    const path = file(text)
+    const whole = Buffer.from(bpe.encode(text).buffer)
+    for (const workers of [1, 2, 3]) expect((await encode(path, "text", bpe, workers)).equals(whole)).toBe(true)
+    const row = (i: number) => JSON.stringify({ instruction: `times ${i}`, output: randomText(200, i) })
+    const rows = file(Array.from({ length: 2000 }, (_, i) => `${row(i)}\n`).join(""), "x.jsonl")
+    const one = await encode(rows, "rows", bpe, 1, true)
+    for (const workers of [2, 3]) expect((await encode(rows, "rows", bpe, workers, true)).equals(one)).toBe(true)
+  })
+
+  test("what a worker refuses: file and byte offset in the file, or line", async () => {
+    const path = file(`${prose.repeat(3000)}Z${prose}`)
+    const rows = file(`${'{"text": "the"}\n'.repeat(10_000)}\n{"text": 3}\n`, "x.jsonl")
+    for (const workers of [1, 2]) {
+      const error = await encode(path, "text", chars, workers).catch((e) => e)
+      expect(error.message).toStartWith(`data ${path}: character "Z"`)
+      expect(error.message).toContain(`at byte offset ${Buffer.byteLength(prose) * 3000} `)
+      expect(error.hint).toContain("--tokenizer=bpe")
+      await expect(encode(rows, "rows", bpe, workers)).rejects.toThrow(`data ${rows} line 10002: text: expected a string, found number`)
+    }
   })
 })
 
