@@ -52,7 +52,7 @@ export const COMMANDS: readonly Command[] = [
       "alpha train --preset=gpt2-124m --data=random --steps=20 --json",
     ],
     finish: finishTrain,
-    base: async (values) => (await import("./cli-train.ts")).base(values),
+    base: async (values) => (values.resume || values.init ? (await import("./cli-train.ts")).base(values) : undefined),
     run: async (invocation) => (await import("./cli-train.ts")).run(invocation),
   }),
   defineCommand({

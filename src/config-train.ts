@@ -123,14 +123,18 @@ export function finishTrain(loaded: Loaded<typeof TRAIN_FIELDS>): Loaded<typeof 
   return loaded as Loaded<typeof TRAIN_FIELDS> & { values: TrainInput }
 }
 
-/** Of context and blockSize the one that was asked for more strongly sets the other: --blockSize=64 alone trains on 64 tokens. */
+/**
+ * Of context and blockSize the one that was asked for more strongly sets the other: --blockSize=64 alone trains on 64 tokens.
+ * The blockSize of a model that is continued stays; a context that nobody asked for shrinks to it.
+ */
 function linkContext(loaded: Loaded<typeof TRAIN_FIELDS>): void {
-  const { values } = loaded
-  if (values.blockSize === undefined || loaded.strength("blockSize") < loaded.strength("context")) {
-    loaded.override("blockSize", values.context, "context")
-  } else if (loaded.strength("blockSize") > loaded.strength("context")) {
-    loaded.override("context", values.blockSize, "blockSize")
-  }
+  const { values, origins } = loaded
+  const stronger = loaded.strength("blockSize") - loaded.strength("context")
+  if (values.blockSize === undefined) loaded.override("blockSize", values.context, "context")
+  else if (origins.blockSize.layer === "base") {
+    if (stronger > 0 && values.context > values.blockSize) loaded.override("context", values.blockSize, "blockSize")
+  } else if (stronger < 0) loaded.override("blockSize", values.context, "context")
+  else if (stronger > 0) loaded.override("context", values.blockSize, "blockSize")
 }
 
 /** A preset's value that a stronger choice makes impossible gives way: --preset=cpu-small --steps=20 is no contradiction. */

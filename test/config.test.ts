@@ -201,6 +201,16 @@ test("of context and blockSize the more strongly set one sets the other", () => 
   expect(sizes({ preset: "shakespeare-char", blockSize: "64" })).toEqual([64, 64])
   expect(sizes({ preset: "gpt2-124m", context: "64" })).toEqual([64, 64])
   expect(sizes({ context: "32", blockSize: "64" })).toEqual([32, 64])
+  // The model of --init keeps its positions.
+  const continued = (blockSize: number, values: Record<string, string>) => {
+    const base = { values: { blockSize }, from: "model" }
+    const loaded = finishTrain(loadConfig(TRAIN_FIELDS, { flags: flags(values), environment: none, base }))
+    return [loaded.values.context, loaded.values.blockSize]
+  }
+  expect(continued(1024, {})).toEqual([256, 1024])
+  expect(continued(1024, { context: "64" })).toEqual([64, 1024])
+  expect(continued(128, {})).toEqual([128, 128])
+  expect(refusal(() => continued(128, { context: "256" })).message).toContain("blockSize 128 (model)")
 })
 
 test("derived values follow the formulas of the help", () => {
