@@ -1,8 +1,70 @@
-/** Placeholder of `alpha train` until its owner writes it. */
-import { AlphaError } from "./base-error.ts"
+/** `alpha train`: starts or continues a run and shows it. */
+import { existsSync } from "node:fs"
+import { basename, join } from "node:path"
+import { buildInfo } from "./base-build.ts"
+import { EXIT } from "./base-error.ts"
+import type { Base, Invocation } from "./cli-command.ts"
+import { jsonLines, trainConsole } from "./cli-train-console.ts"
+import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
+import { startEngine } from "./engine.ts"
+import { modelDirectory, readConfig } from "./gpt.ts"
+import { newestRun, readRecord } from "./train.ts"
 
-export async function run(_: unknown): Promise<undefined> {
-  throw new AlphaError("train: not written yet")
+/** The configuration of the run that is continued, or the model that is started from. */
+export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | undefined> {
+  if (values.resume !== undefined) {
+    const directory = resumed(values)
+    const record = readRecord(directory)
+    return { values: { ...record.config, run: directory, resume: directory }, from: `run ${directory}` }
+  }
+  if (values.init === undefined) return undefined
+  const { model } = readConfig(modelDirectory(values.init))
+  const { vocabSize: _, blockSize, ...fields } = modelFields(model)
+  return { values: { ...fields, ...(model.position === "learned" ? { blockSize } : {}) }, from: values.init }
 }
 
-export async function base(_: unknown): Promise<undefined> {}
+/** Directory of the run that --resume means. */
+function resumed({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "resume" | "run" | "runsDir">): string {
+  if (resume === undefined || resume === "newest") return run === undefined ? newestRun(runsDir) : runDirectory(runsDir, run).directory
+  return existsSync(join(resume, "config.json")) ? resume : runDirectory(runsDir, resume).directory
+}
+
+/** Trains; returns 0 also when a signal stopped it after a checkpoint. */
+export async function run({ config, loaded, json }: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
+  const resume = config.resume !== undefined
+  const directory = resume ? resumed(config) : runDirectory(config.runsDir, config.run ?? defaultName(config)).directory
+  const { commit, version } = buildInfo()
+  const engine = startEngine()
+  const view = json ? jsonLines() : trainConsole()
+  const job = engine.start(
+    "train",
+    { values: config, record: { config: recordConfig(loaded), seed: config.seed, commit, version }, directory, resume },
+    { device: config.device, threads: config.threads },
+    { onEvent: view.show, onNote: view.note },
+  )
+  let signals = 0
+  const onSignal = () => {
+    if (++signals > 1) {
+      view.close()
+      process.exit(EXIT.interrupted)
+    }
+    view.note("stopping after this step, then a checkpoint (again: now)")
+    job.stop()
+  }
+  process.on("SIGINT", onSignal).on("SIGTERM", onSignal)
+  try {
+    await job.result
+    return EXIT.ok
+  } finally {
+    view.close()
+    engine.close()
+    process.off("SIGINT", onSignal).off("SIGTERM", onSignal)
+  }
+}
+
+/** Preset or data, date and time: novels-20260131-142501. */
+function defaultName({ preset, data }: TrainInput): string {
+  const stem = preset ?? (data === undefined || data === "-" ? "run" : basename(data).replace(/\.[^.]*$/, ""))
+  const time = new Date().toISOString().replace(/[-:]/g, "").replace("T", "-").slice(0, 15)
+  return `${stem.replace(/[^\w.-]+/g, "_") || "run"}-${time}`
+}

@@ -43,15 +43,26 @@ export class CpuState implements State {
   }
 
   read(name: string): Float32Array | Int32Array | Uint16Array {
-    return this.#typed(name).slice()
+    return this.#typed(name)
+  }
+
+  edit(name: string, change: (values: Float32Array | Int32Array | Uint16Array) => void): void {
+    change(this.#typed(name))
   }
 
   write(name: string, values: Float32Array | Int32Array | Uint16Array): void {
     const target = this.#typed(name)
     if (values.length !== target.length || values.constructor !== target.constructor) {
-      throw new AlphaError(`state ${name} holds ${target.length} values (${target.constructor.name}), got ${values.length} (${values.constructor.name})`)
+      throw new AlphaError(
+        `state ${name} holds ${target.length} values (${target.constructor.name}), got ${values.length} (${values.constructor.name})`,
+      )
     }
     target.set(values)
+  }
+
+  drop(name: string): void {
+    this.#buffer(name).memory.free()
+    this.#buffers.delete(name)
   }
 
   bytes(): number {

@@ -27,9 +27,13 @@ export interface State {
   ensure(name: string, dtype: Dtype, shape: readonly number[]): void
   has(name: string): boolean
   names(): string[]
-  /** Copies out in the tensor's true shape; bf16 as raw u16 bits. */
+  /** Values in the tensor's true shape, bf16 as raw u16 bits; they may be the device's own memory: copy what must outlive the next run. */
   read(name: string): Float32Array | Int32Array | Uint16Array
   write(name: string, values: Float32Array | Int32Array | Uint16Array): void
+  /** Lets `change` set the values where they lie, so that a large tensor needs no second copy on the host where the device allows. */
+  edit(name: string, change: (values: Float32Array | Int32Array | Uint16Array) => void): void
+  /** Gives one buffer back. */
+  drop(name: string): void
   bytes(): number
   free(): void
 }

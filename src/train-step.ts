@@ -106,17 +106,6 @@ export function evaluationPlan({ model, precision, B, T }: StepShape): Plan {
   )
 }
 
-/** Refreshes the bf16 copies from the masters, after init or load. */
-export function copyPlan(model: ModelConfig): Plan {
-  return plan(
-    trace("copy", (t) => {
-      for (const spec of paramSpecs(model).filter((s) => s.matmul)) {
-        writeTo(op.cast({ x: parameter(t, spec) }, { to: "bf16" }).y, t.state(copyName(spec.name), "bf16", spec.shape))
-      }
-    }),
-  )
-}
-
 /** Names of the state a checkpoint keeps beside the weights, in a fixed order. */
 export const trainerStates = (update: Program): string[] =>
   [...update.states.keys()].filter((name) => name.startsWith("m.") || name.startsWith("v.") || name === "control")

@@ -1,0 +1,109 @@
+/** How training looks: a live line with lasting lines above it, or JSON lines. */
+import { colours, formatBytes, formatCount, formatDuration, LiveLine, Progress } from "./base-term.ts"
+import type { EvalRow, StartEvent, StepRow, Summary, TrainEvent } from "./train.ts"
+
+export interface TrainView {
+  show(event: TrainEvent): void
+  note(text: string): void
+  close(): void
+}
+
+/** One JSON object per logged step, evaluation and sample on standard output; the summary last. */
+export function jsonLines(): TrainView {
+  return {
+    show(event) {
+      if (event.type !== "progress") process.stdout.write(`${JSON.stringify(event)}\n`)
+    },
+    note: (text) => void process.stderr.write(`${text}\n`),
+    close: () => {},
+  }
+}
+
+/** For people, on standard error. */
+export function trainConsole(): TrainView {
+  const line = new LiveLine()
+  const paint = colours()
+  let progress: Progress | undefined
+  let label = ""
+  let valLoss: number | undefined
+  let steps = 0
+  const endProgress = () => {
+    progress?.finish()
+    progress = undefined
+    label = ""
+  }
+  return {
+    show(event) {
+      if (event.type === "progress") {
+        if (event.label !== label) {
+          endProgress()
+          label = event.label
+          progress = new Progress({ label, total: event.total, format: label === "learn tokens" ? formatCount : formatBytes })
+        }
+        progress?.update(event.done)
+        return
+      }
+      endProgress()
+      if (event.type === "start") {
+        steps = event.steps
+        for (const text of startLines(event)) line.print(text)
+      } else if (event.type === "step") {
+        const text = stepText(event, steps, valLoss)
+        if (line.isLive) line.show(text)
+        else line.print(text)
+      } else if (event.type === "eval") {
+        valLoss = event.val_loss
+        line.print(paint.cyan(evalText(event)))
+      } else if (event.type === "sample") line.print(`${paint.dim("sample")} ${paint.bold(event.prompt)}${event.text}`)
+      else if (event.type === "note") line.print(event.level === "warn" ? paint.yellow(event.message) : event.message)
+      else if (event.type === "checkpoint") line.print(paint.dim(`checkpoint ${event.path} (${formatBytes(event.bytes)}${event.best ? ", best" : ""})`))
+      else {
+        line.clear()
+        for (const text of summaryLines(event)) line.print(text)
+      }
+    },
+    note: (text) => line.print(text),
+    close() {
+      endProgress()
+      line.clear()
+    },
+  }
+}
+
+function startLines(e: StartEvent): string[] {
+  const rate = (flops: number) => `${formatCount(flops)}FLOP`
+  return [
+    `run ${e.run} · ${e.device} · ${e.precision} · ${formatCount(e.peakFlops)}FLOP/s measured`,
+    `model ${formatCount(e.parameters)} parameters · ${rate(e.flopsPerToken)}/token · vocabulary ${e.vocabSize} · saved as ${e.saved}`,
+    `data ${formatCount(e.trainTokens)} tokens to train on, ${formatCount(e.valTokens)} held out · ${formatCount(e.tokensPerStep)} tokens/step · ${formatBytes(e.memoryBytes)} of memory`,
+    e.step === 0 ? `${e.steps} steps` : `continues after step ${e.step} of ${e.steps}`,
+  ]
+}
+
+function stepText(e: StepRow, steps: number, valLoss: number | undefined): string {
+  return [
+    `step ${e.step}/${steps}`,
+    `loss ${e.loss.toFixed(4)}`,
+    ...(valLoss === undefined ? [] : [`val ${valLoss.toFixed(4)}`]),
+    `lr ${e.lr.toExponential(2)}`,
+    `norm ${e.gradNorm.toFixed(3)}`,
+    `${formatCount(e.tokens_per_s)} tok/s`,
+    `mfu ${(100 * e.mfu).toFixed(0)} %`,
+    ...(e.skipped > 0 ? [`skipped ${e.skipped}`] : []),
+    `eta ${formatDuration(e.eta_s * 1000)}`,
+  ].join("  ")
+}
+
+function evalText(e: EvalRow): string {
+  const bits = e.bits_per_byte === undefined ? "" : `  ${e.bits_per_byte.toFixed(4)} bits/byte`
+  return `eval step ${e.step}  loss ${e.val_loss.toFixed(4)}  perplexity ${e.perplexity.toFixed(2)}${bits}${e.best ? "  (best)" : ""}`
+}
+
+function summaryLines(e: Summary): string[] {
+  const word = { completed: "done", stopped: "stopped", early_stop: "stopped early" }[e.status]
+  const best = e.best_val_loss === null ? "" : `, best held-out loss ${e.best_val_loss.toFixed(4)}`
+  return [
+    `${word}: ${e.steps} steps in ${formatDuration(e.wall_s * 1000)}, ${formatCount(e.tokens_per_s)} tokens/s, loss ${e.loss.toFixed(4)}${best}`,
+    `next: alpha infer --model=${e.run} --prompt='…'${e.status === "completed" ? "" : `   or   alpha train --resume=${e.run}`}`,
+  ]
+}

@@ -1,0 +1,41 @@
+/** The Worker: owns the device and runs one job after another. */
+import { AlphaError, EXIT } from "./base-error.ts"
+import { openDevice } from "./device.ts"
+import { doctor } from "./engine-doctor.ts"
+import { evaluateModel } from "./engine-eval.ts"
+import { generate } from "./engine-generate.ts"
+import type { Jobs, Reply, Request } from "./engine-protocol.ts"
+import type { Device } from "./program.ts"
+import { type StopFlag, train } from "./train.ts"
+
+declare const self: Worker
+
+type Run = (input: never, device: Device, flag: StopFlag, emit: (event: never) => void) => Promise<unknown>
+const RUNS: { readonly [N in keyof Jobs]: Run } = { train: train as Run, generate: generate as Run, eval: evaluateModel as Run, doctor: doctor as Run }
+
+let queue = Promise.resolve()
+
+self.onmessage = ({ data }: MessageEvent<Request>) => {
+  queue = queue.then(() => answer(data))
+}
+
+async function answer({ id, job, input, where, stop }: Request): Promise<void> {
+  const reply = (body: Reply) => self.postMessage(body)
+  const cells = new Int32Array(stop)
+  try {
+    const { device, choice } = openDevice(where.device, where.threads)
+    if (choice !== undefined) reply({ id, note: choice })
+    const flag: StopFlag = {
+      get stopped() {
+        return Atomics.load(cells, 0) !== 0
+      },
+    }
+    const result = await RUNS[job](input as never, device, flag, (event) => reply({ id, event }))
+    device.close()
+    reply({ id, result: result as Jobs[keyof Jobs]["result"] })
+  } catch (error) {
+    const known = error instanceof AlphaError ? error : undefined
+    const { message, stack } = error as Error
+    reply({ id, error: { message, hint: known?.hint, code: known?.code ?? EXIT.failure, stack: known === undefined ? stack : undefined } })
+  }
+}

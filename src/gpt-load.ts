@@ -1,0 +1,65 @@
+/** A model directory on a device: weights in the precision that will compute. */
+import { readCheckpointFile, readConfig, loadWeights } from "./gpt-checkpoint.ts"
+import type { ModelConfig } from "./config.ts"
+import type { TokenIds } from "./gpt-family.ts"
+import { copyName } from "./gpt-forward.ts"
+import { modelDirectory } from "./gpt-keep.ts"
+import { paramSpecs } from "./gpt-params.ts"
+import { cast } from "./op.ts"
+import { type Device, plan, type State, trace, writeTo } from "./program.ts"
+
+export interface LoadedModel {
+  /** The directory itself: of a run, its best checkpoint. */
+  readonly directory: string
+  readonly model: ModelConfig
+  readonly state: State
+  readonly ids: TokenIds
+  /** Text of tokenizer.json, where there is one. */
+  readonly tokenizerJson: string | undefined
+  readonly chatTemplate: string | undefined
+}
+
+/** Loads a run, checkpoint or Hugging Face directory for inference; in bf16 only the bf16 copies of the matrices stay in memory. */
+export function loadModel(device: Device, path: string, precision: "f32" | "bf16"): LoadedModel {
+  const directory = modelDirectory(path)
+  const { model, ids } = readConfig(directory)
+  const state = device.state()
+  loadParameters(state, model, directory)
+  refreshCopies(device, state, model, precision)
+  if (precision === "bf16") for (const spec of paramSpecs(model).filter((s) => s.matmul)) state.drop(spec.name)
+  const config = readCheckpointFile(directory, "tokenizer_config.json")
+  const template = config === undefined ? undefined : (JSON.parse(config) as { chat_template?: unknown }).chat_template
+  return {
+    directory,
+    model,
+    state,
+    ids,
+    tokenizerJson: readCheckpointFile(directory, "tokenizer.json"),
+    chatTemplate: readCheckpointFile(directory, "chat_template.jinja") ?? (typeof template === "string" ? template : undefined),
+  }
+}
+
+/** Fills the f32 parameters from a model directory. */
+export function loadParameters(state: State, model: ModelConfig, dir: string): void {
+  for (const spec of paramSpecs(model)) state.ensure(spec.name, "f32", spec.shape)
+  const filled = new Map<string, Float32Array>()
+  loadWeights(dir, model, (name) => {
+    const values = state.read(name) as Float32Array
+    filled.set(name, values)
+    return values
+  })
+  for (const [name, values] of filled) state.write(name, values)
+}
+
+/** Computes the bf16 copies from the f32 parameters; does nothing in f32. */
+export function refreshCopies(device: Device, state: State, model: ModelConfig, precision: "f32" | "bf16"): void {
+  if (precision === "f32") return
+  const program = trace("copy", (t) => {
+    for (const { name, shape } of paramSpecs(model).filter((s) => s.matmul)) {
+      writeTo(cast({ x: t.state(name, "f32", shape) }, { to: "bf16" }).y, t.state(copyName(name), "bf16", shape))
+    }
+  })
+  const run = device.compile(plan(program), state)
+  run.submit({})
+  run.free()
+}

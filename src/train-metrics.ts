@@ -1,0 +1,95 @@
+/** What training tells the outside: the events, and the metrics row of a step. */
+
+/** One logged step. Losses in nats per counted target, ms per optimizer step, tokens/s of the whole run. */
+export interface StepRow {
+  readonly type: "step"
+  readonly step: number
+  readonly loss: number
+  readonly lr: number
+  readonly gradNorm: number
+  readonly tokens: number
+  readonly tokens_per_s: number
+  readonly ms_per_step: number
+  /** Share of the device's measured matrix-product rate. */
+  readonly mfu: number
+  readonly skipped: number
+  readonly elapsed_s: number
+  /** Seconds left at this speed. */
+  readonly eta_s: number
+}
+
+export interface EvalRow {
+  readonly type: "eval"
+  readonly step: number
+  readonly val_loss: number
+  readonly perplexity: number
+  /** Absent where the bytes behind the tokens are not known. */
+  readonly bits_per_byte?: number
+  readonly best: boolean
+}
+
+export interface SampleRow {
+  readonly type: "sample"
+  readonly step: number
+  readonly prompt: string
+  readonly text: string
+}
+
+export interface Summary {
+  readonly type: "summary"
+  readonly run: string
+  readonly status: "completed" | "stopped" | "early_stop"
+  readonly steps: number
+  readonly tokens_per_s: number
+  /** Median without the first tenth of this process's steps. */
+  readonly ms_per_step: number
+  readonly loss: number
+  readonly val_loss: number | null
+  readonly best_val_loss: number | null
+  readonly bits_per_byte: number | null
+  readonly skipped: number
+  readonly wall_s: number
+  readonly peak_rss_bytes: number
+  readonly device: string
+  readonly precision: string
+}
+
+export interface StartEvent {
+  readonly type: "start"
+  readonly run: string
+  readonly device: string
+  readonly precision: string
+  readonly parameters: number
+  readonly flopsPerToken: number
+  /** Rate of the device's matrix product, FLOP/s. */
+  readonly peakFlops: number
+  readonly trainTokens: number
+  readonly valTokens: number
+  readonly vocabSize: number
+  readonly tokensPerStep: number
+  readonly memoryBytes: number
+  readonly step: number
+  readonly steps: number
+  /** Class transformers loads the checkpoints as, or why there is none. */
+  readonly saved: string
+}
+
+export type TrainEvent =
+  | StartEvent
+  | StepRow
+  | EvalRow
+  | SampleRow
+  | { readonly type: "progress"; readonly label: string; readonly done: number; readonly total: number }
+  | { readonly type: "note"; readonly step: number; readonly level: "info" | "warn"; readonly message: string }
+  | { readonly type: "checkpoint"; readonly step: number; readonly path: string; readonly bytes: number; readonly best: boolean }
+  | Summary
+
+export type Emit = (event: TrainEvent) => void
+
+/** Median; 0 of nothing. */
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b)
+  const middle = sorted.length >> 1
+  if (sorted.length === 0) return 0
+  return sorted.length % 2 === 1 ? (sorted[middle] as number) : ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2
+}

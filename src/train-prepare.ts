@@ -1,0 +1,159 @@
+/** What a run starts from: tokenizer, data, model, checkpoint. */
+import { existsSync } from "node:fs"
+import { join } from "node:path"
+import { AlphaError, EXIT } from "./base-error.ts"
+import { BPE_VOCABULARY, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
+import { chatTemplate, endOfTextName, type OpenedData, openData, openText, type TextStream } from "./data.ts"
+import { modelDirectory, readCheckpointFile, readConfig, type TokenIds } from "./gpt.ts"
+import { loadTokenizer, parseTokenizer, saveTokenizer, type Tokenizer, tokenizerHash, trainTokenizer } from "./token.ts"
+import type { Emit } from "./train-metrics.ts"
+import type { RunRecord } from "./train-run.ts"
+
+/** One call of the trainer. */
+export interface TrainJob {
+  readonly values: TrainInput
+  /** Every value with its origin, seed, commit and version, for the run's record. */
+  readonly record: Omit<RunRecord, "dataHash" | "tokenizerHash" | "device">
+  /** Directory of the run. */
+  readonly directory: string
+  /** Continue from the run's last checkpoint. */
+  readonly resume: boolean
+}
+
+export interface Prepared {
+  readonly tokenizer: Tokenizer | undefined
+  readonly tokenizerJson: string | undefined
+  readonly tokenizerHash: string | undefined
+  readonly chatTemplate: string | undefined
+  readonly ids: TokenIds
+  readonly data: OpenedData
+  readonly model: ModelConfig
+  /** Checkpoint to resume from. */
+  readonly checkpoint: string | undefined
+  /** Model directory whose weights start the run. */
+  readonly init: string | undefined
+  readonly samplePrompts: readonly string[]
+}
+
+/** Opens everything a run needs, in the order in which errors are cheapest to have. */
+export async function prepare(job: TrainJob, emit: Emit): Promise<Prepared> {
+  const { values, directory } = job
+  const checkpoint = job.resume ? join(directory, "last") : undefined
+  if (checkpoint !== undefined && !existsSync(checkpoint)) {
+    throw new AlphaError(`run ${directory} has no checkpoint to resume from`, { hint: "delete it and start again", code: EXIT.data })
+  }
+  const init = values.init === undefined ? undefined : modelDirectory(values.init)
+  const cacheDir = join(values.runsDir, ".cache")
+  const text = await openText(values.data ?? missingData(), cacheDir)
+  const tokenizer = chooseTokenizer(values, text, checkpoint ?? init, emit)
+  const data = await openData({
+    data: values.data ?? missingData(),
+    valData: values.valData,
+    valFraction: values.valFraction,
+    tokenizer,
+    vocabSize: tokenizer?.vocabSize ?? values.vocabSize,
+    context: values.context,
+    cacheDir,
+    workers: values.threads ?? navigator.hardwareConcurrency,
+    seed: values.seed,
+    documentBoundaries: values.documentBoundaries,
+    maskPrompt: values.maskPrompt,
+    onProgress: (progress) => emit({ type: "progress", ...progress }),
+    onNote: (message) => emit({ type: "note", step: 0, level: "warn", message }),
+  })
+  const source = checkpoint ?? init
+  const known = source === undefined ? undefined : readConfig(source)
+  const model = chooseModel(values, tokenizer, known?.model, source)
+  const json = tokenizer?.toJson()
+  const end = tokenizer === undefined ? undefined : endOfTextName(tokenizer)
+  const isChat = text !== undefined && text.specials.length > 0
+  const eos = tokenizer?.special.get(isChat ? "<|end|>" : (end ?? ""))
+  return {
+    tokenizer,
+    tokenizerJson: json,
+    tokenizerHash: tokenizer === undefined ? undefined : tokenizerHash(tokenizer),
+    chatTemplate: isChat ? chatTemplate : undefined,
+    ids: known?.ids ?? (eos === undefined ? {} : { bos: eos, eos }),
+    data,
+    model,
+    checkpoint,
+    init,
+    samplePrompts: samplePrompts(values, tokenizer, data),
+  }
+}
+
+function missingData(): never {
+  throw new AlphaError("train: no data given", { hint: "alpha train --data=book.txt (or --data=random --vocabSize=N)", code: EXIT.usage })
+}
+
+/** The checkpoint's or initial model's tokenizer, else the artifact, else one learned from the text and saved as the artifact. */
+function chooseTokenizer(values: TrainInput, text: TextStream | undefined, source: string | undefined, emit: Emit): Tokenizer | undefined {
+  const artifact = values.tokenizerArtifacts
+  const kept = source === undefined ? undefined : readCheckpointFile(source, "tokenizer.json")
+  if (artifact !== undefined && existsSync(artifact)) return loadTokenizer(artifact)
+  if (kept !== undefined) return parseTokenizer(kept)
+  if (text === undefined) return undefined
+  if (values.tokenizer === "gpt2") {
+    throw new AlphaError("tokenizer gpt2: its vocabulary is not part of alpha", {
+      hint: "--tokenizerArtifacts=DIR with encoder.json and vocab.bpe, or a tokenizer.json; or --tokenizer=bpe to learn one",
+      code: EXIT.usage,
+    })
+  }
+  const kind = values.tokenizer
+  const bpe = kind === "bpe"
+  const tokenizer = trainTokenizer(
+    {
+      kind,
+      ...(bpe ? { vocabSize: values.vocabSize ?? BPE_VOCABULARY, pattern: values.splitPattern } : values.vocabSize === undefined ? {} : { vocabSize: values.vocabSize }),
+      special: [...(bpe ? ["<|endoftext|>"] : []), ...text.specials, ...values.specialTokens],
+      onProgress: ({ phase, done, total }) =>
+        emit({ type: "progress", label: phase === "read" ? "count words" : "learn tokens", done, total: total ?? text.bytes }),
+    },
+    text.texts(),
+  )
+  if (artifact !== undefined) saveTokenizer(tokenizer, artifact)
+  return tokenizer
+}
+
+/** Fields that loaded weights fix. */
+const FIXED = [
+  "nLayer", "nHead", "nKvHead", "nEmbd", "headDim", "ffnDim", "norm", "normEps", "position", "ropeTheta", "ropeScaling", "activation", "bias", "tie", "qkNorm", "softCap",
+] as const
+
+/** The configured model; where weights are loaded, their model with the run's own context and dropout. */
+function chooseModel(values: TrainInput, tokenizer: Tokenizer | undefined, known: ModelConfig | undefined, source: string | undefined): ModelConfig {
+  const vocabSize = tokenizer?.vocabSize ?? values.vocabSize ?? known?.vocabSize
+  if (vocabSize === undefined) {
+    throw new AlphaError(`data ${values.data}: the number of different tokens is not known`, { hint: "add --vocabSize=N or --tokenizerArtifacts", code: EXIT.usage })
+  }
+  for (const field of FIXED) {
+    if (known !== undefined && values[field] !== known[field]) {
+      throw new AlphaError(`${source} has ${field} ${known[field]}, the configuration says ${values[field]}`, {
+        hint: `leave --${field} out, or start a new run without --init`,
+        code: EXIT.usage,
+      })
+    }
+  }
+  if (known === undefined) return resolveModel({ ...modelFields(values), vocabSize: Math.max(vocabSize, values.vocabSize ?? 0) })
+  if (vocabSize > known.vocabSize) {
+    throw new AlphaError(`the tokenizer has ${vocabSize} tokens, ${source} only ${known.vocabSize}`, { hint: "use the model's own tokenizer", code: EXIT.usage })
+  }
+  if (known.position === "learned" && values.context > known.blockSize) {
+    throw new AlphaError(`context ${values.context} is longer than the ${known.blockSize} learned positions of ${source}`, {
+      hint: `set --context=${known.blockSize} or less`,
+      code: EXIT.usage,
+    })
+  }
+  return { ...known, dropout: values.dropout }
+}
+
+/** The given prompts, else the first words of the held-out text. */
+function samplePrompts(values: TrainInput, tokenizer: Tokenizer | undefined, data: OpenedData): readonly string[] {
+  if (tokenizer === undefined) return []
+  if (values.samplePrompts.length > 0) return values.samplePrompts
+  const held = data.val ?? data.train
+  const ids = new Int32Array(Math.min(held.tokens, 16))
+  held.read(0, ids)
+  const words = tokenizer.decode(ids.map((id) => (id < 0 ? -1 - id : id)))
+  return [words]
+}

@@ -1,0 +1,78 @@
+/** The run directory: its files, its journals and the point a run resumes from. */
+import { appendFileSync, existsSync, readdirSync, readFileSync, statSync, truncateSync } from "node:fs"
+import { join } from "node:path"
+import { AlphaError, EXIT } from "./base-error.ts"
+import { makeDirectory, readJson, withFile, writeAtomic } from "./base-file.ts"
+
+/** What config.json of a run holds: every value with its origin, and what it ran on. */
+export interface RunRecord {
+  readonly config: Readonly<Record<string, { readonly value: unknown; readonly origin: unknown }>>
+  readonly seed: number
+  readonly dataHash: string
+  readonly tokenizerHash: string | undefined
+  readonly commit: string
+  readonly version: string
+  readonly device: string
+}
+
+export type Journal = "metrics" | "events" | "samples"
+
+/** Creates the directory of a new run. Throws when a run of that name already has content. */
+export function createRun(dir: string): void {
+  if (existsSync(join(dir, "config.json"))) {
+    throw new AlphaError(`run ${dir} exists`, { hint: `continue it with --resume=${dir}, or choose another --run`, code: EXIT.usage })
+  }
+  makeDirectory(join(dir, "checkpoints"))
+}
+
+export const writeRecord = (dir: string, record: RunRecord): void => writeAtomic(join(dir, "config.json"), `${JSON.stringify(record, null, 1)}\n`)
+
+/** config.json of a run. Throws when `dir` is not a run. */
+export function readRecord(dir: string): RunRecord {
+  const path = join(dir, "config.json")
+  if (!existsSync(path)) throw new AlphaError(`${dir} is not a run: ${path} is missing`, { hint: "alpha train starts one", code: EXIT.data })
+  return readJson(path) as RunRecord
+}
+
+/** The run under `runsDir` that was written to last. Throws when there is none. */
+export function newestRun(runsDir: string): string {
+  const runs = existsSync(runsDir) ? readdirSync(runsDir).filter((name) => existsSync(join(runsDir, name, "config.json"))) : []
+  const age = (name: string) => statSync(join(runsDir, name, existsSync(join(runsDir, name, "metrics.jsonl")) ? "metrics.jsonl" : "config.json")).mtimeMs
+  const newest = runs.toSorted((a, b) => age(b) - age(a))[0]
+  if (newest === undefined) throw new AlphaError(`${runsDir}: no run to resume`, { hint: "name its directory: --resume=DIR", code: EXIT.data })
+  return join(runsDir, newest)
+}
+
+/** Appends one JSON line to a journal of the run. */
+export function append(dir: string, journal: Journal, row: object): void {
+  const path = join(dir, `${journal}.jsonl`)
+  withFile("write", path, () => appendFileSync(path, `${JSON.stringify(row)}\n`))
+}
+
+/**
+ * Prepares the journals of a run that continues after `step`: rows of later steps, which will be written again, and a torn last line are cut off.
+ */
+export function rewindJournals(dir: string, step: number): void {
+  for (const journal of ["metrics", "events", "samples"] as const) {
+    const path = join(dir, `${journal}.jsonl`)
+    if (!existsSync(path)) continue
+    const text = readFileSync(path)
+    let keep = 0
+    for (let at = 0; at < text.length; ) {
+      const end = text.indexOf(10, at)
+      if (end < 0 || stepOf(text.toString("utf8", at, end)) > step) break
+      at = end + 1
+      keep = at
+    }
+    if (keep < text.length) withFile("truncate", path, () => truncateSync(path, keep))
+  }
+}
+
+/** Step of a journal line; Infinity for a line that is no JSON object. */
+function stepOf(line: string): number {
+  try {
+    return (JSON.parse(line) as { step?: number }).step ?? 0
+  } catch {
+    return Number.POSITIVE_INFINITY
+  }
+}
