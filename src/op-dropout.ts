@@ -5,8 +5,17 @@ import { defineOp, typeOf } from "./op-define.ts"
 import { elements, lastDim, ShapeError, type Tensor } from "./tensor.ts"
 
 const dropoutKernel = nativeKernel("dropout", {
-  x: "pointer", y: "pointer", seed: "pointer", step: "pointer", row: "pointer",
-  size: "int", columns: "int", type: "int", site: "int", threshold: "int", scale: "float",
+  x: "pointer",
+  y: "pointer",
+  seed: "pointer",
+  step: "pointer",
+  row: "pointer",
+  size: "int",
+  columns: "int",
+  type: "int",
+  site: "int",
+  threshold: "int",
+  scale: "float",
 })
 
 const integer = (value: number) => ({ shape: [], dtype: "i32", values: [value] }) as const
@@ -22,7 +31,8 @@ export const dropout = defineOp({
   act: ["x"],
   inPlace: { y: "x" },
   shape({ x, seed, step, row }) {
-    for (const [name, t] of Object.entries({ seed, step, row })) if (t.dtype !== "i32") throw new ShapeError(`dropout: ${name} is ${t.dtype}, not i32`)
+    for (const [name, t] of Object.entries({ seed, step, row }))
+      if (t.dtype !== "i32") throw new ShapeError(`dropout: ${name} is ${t.dtype}, not i32`)
     return { y: x }
   },
   reference({ x, seed, step, row }, { y }, { p, site }) {
@@ -34,8 +44,17 @@ export const dropout = defineOp({
   },
   cpu: ({ x, seed, step, row }, { y }, { p, site }) =>
     dropoutKernel({
-      x, y, seed, step, row, size: elements(x), columns: lastDim(x), type: typeOf(x), site,
-      threshold: Math.ceil(p * 2 ** 24), scale: 1 / (1 - p),
+      x,
+      y,
+      seed,
+      step,
+      row,
+      size: elements(x),
+      columns: lastDim(x),
+      type: typeOf(x),
+      site,
+      threshold: Math.ceil(p * 2 ** 24),
+      scale: 1 / (1 - p),
     }),
   backward: (counters, _, { y: dy }, attrs) => ({ x: masked({ ...counters, x: dy as Tensor }, attrs) }),
   cases: [

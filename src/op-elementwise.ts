@@ -1,17 +1,19 @@
-/** Element by element: sums, copies and the random projection of the gradient check. */
-import { normal } from "./base-random.ts"
+/** Element by element: sums, copies, casts, the soft cap. */
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
 import type { View } from "./program.ts"
 import { type Dtype, elements, expectShape, type Tensor } from "./tensor.ts"
 
 const addKernel = nativeKernel("add", {
-  a: "pointer", b: "pointer", y: "pointer",
-  size: "int", aType: "int", bType: "int", yType: "int",
+  a: "pointer",
+  b: "pointer",
+  y: "pointer",
+  size: "int",
+  aType: "int",
+  bType: "int",
+  yType: "int",
 })
 const assignKernel = nativeKernel("assign", { x: "pointer", y: "pointer", beta: "pointer", size: "int", xType: "int" })
-const weightedSumKernel = nativeKernel("weighted_sum", { x: "pointer", y: "pointer", size: "int", xType: "int", stream: "int" })
-const weightedSumBackwardKernel = nativeKernel("weighted_sum_backward", { dy: "pointer", dx: "pointer", size: "int", dxType: "int", stream: "int" })
 
 const at = (view: View, i: number): number => view.data[i] as number
 
@@ -32,7 +34,8 @@ export const add = defineOp({
   reference({ a, b }, { y }) {
     for (let i = 0; i < y.data.length; i++) y.data[i] = at(a, i) + at(b, i)
   },
-  cpu: ({ a, b }, { y }) => addKernel({ a, b, y, size: elements(a), aType: typeOf(a), bType: typeOf(b), yType: wider(a, b) === "bf16" ? 1 : 0 }),
+  cpu: ({ a, b }, { y }) =>
+    addKernel({ a, b, y, size: elements(a), aType: typeOf(a), bType: typeOf(b), yType: wider(a, b) === "bf16" ? 1 : 0 }),
   backward: ({ a, b }, _, { y }) => ({ a: asType(y as Tensor, a.dtype), b: asType(y as Tensor, b.dtype) }),
   cases: [
     { inputs: { a: [], b: [] }, about: "scalars" },
@@ -130,42 +133,4 @@ export const softCapBackward = defineOp({
   ],
 })
 
-/** The stream-th random direction at i; its seed is fixed. */
-const direction = (stream: number, i: number): number => normal(1, stream, 0, i)
-
-export const weightedSum = defineOp({
-  name: "weighted_sum",
-  doc: "y () = Σᵢ x[i]·normal(1, stream, 0, i): a scalar that depends on every element, for the gradient check.",
-  inputs: { x: "grad" },
-  outputs: ["y"],
-  attrs: {} as { stream: number },
-  act: ["x"],
-  shape: () => ({ y: { shape: [], dtype: "f32" } }),
-  reference({ x }, { y }, { stream }) {
-    let sum = 0
-    for (let i = 0; i < x.data.length; i++) sum += at(x, i) * direction(stream, i)
-    y.data[0] = sum
-  },
-  cpu: ({ x }, { y }, { stream }) => weightedSumKernel({ x, y, size: elements(x), xType: typeOf(x), stream }),
-  backward: ({ x }, _, { y: dy }, { stream }) => ({
-    x: weightedSumBackward({ dy: dy as Tensor }, { stream, shape: x.shape, dtype: x.dtype }).dx,
-  }),
-  cases: [{ inputs: { x: [1] }, attrs: { stream: 3 } }, { inputs: { x: [7, 13] }, attrs: { stream: 77 } }],
-})
-
-export const weightedSumBackward = defineOp({
-  name: "weighted_sum_backward",
-  doc: "dx[i] = dy·normal(1, stream, 0, i).",
-  inputs: { dy: "state" },
-  outputs: ["dx"],
-  attrs: {} as { stream: number; shape: readonly number[]; dtype: Dtype },
-  shape: (_, { shape, dtype }) => ({ dx: { shape, dtype } }),
-  reference({ dy }, { dx }, { stream }) {
-    for (let i = 0; i < dx.data.length; i++) dx.data[i] = at(dy, 0) * direction(stream, i)
-  },
-  cpu: ({ dy }, { dx }, { stream, shape, dtype }) =>
-    weightedSumBackwardKernel({ dy, dx, size: elements({ shape }), dxType: dtype === "bf16" ? 1 : 0, stream }),
-  cases: [{ inputs: { dy: [] }, attrs: { stream: 5, shape: [3, 7], dtype: "f32" } }],
-})
-
-export const elementwiseOps = [add, cast, assign, softCap, softCapBackward, weightedSum, weightedSumBackward]
+export const elementwiseOps = [add, cast, assign, softCap, softCapBackward]

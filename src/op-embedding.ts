@@ -5,12 +5,29 @@ import type { View } from "./program.ts"
 import { elements, expectShape, lastDim, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
 const embeddingKernel = nativeKernel("embedding", {
-  tokens: "pointer", positions: "pointer", wte: "pointer", wpe: "pointer", y: "pointer",
-  rows: "int", columns: "int", T: "int", wteType: "int",
+  tokens: "pointer",
+  positions: "pointer",
+  wte: "pointer",
+  wpe: "pointer",
+  y: "pointer",
+  rows: "int",
+  columns: "int",
+  T: "int",
+  wteType: "int",
 })
 const embeddingBackwardKernel = nativeKernel("embedding_backward", {
-  tokens: "pointer", positions: "pointer", dy: "pointer", dwte: "pointer", dwpe: "pointer", betaWte: "pointer", betaWpe: "pointer",
-  rows: "int", columns: "int", T: "int", vocabSize: "int", wpeRows: "int",
+  tokens: "pointer",
+  positions: "pointer",
+  dy: "pointer",
+  dwte: "pointer",
+  dwpe: "pointer",
+  betaWte: "pointer",
+  betaWpe: "pointer",
+  rows: "int",
+  columns: "int",
+  T: "int",
+  vocabSize: "int",
+  wpeRows: "int",
 })
 
 const at = (view: View, i: number): number => view.data[i] as number
@@ -28,7 +45,9 @@ export const embedding = defineOp({
   shape({ tokens, wte, wpe, positions }, { T }) {
     if (wte.shape.length !== 2) throw new ShapeError(`embedding: wte ${shapeText(wte.shape)} is no matrix`)
     if (wpe !== undefined && (lastDim(wpe) !== lastDim(wte) || (positions === undefined && (wpe.shape[0] as number) < T))) {
-      throw new ShapeError(`embedding: wpe ${shapeText(wpe.shape)} where (≥ ${T}, ${lastDim(wte)}) is needed by wte ${shapeText(wte.shape)} and T ${T}`)
+      throw new ShapeError(
+        `embedding: wpe ${shapeText(wpe.shape)} where (≥ ${T}, ${lastDim(wte)}) is needed by wte ${shapeText(wte.shape)} and T ${T}`,
+      )
     }
     if (positions !== undefined) expectShape("embedding", "positions", positions, tokens.shape, "tokens")
     return { y: { shape: [...tokens.shape, lastDim(wte)], dtype: "f32" } }
@@ -50,8 +69,15 @@ export const embedding = defineOp({
   },
   cases: [
     { inputs: { tokens: { shape: [1], below: 1 }, wte: [1, 1] }, attrs: { T: 1 } },
-    { inputs: { tokens: { shape: [12], below: 5 }, wte: [5, 37], wpe: [6, 37] }, attrs: { T: 4 }, about: "fewer positions than the table has" },
-    { inputs: { tokens: { shape: [3, 7], below: 300 }, wte: [300, 20], wpe: [9, 20], positions: { shape: [3, 7], below: 9 } }, attrs: { T: 7 } },
+    {
+      inputs: { tokens: { shape: [12], below: 5 }, wte: [5, 37], wpe: [6, 37] },
+      attrs: { T: 4 },
+      about: "fewer positions than the table has",
+    },
+    {
+      inputs: { tokens: { shape: [3, 7], below: 300 }, wte: [300, 20], wpe: [9, 20], positions: { shape: [3, 7], below: 9 } },
+      attrs: { T: 7 },
+    },
     { inputs: { tokens: { shape: [300], below: 3 }, wte: [3, 130] }, attrs: { T: 100 }, about: "tokens that fill more than one task" },
   ],
 })
@@ -85,18 +111,36 @@ export const embeddingBackward = defineOp({
   },
   cpu: ({ tokens, dy, positions }, { dwte, dwpe }, { T, vocabSize, wpeRows = 0 }, beta) =>
     embeddingBackwardKernel({
-      tokens, positions, dy, dwte, dwpe, betaWte: beta("dwte"), betaWpe: beta("dwpe"),
-      rows: elements(tokens), columns: lastDim(dy), T, vocabSize, wpeRows,
+      tokens,
+      positions,
+      dy,
+      dwte,
+      dwpe,
+      betaWte: beta("dwte"),
+      betaWpe: beta("dwpe"),
+      rows: elements(tokens),
+      columns: lastDim(dy),
+      T,
+      vocabSize,
+      wpeRows,
     }),
   cases: [
     { inputs: { tokens: { shape: [1], below: 1 }, dy: [1, 1] }, attrs: { T: 1, vocabSize: 1, wpeRows: undefined } },
-    { inputs: { tokens: { shape: [12], below: 5 }, dy: [12, 37] }, attrs: { T: 4, vocabSize: 6, wpeRows: 5 }, about: "rows that nobody uses" },
+    {
+      inputs: { tokens: { shape: [12], below: 5 }, dy: [12, 37] },
+      attrs: { T: 4, vocabSize: 6, wpeRows: 5 },
+      about: "rows that nobody uses",
+    },
     {
       inputs: { tokens: { shape: [300], below: 70_000 }, dy: [300, 3], positions: { shape: [300], below: 9 } },
       attrs: { T: 7, vocabSize: 70_000, wpeRows: 9 },
       about: "a vocabulary of three bytes, long runs of one position",
     },
-    { inputs: { tokens: { shape: [300], below: 3 }, dy: [300, 130] }, attrs: { T: 100, vocabSize: 3, wpeRows: undefined }, about: "long runs" },
+    {
+      inputs: { tokens: { shape: [300], below: 3 }, dy: [300, 130] },
+      attrs: { T: 100, vocabSize: 3, wpeRows: undefined },
+      about: "long runs",
+    },
   ],
 })
 

@@ -5,12 +5,33 @@ import type { View } from "./program.ts"
 import { expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
 const qkNormKernel = nativeKernel("qk_norm", {
-  x: "pointer", qw: "pointer", kw: "pointer", y: "pointer",
-  rows: "int", heads: "int", kvHeads: "int", headSize: "int", type: "int", eps: "float",
+  x: "pointer",
+  qw: "pointer",
+  kw: "pointer",
+  y: "pointer",
+  rows: "int",
+  heads: "int",
+  kvHeads: "int",
+  headSize: "int",
+  type: "int",
+  eps: "float",
 })
 const qkNormBackwardKernel = nativeKernel("qk_norm_backward", {
-  x: "pointer", dy: "pointer", qw: "pointer", kw: "pointer", dx: "pointer", dqw: "pointer", dkw: "pointer", betaQ: "pointer", betaK: "pointer",
-  rows: "int", heads: "int", kvHeads: "int", headSize: "int", type: "int", eps: "float",
+  x: "pointer",
+  dy: "pointer",
+  qw: "pointer",
+  kw: "pointer",
+  dx: "pointer",
+  dqw: "pointer",
+  dkw: "pointer",
+  betaQ: "pointer",
+  betaK: "pointer",
+  rows: "int",
+  heads: "int",
+  kvHeads: "int",
+  headSize: "int",
+  type: "int",
+  eps: "float",
 })
 
 interface QkNormAttrs {
@@ -25,14 +46,20 @@ const at = (view: View, i: number): number => view.data[i] as number
 function expectHeads(op: string, qkv: Tensor, qw: Tensor, kw: Tensor, { nHead, nKvHead, headDim }: QkNormAttrs): void {
   const columns = (nHead + 2 * nKvHead) * headDim
   if (lastDim(qkv) !== columns) {
-    throw new ShapeError(`${op}: qkv ${shapeText(qkv.shape)} where (…, ${columns}) is needed by ${nHead} + 2·${nKvHead} heads of ${headDim}`)
+    throw new ShapeError(
+      `${op}: qkv ${shapeText(qkv.shape)} where (…, ${columns}) is needed by ${nHead} + 2·${nKvHead} heads of ${headDim}`,
+    )
   }
   expectShape(op, "qw", qw, [headDim], "headDim")
   expectShape(op, "kw", kw, [headDim], "headDim")
 }
 
 /** Calls `each` with the flat start of every query and key head, whether it is a query, and 1/√(mean square + eps). */
-function eachHead(qkv: View, { nHead, nKvHead, headDim, eps }: QkNormAttrs, each: (start: number, isQuery: boolean, rstd: number) => void): void {
+function eachHead(
+  qkv: View,
+  { nHead, nKvHead, headDim, eps }: QkNormAttrs,
+  each: (start: number, isQuery: boolean, rstd: number) => void,
+): void {
   for (let r = 0; r < rows(qkv); r++) {
     for (let head = 0; head < nHead + nKvHead; head++) {
       const start = r * lastDim(qkv) + head * headDim
@@ -90,7 +117,10 @@ export const qkNormBackward = defineOp({
   },
   reference({ qkv, qw, kw, dy }, { dqkv, dqw, dkw }, attrs, beta) {
     const D = attrs.headDim
-    for (const [out, factor] of [[dqw, beta("dqw") ?? 0], [dkw, beta("dkw") ?? 0]] as const) {
+    for (const [out, factor] of [
+      [dqw, beta("dqw") ?? 0],
+      [dkw, beta("dkw") ?? 0],
+    ] as const) {
       for (let i = 0; i < D; i++) out.data[i] = factor === 0 ? 0 : factor * at(out, i)
     }
     dqkv.data.set(dy.data)
@@ -107,12 +137,33 @@ export const qkNormBackward = defineOp({
   },
   cpu: ({ qkv, qw, kw, dy }, { dqkv, dqw, dkw }, { nHead, nKvHead, headDim, eps }, beta) =>
     qkNormBackwardKernel({
-      x: qkv, dy, qw, kw, dx: dqkv, dqw, dkw, betaQ: beta("dqw"), betaK: beta("dkw"),
-      rows: rows(qkv), heads: nHead, kvHeads: nKvHead, headSize: headDim, type: typeOf(qkv), eps,
+      x: qkv,
+      dy,
+      qw,
+      kw,
+      dx: dqkv,
+      dqw,
+      dkw,
+      betaQ: beta("dqw"),
+      betaK: beta("dkw"),
+      rows: rows(qkv),
+      heads: nHead,
+      kvHeads: nKvHead,
+      headSize: headDim,
+      type: typeOf(qkv),
+      eps,
     }),
   cases: [
-    { inputs: { qkv: [2, 5, 40], qw: [10], kw: [10], dy: [2, 5, 40] }, attrs: { nHead: 2, nKvHead: 1, headDim: 10, eps: 0.1 }, about: "shared keys" },
-    { inputs: { qkv: [70, 288], qw: [96], kw: [96], dy: [70, 288] }, attrs: { nHead: 1, nKvHead: 1, headDim: 96, eps: 1e-6 }, about: "several tasks" },
+    {
+      inputs: { qkv: [2, 5, 40], qw: [10], kw: [10], dy: [2, 5, 40] },
+      attrs: { nHead: 2, nKvHead: 1, headDim: 10, eps: 0.1 },
+      about: "shared keys",
+    },
+    {
+      inputs: { qkv: [70, 288], qw: [96], kw: [96], dy: [70, 288] },
+      attrs: { nHead: 1, nKvHead: 1, headDim: 96, eps: 1e-6 },
+      about: "several tasks",
+    },
   ],
 })
 

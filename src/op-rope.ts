@@ -6,8 +6,17 @@ import type { View } from "./program.ts"
 import { expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
 const ropeKernel = nativeKernel("rope", {
-  x: "pointer", y: "pointer", positions: "pointer", frequencies: { radians: "float" },
-  rows: "int", T: "int", rotated: "int", copied: "int", headSize: "int", type: "int", inverse: "int",
+  x: "pointer",
+  y: "pointer",
+  positions: "pointer",
+  frequencies: { radians: "float" },
+  rows: "int",
+  T: "int",
+  rotated: "int",
+  copied: "int",
+  headSize: "int",
+  type: "int",
+  inverse: "int",
 })
 
 export interface RopeAttrs {
@@ -35,7 +44,10 @@ export function ropeFrequencies(headDim: number, theta: number, scaling: string)
   if (kind === "none") return plain
   if (kind === "linear") return plain.map((f) => f / factor)
   if (kind !== "llama3") {
-    throw new AlphaError(`rope scaling ${scaling} is unknown`, { hint: "none, linear:FACTOR or llama3:FACTOR:LOW:HIGH:ORIGINAL", code: EXIT.usage })
+    throw new AlphaError(`rope scaling ${scaling} is unknown`, {
+      hint: "none, linear:FACTOR or llama3:FACTOR:LOW:HIGH:ORIGINAL",
+      code: EXIT.usage,
+    })
   }
   return plain.map((f) => {
     const wavelength = (2 * Math.PI) / f
@@ -58,7 +70,9 @@ export const rope = defineOp({
     const columns = (nHead + 2 * nKvHead) * headDim
     if (headDim % 2 !== 0) throw new ShapeError(`rope: head size ${headDim} is odd`)
     if (lastDim(qkv) !== columns) {
-      throw new ShapeError(`rope: qkv ${shapeText(qkv.shape)} where (…, ${columns}) is needed by ${nHead} + 2·${nKvHead} heads of ${headDim}`)
+      throw new ShapeError(
+        `rope: qkv ${shapeText(qkv.shape)} where (…, ${columns}) is needed by ${nHead} + 2·${nKvHead} heads of ${headDim}`,
+      )
     }
     if (positions !== undefined) expectShape("rope", "positions", positions, qkv.shape.slice(0, -1), `qkv ${shapeText(qkv.shape)}`)
     return { y: qkv }
@@ -82,19 +96,36 @@ export const rope = defineOp({
   },
   cpu: ({ qkv, positions }, { y }, { T, nHead, nKvHead, headDim, theta, scaling, inverse }) =>
     ropeKernel({
-      x: qkv, y, positions, frequencies: Array.from(ropeFrequencies(headDim, theta, scaling), (radians) => ({ radians })),
-      rows: rows(qkv), T, rotated: nHead + nKvHead, copied: nKvHead, headSize: headDim, type: typeOf(qkv), inverse: inverse === true ? 1 : 0,
+      x: qkv,
+      y,
+      positions,
+      frequencies: Array.from(ropeFrequencies(headDim, theta, scaling), (radians) => ({ radians })),
+      rows: rows(qkv),
+      T,
+      rotated: nHead + nKvHead,
+      copied: nKvHead,
+      headSize: headDim,
+      type: typeOf(qkv),
+      inverse: inverse === true ? 1 : 0,
     }),
   backward: ({ positions }, _, { y: dy }, attrs) => ({ qkv: turnedBack(dy as Tensor, positions, attrs) }),
   cases: [
     { inputs: { qkv: [1, 6] }, attrs: { T: 1, nHead: 1, nKvHead: 1, headDim: 2, theta: 10_000, scaling: "none" } },
-    { inputs: { qkv: [2, 5, 40] }, attrs: { T: 5, nHead: 2, nKvHead: 1, headDim: 10, theta: 10_000, scaling: "linear:2.5" }, about: "shared keys" },
+    {
+      inputs: { qkv: [2, 5, 40] },
+      attrs: { T: 5, nHead: 2, nKvHead: 1, headDim: 10, theta: 10_000, scaling: "linear:2.5" },
+      about: "shared keys",
+    },
     {
       inputs: { qkv: [31, 6 * 64], positions: { shape: [31], below: 100_000 } },
       attrs: { T: 31, nHead: 2, nKvHead: 2, headDim: 64, theta: 500_000, scaling: "llama3:8:1:4:64" },
       about: "far positions",
     },
-    { inputs: { qkv: [70, 3 * 96] }, attrs: { T: 35, nHead: 1, nKvHead: 1, headDim: 96, theta: 100, scaling: "none", inverse: true }, about: "inverse, several tasks" },
+    {
+      inputs: { qkv: [70, 3 * 96] },
+      attrs: { T: 35, nHead: 1, nKvHead: 1, headDim: 96, theta: 100, scaling: "none", inverse: true },
+      about: "inverse, several tasks",
+    },
   ],
 })
 

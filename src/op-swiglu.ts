@@ -7,15 +7,20 @@ import { expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "
 
 const swigluKernel = nativeKernel("swiglu", { x: "pointer", y: "pointer", rows: "int", columns: "int", type: "int" })
 const swigluBackwardKernel = nativeKernel("swiglu_backward", {
-  x: "pointer", dy: "pointer", dx: "pointer",
-  rows: "int", columns: "int", type: "int",
+  x: "pointer",
+  dy: "pointer",
+  dx: "pointer",
+  rows: "int",
+  columns: "int",
+  type: "int",
 })
 
 const at = (view: View, i: number): number => view.data[i] as number
 
 /** Shape of y: half of x's columns. */
 function halfShape(op: string, x: Tensor): number[] {
-  if (lastDim(x) % 2 !== 0) throw new ShapeError(`${op}: x ${shapeText(x.shape)} has an odd number of columns, so it cannot hold gate and up`)
+  if (lastDim(x) % 2 !== 0)
+    throw new ShapeError(`${op}: x ${shapeText(x.shape)} has an odd number of columns, so it cannot hold gate and up`)
   return [...x.shape.slice(0, -1), lastDim(x) / 2]
 }
 

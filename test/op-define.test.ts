@@ -15,7 +15,7 @@ const scale = defineOp({
   outputs: ["y", "rstd"],
   attrs: {} as { eps: number },
   shape({ x, w, tokens }, { eps }) {
-    eps.toFixed()
+    void (eps satisfies number)
     w?.shape.at(0)
     // @ts-expect-error an optional input may be absent
     void (() => w.shape)
@@ -109,7 +109,7 @@ test("an application needs every input, every attribute and nothing else", () =>
     expect(() => scale({ x }, { eps: 1 })).toThrow()
   })
   expect(program.nodes.map((node) => node.op.name)).toEqual(["scale", "scale", "scale", "scale", "scale"])
-  expect(program.nodes[0]?.outputs["y"]?.name).toBe("scale.y")
+  expect(program.nodes[0]?.outputs.y?.name).toBe("scale.y")
 })
 
 test("a wrong shape names both sides", () => {
