@@ -1,7 +1,7 @@
 /** The .tokens file: tokenised data in the cache, with a checksummed header. */
 
-import { closeSync, fsyncSync, openSync, readSync, renameSync, rmSync, statSync, writeSync } from "node:fs"
-import { dirname } from "node:path"
+import { closeSync, fsyncSync, openSync, readdirSync, readSync, renameSync, rmSync, statSync, writeSync } from "node:fs"
+import { dirname, join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { fsyncPath, sha256, temporaryName, withFile } from "./base-file.ts"
 import { blocksOf } from "./data-scan.ts"
@@ -68,6 +68,17 @@ export class TokenFileWriter {
     withFile("write", this.path, () => {
       for (let done = 0; done < bytes.length; ) done += writeSync(this.file, bytes, done, bytes.length - done, at + done)
     })
+  }
+}
+
+/** Removes what killed processes left in the cache: hidden temporary files that nobody has written to for a day. */
+export function removeStale(directory: string): void {
+  const dayAgo = Date.now() - 24 * 3600 * 1000
+  for (const name of readdirSync(directory)) {
+    const path = join(directory, name)
+    if (!/^\.(.+\.tmp|stdin-.+)$/.test(name)) continue
+    const found = statSync(path, { throwIfNoEntry: false })
+    if (found && found.mtimeMs < dayAgo) rmSync(path, { recursive: true, force: true })
   }
 }
 

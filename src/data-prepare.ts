@@ -2,7 +2,7 @@
 
 import { basename, join } from "node:path"
 import { makeDirectory, sha256 } from "./base-file.ts"
-import { type TokenFileInfo, TokenFileWriter, verifyTokenFile } from "./data-cache.ts"
+import { removeStale, type TokenFileInfo, TokenFileWriter, verifyTokenFile } from "./data-cache.ts"
 import { besideSpecials, type Chunk, chunksOf } from "./data-chunk.ts"
 import { type EncodeSetup, endOfTextName } from "./data-encode.ts"
 import { type Encoded, encodeAll } from "./data-pool.ts"
@@ -13,7 +13,7 @@ import type { Tokenizer } from "./token.ts"
 const RECIPE = 1
 
 /** A worker reads the tokenizer and warms up for about half a second, in which one thread encodes this much. */
-const BYTES_PER_WORKER = 16 << 20
+const BYTES_PER_WORKER = 32 << 20
 
 /** What tokenising needs from DataOptions. */
 export type PrepareOptions = Pick<DataOptions, "cacheDir" | "workers" | "documentBoundaries" | "maskPrompt" | "onProgress" | "onNote">
@@ -52,6 +52,7 @@ export async function prepareTokens(
   } catch (error) {
     onNote?.(`${(error as Error).message}; tokenising again`)
   }
+  removeStale(cacheDir)
   let done = 0
   const report = (bytes: number) => {
     done += bytes

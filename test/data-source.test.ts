@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, test } from "bun:test"
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { type DataOptions, openData } from "../src/data.ts"
@@ -216,6 +216,7 @@ describe("shards", () => {
       "odd.bin": nanoShard([1, 2]).subarray(0, 3),
       "version.bin": shard([1], { version: 2 }),
       "eval.bin": shard([1], { magic: 20240522 }),
+      "magic.bin": shard(numbers(0, 100), { magic: 20240521 }),
       "negative.bin": shard([1], { count: -1 }),
       "large.bin": shard([...numbers(0, 60), 500, 7, 600]),
     })
@@ -224,6 +225,7 @@ describe("shards", () => {
     await expect(open("odd.bin")).rejects.toThrow("odd.bin: 3 bytes is not a whole number of uint16 tokens")
     await expect(open("version.bin")).rejects.toThrow("version 2, expected 1")
     await expect(open("eval.bin")).rejects.toThrow("an evaluation set of llm.c")
+    await expect(open("magic.bin")).rejects.toThrow("magic.bin: damaged: an llm.c header with magic 20240521")
     await expect(open("negative.bin")).rejects.toThrow("truncated")
     await expect(open("large.bin", { vocabSize: 256, valFraction: 0 })).rejects.toThrow(
       "large.bin: token 500 at offset 60, expected ids below 256",
@@ -265,6 +267,25 @@ describe("readers", () => {
       expect(() => mapped.read(count - 1, new Int32Array(2))).toThrow(RangeError)
       expect(() => positioned.read(-1, new Int32Array(2))).toThrow(RangeError)
       positioned.close()
+    }
+  })
+
+  test("files of more than 4 GiB", () => {
+    const path = join(directory({ x: "" }), "x")
+    const length = 2.3e9
+    const file = openSync(path, "w")
+    ftruncateSync(file, 4096 + 2 * length) // sparse
+    const ids = Uint16Array.from({ length: 8 }, (_, i) => 100 + i)
+    for (const at of [2 ** 29 - 2052, 2 ** 31 - 2050, length - 8]) writeSync(file, new Uint8Array(ids.buffer), 0, 16, 4096 + 2 * at)
+    closeSync(file)
+    for (const open of [mappedReader, positionedReader]) {
+      const reader = open(path, { width: 2, offset: 4096, length })
+      for (const at of [2 ** 29 - 2052, 2 ** 31 - 2050, length - 8]) {
+        const read = new Int32Array(8)
+        reader.read(at, read)
+        expect([...read]).toEqual([...ids])
+      }
+      reader.close()
     }
   })
 

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, test } from "bun:test"
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { type DataOptions, type Dataset, evalWindows, openData, openText } from "../src/data.ts"
@@ -368,6 +368,30 @@ describe("the cache", () => {
       expect(readFileSync(path).equals(good)).toBe(true)
       train.close()
     }
+  })
+
+  test("fuzz: any changed byte is found, whatever it is", async () => {
+    const { cacheDir, open, files } = setup()
+    const { train } = await open()
+    const ids = idsOf(train)
+    const path = join(cacheDir, files()[0]!)
+    const good = readFileSync(path)
+    for (let i = 0; i < 150; i++) {
+      const at = (i * 7919 + i * i * 31) % good.length
+      writeFileSync(path, Buffer.from(good).fill(good[at]! ^ (1 << (i % 8)), at, at + 1))
+      expect(idsOf((await open()).train)).toEqual(ids)
+      expect(readFileSync(path).equals(good)).toBe(true)
+    }
+  })
+
+  test("leftovers of killed processes go after a day", async () => {
+    const { cacheDir, open, files } = setup()
+    mkdirSync(cacheDir)
+    for (const name of [".x.tokens.1.tmp", ".y.tokens.2.tmp", "kept.tokens"]) writeFileSync(join(cacheDir, name), "")
+    utimesSync(join(cacheDir, ".x.tokens.1.tmp"), 0, 0)
+    utimesSync(join(cacheDir, "kept.tokens"), 0, 0)
+    await open()
+    expect(files().filter((name) => !name.startsWith("x.txt"))).toEqual([".y.tokens.2.tmp", "kept.tokens"])
   })
 
   test("its files are the same bytes every time and carry a readable header", async () => {
