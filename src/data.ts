@@ -56,7 +56,7 @@ async function openFiles(options: DataOptions): Promise<OpenedData> {
   const { data, valData, valFraction } = options
   const sources = await findSources(data, options.cacheDir)
   const parts = await split(data, sources, valData === undefined ? valFraction : 0, options)
-  const train = await parts.train(`train split of ${nameOf(data)}`)
+  const train = await parts.train(parts.val ? `train split of ${nameOf(data)}` : nameOf(data))
   const val = valData === undefined ? await parts.val?.(`held-out split of ${nameOf(data)}`) : undefined
   return { train, val, source: data === "-" ? sources[0]!.path : data }
 }
