@@ -28,9 +28,8 @@ export class AddedMatcher {
       const bytes = new TextEncoder().encode(token.content)
       const first = bytes[0]!
       this.#isFirst[first] = 1
-      const candidates = (this.#byFirst[first] ??= [])
-      candidates.push({ bytes, id: token.id })
-      candidates.sort((a, b) => b.bytes.length - a.bytes.length)
+      const candidates = [...(this.#byFirst[first] ?? []), { bytes, id: token.id }]
+      this.#byFirst[first] = candidates.sort((a, b) => b.bytes.length - a.bytes.length)
     }
   }
 

@@ -1,10 +1,8 @@
 /** Byte pair merging of one piece: always the lowest rank first, the leftmost among equals. */
 
 const NONE = 0x7fffffff
-/** Pieces up to this many bytes are merged by scanning for the minimum; longer ones with a heap, O(n log n). */
+/** Pieces up to this many bytes are merged by scanning for the minimum, O(n²); longer ones by rank, O(n log n). */
 const SCAN_LIMIT = 48
-/** Heap keys are rank · 2³² + position, exact in a double for ranks below 2²¹. */
-const RANK_UNIT = 2 ** 32
 
 export function hashPair(a: number, b: number): number {
   const h = Math.imul(a, 0x9e3779b1) ^ Math.imul(b, 0x85ebca6b)
@@ -16,9 +14,10 @@ export class Merges {
   readonly #slots: Int32Array
   readonly #mask: number
   readonly #byteIds: Int32Array
+  readonly #pairs: Int32Array
   readonly #merged: Int32Array
-  #symbols = new Int32Array(SCAN_LIMIT)
-  #ranks = new Int32Array(SCAN_LIMIT)
+  readonly #symbols = new Int32Array(SCAN_LIMIT)
+  readonly #ranks = new Int32Array(SCAN_LIMIT)
 
   /** `byteIds` (256): id of each byte. `pairs`: left and right of each merge in order of rank. `merged`: its id. */
   constructor(byteIds: Int32Array, pairs: Int32Array, merged: Int32Array) {
@@ -27,6 +26,7 @@ export class Merges {
     this.#slots = new Int32Array(size * 4).fill(-1)
     this.#mask = size - 1
     this.#byteIds = byteIds
+    this.#pairs = pairs
     this.#merged = merged
     for (let rank = 0; rank < merged.length; rank++) {
       const left = pairs[2 * rank]!
@@ -79,54 +79,90 @@ export class Merges {
     return at + last + 1
   }
 
+  /**
+   * Places are kept in one bucket per rank. Merging a rank's places from the left is the same as always taking the lowest
+   * (rank, place), as long as a return to the lowest rank follows at once when a merge brings forth a lower one.
+   */
   #mergeLong(bytes: Uint8Array, start: number, end: number, out: Int32Array, at: number): number {
     const count = end - start
     const symbols = new Int32Array(count)
     const next = new Int32Array(count)
     const previous = new Int32Array(count)
-    const ranks = new Int32Array(count).fill(NONE) // of the pair that begins here; a heap entry with another rank is stale
-    const heap = new MinHeap(2 * count)
+    const buckets = new Map<number, Bucket>()
+    const ranks = new MinHeap() // of the buckets
+    /** Notes the pair that begins at i. */
+    const note = (i: number) => {
+      const rank = next[i]! < count ? this.#rankOf(symbols[i]!, symbols[next[i]!]!) : NONE
+      if (rank === NONE) return
+      const bucket = buckets.get(rank)
+      if (bucket === undefined) {
+        buckets.set(rank, { places: [i], from: 0, isSorted: true })
+        ranks.push(rank)
+      } else {
+        bucket.isSorted &&= i > bucket.places[bucket.places.length - 1]!
+        bucket.places.push(i)
+      }
+    }
     for (let i = 0; i < count; i++) {
       symbols[i] = this.#byteIds[bytes[start + i]!]!
       next[i] = i + 1
       previous[i] = i - 1
     }
-    const rate = (i: number) => {
-      const rank = next[i]! < count ? this.#rankOf(symbols[i]!, symbols[next[i]!]!) : NONE
-      ranks[i] = rank
-      if (rank !== NONE) heap.push(rank * RANK_UNIT + i)
-    }
-    for (let i = 0; i < count; i++) rate(i)
-    while (heap.size > 0) {
-      const key = heap.pop()
-      const rank = Math.floor(key / RANK_UNIT)
-      const i = key - rank * RANK_UNIT
-      if (ranks[i] !== rank) continue
-      const right = next[i]!
-      symbols[i] = this.#merged[rank]!
-      ranks[right] = NONE
-      next[i] = next[right]!
-      if (next[i]! < count) previous[next[i]!] = i
-      rate(i)
-      if (previous[i]! >= 0) rate(previous[i]!)
+    for (let i = 0; i < count; i++) note(i)
+    while (ranks.size > 0) {
+      const rank = ranks.least
+      const bucket = buckets.get(rank)!
+      if (!bucket.isSorted) {
+        bucket.places = bucket.places.slice(bucket.from).sort((a, b) => a - b)
+        bucket.from = 0
+        bucket.isSorted = true
+      }
+      const left = this.#pairs[2 * rank]!
+      const right = this.#pairs[2 * rank + 1]!
+      while (bucket.from < bucket.places.length && ranks.least === rank) {
+        const i = bucket.places[bucket.from++]!
+        const second = next[i]!
+        // Stale places: another merge took one of the two symbols.
+        if (symbols[i] !== left || second >= count || symbols[second] !== right) continue
+        symbols[i] = this.#merged[rank]!
+        symbols[second] = NONE
+        next[i] = next[second]!
+        if (next[i]! < count) previous[next[i]!] = i
+        if (previous[i]! >= 0) note(previous[i]!)
+        note(i)
+      }
+      if (ranks.least !== rank) continue
+      buckets.delete(rank)
+      ranks.pop()
     }
     for (let i = 0; i < count; i = next[i]!) out[at++] = symbols[i]!
     return at
   }
 }
 
-/** Binary heap of doubles, smallest first. */
-class MinHeap {
-  size = 0
-  readonly #keys: Float64Array
+/** Places of one rank; those before `from` are done. */
+interface Bucket {
+  places: number[]
+  from: number
+  isSorted: boolean
+}
 
-  constructor(capacity: number) {
-    this.#keys = new Float64Array(capacity)
+/** Binary heap, smallest first. */
+class MinHeap {
+  readonly #keys: number[] = []
+
+  get size(): number {
+    return this.#keys.length
+  }
+
+  get least(): number {
+    return this.#keys[0]!
   }
 
   push(key: number): void {
     const keys = this.#keys
-    let i = this.size++
+    let i = keys.length
+    keys.push(key)
     while (i > 0) {
       const parent = (i - 1) >> 1
       if (keys[parent]! <= key) break
@@ -136,11 +172,11 @@ class MinHeap {
     keys[i] = key
   }
 
-  pop(): number {
+  pop(): void {
     const keys = this.#keys
-    const top = keys[0]!
-    const key = keys[--this.size]!
-    const size = this.size
+    const key = keys.pop()!
+    const size = keys.length
+    if (size === 0) return
     let i = 0
     for (;;) {
       let child = 2 * i + 1
@@ -151,6 +187,5 @@ class MinHeap {
       i = child
     }
     keys[i] = key
-    return top
   }
 }

@@ -1,6 +1,5 @@
 /** Learns the merges of a byte-level BPE. */
 
-import { AlphaError, EXIT } from "./base-error.ts"
 import { Pairs } from "./token-bpe-pairs.ts"
 import { alphabetOrder, byteCharacters } from "./token-bytes.ts"
 import type { PieceCounter } from "./token-count.ts"
@@ -15,7 +14,7 @@ export interface LearnedBpe {
  * Merges the most frequent pair of neighbours inside the pieces until there are `vocabSize` tokens. Of equally frequent pairs
  * the one with the smaller left id, then right id is taken, which is the rule of Hugging Face's BpeTrainer. A merge that
  * makes an existing token (ab + c after a + bc) adds a merge, not a token. `onProgress` gets the number of tokens.
- * Throws AlphaError when no pair occurs at least `minCount` times before that.
+ * Ends with fewer tokens when no pair occurs `minCount` times any more.
  * Source: Sennrich et al. 2016, arXiv:1508.07909, with pair counts kept up to date instead of recounted.
  */
 export function learnBpe(
@@ -28,15 +27,7 @@ export function learnBpe(
   const chains = new Chains(pieces)
   while (vocab.length < options.vocabSize) {
     const pair = chains.pairs.mostFrequent()
-    if (pair < 0 || chains.pairs.count(pair) < options.minCount) {
-      throw new AlphaError(
-        `BPE: the text gives ${vocab.length} tokens, ${options.vocabSize} were asked for (no pair occurs ${options.minCount} times any more)`,
-        {
-          hint: `pass --vocabSize=${vocab.length} or less, or more text`,
-          code: EXIT.usage,
-        },
-      )
-    }
+    if (pair < 0 || chains.pairs.count(pair) < options.minCount) break
     const left = vocab[chains.pairs.left(pair)]!
     const right = vocab[chains.pairs.right(pair)]!
     const token = left + right

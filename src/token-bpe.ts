@@ -34,17 +34,19 @@ function resolveMerges(parts: BpeParts, ids: ReadonlyMap<string, number>): { pai
   const pairs = new Int32Array(parts.merges.length * 2)
   const merged = new Int32Array(parts.merges.length)
   const seen = new Set<number>()
+  const idOf = (token: string, rank: number) => {
+    const id = ids.get(token)
+    if (id !== undefined) return id
+    throw broken(`merge ${rank} (${parts.merges[rank]!.join(" ")}): token ${JSON.stringify(token)} is not in the vocabulary`)
+  }
   parts.merges.forEach(([left, right], rank) => {
-    const known = [left, right, left + right].map((token) => {
-      const id = ids.get(token)
-      if (id === undefined) throw broken(`merge ${rank} (${left} ${right}): token ${JSON.stringify(token)} is not in the vocabulary`)
-      return id
-    })
-    const key = known[0]! * ids.size + known[1]!
-    if (seen.has(key)) throw broken(`merge ${rank} (${left} ${right}) stands twice`)
-    seen.add(key)
-    pairs.set([known[0]!, known[1]!], 2 * rank)
-    merged[rank] = known[2]!
+    const leftId = idOf(left, rank)
+    const rightId = idOf(right, rank)
+    seen.add(leftId * ids.size + rightId)
+    if (seen.size === rank) throw broken(`merge ${rank} (${left} ${right}) stands twice`)
+    pairs[2 * rank] = leftId
+    pairs[2 * rank + 1] = rightId
+    merged[rank] = idOf(left + right, rank)
   })
   return { pairs, merged }
 }

@@ -9,7 +9,11 @@ export const byteCharacters: readonly string[] = (() => {
   })
 })()
 
-const characterBytes = new Map(byteCharacters.map((character, byte) => [character, byte]))
+/** Byte by character code; −1 for characters that are not in the alphabet. All of them are below U+0180. */
+const characterBytes = new Int16Array(0x180).fill(-1)
+byteCharacters.forEach((character, byte) => {
+  characterBytes[character.charCodeAt(0)] = byte
+})
 
 /** Bytes in the order of their characters: the order of ids 0 to 255 in GPT-2 and in Hugging Face's trainer. */
 export const alphabetOrder: readonly number[] = [...byteCharacters.keys()].sort((a, b) =>
@@ -27,8 +31,8 @@ export function toByteLevel(bytes: ArrayLike<number>, start = 0, end = bytes.len
 export function fromByteLevel(text: string): Uint8Array | undefined {
   const bytes = new Uint8Array(text.length)
   for (let i = 0; i < text.length; i++) {
-    const byte = characterBytes.get(text[i]!)
-    if (byte === undefined) return undefined
+    const byte = characterBytes[text.charCodeAt(i)] ?? -1
+    if (byte < 0) return undefined
     bytes[i] = byte
   }
   return bytes

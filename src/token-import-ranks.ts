@@ -71,17 +71,17 @@ export function importRanks(text: string, options: RankOptions = {}): Bpe {
   let count = 0
   text.split("\n").forEach((line, index) => {
     if (line === "") return
-    const row = /^([A-Za-z0-9+/]+={0,2}) (\d{1,8})\r?$/.exec(line)
-    if (row === null) throw bad(`line ${index + 1}: "base64 rank" was expected, not ${JSON.stringify(line.slice(0, 80))}`)
+    const row = /^((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?) (\d{1,8})\r?$/.exec(line)
+    if (!row?.[1]) throw bad(`line ${index + 1}: "base64 rank" was expected, not ${JSON.stringify(line.slice(0, 80))}`)
     const rank = Number(row[2])
     if (tokens[rank] !== undefined) throw bad(`line ${index + 1}: rank ${rank} stands twice`)
-    tokens[rank] = toByteLevel(Buffer.from(row[1]!, "base64"))
+    tokens[rank] = toByteLevel(Buffer.from(row[1], "base64"))
     count++
   })
   const known = KNOWN_RANKS[sha256(text)]
   const pattern = options.pattern ?? known?.pattern
   if (pattern === undefined)
-    throw bad("a rank file does not say how text is split before merging", "name the pattern, for example --pattern=gpt4")
+    throw bad("a rank file does not say how text is split before merging", "name the pattern: --splitPattern=llama3, gpt4 …")
   const special = new Map(options.special?.map((content, index) => [tokens.length + index, content]))
   if (options.special === undefined) for (const [content, id] of Object.entries(known?.special ?? {})) special.set(id, content)
   const size = Math.max(tokens.length, ...[...special.keys()].map((id) => id + 1))
@@ -95,52 +95,49 @@ export function importRanks(text: string, options: RankOptions = {}): Bpe {
 }
 
 /**
- * The merges behind ranks. tiktoken merges any two neighbours whose bytes together are a token, lowest rank first. As all
- * merges of lower rank are done by then, a token can only come from the two parts that its bytes reduce to under the lower
- * ranks; one that reduces to more parts is never merged, only looked up as a whole piece. That needs both halves of
- * every possible merge to rank below their token, and is refused otherwise.
+ * The merges behind ranks. tiktoken merges any two neighbours whose bytes together are a token, lowest rank first. While a
+ * token comes about, nothing beside it takes part, so it can only come from the two parts that its own bytes are reduced
+ * to by the same rule; one whose bytes get stuck at more parts is never merged, only looked up as a whole piece.
  */
 function recoverMerges(vocab: readonly (string | undefined)[]): [string, string][] {
   const ids = new Map<string, number>()
-  const merges: [string, string][] = []
-  /** id of the merged token by left · 2²⁴ + right. */
-  const made = new Map<number, number>()
   vocab.forEach((token, id) => {
-    if (token === undefined) return
-    ids.set(token, id)
+    if (token !== undefined) ids.set(token, id)
   })
-  const idOf = (token: string, inside: string) => {
-    const id = ids.get(token)
-    if (id === undefined) throw bad(`byte ${JSON.stringify(token)} of token ${JSON.stringify(inside)} has no rank`)
-    return id
-  }
+  const merges: [string, string][] = []
+  /** Id of what two ids make, by left · 2²⁴ + right, for the merges known so far: all that make a lower rank. */
+  const made = new Map<number, number>()
+  const known = (left: number, right: number) => made.get(left * 2 ** 24 + right)
+  const possible = (left: number, right: number) => ids.get(vocab[left]! + vocab[right]!)
   vocab.forEach((token, id) => {
     if (token === undefined || token.length === 1) return
-    const parts = Array.from(token, (character) => idOf(character, token))
-    for (;;) {
-      let best = -1
-      let bestId = id
-      for (let i = 0; i + 1 < parts.length; i++) {
-        const merged = made.get(parts[i]! * 2 ** 24 + parts[i + 1]!)
-        if (merged !== undefined && merged < bestId) {
-          best = i
-          bestId = merged
-        }
-      }
-      if (best < 0) break
-      parts.splice(best, 2, bestId)
-    }
-    if (parts.length === 2) {
-      made.set(parts[0]! * 2 ** 24 + parts[1]!, id)
-      merges.push([vocab[parts[0]!]!, vocab[parts[1]!]!])
-    }
-    for (let cut = 1; cut < token.length; cut++) {
-      const left = ids.get(token.slice(0, cut))
-      const right = ids.get(token.slice(cut))
-      if (left !== undefined && right !== undefined && Math.max(left, right) > id) {
-        throw bad(`token ${id} ${JSON.stringify(token)} ranks below its parts ${left} and ${right}`)
-      }
-    }
+    const parts = Array.from(token, (character) => {
+      const byte = ids.get(character)
+      if (byte === undefined) throw bad(`byte ${JSON.stringify(character)} of token ${JSON.stringify(token)} has no rank`)
+      return byte
+    })
+    reduce(parts, known, id)
+    // Only where ranks do not grow with length can merges of a higher rank be needed.
+    if (parts.length > 2) reduce(parts, possible, Number.POSITIVE_INFINITY, id)
+    if (parts.length > 2) return
+    made.set(parts[0]! * 2 ** 24 + parts[1]!, id)
+    merges.push([vocab[parts[0]!]!, vocab[parts[1]!]!])
   })
   return merges
+}
+
+/** Merges neighbours in `parts`, lowest result first, as long as the result is below `limit` and not `except`, down to two parts. */
+function reduce(parts: number[], merge: (left: number, right: number) => number | undefined, limit: number, except = -1): void {
+  while (parts.length > 2) {
+    let place = -1
+    let lowest = limit
+    for (let i = 0; i + 1 < parts.length; i++) {
+      const id = merge(parts[i]!, parts[i + 1]!)
+      if (id === undefined || id >= lowest || id === except) continue
+      place = i
+      lowest = id
+    }
+    if (place < 0) return
+    parts.splice(place, 2, lowest)
+  }
 }

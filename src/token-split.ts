@@ -184,7 +184,7 @@ function splitWords(bytes: Uint8Array, at: number, end: number): number {
 
 const cl100kTail = String.raw`| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 const cl100kHead = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|`
-const o200kEnd = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)?`
+const o200kEnd = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 const o200kUpper = String.raw`[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`
 const o200kLower = String.raw`[\p{Ll}\p{Lm}\p{Lo}\p{M}]`
 

@@ -70,6 +70,16 @@ function trainBpe(options: TrainOptions, special: readonly string[], texts: Iter
     minCount,
     onProgress: (done) => onProgress?.({ phase: "learn", done, total: vocabSize }),
   })
+  const size = learned.vocab.length + special.length
+  if (size < vocabSize) {
+    throw new AlphaError(
+      `vocabSize ${vocabSize}: the text gives a bpe tokenizer of ${size} tokens, then no pair occurs ${minCount} times any more`,
+      {
+        hint: `pass --vocabSize=${size} or less, or more text`,
+        code: EXIT.usage,
+      },
+    )
+  }
   return new Bpe({
     vocab: withSpecial(learned.vocab, special),
     merges: learned.merges,
