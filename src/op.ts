@@ -2,6 +2,7 @@
 
 import { activationOps } from "./op-activation.ts"
 import { attentionOps } from "./op-attention.ts"
+import { attentionCachedOps } from "./op-attention-cached.ts"
 import { dropoutOps } from "./op-dropout.ts"
 import { elementwiseOps } from "./op-elementwise.ts"
 import { embeddingOps } from "./op-embedding.ts"
@@ -29,6 +30,7 @@ export const ops: readonly Op[] = [
   ...normOps,
   ...normBackwardOps,
   ...attentionOps,
+  ...attentionCachedOps,
   ...lossOps,
   ...qkNormOps,
   ...ropeOps,
@@ -38,6 +40,7 @@ export const ops: readonly Op[] = [
 
 export * from "./op-activation.ts"
 export * from "./op-attention.ts"
+export * from "./op-attention-cached.ts"
 export { caseInputs, caseValues } from "./op-case.ts"
 export { checkCase, relativeL2, toBf16, variants } from "./op-check.ts"
 export * from "./op-dropout.ts"
