@@ -4,14 +4,14 @@ import { openDevice } from "./device.ts"
 import { doctor } from "./engine-doctor.ts"
 import { evaluateModel } from "./engine-eval.ts"
 import { generate } from "./engine-generate.ts"
-import type { Jobs, Reply, Request } from "./engine-protocol.ts"
+import type { JobName, Jobs, Reply, Request } from "./engine-protocol.ts"
 import type { Device } from "./program.ts"
 import { type StopFlag, train } from "./train.ts"
 
 declare const self: Worker
 
-type Run = (input: never, device: Device, flag: StopFlag, emit: (event: never) => void) => Promise<unknown>
-const RUNS: { readonly [N in keyof Jobs]: Run } = { train: train as Run, generate: generate as Run, eval: evaluateModel as Run, doctor: doctor as Run }
+type Runs = { readonly [N in JobName]: (input: Jobs[N]["input"], device: Device, flag: StopFlag, emit: (event: Jobs[N]["event"]) => void) => Promise<Jobs[N]["result"]> }
+const RUNS: Runs = { train, generate, eval: evaluateModel, doctor }
 
 let queue = Promise.resolve()
 
@@ -30,9 +30,10 @@ async function answer({ id, job, input, where, stop }: Request): Promise<void> {
         return Atomics.load(cells, 0) !== 0
       },
     }
-    const result = await RUNS[job](input as never, device, flag, (event) => reply({ id, event }))
+    const run = RUNS[job] as (input: unknown, device: Device, flag: StopFlag, emit: (event: Jobs[JobName]["event"]) => void) => Promise<Jobs[JobName]["result"]>
+    const result = await run(input, device, flag, (event) => reply({ id, event }))
     device.close()
-    reply({ id, result: result as Jobs[keyof Jobs]["result"] })
+    reply({ id, result })
   } catch (error) {
     const known = error instanceof AlphaError ? error : undefined
     const { message, stack } = error as Error

@@ -6,4 +6,5 @@ export { createGenerator, type Generator, generateText, type Sampling } from "./
 export { checkpointPath, listCheckpoints, modelDirectory, recoverCheckpoints, retain, setLink } from "./gpt-keep.ts"
 export { type LoadedModel, loadModel, loadParameters, refreshCopies } from "./gpt-load.ts"
 export { countParams, flopsPerToken, initParam, type ParamSpec, paramSpecs } from "./gpt-params.ts"
-export type { NamedTensor, StoredTensor } from "./gpt-safetensors.ts"
+export { type NamedTensor, readSafetensors, type StoredTensor } from "./gpt-safetensors.ts"
+export { namedWeights } from "./gpt-weights.ts"

@@ -64,7 +64,7 @@ export function checkCase(device: Device, { op, opCase, index, act, beta }: Case
     bits.set(t.name, new Uint8Array(got.buffer, got.byteOffset, got.byteLength).slice())
     const limit = t.dtype === "i32" ? 0 : op.tolerance[act === "bf16" || t.dtype === "bf16" ? "bf16" : "f32"]
     const far = relativeL2(values(got, t), start.get(t.name) as Float64Array)
-    const share = far === 0 ? 0 : far / limit
+    const share = far === 0 ? 0 : far / limit // a limit of 0 allows no difference
     if (share >= worst) [worst, tensor] = [share, t.name]
   }
   compiled.free()

@@ -14,6 +14,7 @@ import { optimizerOps } from "./op-optimizer.ts"
 import { muon } from "./op-optimizer-muon.ts"
 import { qkNormOps } from "./op-qk-norm.ts"
 import { ropeOps } from "./op-rope.ts"
+import { rowOps } from "./op-rows.ts"
 import { swigluOps } from "./op-swiglu.ts"
 import { weightedSumOps } from "./op-weighted-sum.ts"
 import type { Op } from "./program.ts"
@@ -36,6 +37,7 @@ export const ops: readonly Op[] = [
   ...ropeOps,
   ...optimizerOps,
   muon,
+  ...rowOps,
 ]
 
 export * from "./op-activation.ts"
@@ -57,3 +59,4 @@ export { runReference, type Values } from "./op-reference.ts"
 export * from "./op-rope.ts"
 export * from "./op-swiglu.ts"
 export * from "./op-weighted-sum.ts"
+export * from "./op-rows.ts"

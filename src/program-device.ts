@@ -1,6 +1,6 @@
 /** What a device must do with a plan: hold state, compile once, replay many times. */
-import type { Program } from "./program.ts"
-import type { Dtype, Tensor } from "./tensor.ts"
+import type { Program } from "./program-op.ts"
+import type { Dtype } from "./tensor.ts"
 
 /** A program with every temporary placed in one arena. */
 export interface Plan {
@@ -56,5 +56,3 @@ export interface Device {
   compile(plan: Plan, state: State): Executable
   close(): void
 }
-
-export type { Tensor }
