@@ -56,7 +56,8 @@ export function trainConsole(): TrainView {
         line.print(paint.cyan(evalText(event)))
       } else if (event.type === "sample") line.print(`${paint.dim("sample")} ${paint.bold(event.prompt)}${event.text}`)
       else if (event.type === "note") line.print(event.level === "warn" ? paint.yellow(event.message) : event.message)
-      else if (event.type === "checkpoint") line.print(paint.dim(`checkpoint ${event.path} (${formatBytes(event.bytes)}${event.best ? ", best" : ""})`))
+      else if (event.type === "checkpoint")
+        line.print(paint.dim(`checkpoint ${event.path} (${formatBytes(event.bytes)}${event.best ? ", best" : ""})`))
       else {
         line.clear()
         for (const text of summaryLines(event)) line.print(text)

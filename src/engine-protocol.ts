@@ -1,8 +1,9 @@
 /** What the main thread and the engine's Worker say to each other. */
-import type { Summary, TrainEvent, TrainJob } from "./train.ts"
+
 import type { DoctorEvent, DoctorJob, DoctorReport } from "./engine-doctor.ts"
 import type { EvalJob, EvalReport } from "./engine-eval.ts"
 import type { GenerateEvent, GenerateJob, GenerateReport } from "./engine-generate.ts"
+import type { Summary, TrainEvent, TrainJob } from "./train.ts"
 
 /** Where a job runs. */
 export interface DeviceChoice {
@@ -32,4 +33,12 @@ export type Reply =
   | { readonly id: number; readonly event: Jobs[JobName]["event"] }
   | { readonly id: number; readonly note: string }
   | { readonly id: number; readonly result: Jobs[JobName]["result"] }
-  | { readonly id: number; readonly error: { readonly message: string; readonly hint: string | undefined; readonly code: number; readonly stack: string | undefined } }
+  | {
+      readonly id: number
+      readonly error: {
+        readonly message: string
+        readonly hint: string | undefined
+        readonly code: number
+        readonly stack: string | undefined
+      }
+    }

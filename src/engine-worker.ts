@@ -10,7 +10,14 @@ import { type StopFlag, train } from "./train.ts"
 
 declare const self: Worker
 
-type Runs = { readonly [N in JobName]: (input: Jobs[N]["input"], device: Device, flag: StopFlag, emit: (event: Jobs[N]["event"]) => void) => Promise<Jobs[N]["result"]> }
+type Runs = {
+  readonly [N in JobName]: (
+    input: Jobs[N]["input"],
+    device: Device,
+    flag: StopFlag,
+    emit: (event: Jobs[N]["event"]) => void,
+  ) => Promise<Jobs[N]["result"]>
+}
 const RUNS: Runs = { train, generate, eval: evaluateModel, doctor }
 
 let queue = Promise.resolve()
@@ -30,7 +37,12 @@ async function answer({ id, job, input, where, stop }: Request): Promise<void> {
         return Atomics.load(cells, 0) !== 0
       },
     }
-    const run = RUNS[job] as (input: unknown, device: Device, flag: StopFlag, emit: (event: Jobs[JobName]["event"]) => void) => Promise<Jobs[JobName]["result"]>
+    const run = RUNS[job] as (
+      input: unknown,
+      device: Device,
+      flag: StopFlag,
+      emit: (event: Jobs[JobName]["event"]) => void,
+    ) => Promise<Jobs[JobName]["result"]>
     const result = await run(input, device, flag, (event) => reply({ id, event }))
     device.close()
     reply({ id, result })

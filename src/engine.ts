@@ -60,7 +60,17 @@ export function startEngine(): Engine {
   }
 }
 
-function failure({ message, hint, code, stack }: { message: string; hint: string | undefined; code: number; stack: string | undefined }): Error {
+function failure({
+  message,
+  hint,
+  code,
+  stack,
+}: {
+  message: string
+  hint: string | undefined
+  code: number
+  stack: string | undefined
+}): Error {
   if (stack === undefined) return new AlphaError(message, { hint, code })
   return Object.assign(new Error(message), { stack })
 }

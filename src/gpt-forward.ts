@@ -146,4 +146,3 @@ function attendCached(
 /** Bytes of one token's keys and values over all layers. */
 export const cacheBytesPerToken = (c: ModelConfig, precision: Precision): number =>
   2 * c.nLayer * c.nKvHead * c.headDim * (precision === "bf16" ? 2 : 4)
-

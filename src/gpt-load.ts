@@ -1,6 +1,7 @@
 /** A model directory on a device: weights in the precision that will compute. */
-import { readCheckpointFile, readConfig, loadWeights } from "./gpt-checkpoint.ts"
+
 import type { ModelConfig } from "./config.ts"
+import { loadWeights, readCheckpointFile, readConfig } from "./gpt-checkpoint.ts"
 import type { TokenIds } from "./gpt-family.ts"
 import { copyName } from "./gpt-forward.ts"
 import { modelDirectory } from "./gpt-keep.ts"

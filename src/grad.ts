@@ -50,7 +50,8 @@ export function gradients(loss: Tensor, leaves: ReadonlyMap<Tensor, GradientTarg
     }
   }
   for (const [leaf, target] of leaves) {
-    if (!written.has(target.into.id)) throw new AlphaError(`${program.name}: ${leaf.name} does not influence the loss, so it has no gradient`)
+    if (!written.has(target.into.id))
+      throw new AlphaError(`${program.name}: ${leaf.name} does not influence the loss, so it has no gradient`)
   }
 }
 

@@ -49,7 +49,7 @@ const cstring = (text: string): Uint8Array => new TextEncoder().encode(`${text}\
 
 /** ISA level the kernels run at: "v4", "v3" or "base"; ALPHA_ISA lowers it for tests. */
 export function isaLevel(): string {
-  return process.env["ALPHA_ISA"] ?? String(native().cpu_isa())
+  return process.env.ALPHA_ISA ?? String(native().cpu_isa())
 }
 
 const found = new Map<string, number>()
@@ -79,7 +79,9 @@ export function allocate(bytes: number, what: string): Memory {
   const size = Math.max(4096, bytes)
   const address = native().memory_alloc(size)
   if (address === null) {
-    throw new AlphaError(`out of memory: ${what} needs ${(size / 2 ** 20).toFixed(0)} MiB`, { hint: "lower --batch or --context, or use a smaller model" })
+    throw new AlphaError(`out of memory: ${what} needs ${(size / 2 ** 20).toFixed(0)} MiB`, {
+      hint: "lower --batch or --context, or use a smaller model",
+    })
   }
   let live = true
   return {

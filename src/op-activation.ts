@@ -41,7 +41,7 @@ export function activate(kind: Activation, z: number): number {
 
 /** act'(z) in f64. */
 export function activateDerivative(kind: Activation, z: number): number {
-  if (kind === "gelu") return 0.5 * (1 + erf(z / SQRT2)) + (z * Math.exp(-z * z / 2)) / Math.sqrt(2 * Math.PI)
+  if (kind === "gelu") return 0.5 * (1 + erf(z / SQRT2)) + (z * Math.exp((-z * z) / 2)) / Math.sqrt(2 * Math.PI)
   if (kind === "gelu_tanh") {
     const tanh = Math.tanh(TANH_SCALE * (z + 0.044715 * z ** 3))
     return 0.5 * (1 + tanh) + 0.5 * z * (1 - tanh * tanh) * TANH_SCALE * (1 + 3 * 0.044715 * z * z)
@@ -53,7 +53,12 @@ export function activateDerivative(kind: Activation, z: number): number {
 }
 
 const activationBackwardKernel = nativeKernel("activation_backward", {
-  dy: "pointer", pre: "pointer", dz: "pointer", size: "int", type: "int", activation: "int",
+  dy: "pointer",
+  pre: "pointer",
+  dz: "pointer",
+  size: "int",
+  type: "int",
+  activation: "int",
 })
 
 export const activationBackward = defineOp({

@@ -15,7 +15,9 @@ export function caseInputs(t: Tracer, op: Op, opCase: OpCase, act: "f32" | "bf16
     const value = opCase.inputs[name]
     if (value === undefined) continue
     if (kind === "list") {
-      declared[name] = (value as readonly CaseInput[]).map(described).map((item, i) => t.state(`${name}.${i}`, item.dtype ?? "f32", item.shape))
+      declared[name] = (value as readonly CaseInput[])
+        .map(described)
+        .map((item, i) => t.state(`${name}.${i}`, item.dtype ?? "f32", item.shape))
     } else if (kind.startsWith("scalar")) declared[name] = t.live(name, described(value as CaseInput).dtype ?? "f32")
     else {
       const given = described(value as CaseInput)
@@ -51,4 +53,3 @@ export function caseValues(op: Op, opCase: OpCase, seed: number): { state: Value
   })
   return { state, inputs }
 }
-

@@ -49,7 +49,9 @@ export function checkCase(device: Device, { op, opCase, index, act, beta }: Case
   const run = program.live.has("beta") ? { ...inputs, beta } : inputs
   const state = device.state()
   for (const t of program.states.values()) {
-    const before = t.name.startsWith("out.") ? new Float64Array(elements(t)).fill(beta === 1 ? 0.5 : Number.NaN) : (start.get(t.name) ?? new Float64Array(elements(t)))
+    const before = t.name.startsWith("out.")
+      ? new Float64Array(elements(t)).fill(beta === 1 ? 0.5 : Number.NaN)
+      : (start.get(t.name) ?? new Float64Array(elements(t)))
     state.ensure(t.name, t.dtype, t.shape)
     state.write(t.name, stored(before, t))
     start.set(t.name, t.name.startsWith("out.") && beta === 0 ? new Float64Array(elements(t)) : values(state.read(t.name), t))
@@ -96,5 +98,7 @@ function values(from: Float32Array | Int32Array | Uint16Array, t: Tensor): Value
 /** bf16 bits, rounded to nearest even; NaN stays NaN. */
 export function toBf16(from: ArrayLike<number>): Uint16Array {
   const floats = Float32Array.from(from)
-  return Uint16Array.from(new Uint32Array(floats.buffer), (u, i) => (Number.isNaN(floats[i]) ? 0x7fc0 : (u + 0x7fff + ((u >>> 16) & 1)) >>> 16))
+  return Uint16Array.from(new Uint32Array(floats.buffer), (u, i) =>
+    Number.isNaN(floats[i]) ? 0x7fc0 : (u + 0x7fff + ((u >>> 16) & 1)) >>> 16,
+  )
 }

@@ -6,16 +6,44 @@ import { type Op, tracer, type View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
 const forwardKernel = nativeKernel("linear_forward", {
-  x: "pointer", w: "pointer", b: "pointer", y: "pointer", pre: "pointer",
-  rows: "int", in: "int", out: "int", xType: "int", wType: "int", yType: "int", activation: "int",
+  x: "pointer",
+  w: "pointer",
+  b: "pointer",
+  y: "pointer",
+  pre: "pointer",
+  rows: "int",
+  in: "int",
+  out: "int",
+  xType: "int",
+  wType: "int",
+  yType: "int",
+  activation: "int",
 })
 const backwardInputKernel = nativeKernel("linear_backward_input", {
-  dy: "pointer", w: "pointer", pre: "pointer", dx: "pointer",
-  rows: "int", in: "int", out: "int", dyType: "int", wType: "int", dxType: "int", activation: "int",
+  dy: "pointer",
+  w: "pointer",
+  pre: "pointer",
+  dx: "pointer",
+  rows: "int",
+  in: "int",
+  out: "int",
+  dyType: "int",
+  wType: "int",
+  dxType: "int",
+  activation: "int",
 })
 const backwardWeightKernel = nativeKernel("linear_backward_weight", {
-  x: "pointer", dy: "pointer", dw: "pointer", db: "pointer", betaW: "pointer", betaB: "pointer",
-  rows: "int", in: "int", out: "int", xType: "int", dyType: "int",
+  x: "pointer",
+  dy: "pointer",
+  dw: "pointer",
+  db: "pointer",
+  betaW: "pointer",
+  betaB: "pointer",
+  rows: "int",
+  in: "int",
+  out: "int",
+  xType: "int",
+  dyType: "int",
 })
 
 export const linear = defineOp({
@@ -47,8 +75,18 @@ export const linear = defineOp({
   },
   cpu: ({ x, w, b }, { y, pre }, { activation, out }) =>
     forwardKernel({
-      x, w, b, y, pre, rows: rows(x), in: lastDim(x), out: w.shape[0] as number,
-      xType: typeOf(x), wType: typeOf(w), yType: out === "bf16" ? 1 : 0, activation: activationIndex(activation),
+      x,
+      w,
+      b,
+      y,
+      pre,
+      rows: rows(x),
+      in: lastDim(x),
+      out: w.shape[0] as number,
+      xType: typeOf(x),
+      wType: typeOf(w),
+      yType: out === "bf16" ? 1 : 0,
+      activation: activationIndex(activation),
     }),
   backward({ x, w, b }, { pre }, { y }, { activation }) {
     const dy = y as Tensor
@@ -68,9 +106,9 @@ export const linear = defineOp({
 
 /** act'(pre) ⊙ dy: inside the product that makes dy where there is one, else by a node of its own. */
 function throughActivation(dy: Tensor, pre: Tensor, activation: Activation): Tensor {
-  const producer = tracer().program.nodes.findLast((node) => node.outputs["dx"]?.id === dy.id)
-  if (producer?.op === (linearBackwardInput as Op) && producer.inputs["pre"] === undefined) {
-    producer.inputs["pre"] = pre
+  const producer = tracer().program.nodes.findLast((node) => node.outputs.dx?.id === dy.id)
+  if (producer?.op === (linearBackwardInput as Op) && producer.inputs.pre === undefined) {
+    producer.inputs.pre = pre
     producer.attrs = { ...producer.attrs, activation }
     return dy
   }
@@ -85,7 +123,8 @@ export const linearBackwardInput = defineOp({
   attrs: {} as { activation: Activation; out: Dtype },
   act: ["dy", "w", "pre"],
   shape({ dy, w }, { out }) {
-    if (w.shape[0] !== lastDim(dy)) throw new ShapeError(`linear_backward_input: dy ${shapeText(dy.shape)} · w ${shapeText(w.shape)} do not fit`)
+    if (w.shape[0] !== lastDim(dy))
+      throw new ShapeError(`linear_backward_input: dy ${shapeText(dy.shape)} · w ${shapeText(w.shape)} do not fit`)
     return { dx: { shape: [...dy.shape.slice(0, -1), lastDim(w)], dtype: out } }
   },
   reference({ dy, w, pre }, { dx }, { activation }) {
@@ -100,13 +139,30 @@ export const linearBackwardInput = defineOp({
   },
   cpu: ({ dy, w, pre }, { dx }, { activation, out }) =>
     backwardInputKernel({
-      dy, w, pre, dx, rows: rows(dy), in: lastDim(w), out: lastDim(dy),
-      dyType: typeOf(dy), wType: typeOf(w), dxType: out === "bf16" ? 1 : 0, activation: activationIndex(activation),
+      dy,
+      w,
+      pre,
+      dx,
+      rows: rows(dy),
+      in: lastDim(w),
+      out: lastDim(dy),
+      dyType: typeOf(dy),
+      wType: typeOf(w),
+      dxType: out === "bf16" ? 1 : 0,
+      activation: activationIndex(activation),
     }),
   cases: [
     { inputs: { dy: [70, 40], w: [40, 33] }, attrs: { activation: "none", out: "f32" } },
-    { inputs: { dy: [9, 20], w: [20, 50], pre: { shape: [9, 50], dtype: "f32" } }, attrs: { activation: "gelu", out: "f32" }, about: "through gelu" },
-    { inputs: { dy: [9, 20], w: [20, 50], pre: { shape: [9, 50], dtype: "bf16" } }, attrs: { activation: "silu", out: "bf16" }, about: "through silu" },
+    {
+      inputs: { dy: [9, 20], w: [20, 50], pre: { shape: [9, 50], dtype: "f32" } },
+      attrs: { activation: "gelu", out: "f32" },
+      about: "through gelu",
+    },
+    {
+      inputs: { dy: [9, 20], w: [20, 50], pre: { shape: [9, 50], dtype: "bf16" } },
+      attrs: { activation: "silu", out: "bf16" },
+      about: "through silu",
+    },
   ],
 })
 
@@ -119,7 +175,8 @@ export const linearBackwardWeight = defineOp({
   act: ["x", "dy"],
   accumulates: ["dw", "db"],
   shape({ x, dy }, { bias }) {
-    if (rows(x) !== rows(dy)) throw new ShapeError(`linear_backward_weight: x ${shapeText(x.shape)} and dy ${shapeText(dy.shape)} differ in rows`)
+    if (rows(x) !== rows(dy))
+      throw new ShapeError(`linear_backward_weight: x ${shapeText(x.shape)} and dy ${shapeText(dy.shape)} differ in rows`)
     const dw = { shape: [lastDim(dy), lastDim(x)], dtype: "f32" } as const
     return bias ? { dw, db: { shape: [lastDim(dy)], dtype: "f32" } } : { dw }
   },
@@ -140,8 +197,17 @@ export const linearBackwardWeight = defineOp({
   },
   cpu: ({ x, dy }, { dw, db }, _, beta) =>
     backwardWeightKernel({
-      x, dy, dw, db, betaW: beta("dw"), betaB: beta("db"),
-      rows: rows(x), in: lastDim(x), out: lastDim(dy), xType: typeOf(x), dyType: typeOf(dy),
+      x,
+      dy,
+      dw,
+      db,
+      betaW: beta("dw"),
+      betaB: beta("db"),
+      rows: rows(x),
+      in: lastDim(x),
+      out: lastDim(dy),
+      xType: typeOf(x),
+      dyType: typeOf(dy),
     }),
   cases: [
     { inputs: { x: [1, 1], dy: [1, 1] }, attrs: { bias: true } },

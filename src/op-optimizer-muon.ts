@@ -74,7 +74,16 @@ so that one learning rate serves AdamW and Muon (arXiv:2502.16982). Per row bloc
         const copy = attrs.copies[k]
         let offset = 0
         return (attrs.blocks[k] ?? []).map((rows) => {
-          const row = { p, g: grads[k], m: m[k], copy: copy === undefined ? undefined : copies[copy], offset, rows, cols, decay: attrs.decay[k] ?? 0 }
+          const row = {
+            p,
+            g: grads[k],
+            m: m[k],
+            copy: copy === undefined ? undefined : copies[copy],
+            offset,
+            rows,
+            cols,
+            decay: attrs.decay[k] ?? 0,
+          }
           offset += rows * cols
           return row
         })
@@ -87,7 +96,20 @@ so that one learning rate serves AdamW and Muon (arXiv:2502.16982). Per row bloc
   cases: [
     {
       inputs: {
-        params: [[12, 20], [33, 8]], grads: [[12, 20], [33, 8]], m: [[12, 20], [33, 8]], copies: [], lr: 0.01,
+        params: [
+          [12, 20],
+          [33, 8],
+        ],
+        grads: [
+          [12, 20],
+          [33, 8],
+        ],
+        m: [
+          [12, 20],
+          [33, 8],
+        ],
+        copies: [],
+        lr: 0.01,
         control: { shape: [8], values: [3, 0, 1, 0.5, 1, 0, 0, 0] },
       },
       attrs: { momentum: 0.95, decay: [0.1, 0], copies: [undefined, undefined], blocks: [[4, 4, 4], [33]] },
@@ -102,7 +124,10 @@ function orthogonalise(u: Float64Array, rows: number, cols: number): Float64Arra
   const norm = Math.max(1e-7, Math.sqrt(u.reduce((s, x) => s + x * x, 0)))
   const tall = rows > cols
   const [r, c] = tall ? [cols, rows] : [rows, cols]
-  let x = Float64Array.from({ length: r * c }, (_, i) => (tall ? (u[(i % c) * cols + Math.floor(i / c)] as number) : (u[i] as number)) / norm)
+  let x = Float64Array.from(
+    { length: r * c },
+    (_, i) => (tall ? (u[(i % c) * cols + Math.floor(i / c)] as number) : (u[i] as number)) / norm,
+  )
   for (let step = 0; step < STEPS; step++) {
     const gram = product(x, x, r, r, c, true)
     const square = product(gram, gram, r, r, r, true)

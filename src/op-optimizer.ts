@@ -29,7 +29,13 @@ export const globalNorm = defineOp({
   ],
 })
 
-const controlKernel = nativeKernel("step_control", { norm: "pointer", targets: "pointer", control: "pointer", clip: "float", spike: "float" })
+const controlKernel = nativeKernel("step_control", {
+  norm: "pointer",
+  targets: "pointer",
+  control: "pointer",
+  clip: "float",
+  spike: "float",
+})
 
 /** Steps applied before spikes are judged, and the weight of the newest norm in the running mean. */
 const SPIKE_WARMUP = 50
@@ -66,9 +72,21 @@ mean ← mean + a·δ, variance ← (1 − a)·(variance + a·δ²). clip, spike
   },
   cpu: ({ norm, targets, control }, _, { clip, spike }) => controlKernel({ norm, targets, control, clip, spike }),
   cases: [
-    { inputs: { norm: given([30]), targets: given([10]), control: given([7, 1, 2, 0, 0, 0, 0.5, 0]) }, attrs: { clip: 1, spike: 0 }, about: "clipped" },
-    { inputs: { norm: given([3]), targets: given([10]), control: given([0, 0, 0, 0, 0, 0, 0, 0]) }, attrs: { clip: 1, spike: 5 }, about: "first" },
-    { inputs: { norm: given([300]), targets: given([10]), control: given([99, 1, 2, 0, 0, 0, 0.5, 0]) }, attrs: { clip: 1, spike: 5 }, about: "spike" },
+    {
+      inputs: { norm: given([30]), targets: given([10]), control: given([7, 1, 2, 0, 0, 0, 0.5, 0]) },
+      attrs: { clip: 1, spike: 0 },
+      about: "clipped",
+    },
+    {
+      inputs: { norm: given([3]), targets: given([10]), control: given([0, 0, 0, 0, 0, 0, 0, 0]) },
+      attrs: { clip: 1, spike: 5 },
+      about: "first",
+    },
+    {
+      inputs: { norm: given([300]), targets: given([10]), control: given([99, 1, 2, 0, 0, 0, 0.5, 0]) },
+      attrs: { clip: 1, spike: 5 },
+      about: "spike",
+    },
   ],
 })
 
@@ -94,7 +112,15 @@ type Lists<T> = { readonly params: readonly T[]; readonly grads: readonly T[]; r
 const tableRows = ({ params, grads, m, copies }: Lists<Tensor>, v: readonly Tensor[] | undefined, attrs: UpdateAttrs) =>
   params.map((p, i) => {
     const copy = attrs.copies[i]
-    return { p, g: grads[i], m: m[i], v: v?.[i], copy: copy === undefined ? undefined : copies[copy], size: elements(p), decay: attrs.decay[i] ?? 0 }
+    return {
+      p,
+      g: grads[i],
+      m: m[i],
+      v: v?.[i],
+      copy: copy === undefined ? undefined : copies[copy],
+      size: elements(p),
+      decay: attrs.decay[i] ?? 0,
+    }
   })
 
 function checkLists(name: string, lists: Lists<Tensor>): void {
@@ -149,14 +175,27 @@ g = gradient·scale, t = applied steps (this one counted), both from control. On
   },
   cpu: ({ v, lr, control, ...lists }, _, attrs) =>
     adamwKernel({
-      tensors: tableRows(lists, v, attrs), count: lists.params.length, lr, control,
-      beta1: attrs.beta1, beta2: attrs.beta2, eps: attrs.eps,
+      tensors: tableRows(lists, v, attrs),
+      count: lists.params.length,
+      lr,
+      control,
+      beta1: attrs.beta1,
+      beta2: attrs.beta2,
+      eps: attrs.eps,
     }),
   cases: [
     {
       inputs: {
-        params: [[5, 7], [70000]], grads: [[5, 7], [70000]], m: [[5, 7], [70000]], v: [{ shape: [5, 7], positive: true }, { shape: [70000], positive: true }],
-        copies: [{ shape: [70000], dtype: "bf16" }], lr: 0.01, control: given([3, 0, 1, 0.5, 1, 0, 0, 0]),
+        params: [[5, 7], [70000]],
+        grads: [[5, 7], [70000]],
+        m: [[5, 7], [70000]],
+        v: [
+          { shape: [5, 7], positive: true },
+          { shape: [70000], positive: true },
+        ],
+        copies: [{ shape: [70000], dtype: "bf16" }],
+        lr: 0.01,
+        control: given([3, 0, 1, 0.5, 1, 0, 0, 0]),
       },
       attrs: { beta1: 0.9, beta2: 0.95, eps: 1e-8, decay: [0.1, 0], copies: [undefined, 0] },
     },
@@ -186,11 +225,24 @@ export const lion = defineOp({
   },
   cpu: ({ lr, control, ...lists }, _, attrs) =>
     lionKernel({
-      tensors: tableRows(lists, undefined, attrs), count: lists.params.length, lr, control, beta1: attrs.beta1, beta2: attrs.beta2, eps: 0,
+      tensors: tableRows(lists, undefined, attrs),
+      count: lists.params.length,
+      lr,
+      control,
+      beta1: attrs.beta1,
+      beta2: attrs.beta2,
+      eps: 0,
     }),
   cases: [
     {
-      inputs: { params: [[5, 7], [9]], grads: [[5, 7], [9]], m: [[5, 7], [9]], copies: [], lr: 0.01, control: given([3, 0, 1, 0.5, 1, 0, 0, 0]) },
+      inputs: {
+        params: [[5, 7], [9]],
+        grads: [[5, 7], [9]],
+        m: [[5, 7], [9]],
+        copies: [],
+        lr: 0.01,
+        control: given([3, 0, 1, 0.5, 1, 0, 0, 0]),
+      },
       attrs: { beta1: 0.9, beta2: 0.99, decay: [0.1, 0], copies: [undefined, undefined] },
     },
   ],
@@ -217,11 +269,24 @@ export const sgd = defineOp({
   },
   cpu: ({ lr, control, ...lists }, _, attrs) =>
     sgdKernel({
-      tensors: tableRows(lists, undefined, attrs), count: lists.params.length, lr, control, beta1: attrs.momentum, beta2: 0, eps: 0,
+      tensors: tableRows(lists, undefined, attrs),
+      count: lists.params.length,
+      lr,
+      control,
+      beta1: attrs.momentum,
+      beta2: 0,
+      eps: 0,
     }),
   cases: [
     {
-      inputs: { params: [[5, 7], [9]], grads: [[5, 7], [9]], m: [[5, 7], [9]], copies: [], lr: 0.01, control: given([3, 0, 1, 0.5, 1, 0, 0, 0]) },
+      inputs: {
+        params: [[5, 7], [9]],
+        grads: [[5, 7], [9]],
+        m: [[5, 7], [9]],
+        copies: [],
+        lr: 0.01,
+        control: given([3, 0, 1, 0.5, 1, 0, 0, 0]),
+      },
       attrs: { momentum: 0.9, decay: [0.1, 0], copies: [undefined, undefined] },
     },
     {

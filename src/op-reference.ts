@@ -5,7 +5,10 @@ import { elements, type Tensor } from "./tensor.ts"
 export type Values = Map<string, Float64Array | Int32Array>
 
 /** Zeroed values for a tensor: f64 for floats, i32 for indices. */
-export const zeros = (t: Tensor): View => ({ shape: t.shape, data: t.dtype === "i32" ? new Int32Array(elements(t)) : new Float64Array(elements(t)) })
+export const zeros = (t: Tensor): View => ({
+  shape: t.shape,
+  data: t.dtype === "i32" ? new Int32Array(elements(t)) : new Float64Array(elements(t)),
+})
 
 /**
  * Runs `program` once. `state` is read and changed in place (missing entries start at zero); `inputs` holds inputs and live scalars by name.

@@ -1,6 +1,7 @@
 /** The planner: drops what nobody reads, gives every temporary an offset in one arena, finds which nodes need a barrier between them. */
-import { type Node, type Program, tensorsOf } from "./program-op.ts"
+
 import type { Plan } from "./program-device.ts"
+import { type Node, type Program, tensorsOf } from "./program-op.ts"
 import { byteLength, elements, type Tensor } from "./tensor.ts"
 
 const ALIGN = 256

@@ -19,7 +19,8 @@ let current: Tracer | undefined
 
 /** The tracer that op applications append to. Throws outside `trace`. */
 export function tracer(): Tracer {
-  if (current === undefined) throw new AlphaError("an op was applied outside trace()", { hint: "call model code inside trace(name, t => …)" })
+  if (current === undefined)
+    throw new AlphaError("an op was applied outside trace()", { hint: "call model code inside trace(name, t => …)" })
   return current
 }
 

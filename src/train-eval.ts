@@ -39,5 +39,10 @@ export async function evaluate(
     await options.yieldNow?.()
   }
   const loss = nats / counted
-  return { loss, perplexity: Math.exp(loss), bitsPerByte: bytesKnown && bytes > 0 ? nats / (Math.LN2 * bytes) : undefined, targets: counted }
+  return {
+    loss,
+    perplexity: Math.exp(loss),
+    bitsPerByte: bytesKnown && bytes > 0 ? nats / (Math.LN2 * bytes) : undefined,
+    targets: counted,
+  }
 }

@@ -104,7 +104,11 @@ function chooseTokenizer(values: TrainInput, text: TextStream | undefined, sourc
   const tokenizer = trainTokenizer(
     {
       kind,
-      ...(bpe ? { vocabSize: values.vocabSize ?? BPE_VOCABULARY, pattern: values.splitPattern } : values.vocabSize === undefined ? {} : { vocabSize: values.vocabSize }),
+      ...(bpe
+        ? { vocabSize: values.vocabSize ?? BPE_VOCABULARY, pattern: values.splitPattern }
+        : values.vocabSize === undefined
+          ? {}
+          : { vocabSize: values.vocabSize }),
       special: [...(bpe ? ["<|endoftext|>"] : []), ...text.specials, ...values.specialTokens],
       onProgress: ({ phase, done, total }) =>
         emit({ type: "progress", label: phase === "read" ? "count words" : "learn tokens", done, total: total ?? text.bytes }),
@@ -117,14 +121,37 @@ function chooseTokenizer(values: TrainInput, text: TextStream | undefined, sourc
 
 /** Fields that loaded weights fix. */
 const FIXED = [
-  "nLayer", "nHead", "nKvHead", "nEmbd", "headDim", "ffnDim", "norm", "normEps", "position", "ropeTheta", "ropeScaling", "activation", "bias", "tie", "qkNorm", "softCap",
+  "nLayer",
+  "nHead",
+  "nKvHead",
+  "nEmbd",
+  "headDim",
+  "ffnDim",
+  "norm",
+  "normEps",
+  "position",
+  "ropeTheta",
+  "ropeScaling",
+  "activation",
+  "bias",
+  "tie",
+  "qkNorm",
+  "softCap",
 ] as const
 
 /** The configured model; where weights are loaded, their model with the run's own context and dropout. */
-function chooseModel(values: TrainInput, tokenizer: Tokenizer | undefined, known: ModelConfig | undefined, source: string | undefined): ModelConfig {
+function chooseModel(
+  values: TrainInput,
+  tokenizer: Tokenizer | undefined,
+  known: ModelConfig | undefined,
+  source: string | undefined,
+): ModelConfig {
   const vocabSize = tokenizer?.vocabSize ?? values.vocabSize ?? known?.vocabSize
   if (vocabSize === undefined) {
-    throw new AlphaError(`data ${values.data}: the number of different tokens is not known`, { hint: "add --vocabSize=N or --tokenizerArtifacts", code: EXIT.usage })
+    throw new AlphaError(`data ${values.data}: the number of different tokens is not known`, {
+      hint: "add --vocabSize=N or --tokenizerArtifacts",
+      code: EXIT.usage,
+    })
   }
   for (const field of FIXED) {
     if (known !== undefined && values[field] !== known[field]) {
@@ -136,7 +163,10 @@ function chooseModel(values: TrainInput, tokenizer: Tokenizer | undefined, known
   }
   if (known === undefined) return resolveModel({ ...modelFields(values), vocabSize: Math.max(vocabSize, values.vocabSize ?? 0) })
   if (vocabSize > known.vocabSize) {
-    throw new AlphaError(`the tokenizer has ${vocabSize} tokens, ${source} only ${known.vocabSize}`, { hint: "use the model's own tokenizer", code: EXIT.usage })
+    throw new AlphaError(`the tokenizer has ${vocabSize} tokens, ${source} only ${known.vocabSize}`, {
+      hint: "use the model's own tokenizer",
+      code: EXIT.usage,
+    })
   }
   if (known.position === "learned" && values.context > known.blockSize) {
     throw new AlphaError(`context ${values.context} is longer than the ${known.blockSize} learned positions of ${source}`, {

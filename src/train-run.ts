@@ -25,21 +25,25 @@ export function createRun(dir: string): void {
   makeDirectory(join(dir, "checkpoints"))
 }
 
-export const writeRecord = (dir: string, record: RunRecord): void => writeAtomic(join(dir, "config.json"), `${JSON.stringify(record, null, 1)}\n`)
+export const writeRecord = (dir: string, record: RunRecord): void =>
+  writeAtomic(join(dir, "config.json"), `${JSON.stringify(record, null, 1)}\n`)
 
 /** config.json of a run. Throws when `dir` is not a run. */
 export function readRecord(dir: string): RunRecord {
   const path = join(dir, "config.json")
-  if (!existsSync(path)) throw new AlphaError(`${dir} is not a run: ${path} is missing`, { hint: "alpha train starts one", code: EXIT.data })
+  if (!existsSync(path))
+    throw new AlphaError(`${dir} is not a run: ${path} is missing`, { hint: "alpha train starts one", code: EXIT.data })
   return readJson(path) as RunRecord
 }
 
 /** The run under `runsDir` that was written to last. Throws when there is none. */
 export function newestRun(runsDir: string): string {
   const runs = existsSync(runsDir) ? readdirSync(runsDir).filter((name) => existsSync(join(runsDir, name, "config.json"))) : []
-  const age = (name: string) => statSync(join(runsDir, name, existsSync(join(runsDir, name, "metrics.jsonl")) ? "metrics.jsonl" : "config.json")).mtimeMs
+  const age = (name: string) =>
+    statSync(join(runsDir, name, existsSync(join(runsDir, name, "metrics.jsonl")) ? "metrics.jsonl" : "config.json")).mtimeMs
   const newest = runs.toSorted((a, b) => age(b) - age(a))[0]
-  if (newest === undefined) throw new AlphaError(`${runsDir}: no run to resume`, { hint: "name its directory: --resume=DIR", code: EXIT.data })
+  if (newest === undefined)
+    throw new AlphaError(`${runsDir}: no run to resume`, { hint: "name its directory: --resume=DIR", code: EXIT.data })
   return join(runsDir, newest)
 }
 

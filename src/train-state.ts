@@ -1,7 +1,18 @@
 /** Weights and optimizer state on the device: first values, loading and saving. */
-import type { ModelConfig } from "./config.ts"
-import { initParam, loadParameters, loadTrainer, type NamedTensor, type Precision, paramSpecs, saveCheckpoint, type TokenIds, verifyCheckpoint } from "./gpt.ts"
+
 import { AlphaError, EXIT } from "./base-error.ts"
+import type { ModelConfig } from "./config.ts"
+import {
+  initParam,
+  loadParameters,
+  loadTrainer,
+  type NamedTensor,
+  type Precision,
+  paramSpecs,
+  saveCheckpoint,
+  type TokenIds,
+  verifyCheckpoint,
+} from "./gpt.ts"
 import type { Plan, State } from "./program.ts"
 import { trainerStates } from "./train-step.ts"
 
@@ -25,14 +36,22 @@ export function initialise(state: State, model: ModelConfig, seed: number): void
   })
 }
 
-const bytesOf = (values: Float32Array | Int32Array | Uint16Array): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+const bytesOf = (values: Float32Array | Int32Array | Uint16Array): Uint8Array =>
+  new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
 
 /** Writes a checkpoint directory; returns its bytes. In bf16 the model file holds bf16 and the trainer file the f32 masters. */
 export function saveState(
   dir: string,
   state: State,
   update: Plan,
-  content: { model: ModelConfig; precision: Precision; ids: TokenIds; tokenizerJson: string | undefined; chatTemplate: string | undefined; trainer: TrainerState },
+  content: {
+    model: ModelConfig
+    precision: Precision
+    ids: TokenIds
+    tokenizerJson: string | undefined
+    chatTemplate: string | undefined
+    trainer: TrainerState
+  },
 ): number {
   const { model, precision, ids, tokenizerJson, chatTemplate, trainer } = content
   const shapes = new Map([...update.program.states.values()].map((t) => [t.name, t.shape]))

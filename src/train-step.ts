@@ -29,7 +29,8 @@ export function microPlan({ model, precision, B, T }: StepShape, recompute: bool
       const tokens = t.input("tokens", "i32", [B * T])
       const targets = t.input("targets", "i32", [B * T])
       const accumulate = t.live("accumulate")
-      const dropout = model.dropout > 0 ? { seed: t.live("seed", "i32"), step: t.live("step", "i32"), row: t.live("row", "i32") } : undefined
+      const dropout =
+        model.dropout > 0 ? { seed: t.live("seed", "i32"), step: t.live("step", "i32"), row: t.live("row", "i32") } : undefined
       const { loss, count } = gptLoss(model, tokens, targets, { precision, T, dropout, recompute })
       const leaves = new Map<Tensor, GradientTarget>()
       for (const spec of paramSpecs(model)) {
@@ -59,7 +60,14 @@ export function updatePlan({ model, precision }: Pick<StepShape, "model" | "prec
       op.stepControl({ norm, targets, control }, { clip: c.gradClip ?? 0, spike: c.spikeThreshold ?? 0 })
       const isMuon = (s: ParamSpec) => c.optimizer === "muon" && s.muon !== undefined
       update(t, specs.filter(isMuon), "muon", precision, c, control)
-      update(t, specs.filter((s) => !isMuon(s)), c.optimizer === "muon" ? "adamw" : c.optimizer, precision, c, control)
+      update(
+        t,
+        specs.filter((s) => !isMuon(s)),
+        c.optimizer === "muon" ? "adamw" : c.optimizer,
+        precision,
+        c,
+        control,
+      )
       t.output("loss", t.state("sum.loss", "f32", []))
       t.output("count", targets)
       t.output("control", control)
@@ -67,7 +75,14 @@ export function updatePlan({ model, precision }: Pick<StepShape, "model" | "prec
   )
 }
 
-function update(t: Tracer, specs: readonly ParamSpec[], kind: OptimizerConfig["optimizer"], precision: Precision, c: OptimizerConfig, control: Tensor): void {
+function update(
+  t: Tracer,
+  specs: readonly ParamSpec[],
+  kind: OptimizerConfig["optimizer"],
+  precision: Precision,
+  c: OptimizerConfig,
+  control: Tensor,
+): void {
   if (specs.length === 0) return
   const copied = specs.filter((s) => s.matmul && precision === "bf16")
   const state = (prefix: string) => specs.map((s) => t.state(`${prefix}.${s.name}`, "f32", s.shape))
@@ -109,4 +124,3 @@ export function evaluationPlan({ model, precision, B, T }: StepShape): Plan {
 /** Names of the state a checkpoint keeps beside the weights, in a fixed order. */
 export const trainerStates = (update: Program): string[] =>
   [...update.states.keys()].filter((name) => name.startsWith("m.") || name.startsWith("v.") || name === "control")
-

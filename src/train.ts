@@ -1,14 +1,25 @@
 /** The training loop: batches → micro-steps → update → evaluation, samples, checkpoints; tells everything through `emit`. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import { fillBatch } from "./data.ts"
-import { checkpointPath, countParams, exactClass, flopsPerToken, generateText, loadParameters, recoverCheckpoints, refreshCopies, retain, setLink } from "./gpt.ts"
+import {
+  checkpointPath,
+  countParams,
+  exactClass,
+  flopsPerToken,
+  generateText,
+  loadParameters,
+  recoverCheckpoints,
+  refreshCopies,
+  retain,
+  setLink,
+} from "./gpt.ts"
 import { CONTROL } from "./op.ts"
 import type { Device, Executable, State } from "./program.ts"
 import { type Evaluation, evaluate } from "./train-eval.ts"
 import { lockRun } from "./train-lock.ts"
 import { type Emit, median, type Summary, type TrainEvent } from "./train-metrics.ts"
 import { measurePeak } from "./train-peak.ts"
-import { prepare, type Prepared, type TrainJob } from "./train-prepare.ts"
+import { type Prepared, prepare, type TrainJob } from "./train-prepare.ts"
 import { append, createRun, rewindJournals, writeRecord } from "./train-run.ts"
 import { learningRate } from "./train-schedule.ts"
 import { initialise, loadState, saveState, type TrainerState } from "./train-state.ts"
@@ -91,13 +102,24 @@ function open(job: TrainJob, prepared: Prepared, device: Device, emit: Emit): Se
   } else if (prepared.init !== undefined) loadParameters(state, model, prepared.init)
   else initialise(state, model, values.seed)
   refreshCopies(device, state, model, precision)
-  writeRecord(job.directory, { ...job.record, dataHash: prepared.data.train.hash, tokenizerHash: prepared.tokenizerHash, device: device.description })
+  writeRecord(job.directory, {
+    ...job.record,
+    dataHash: prepared.data.train.hash,
+    tokenizerHash: prepared.tokenizerHash,
+    device: device.description,
+  })
   return {
-    job, prepared, device, state, emit, trainer,
+    job,
+    prepared,
+    device,
+    state,
+    emit,
+    trainer,
     micro: device.compile(microPlan(shape, values.activationCheckpointing), state),
     update: device.compile(update, state),
     evaluation: device.compile(evaluationPlan(shape), state),
-    saved: trainer.step, lastEval: undefined,
+    saved: trainer.step,
+    lastEval: undefined,
   }
 }
 
@@ -155,21 +177,31 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     times.push(performance.now() - at)
     loss = result.loss
     const { step } = s.trainer
-    if (result.skip) s.emit({ type: "note", step, level: "warn", message: `step ${step} skipped: gradient norm ${result.gradNorm.toPrecision(4)}` })
+    if (result.skip)
+      s.emit({ type: "note", step, level: "warn", message: `step ${step} skipped: gradient norm ${result.gradNorm.toPrecision(4)}` })
     if (step % values.logInterval === 0 || step === values.steps || step === first + 1) {
       const recent = times.slice(-values.logInterval)
       const ms = recent.reduce((a, b) => a + b, 0) / recent.length
       s.emit({
-        type: "step", step, loss, lr: result.lr, gradNorm: result.gradNorm, tokens: s.trainer.tokens,
-        tokens_per_s: (tokensPerStep * 1000) / ms, ms_per_step: ms, mfu: (flops * tokensPerStep * 1000) / ms / peak,
-        skipped: result.skipped, elapsed_s: (performance.now() - started) / 1000, eta_s: ((values.steps - step) * ms) / 1000,
+        type: "step",
+        step,
+        loss,
+        lr: result.lr,
+        gradNorm: result.gradNorm,
+        tokens: s.trainer.tokens,
+        tokens_per_s: (tokensPerStep * 1000) / ms,
+        ms_per_step: ms,
+        mfu: (flops * tokensPerStep * 1000) / ms / peak,
+        skipped: result.skipped,
+        elapsed_s: (performance.now() - started) / 1000,
+        eta_s: ((values.steps - step) * ms) / 1000,
       })
     }
     const isLast = step === values.steps
     const isEvaluation = values.evalInterval !== undefined && (step % values.evalInterval === 0 || isLast)
     if (isEvaluation && (await runEvaluation(s)) === "early_stop") status = "early_stop"
     if (values.sampleInterval !== undefined && (step % values.sampleInterval === 0 || isLast)) runSamples(s)
-    if (step % values.checkpointInterval === 0 || isEvaluation && s.trainer.best?.step === step) checkpoint(s)
+    if (step % values.checkpointInterval === 0 || (isEvaluation && s.trainer.best?.step === step)) checkpoint(s)
     if (status === "early_stop") break
     await Bun.sleep(0) // lets messages in
   }
@@ -177,13 +209,21 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
   const steady = times.slice(Math.ceil(times.length / 10))
   const total = steady.reduce((a, b) => a + b, 0)
   const summary: Summary = {
-    type: "summary", run: s.job.directory, status, steps: s.trainer.step,
+    type: "summary",
+    run: s.job.directory,
+    status,
+    steps: s.trainer.step,
     tokens_per_s: steady.length > 0 ? (tokensPerStep * 1000 * steady.length) / total : speed() || 0,
-    ms_per_step: median(steady), loss: Number.isFinite(loss) ? loss : 0,
-    val_loss: s.lastEval?.loss ?? null, best_val_loss: s.trainer.best?.loss ?? null, bits_per_byte: s.lastEval?.bitsPerByte ?? null,
+    ms_per_step: median(steady),
+    loss: Number.isFinite(loss) ? loss : 0,
+    val_loss: s.lastEval?.loss ?? null,
+    best_val_loss: s.trainer.best?.loss ?? null,
+    bits_per_byte: s.lastEval?.bitsPerByte ?? null,
     skipped: (s.state.read("control") as Float32Array)[CONTROL.skipped] as number,
     wall_s: (performance.now() - started) / 1000,
-    peak_rss_bytes: process.resourceUsage().maxRSS * 1024, device: s.device.name, precision: values.precision,
+    peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    device: s.device.name,
+    precision: values.precision,
   }
   s.emit(summary)
   return summary
@@ -211,7 +251,8 @@ function oneStep(s: Session): { loss: number; lr: number; gradNorm: number; skip
   const loss = (out.read("loss")[0] as number) / (out.read("count")[0] as number)
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
   return {
-    loss, lr,
+    loss,
+    lr,
     gradNorm: control[CONTROL.norm] as number,
     skipped: control[CONTROL.skipped] as number,
     skip: control[CONTROL.skip] === 1,
@@ -223,14 +264,23 @@ async function runEvaluation(s: Session): Promise<"early_stop" | undefined> {
   const { values } = s.job
   const { val } = s.prepared.data
   if (val === undefined) return undefined
-  const result = await evaluate(s.evaluation, val, { B: values.batch, T: values.context }, { batches: values.evalSteps, yieldNow: () => Bun.sleep(0) })
+  const result = await evaluate(
+    s.evaluation,
+    val,
+    { B: values.batch, T: values.context },
+    { batches: values.evalSteps, yieldNow: () => Bun.sleep(0) },
+  )
   const { step, best } = s.trainer
   const isBest = best === null || result.loss < best.loss
   s.lastEval = result
   s.trainer = { ...s.trainer, best: isBest ? { loss: result.loss, step } : best, stale: isBest ? 0 : s.trainer.stale + 1 }
   s.emit({
-    type: "eval", step, val_loss: result.loss, perplexity: result.perplexity,
-    ...(result.bitsPerByte === undefined ? {} : { bits_per_byte: result.bitsPerByte }), best: isBest,
+    type: "eval",
+    step,
+    val_loss: result.loss,
+    perplexity: result.perplexity,
+    ...(result.bitsPerByte === undefined ? {} : { bits_per_byte: result.bitsPerByte }),
+    best: isBest,
   })
   return values.patience !== undefined && s.trainer.stale >= values.patience ? "early_stop" : undefined
 }
@@ -241,7 +291,10 @@ function runSamples(s: Session): void {
   if (tokenizer === undefined) return
   for (const prompt of prepared.samplePrompts) {
     const text = generateText(device, state, prepared.model, tokenizer, prompt, {
-      precision: job.values.precision, maxTokens: job.values.sampleTokens, seed: job.values.seed + trainer.step,
+      precision: job.values.precision,
+      maxTokens: job.values.sampleTokens,
+      ends: [prepared.ids.eos ?? []].flat(),
+      sampling: { temperature: 0.8, topK: 200, topP: 1, minP: 0, repetitionPenalty: 1, seed: job.values.seed + trainer.step },
     })
     s.emit({ type: "sample", step: trainer.step, prompt, text })
   }
@@ -252,8 +305,12 @@ function checkpoint(s: Session): void {
   const { job, prepared, state, update, trainer } = s
   const path = checkpointPath(job.directory, trainer.step)
   const bytes = saveState(path, state, update.plan, {
-    model: prepared.model, precision: job.values.precision, ids: prepared.ids, tokenizerJson: prepared.tokenizerJson,
-    chatTemplate: prepared.chatTemplate, trainer,
+    model: prepared.model,
+    precision: job.values.precision,
+    ids: prepared.ids,
+    tokenizerJson: prepared.tokenizerJson,
+    chatTemplate: prepared.chatTemplate,
+    trainer,
   })
   const best = trainer.best?.step === trainer.step
   if (best) setLink(job.directory, "best", path)
@@ -263,9 +320,9 @@ function checkpoint(s: Session): void {
   s.emit({ type: "checkpoint", step: trainer.step, path, bytes, best })
 }
 
-export type { TrainJob } from "./train-prepare.ts"
-export { newestRun, readRecord, type RunRecord } from "./train-run.ts"
 export { type Evaluation, evaluate } from "./train-eval.ts"
+export type { EvalRow, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
+export type { TrainJob } from "./train-prepare.ts"
+export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
 export { evaluationPlan, microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
-export type { EvalRow, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
