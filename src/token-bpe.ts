@@ -80,7 +80,8 @@ export class Bpe implements Tokenizer {
   readonly #merges: Merges
   readonly #wholePieces: ReadonlyMap<string, number> | undefined
   readonly #longestToken: number
-  readonly #cache = new PieceCache()
+  /** Made when the first text comes. */
+  #cache: PieceCache | undefined
   /** Ids of the text being encoded; grown as needed and kept for the next. */
   #out = new Int32Array(1024)
   #count = 0
@@ -144,6 +145,7 @@ export class Bpe implements Tokenizer {
 
   #encodePieces(bytes: Uint8Array, from: number, to: number): void {
     const split = (PATTERNS[this.pattern] as Pattern).split
+    this.#cache ??= new PieceCache()
     const cache = this.#cache
     // A piece gives at most one id per byte; reserving for a block of text keeps the check out of the loop over pieces.
     let count = this.#count

@@ -38,7 +38,8 @@ export class Plain implements Tokenizer {
   readonly #specialIds: ReadonlySet<number>
   readonly #matchers: AddedMatchers
   readonly #unknownId: number | undefined
-  readonly #cache = new PieceCache()
+  /** Made when the first text comes. */
+  #cache: PieceCache | undefined
 
   constructor(parts: PlainParts) {
     this.#parts = parts
@@ -76,6 +77,8 @@ export class Plain implements Tokenizer {
   encode(text: string | Uint8Array, options: EncodeOptions = {}): Int32Array {
     const bytes = toBytes(text)
     const special = options.special ?? false
+    this.#cache ??= new PieceCache()
+    const cache = this.#cache
     const out = new Int32Array(bytes.length) // at most one id per byte
     let count = 0
     const token = (id: number) => {
@@ -85,10 +88,10 @@ export class Plain implements Tokenizer {
       for (let at = from; at < to; ) {
         const end = this.#split(bytes, at, to)
         const hash = hashBytes(bytes, at, end)
-        const found = end - at > MAX_CACHED_BYTES ? -1 : this.#cache.find(hash, bytes, at, end, out, count)
+        const found = end - at > MAX_CACHED_BYTES ? -1 : cache.find(hash, bytes, at, end, out, count)
         if (found < 0) {
           out[count] = this.#lookUp(bytes, at, end)
-          if (end - at <= MAX_CACHED_BYTES) this.#cache.add(hash, bytes, at, end, out, count, count + 1)
+          if (end - at <= MAX_CACHED_BYTES) cache.add(hash, bytes, at, end, out, count, count + 1)
         }
         count++
         at = end
