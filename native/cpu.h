@@ -100,20 +100,48 @@ INLINE vf vsqrt(vf x) {
 #endif
 }
 
-/* Sum and maximum over the lanes, always by halves: lane i with lane i + VL/2, then VL/4 … */
+/* Sum and maximum over the lanes, always by halves: lane i with lane i + VL/2, then VL/4 … (halves by memcpy, which compilers make a register move) */
+typedef float vf8 __attribute__((vector_size(32)));
+typedef int32_t vi8 __attribute__((vector_size(32)));
+typedef float vf4 __attribute__((vector_size(16)));
+typedef int32_t vi4 __attribute__((vector_size(16)));
 INLINE float vsum(vf x) {
-  float t[VL];
-  vstore(t, x);
-  for (int w = VL / 2; w; w /= 2)
-    for (int i = 0; i < w; i++) t[i] += t[i + w];
-  return t[0];
+  vf4 low, high;
+#if VL == 16
+  vf8 half[2];
+  memcpy(half, &x, sizeof half);
+  half[0] += half[1];
+  memcpy(&low, half, sizeof low);
+  memcpy(&high, (char *)half + sizeof low, sizeof high);
+  low += high;
+#elif VL == 8
+  memcpy(&low, &x, sizeof low);
+  memcpy(&high, (char *)&x + sizeof low, sizeof high);
+  low += high;
+#else
+  low = high = x;
+#endif
+  return (low[0] + low[2]) + (low[1] + low[3]);
 }
 INLINE float vmaximum(vf x) {
-  float t[VL];
-  vstore(t, x);
-  for (int w = VL / 2; w; w /= 2)
-    for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
-  return t[0];
+  vf4 low, high;
+#if VL == 16
+  vf8 half[2];
+  memcpy(half, &x, sizeof half);
+  vi8 more = half[0] > half[1];
+  half[0] = (vf8)((more & (vi8)half[0]) | (~more & (vi8)half[1]));
+  memcpy(&low, half, sizeof low);
+  memcpy(&high, (char *)half + sizeof low, sizeof high);
+#elif VL == 8
+  memcpy(&low, &x, sizeof low);
+  memcpy(&high, (char *)&x + sizeof low, sizeof high);
+#else
+  low = high = x;
+#endif
+  vi4 larger = low > high;
+  low = (vf4)((larger & (vi4)low) | (~larger & (vi4)high));
+  float even = low[0] > low[2] ? low[0] : low[2], odd = low[1] > low[3] ? low[1] : low[3];
+  return even > odd ? even : odd;
 }
 
 /* ---- bf16: the upper half of an f32, rounded to nearest even; NaN stays NaN ---- */
