@@ -15,8 +15,22 @@ export interface AttentionCachedAttrs extends Heads {
 }
 
 const cachedKernel = nativeKernel("attention_cached", {
-  qkv: "pointer", kPages: "pointer", vPages: "pointer", pages: "pointer", lengths: "pointer", counts: "pointer", y: "pointer",
-  batch: "int", T: "int", heads: "int", keyHeads: "int", D: "int", type: "int", pageSize: "int", maxPages: "int", scale: "float",
+  qkv: "pointer",
+  kPages: "pointer",
+  vPages: "pointer",
+  pages: "pointer",
+  lengths: "pointer",
+  counts: "pointer",
+  y: "pointer",
+  batch: "int",
+  T: "int",
+  heads: "int",
+  keyHeads: "int",
+  D: "int",
+  type: "int",
+  pageSize: "int",
+  maxPages: "int",
+  scale: "float",
 })
 
 const at = (view: View, i: number): number => view.data[i] as number
@@ -61,7 +75,10 @@ export const attentionCached = defineOp({
             kPages.data[cell(h, length + i, d)] = at(qkv, k(i, d))
             vPages.data[cell(h, length + i, d)] = at(qkv, v(i, d))
           }
-          const scores = Array.from({ length: length + i + 1 }, (_, j) => scale * sumOver(D, (d) => at(qkv, q(i, d)) * at(kPages, cell(h, j, d))))
+          const scores = Array.from(
+            { length: length + i + 1 },
+            (_, j) => scale * sumOver(D, (d) => at(qkv, q(i, d)) * at(kPages, cell(h, j, d))),
+          )
           const max = Math.max(...scores)
           const weights = scores.map((s) => Math.exp(s - max))
           const total = weights.reduce((sum, w) => sum + w, 0)
@@ -72,30 +89,56 @@ export const attentionCached = defineOp({
   },
   cpu: ({ qkv, kPages, vPages, pages, lengths, counts }, { y }, { T, nHead, nKvHead, headDim, scale, pageSize }) =>
     cachedKernel({
-      qkv, kPages, vPages, pages, lengths, counts, y,
-      batch: lengths.shape[0] as number, T, heads: nHead, keyHeads: nKvHead, D: headDim, type: typeOf(qkv), pageSize, maxPages: lastDim(pages), scale,
+      qkv,
+      kPages,
+      vPages,
+      pages,
+      lengths,
+      counts,
+      y,
+      batch: lengths.shape[0] as number,
+      T,
+      heads: nHead,
+      keyHeads: nKvHead,
+      D: headDim,
+      type: typeOf(qkv),
+      pageSize,
+      maxPages: lastDim(pages),
+      scale,
     }),
   cases: [
     {
       inputs: {
-        qkv: [1, 3], kPages: [1, 1, 1], vPages: [1, 1, 1],
-        pages: { shape: [1, 1], values: [0] }, lengths: { shape: [1], values: [0] }, counts: { shape: [1], values: [1] },
+        qkv: [1, 3],
+        kPages: [1, 1, 1],
+        vPages: [1, 1, 1],
+        pages: { shape: [1, 1], values: [0] },
+        lengths: { shape: [1], values: [0] },
+        counts: { shape: [1], values: [1] },
       },
       attrs: { T: 1, nHead: 1, nKvHead: 1, headDim: 1, scale: 1, pageSize: 1 },
       about: "first token",
     },
     {
       inputs: {
-        qkv: [12, 40], kPages: [5, 4, 10], vPages: [5, 4, 10],
-        pages: { shape: [3, 3], values: [4, 1, 0, 2, 0, 0, 3, 0, 0] }, lengths: { shape: [3], values: [6, 0, 0] }, counts: { shape: [3], values: [4, 3, 0] },
+        qkv: [12, 40],
+        kPages: [5, 4, 10],
+        vPages: [5, 4, 10],
+        pages: { shape: [3, 3], values: [4, 1, 0, 2, 0, 0, 3, 0, 0] },
+        lengths: { shape: [3], values: [6, 0, 0] },
+        counts: { shape: [3], values: [4, 3, 0] },
       },
       attrs: { T: 4, nHead: 4, nKvHead: 2, headDim: 5, scale: 0.5, pageSize: 4 },
       about: "chunks of different lengths, one empty",
     },
     {
       inputs: {
-        qkv: [2, 54], kPages: [9, 16, 18], vPages: [9, 16, 18],
-        pages: { shape: [2, 5], values: [8, 7, 6, 5, 4, 3, 2, 1, 0, 0] }, lengths: { shape: [2], values: [70, 15] }, counts: { shape: [2], values: [1, 1] },
+        qkv: [2, 54],
+        kPages: [9, 16, 18],
+        vPages: [9, 16, 18],
+        pages: { shape: [2, 5], values: [8, 7, 6, 5, 4, 3, 2, 1, 0, 0] },
+        lengths: { shape: [2], values: [70, 15] },
+        counts: { shape: [2], values: [1, 1] },
       },
       attrs: { T: 1, nHead: 1, nKvHead: 1, headDim: 18, scale: 0.3, pageSize: 16 },
       about: "decode, pages in any order",

@@ -24,12 +24,42 @@ export interface AttentionAttrs extends Heads {
 }
 
 const forwardKernel = nativeKernel("attention", {
-  qkv: "pointer", seed: "pointer", step: "pointer", row: "pointer", y: "pointer", lse: "pointer",
-  batch: "int", T: "int", heads: "int", keyHeads: "int", D: "int", type: "int", scale: "float", dropout: "float", site: "int", threshold: "int",
+  qkv: "pointer",
+  seed: "pointer",
+  step: "pointer",
+  row: "pointer",
+  y: "pointer",
+  lse: "pointer",
+  batch: "int",
+  T: "int",
+  heads: "int",
+  keyHeads: "int",
+  D: "int",
+  type: "int",
+  scale: "float",
+  dropout: "float",
+  site: "int",
+  threshold: "int",
 })
 const backwardKernel = nativeKernel("attention_backward", {
-  qkv: "pointer", y: "pointer", lse: "pointer", dy: "pointer", seed: "pointer", step: "pointer", row: "pointer", dqkv: "pointer",
-  batch: "int", T: "int", heads: "int", keyHeads: "int", D: "int", type: "int", scale: "float", dropout: "float", site: "int", threshold: "int",
+  qkv: "pointer",
+  y: "pointer",
+  lse: "pointer",
+  dy: "pointer",
+  seed: "pointer",
+  step: "pointer",
+  row: "pointer",
+  dqkv: "pointer",
+  batch: "int",
+  T: "int",
+  heads: "int",
+  keyHeads: "int",
+  D: "int",
+  type: "int",
+  scale: "float",
+  dropout: "float",
+  site: "int",
+  threshold: "int",
 })
 
 /** Throws unless qkv's rows and columns fit the heads. */
@@ -44,7 +74,15 @@ export const headsShape = (qkv: Tensor, { nHead, headDim }: Heads): number[] => 
 
 function sizes(qkv: Tensor, { T, nHead, nKvHead, headDim, scale, dropout, site }: AttentionAttrs) {
   return {
-    batch: rows(qkv) / T, T, heads: nHead, keyHeads: nKvHead, D: headDim, type: typeOf(qkv), scale, dropout, site,
+    batch: rows(qkv) / T,
+    T,
+    heads: nHead,
+    keyHeads: nKvHead,
+    D: headDim,
+    type: typeOf(qkv),
+    scale,
+    dropout,
+    site,
     threshold: Math.ceil(dropout * 2 ** 24),
   }
 }
@@ -57,7 +95,8 @@ interface Counters<T> {
 
 function checkCounters(name: string, { seed, step, row }: Counters<Tensor>, { dropout }: AttentionAttrs): void {
   for (const [key, t] of Object.entries({ seed, step, row })) {
-    if (dropout > 0 && t?.dtype !== "i32") throw new ShapeError(`${name}: dropout ${dropout} needs ${key} () i32, got ${t?.dtype ?? "nothing"}`)
+    if (dropout > 0 && t?.dtype !== "i32")
+      throw new ShapeError(`${name}: dropout ${dropout} needs ${key} () i32, got ${t?.dtype ?? "nothing"}`)
   }
 }
 
@@ -88,7 +127,14 @@ function eachHead(qkv: View, { T, nHead }: AttentionAttrs, visit: (b: number, h:
 }
 
 /** Factor of the weight of key j for query i: 0 or 1/(1 − p) under dropout, 1 without. */
-function keepFactor({ seed, step, row }: Counters<View>, { T, nHead, dropout, site }: AttentionAttrs, b: number, h: number, i: number, j: number): number {
+function keepFactor(
+  { seed, step, row }: Counters<View>,
+  { T, nHead, dropout, site }: AttentionAttrs,
+  b: number,
+  h: number,
+  i: number,
+  j: number,
+): number {
   if (dropout === 0 || seed === undefined || step === undefined || row === undefined) return 1
   const sample = b + Math.floor(at(row, 0) / T)
   return uniform(at(seed, 0), site, at(step, 0), ((sample * nHead + h) * T + i) * T + j) < dropout ? 0 : 1 / (1 - dropout)
@@ -137,10 +183,26 @@ export const attention = defineOp({
     { inputs: { qkv: [1, 3] }, attrs: { T: 1, nHead: 1, nKvHead: 1, headDim: 1, scale: 1, ...plain } },
     { inputs: { qkv: [2, 5, 42] }, attrs: { T: 5, nHead: 2, nKvHead: 2, headDim: 7, scale: 0.4, ...plain }, about: "odd head size" },
     { inputs: { qkv: [6, 80] }, attrs: { T: 3, nHead: 3, nKvHead: 1, headDim: 16, scale: 0.25, ...plain }, about: "one key head" },
-    { inputs: { qkv: [70, 160] }, attrs: { T: 70, nHead: 4, nKvHead: 2, headDim: 20, scale: 0.2, ...plain }, about: "shared key heads, two blocks of keys" },
-    { inputs: { qkv: [270, 12] }, attrs: { T: 270, nHead: 2, nKvHead: 1, headDim: 3, scale: 2, ...plain }, about: "several tasks, peaked weights" },
-    { inputs: { qkv: [10, 24], ...counters }, attrs: { T: 5, nHead: 2, nKvHead: 1, headDim: 6, scale: 0.4, dropout: 0.3, site: 4 }, about: "dropout" },
-    { inputs: { qkv: [67, 9], ...counters }, attrs: { T: 67, nHead: 1, nKvHead: 1, headDim: 3, scale: 0.5, dropout: 0.5, site: 9 }, about: "dropout, two blocks" },
+    {
+      inputs: { qkv: [70, 160] },
+      attrs: { T: 70, nHead: 4, nKvHead: 2, headDim: 20, scale: 0.2, ...plain },
+      about: "shared key heads, two blocks of keys",
+    },
+    {
+      inputs: { qkv: [270, 12] },
+      attrs: { T: 270, nHead: 2, nKvHead: 1, headDim: 3, scale: 2, ...plain },
+      about: "several tasks, peaked weights",
+    },
+    {
+      inputs: { qkv: [10, 24], ...counters },
+      attrs: { T: 5, nHead: 2, nKvHead: 1, headDim: 6, scale: 0.4, dropout: 0.3, site: 4 },
+      about: "dropout",
+    },
+    {
+      inputs: { qkv: [67, 9], ...counters },
+      attrs: { T: 67, nHead: 1, nKvHead: 1, headDim: 3, scale: 0.5, dropout: 0.5, site: 9 },
+      about: "dropout, two blocks",
+    },
   ],
 })
 

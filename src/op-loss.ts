@@ -6,8 +6,20 @@ import type { View } from "./program.ts"
 import { expectShape, lastDim, rows, ShapeError, shapeText } from "./tensor.ts"
 
 const classifierKernel = nativeKernel("classifier", {
-  x: "pointer", w: "pointer", targets: "pointer", loss: "pointer", count: "pointer", dx: "pointer", dw: "pointer", beta: "pointer",
-  rows: "int", channels: "int", classes: "int", xType: "int", wType: "int", softCap: "float",
+  x: "pointer",
+  w: "pointer",
+  targets: "pointer",
+  loss: "pointer",
+  count: "pointer",
+  dx: "pointer",
+  dw: "pointer",
+  beta: "pointer",
+  rows: "int",
+  channels: "int",
+  classes: "int",
+  xType: "int",
+  wType: "int",
+  softCap: "float",
 })
 
 const at = (view: View, i: number): number => view.data[i] as number
@@ -62,8 +74,20 @@ export const classifier = defineOp({
   },
   cpu: ({ x, w, targets }, { loss, count, dx, dw }, { softCap }, beta) =>
     classifierKernel({
-      x, w, targets, loss, count, dx, dw, beta: beta("dw"),
-      rows: rows(x), channels: lastDim(x), classes: w.shape[0] as number, xType: typeOf(x), wType: typeOf(w), softCap: softCap ?? 0,
+      x,
+      w,
+      targets,
+      loss,
+      count,
+      dx,
+      dw,
+      beta: beta("dw"),
+      rows: rows(x),
+      channels: lastDim(x),
+      classes: w.shape[0] as number,
+      xType: typeOf(x),
+      wType: typeOf(w),
+      softCap: softCap ?? 0,
     }),
   backward(_, { dx, dw }, { loss }) {
     if (loss?.role !== "constant" || loss.value !== 1) {

@@ -15,6 +15,7 @@ import { muon } from "./op-optimizer-muon.ts"
 import { qkNormOps } from "./op-qk-norm.ts"
 import { ropeOps } from "./op-rope.ts"
 import { rowOps } from "./op-rows.ts"
+import { sampleOps } from "./op-sample.ts"
 import { swigluOps } from "./op-swiglu.ts"
 import { weightedSumOps } from "./op-weighted-sum.ts"
 import type { Op } from "./program.ts"
@@ -33,6 +34,7 @@ export const ops: readonly Op[] = [
   ...attentionOps,
   ...attentionCachedOps,
   ...lossOps,
+  ...sampleOps,
   ...qkNormOps,
   ...ropeOps,
   ...optimizerOps,
@@ -58,5 +60,6 @@ export * from "./op-qk-norm.ts"
 export { runReference, type Values } from "./op-reference.ts"
 export * from "./op-rope.ts"
 export * from "./op-rows.ts"
+export * from "./op-sample.ts"
 export * from "./op-swiglu.ts"
 export * from "./op-weighted-sum.ts"
