@@ -194,6 +194,16 @@ export function readCheckpointFile(dir: string, name: string): string | undefine
   return withFile("read", join(dir, name), () => readFileSync(join(dir, name), "utf8"))
 }
 
+/** The chat template of a directory: chat_template.jinja (transformers 5), or the one in tokenizer_config.json; of several the one named default. */
+export function readChatTemplate(dir: string): string | undefined {
+  const own = readCheckpointFile(dir, "chat_template.jinja")
+  const config = own ?? readCheckpointFile(dir, "tokenizer_config.json")
+  if (own !== undefined || config === undefined) return own
+  const template = (readJson(join(dir, "tokenizer_config.json")) as { chat_template?: unknown } | null)?.chat_template
+  const chosen = Array.isArray(template) ? template.find((entry) => entry?.name === "default")?.template : template
+  return typeof chosen === "string" ? chosen : undefined
+}
+
 /**
  * The model of a directory, ours or one that `transformers` wrote. The end tokens of generation_config.json win over those of config.json.
  * `family` is the class it was written as.

@@ -1,8 +1,17 @@
 /** GPT models: the forward pass, parameters, files and generation, for the layers above. */
-export { loadTrainer, loadWeights, readCheckpointFile, readConfig, saveCheckpoint, verifyCheckpoint } from "./gpt-checkpoint.ts"
+export {
+  loadTrainer,
+  loadWeights,
+  readChatTemplate,
+  readCheckpointFile,
+  readConfig,
+  saveCheckpoint,
+  verifyCheckpoint,
+} from "./gpt-checkpoint.ts"
 export { exactClass, familyOf, type TokenIds } from "./gpt-family.ts"
 export { type Cache, copyName, type Dropout, gptHidden, gptLogits, gptLoss, type Pass, type Precision } from "./gpt-forward.ts"
 export { createGenerator, type Generator, generateText, type Sampling } from "./gpt-generate.ts"
+export { writeGguf } from "./gpt-gguf.ts"
 export { checkpointPath, listCheckpoints, modelDirectory, recoverCheckpoints, retain, setLink } from "./gpt-keep.ts"
 export { type LoadedModel, loadModel, loadParameters, refreshCopies } from "./gpt-load.ts"
 export { countParams, flopsPerToken, initParam, type ParamSpec, paramSpecs } from "./gpt-params.ts"
