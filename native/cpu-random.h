@@ -41,12 +41,37 @@ INLINE vw vmul_even(vw a, vw b) {
 #endif
 }
 
+/* Stores word w of the block in lane 4·q + p at out[4·(p·VL/4 + q) + w]: a transpose within 128-bit groups. */
+INLINE void store_blocks(uint32_t *out, vu x0, vu x1, vu x2, vu x3) {
+#if defined(__AVX512F__)
+  __m512i low01 = _mm512_unpacklo_epi32((__m512i)x0, (__m512i)x1), high01 = _mm512_unpackhi_epi32((__m512i)x0, (__m512i)x1);
+  __m512i low23 = _mm512_unpacklo_epi32((__m512i)x2, (__m512i)x3), high23 = _mm512_unpackhi_epi32((__m512i)x2, (__m512i)x3);
+  _mm512_storeu_si512(out, _mm512_unpacklo_epi64(low01, low23));
+  _mm512_storeu_si512(out + VL, _mm512_unpackhi_epi64(low01, low23));
+  _mm512_storeu_si512(out + 2 * VL, _mm512_unpacklo_epi64(high01, high23));
+  _mm512_storeu_si512(out + 3 * VL, _mm512_unpackhi_epi64(high01, high23));
+#elif defined(__AVX2__)
+  __m256i low01 = _mm256_unpacklo_epi32((__m256i)x0, (__m256i)x1), high01 = _mm256_unpackhi_epi32((__m256i)x0, (__m256i)x1);
+  __m256i low23 = _mm256_unpacklo_epi32((__m256i)x2, (__m256i)x3), high23 = _mm256_unpackhi_epi32((__m256i)x2, (__m256i)x3);
+  _mm256_storeu_si256((__m256i *)out, _mm256_unpacklo_epi64(low01, low23));
+  _mm256_storeu_si256((__m256i *)(out + VL), _mm256_unpackhi_epi64(low01, low23));
+  _mm256_storeu_si256((__m256i *)(out + 2 * VL), _mm256_unpacklo_epi64(high01, high23));
+  _mm256_storeu_si256((__m256i *)(out + 3 * VL), _mm256_unpackhi_epi64(high01, high23));
+#else
+  for (int p = 0; p < 4; p++)
+    for (int q = 0; q < VL / 4; q++) {
+      uint32_t *block = out + 4 * (p * (VL / 4) + q);
+      block[0] = x0[4 * q + p], block[1] = x1[4 * q + p], block[2] = x2[4 * q + p], block[3] = x3[4 * q + p];
+    }
+#endif
+}
+
 /* Words of VL consecutive blocks starting at block `first` (= index >> 2), in index order: out[4·VL]. */
 INLINE void random_blocks(uint32_t seed, uint32_t stream, uint32_t step, uint64_t first, uint32_t *out) {
   const vw m0 = (vw){0} + (uint32_t)PHILOX_M0, m1 = (vw){0} + (uint32_t)PHILOX_M1, high = (vw){0} + 0xffffffff00000000u;
-  vu lane;
-  for (int i = 0; i < VL; i++) lane[i] = i;
-  vu x0 = lane + (uint32_t)first, carry = (vu)(x0 < lane);
+  vu block;
+  for (int i = 0; i < VL; i++) block[i] = i % 4 * (VL / 4) + i / 4;
+  vu x0 = block + (uint32_t)first, carry = (vu)(x0 < block);
   vu x1 = (uint32_t)(first >> 32) - carry, x2 = (vu){0} + step, x3 = {0}; /* a comparison gives -1 where true */
   for (int round = 0; round < 10; round++) {
     vw even0 = vmul_even((vw)x0, m0), odd0 = vmul_even((vw)x0 >> 32, m0), even1 = vmul_even((vw)x2, m1), odd1 = vmul_even((vw)x2 >> 32, m1);
@@ -59,13 +84,7 @@ INLINE void random_blocks(uint32_t seed, uint32_t stream, uint32_t step, uint64_
     seed += (uint32_t)PHILOX_W0;
     stream += (uint32_t)PHILOX_W1;
   }
-  uint32_t word[4][VL];
-  memcpy(word[0], &x0, sizeof x0);
-  memcpy(word[1], &x1, sizeof x1);
-  memcpy(word[2], &x2, sizeof x2);
-  memcpy(word[3], &x3, sizeof x3);
-  for (int i = 0; i < VL; i++)
-    for (int j = 0; j < 4; j++) out[4 * i + j] = word[j][i];
+  store_blocks(out, x0, x1, x2, x3);
 }
 
 /* Random bits of n values from `index` on: buffer must hold n + 8·VL words; returns where value `index` is. */
