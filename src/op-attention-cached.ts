@@ -1,8 +1,7 @@
 /** Attention of a chunk of new positions over a paged cache of earlier keys and values: prefill and decode. */
 import { nativeKernel } from "./native.ts"
-import { checkHeads, type Heads, headsShape, offsets, sumOver } from "./op-attention.ts"
+import { at, checkHeads, type Heads, headsShape, offsets, sumOver } from "./op-attention-heads.ts"
 import { defineOp, typeOf } from "./op-define.ts"
-import type { View } from "./program.ts"
 import { expectShape, lastDim, ShapeError } from "./tensor.ts"
 
 export interface AttentionCachedAttrs extends Heads {
@@ -32,8 +31,6 @@ const cachedKernel = nativeKernel("attention_cached", {
   maxPages: "int",
   scale: "float",
 })
-
-const at = (view: View, i: number): number => view.data[i] as number
 
 export const attentionCached = defineOp({
   name: "attention_cached",

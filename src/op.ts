@@ -2,6 +2,7 @@
 
 import { activationOps } from "./op-activation.ts"
 import { attentionOps } from "./op-attention.ts"
+import { attentionBackwardOps } from "./op-attention-backward.ts"
 import { attentionCachedOps } from "./op-attention-cached.ts"
 import { dropoutOps } from "./op-dropout.ts"
 import { elementwiseOps } from "./op-elementwise.ts"
@@ -32,6 +33,7 @@ export const ops: readonly Op[] = [
   ...normOps,
   ...normBackwardOps,
   ...attentionOps,
+  ...attentionBackwardOps,
   ...attentionCachedOps,
   ...lossOps,
   ...sampleOps,
@@ -44,6 +46,7 @@ export const ops: readonly Op[] = [
 
 export * from "./op-activation.ts"
 export * from "./op-attention.ts"
+export * from "./op-attention-backward.ts"
 export * from "./op-attention-cached.ts"
 export { caseInputs, caseValues } from "./op-case.ts"
 export { checkCase, relativeL2, toBf16, variants } from "./op-check.ts"
