@@ -104,7 +104,7 @@ function summaryLines(e: Summary): string[] {
   const word = { completed: "done", stopped: "stopped", early_stop: "stopped early" }[e.status]
   const best = e.best_val_loss === null ? "" : `, best held-out loss ${e.best_val_loss.toFixed(4)}`
   return [
-    `${word}: ${e.steps} steps in ${formatDuration(e.wall_s * 1000)}, ${formatCount(e.tokens_per_s)} tokens/s, loss ${e.loss.toFixed(4)}${best}`,
+    `${word}: ${e.steps} steps in ${formatDuration(e.wall_s * 1000)}, ${formatCount(e.tokens_per_s)} tokens/s, loss ${e.loss?.toFixed(4) ?? "not a number"}${best}`,
     `next: alpha infer --model=${e.run} --prompt='…'${e.status === "completed" ? "" : `   or   alpha train --resume=${e.run}`}`,
   ]
 }

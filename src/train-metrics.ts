@@ -43,7 +43,8 @@ export interface Summary {
   readonly tokens_per_s: number
   /** Median without the first tenth of this process's steps. */
   readonly ms_per_step: number
-  readonly loss: number
+  /** Of the last step; null when it was not a number. */
+  readonly loss: number | null
   readonly val_loss: number | null
   readonly best_val_loss: number | null
   readonly bits_per_byte: number | null

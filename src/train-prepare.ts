@@ -86,6 +86,8 @@ function missingData(): never {
   throw new AlphaError("train: no data given", { hint: "alpha train --data=book.txt (or --data=random --vocabSize=N)", code: EXIT.usage })
 }
 
+const END_OF_TEXT = "<|endoftext|>"
+
 /** The checkpoint's or initial model's tokenizer, else the artifact, else one learned from the text and saved as the artifact. */
 function chooseTokenizer(values: TrainInput, text: TextStream | undefined, source: string | undefined, emit: Emit): Tokenizer | undefined {
   const artifact = values.tokenizerArtifacts
@@ -109,11 +111,11 @@ function chooseTokenizer(values: TrainInput, text: TextStream | undefined, sourc
         : values.vocabSize === undefined
           ? {}
           : { vocabSize: values.vocabSize }),
-      special: [...(bpe ? ["<|endoftext|>"] : []), ...text.specials, ...values.specialTokens],
+      special: [...(bpe ? [END_OF_TEXT] : []), ...text.specials, ...values.specialTokens],
       onProgress: ({ phase, done, total }) =>
         emit({ type: "progress", label: phase === "read" ? "count words" : "learn tokens", done, total: total ?? text.bytes }),
     },
-    text.texts(),
+    text.texts(values.documentBoundaries ? [...text.specials, END_OF_TEXT] : text.specials),
   )
   if (artifact !== undefined) saveTokenizer(tokenizer, artifact)
   return tokenizer

@@ -1,5 +1,5 @@
 /** The run directory: its files, its journals and the point a run resumes from. */
-import { appendFileSync, existsSync, readdirSync, readFileSync, statSync, truncateSync } from "node:fs"
+import { appendFileSync, existsSync, readdirSync, readFileSync, rmSync, statSync, truncateSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { makeDirectory, readJson, withFile, writeAtomic } from "./base-file.ts"
@@ -23,6 +23,14 @@ export function createRun(dir: string): void {
     throw new AlphaError(`run ${dir} exists`, { hint: `continue it with --resume=${dir}, or choose another --run`, code: EXIT.usage })
   }
   makeDirectory(join(dir, "checkpoints"))
+}
+
+/** Removes what `createRun` made when the run failed before it had a record. */
+export function discardRun(dir: string): void {
+  if (existsSync(join(dir, "config.json"))) return
+  for (const part of [join(dir, "checkpoints"), dir]) {
+    if (existsSync(part) && readdirSync(part).every((name) => name === "lock")) rmSync(part, { recursive: true })
+  }
 }
 
 export const writeRecord = (dir: string, record: RunRecord): void =>

@@ -20,7 +20,7 @@ import { lockRun } from "./train-lock.ts"
 import { type Emit, median, type Summary, type TrainEvent } from "./train-metrics.ts"
 import { measurePeak } from "./train-peak.ts"
 import { type Prepared, prepare, type TrainJob } from "./train-prepare.ts"
-import { append, createRun, rewindJournals, writeRecord } from "./train-run.ts"
+import { append, createRun, discardRun, rewindJournals, writeRecord } from "./train-run.ts"
 import { learningRate } from "./train-schedule.ts"
 import { initialise, loadState, saveState, type TrainerState } from "./train-state.ts"
 import { evaluationPlan, microPlan, updatePlan } from "./train-step.ts"
@@ -49,9 +49,8 @@ interface Session {
 /** Trains `job` to its end, or until `flag` says stop; a checkpoint is always written last. Returns the summary it emitted. */
 export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit): Promise<Summary> {
   const started = performance.now()
-  const { values, directory } = job
-  if (job.resume) recoverFirst(directory)
-  else createRun(directory)
+  const { directory } = job
+  if (!job.resume) createRun(directory)
   const unlock = lockRun(directory)
   try {
     if (job.resume) recoverCheckpoints(directory)
@@ -70,12 +69,11 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
       prepared.data.train.close()
       prepared.data.val?.close()
     }
+  } catch (error) {
+    if (!job.resume) discardRun(directory)
+    throw error
   } finally {
     unlock()
-  }
-
-  function recoverFirst(dir: string): void {
-    if (values.steps < 1) throw new AlphaError(`run ${dir}: nothing to do`, { code: EXIT.usage })
   }
 }
 
@@ -98,6 +96,7 @@ function open(job: TrainJob, prepared: Prepared, device: Device, emit: Emit): Se
   if (prepared.checkpoint !== undefined) {
     trainer = loadState(prepared.checkpoint, state, update, model, precision)
     checkSameData(trainer, prepared, job)
+    checkUnfinished(trainer, job)
     rewindJournals(job.directory, trainer.step)
   } else if (prepared.init !== undefined) loadParameters(state, model, prepared.init)
   else initialise(state, model, values.seed)
@@ -130,6 +129,11 @@ function checkSameData(trainer: TrainerState, prepared: Prepared, job: TrainJob)
     `run ${job.directory}: the training data changed since it began (tokens ${trainer.dataHash.slice(0, 12)}, now ${now.slice(0, 12)})`,
     { hint: `restore ${job.values.data}, or start a new run from its weights: --init=${job.directory}`, code: EXIT.data },
   )
+}
+
+function checkUnfinished({ step }: TrainerState, { directory, values }: TrainJob): void {
+  if (step < values.steps) return
+  throw new AlphaError(`run ${directory} is complete: step ${step} of ${values.steps}`, { hint: `train on with --steps=${step * 2}`, code: EXIT.usage })
 }
 
 function announce({ job, prepared, device, state, micro, update, emit, trainer }: Session): void {
@@ -205,7 +209,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     if (status === "early_stop") break
     await Bun.sleep(0) // lets messages in
   }
-  if (s.saved !== s.trainer.step || s.trainer.step === first) checkpoint(s)
+  if (s.saved !== s.trainer.step) checkpoint(s)
   const steady = times.slice(Math.ceil(times.length / 10))
   const total = steady.reduce((a, b) => a + b, 0)
   const summary: Summary = {
@@ -215,7 +219,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     steps: s.trainer.step,
     tokens_per_s: steady.length > 0 ? (tokensPerStep * 1000 * steady.length) / total : speed() || 0,
     ms_per_step: median(steady),
-    loss: Number.isFinite(loss) ? loss : 0,
+    loss: Number.isFinite(loss) ? loss : null,
     val_loss: s.lastEval?.loss ?? null,
     best_val_loss: s.trainer.best?.loss ?? null,
     bits_per_byte: s.lastEval?.bitsPerByte ?? null,
