@@ -91,10 +91,13 @@ export const COMMANDS: readonly Command[] = [
   defineCommand({
     name: "tokenizer build",
     group: "Tools",
-    summary: "learn a tokenizer from text",
+    summary: "learn a tokenizer from text, or convert one",
     fields: TOKENIZER_BUILD,
     positionals: ["data"],
-    examples: ["alpha tokenizer build --data=book.txt --vocabSize=4096 --out=tokenizer.json"],
+    examples: [
+      "alpha tokenizer build --data=book.txt --vocabSize=4096 --out=tokenizer.json",
+      "alpha tokenizer build --from=cl100k_base.tiktoken --out=cl100k.json",
+    ],
     run: async (invocation) => (await import("./cli-tokenizer.ts")).build(invocation),
   }),
   defineCommand({
@@ -103,7 +106,7 @@ export const COMMANDS: readonly Command[] = [
     summary: "turn text into token ids",
     fields: TOKENIZER_USE,
     positionals: ["text"],
-    examples: ["alpha tokenizer encode 'Hello world' --tokenizer=gpt2", "alpha tokenizer encode --data=book.txt --out=book.bin"],
+    examples: ["alpha tokenizer encode 'Hello world' --tokenizer=tokenizer.json", "alpha tokenizer encode --data=book.txt --out=book.bin"],
     run: async (invocation) => (await import("./cli-tokenizer.ts")).encode(invocation),
   }),
   defineCommand({
@@ -112,7 +115,7 @@ export const COMMANDS: readonly Command[] = [
     summary: "turn token ids into text",
     fields: TOKENIZER_USE,
     positionals: ["text"],
-    examples: ["alpha tokenizer decode '15496 995' --tokenizer=gpt2"],
+    examples: ["alpha tokenizer decode '15496 995' --tokenizer=gpt2/vocab.bpe"],
     run: async (invocation) => (await import("./cli-tokenizer.ts")).decode(invocation),
   }),
   defineCommand({
@@ -121,7 +124,7 @@ export const COMMANDS: readonly Command[] = [
     summary: "describe a tokenizer",
     fields: TOKENIZER_USE,
     positionals: ["tokenizer"],
-    examples: ["alpha tokenizer info --tokenizer=runs/first/checkpoints/last"],
+    examples: ["alpha tokenizer info --tokenizer=runs/first"],
     run: async (invocation) => (await import("./cli-tokenizer.ts")).info(invocation),
   }),
   defineCommand({

@@ -34,7 +34,11 @@ export const VOCABULARY = inGroup("Tokenizer", {
     min: 2,
     max: 2 ** 24,
   }),
-  splitPattern: choice("rule that splits text before BPE merges", ["gpt2", "gpt4"], { default: "gpt2" }),
+  splitPattern: choice(
+    "rule that splits text before BPE merges",
+    ["gpt2", "gpt2-digits", "gpt4", "llama3", "nanochat", "qwen2", "gpt4o", "words"],
+    { default: "gpt2" },
+  ),
   specialTokens: list("texts that become one token each, such as <|user|>", { default: [] }),
 })
 

@@ -6,15 +6,19 @@ import { COMPUTE, FILES, VOCABULARY } from "./config-shared.ts"
 export const TOKENIZER_BUILD = {
   ...inGroup("Input", {
     data: text("text or jsonl file, directory, glob, or - for stdin", { aliases: ["input"] }),
+    from: text("vocabulary to convert instead: tokenizer.json, encoder.json + vocab.bpe, or a tiktoken rank file", {}),
     out: text("tokenizer.json to write", { default: "tokenizer.json" }),
     config: FILES.config,
   }),
   ...VOCABULARY,
-  ...inGroup("Device", { threads: COMPUTE.threads }),
+  ...inGroup("Tokenizer", { unknown: text("char, word: token for what is not in the vocabulary; none = refuse it", {}) }),
 }
 export type TokenizerBuildConfig = Values<typeof TOKENIZER_BUILD>
 
-const TOKENIZER_FILE = text("tokenizer.json, model directory, run, or gpt2", { default: "tokenizer.json", aliases: ["tokenizerArtifacts"] })
+const TOKENIZER_FILE = text("tokenizer.json, rank file, directory with one, or run", {
+  default: "tokenizer.json",
+  aliases: ["tokenizerArtifacts"],
+})
 
 /** What `alpha tokenizer encode`, `decode` and `info` read. */
 export const TOKENIZER_USE = inGroup("Input", {

@@ -82,13 +82,11 @@ export function importRanks(text: string, options: RankOptions = {}): Bpe {
   const pattern = options.pattern ?? known?.pattern
   if (pattern === undefined)
     throw bad("a rank file does not say how text is split before merging", "name the pattern: --splitPattern=llama3, gpt4 …")
-  const special = new Map(options.special?.map((content, index) => [tokens.length + index, content]))
-  if (options.special === undefined) for (const [content, id] of Object.entries(known?.special ?? {})) special.set(id, content)
+  if (tokens.length > count && known === undefined) throw bad(`no line has rank ${tokens.findIndex((token) => token === undefined)}`)
+  const names = Object.entries(known?.special ?? {})
+  const own = [...new Set(options.special ?? [])].map((content, index): [string, number] => [content, tokens.length + index])
+  const special = new Map((options.special === undefined ? names : own).map(([content, id]) => [id, content]))
   const size = Math.max(tokens.length, ...[...special.keys()].map((id) => id + 1))
-  if (count + special.size < size && known === undefined) {
-    const hole = Array.from({ length: size }).findIndex((_, id) => tokens[id] === undefined && !special.has(id))
-    throw bad(`no line has rank ${hole}`)
-  }
   const vocab = Array.from({ length: size }, (_, id) => tokens[id])
   const added = vocab.flatMap((token, id) => (token === undefined ? [specialToken(id, special.get(id) ?? `<|reserved_${id}|>`)] : []))
   return new Bpe({ vocab, merges: recoverMerges(vocab), pattern, added, ignoreMerges: true, nfc: false, postProcessor: null })

@@ -42,7 +42,7 @@ function only(fields: Fields, where: string, key: string, allowed: readonly unkn
 const TOP = ["version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"]
 
 /** The tokenizer in the text of a tokenizer.json file. Throws AlphaError naming the field where the file is damaged or beyond us. */
-export function parseTokenizer(text: string): Tokenizer {
+export function importJson(text: string): Tokenizer {
   let json: unknown
   try {
     json = JSON.parse(text)
@@ -207,10 +207,10 @@ function readPlain(top: Fields, model: Fields, added: AddedToken[]): Tokenizer {
   const split = fieldsOf(top.pre_tokenizer, "pre_tokenizer")
   if (split.type !== "Split") throw unsupported("pre_tokenizer", split)
   const isChar = fieldsOf(split.pattern, "pre_tokenizer.pattern").Regex === ANY_CHARACTER
-  const pattern = isChar ? "words" : readSplit(split)
+  const pattern = isChar ? undefined : readSplit(split)
   const unknown = model.unk_token
   if (typeof unknown !== "string") throw bad("model.unk_token: a text was expected")
   const vocab = readVocab(model.vocab, added)
   const isKnown = added.some((row) => row.content === unknown) || vocab.includes(unknown)
-  return new Plain({ kind: isChar ? "char" : "word", vocab, pattern, added, unknown: isKnown ? unknown : undefined })
+  return new Plain({ vocab, pattern, added, unknown: isKnown ? unknown : undefined })
 }

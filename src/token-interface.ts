@@ -1,5 +1,7 @@
 /** What every tokenizer can do. */
 
+import type { PatternName } from "./token-split.ts"
+
 export interface EncodeOptions {
   /** Recognise special tokens (<|endoftext|> …) in the text. Off by default: text from outside must not be able to forge them. */
   special?: boolean
@@ -9,6 +11,8 @@ export interface EncodeOptions {
 export interface Tokenizer {
   readonly kind: "bpe" | "char" | "word"
   readonly vocabSize: number
+  /** How text is split into pieces before they are looked up or merged; undefined for characters. */
+  readonly pattern: PatternName | undefined
   /** Special tokens by their text, for example <|endoftext|> → 50256. */
   readonly special: ReadonlyMap<string, number>
   /** Ids of `text` (a string, or UTF-8 bytes). Throws AlphaError naming the character and its byte offset when it cannot be encoded. */

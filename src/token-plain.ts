@@ -11,11 +11,10 @@ import { decodeAt, INVALID } from "./token-unicode.ts"
 
 /** What a char or word tokenizer is made of. */
 export interface PlainParts {
-  kind: "char" | "word"
   /** Words, or single characters, by id; undefined where the id belongs to an added token. */
   vocab: readonly (string | undefined)[]
-  /** How text is cut into words; "char" tokenizers cut at every character. */
-  pattern: PatternName
+  /** How text is cut into words; undefined where it is cut at every character. */
+  pattern: PatternName | undefined
   added: readonly AddedToken[]
   /** The added token that stands for everything outside the vocabulary; undefined: such text is refused. */
   unknown: string | undefined
@@ -24,12 +23,16 @@ export interface PlainParts {
 /** The regular expression that makes Hugging Face's Split cut at every character, newlines included. */
 export const ANY_CHARACTER = "[\\s\\S]"
 
-const splitCharacters: Splitter = (bytes, at, end) => at + (decodeAt(bytes, at, end) & 7)
+/** The splitter of a pattern; of characters, where a byte that is not UTF-8 is one, for undefined. */
+export function plainSplitter(pattern: PatternName | undefined): Splitter {
+  return pattern === undefined ? (bytes, at, end) => at + (decodeAt(bytes, at, end) & 7) : (PATTERNS[pattern] as Pattern).split
+}
 
 /** A char or word tokenizer; throws AlphaError where its parts contradict each other. */
 export class Plain implements Tokenizer {
   readonly kind: "char" | "word"
   readonly vocabSize: number
+  readonly pattern: PatternName | undefined
   readonly special: ReadonlyMap<string, number>
   readonly #parts: PlainParts
   readonly #split: Splitter
@@ -43,9 +46,10 @@ export class Plain implements Tokenizer {
 
   constructor(parts: PlainParts) {
     this.#parts = parts
-    this.kind = parts.kind
+    this.kind = parts.pattern === undefined ? "char" : "word"
     this.vocabSize = parts.vocab.length
-    this.#split = parts.kind === "char" ? splitCharacters : (PATTERNS[parts.pattern] as Pattern).split
+    this.pattern = parts.pattern
+    this.#split = plainSplitter(parts.pattern)
     const contents = parts.vocab.map((token) => toBytes(token ?? ""))
     const added = new Map(parts.added.map((token) => [token.id, token]))
     parts.vocab.forEach((token, id) => {
@@ -55,7 +59,7 @@ export class Plain implements Tokenizer {
       const bytes = contents[id]!
       // Such a token would never be found, or break the rule that decode(encode(text)) is the text.
       if (token === "" || this.#split(bytes, 0, bytes.length) !== bytes.length) {
-        throw new AlphaError(`token ${id} ${JSON.stringify(token)} is not one ${parts.kind === "char" ? "character" : "word"}`, {
+        throw new AlphaError(`token ${id} ${JSON.stringify(token)} is not one ${this.kind === "char" ? "character" : "word"}`, {
           code: EXIT.data,
         })
       }
@@ -135,18 +139,18 @@ export class Plain implements Tokenizer {
   }
 
   cut(bytes: Uint8Array, at: number): number {
-    return this.#parts.added.some((token) => /\s/.test(token.content)) ? bytes.length : cutPoint(this.#parts.pattern, bytes, at)
+    return this.#parts.added.some((token) => /\s/.test(token.content)) ? bytes.length : cutPoint(this.pattern ?? "words", bytes, at)
   }
 
   toJson(): string {
-    const { kind, vocab, added, pattern, unknown } = this.#parts
+    const { vocab, added, pattern, unknown } = this.#parts
     const contents = new Map(added.map((token) => [token.id, token.content]))
     return writeTokenizerJson({
       added,
       normalizer: null,
       preTokenizer: {
         type: "Split",
-        pattern: { Regex: kind === "char" ? ANY_CHARACTER : PATTERNS[pattern].regexes[0] },
+        pattern: { Regex: pattern === undefined ? ANY_CHARACTER : PATTERNS[pattern].regexes[0] },
         behavior: "Isolated",
         invert: false,
       },

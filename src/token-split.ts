@@ -192,6 +192,7 @@ const o200kLower = String.raw`[\p{Ll}\p{Lm}\p{Lo}\p{M}]`
  * Split patterns by name.
  * gpt2: openai/gpt-2 encoder.py. gpt4 (cl100k), gpt4o (o200k): openai/tiktoken openai_public.py. llama3, qwen2: their tokenizer.json. nanochat: karpathy/nanochat tokenizer.py.
  * gpt2-digits: GPT-2 with single digits (SmolLM, StarCoder). words: white-space separated words. none: one piece.
+ * Code points that one Unicode version assigns and an older one does not may be classed differently elsewhere.
  */
 export const PATTERNS = {
   gpt2: {

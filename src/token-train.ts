@@ -6,7 +6,7 @@ import { Bpe } from "./token-bpe.ts"
 import { learnBpe } from "./token-bpe-train.ts"
 import { PieceCounter } from "./token-count.ts"
 import type { Tokenizer } from "./token-interface.ts"
-import { Plain } from "./token-plain.ts"
+import { Plain, plainSplitter } from "./token-plain.ts"
 import { PATTERNS, type Pattern, type PatternName } from "./token-split.ts"
 import { toBytes, toText } from "./token-text.ts"
 import { decodeAt, INVALID } from "./token-unicode.ts"
@@ -117,10 +117,8 @@ function trainPlain(
   special: readonly string[],
   texts: Iterable<string | Uint8Array>,
 ): Tokenizer {
-  const pattern = options.pattern ?? "words"
-  const split: Pattern["split"] =
-    kind === "char" ? (bytes, at, end) => at + (decodeAt(bytes, at, end) & 7) : (PATTERNS[pattern] as Pattern).split
-  const pieces = countPieces(split, checkUtf8(texts), options.onProgress)
+  const pattern = kind === "char" ? undefined : (options.pattern ?? "words")
+  const pieces = countPieces(plainSplitter(pattern), checkUtf8(texts), options.onProgress)
   let rows = Array.from({ length: pieces.size }, (_, index) => ({ text: toText(pieces.piece(index)), count: pieces.count(index) }))
   rows = rows.filter((row) => !special.includes(row.text)).sort((a, b) => b.count - a.count || compareCodePoints(a.text, b.text))
   const room = (options.vocabSize ?? Number.POSITIVE_INFINITY) - special.length
@@ -135,7 +133,7 @@ function trainPlain(
   }
   const vocab = rows.slice(0, Math.max(room, 0)).map((row) => row.text)
   if (kind === "char") vocab.sort(compareCodePoints)
-  return new Plain({ kind, vocab: withSpecial(vocab, special), pattern, added: addedFrom(vocab.length, special), unknown: options.unknown })
+  return new Plain({ vocab: withSpecial(vocab, special), pattern, added: addedFrom(vocab.length, special), unknown: options.unknown })
 }
 
 /** Order of the UTF-8 bytes, which is that of the code points; JavaScript's own order is that of UTF-16. */

@@ -3,12 +3,11 @@
 import { existsSync, readFileSync, statSync } from "node:fs"
 import { dirname, join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { fileError, readText, sha256, withFile, writeAtomic } from "./base-file.ts"
-import { parseTokenizer } from "./token-import.ts"
+import { readJson, readText, sha256, withFile, writeAtomic } from "./base-file.ts"
+import { importJson } from "./token-import.ts"
 import { importGpt2, importRanks, type RankOptions } from "./token-import-ranks.ts"
 import type { Tokenizer } from "./token-interface.ts"
 
-export { parseTokenizer } from "./token-import.ts"
 export type { EncodeOptions, Tokenizer } from "./token-interface.ts"
 export { type PatternName, patternNames, patternOf } from "./token-split.ts"
 export { StreamDecoder } from "./token-text.ts"
@@ -24,6 +23,11 @@ export function saveTokenizer(tokenizer: Tokenizer, path: string): void {
   writeAtomic(isDirectory(path) ? join(path, "tokenizer.json") : path, tokenizer.toJson())
 }
 
+/** The tokenizer in the text of a tokenizer.json file. Throws AlphaError naming `source` and the field that is damaged or beyond us. */
+export function parseTokenizer(json: string, source = "tokenizer.json"): Tokenizer {
+  return inFile(source, () => importJson(json))
+}
+
 /**
  * Loads a tokenizer from a file, or from a directory that has one: tokenizer.json, GPT-2's encoder.json + vocab.bpe (or
  * vocab.json + merges.txt), or a tiktoken rank file (`options` say what such a file does not). Throws AlphaError naming the
@@ -31,11 +35,15 @@ export function saveTokenizer(tokenizer: Tokenizer, path: string): void {
  */
 export function loadTokenizer(path: string, options: RankOptions = {}): Tokenizer {
   const file = isDirectory(path) ? findIn(path) : path
+  return inFile(file, () => loadFile(file, options))
+}
+
+/** Names `file` in whatever `work` refuses. */
+function inFile<T>(file: string, work: () => T): T {
   try {
-    return loadFile(file, options)
+    return work()
   } catch (error) {
-    if (!(error instanceof AlphaError)) throw fileError("read", file, error)
-    if (error.message.includes(file)) throw error
+    if (!(error instanceof AlphaError) || error.message.includes(file)) throw error
     throw new AlphaError(`tokenizer ${file}: ${error.message}`, { hint: error.hint, code: error.code, cause: error })
   }
 }
@@ -64,12 +72,12 @@ function loadFile(path: string, options: RankOptions): Tokenizer {
   for (const [vocab, merges] of GPT2_FILES) {
     if (path !== vocab && !path.endsWith(`/${vocab}`) && path !== merges && !path.endsWith(`/${merges}`)) continue
     const directory = dirname(path)
-    return importGpt2(JSON.parse(readText(join(directory, vocab))), readText(join(directory, merges)))
+    return importGpt2(readJson(join(directory, vocab)), readText(join(directory, merges)))
   }
   const bytes = withFile("read", path, () => readFileSync(path))
   if (bytes.length === 0) throw new AlphaError("the file is empty", { code: EXIT.data })
   const head = bytes.subarray(0, 64).toString("latin1")
-  if (head.trimStart().startsWith("{")) return parseTokenizer(readText(path))
+  if (head.trimStart().startsWith("{")) return importJson(readText(path))
   if (/^[A-Za-z0-9+/]+={0,2} \d+\r?\n/.test(head)) return importRanks(readText(path), options)
   throw new AlphaError("neither a tokenizer.json nor a tiktoken rank file", {
     hint: "SentencePiece models (tokenizer.model of Llama 2) are not supported",
