@@ -1,6 +1,23 @@
 /** Known answers of the norms, from PyTorch 2.13 in f64, LlamaRMSNorm and Qwen3RMSNorm of transformers 5.17. */
 import { expect, test } from "bun:test"
-import { addLayerNorm, addRmsNorm, layerNorm, layerNormBackward, qkNorm, rmsNorm, rmsNormBackward } from "../src/op.ts"
+import { openCpu } from "../src/cpu.ts"
+import {
+  add,
+  addLayerNorm,
+  addRmsNorm,
+  dropout,
+  layerNorm,
+  layerNormBackward,
+  qkNorm,
+  relativeL2,
+  rmsNorm,
+  rmsNormBackward,
+  rope,
+  runReference,
+  softCap,
+} from "../src/op.ts"
+import { plan, trace } from "../src/program.ts"
+import { elements } from "../src/tensor.ts"
 import { evaluate, expectValues } from "./op-evaluate.ts"
 
 const x = [
@@ -101,4 +118,36 @@ test("not a number stays in its row", () => {
     ({ x, w }) => ({ y: rmsNorm({ x, w }, { eps: 1e-5, out: "f32" }).y }),
   )
   expect([...(y?.cpu ?? [])].map(Number.isNaN)).toEqual([true, true, true, false, false, false])
+})
+
+test("ops that take over their input's memory compute the same", () => {
+  const R = 70
+  const made = plan(
+    trace("in place", (t) => {
+      const given = (name: string) => t.state(name, "f32", [R, 288])
+      const twice = (name: string) => add({ a: given(name), b: given(name) }).y // a temporary that may be overwritten
+      const { y, sum } = addRmsNorm({ x: twice("x"), r: twice("r"), w: t.state("w", "f32", [288]) }, { eps: 1e-5, out: "f32" })
+      const heads = { nHead: 2, nKvHead: 2, headDim: 48 }
+      const turned = rope({ qkv: y }, { ...heads, T: 35, theta: 10_000, scaling: "none" }).y
+      const normed = qkNorm({ qkv: turned, qw: t.state("qw", "f32", [48]), kw: t.state("kw", "f32", [48]) }, { ...heads, eps: 1e-5 }).y
+      const capped = softCap({ x: normed }, { cap: 2 }).y
+      t.output(
+        "y",
+        dropout({ x: capped, seed: t.live("seed", "i32"), step: t.live("step", "i32"), row: t.live("row", "i32") }, { p: 0.2, site: 1 }).y,
+      )
+      t.output("sum", sum)
+    }),
+  )
+  expect(new Set(made.offsets.values()).size).toBe(2) // x and r: everything else is in place
+  const values = new Map(
+    [...made.program.states.values()].map((s) => [s.name, Float64Array.from({ length: elements(s) }, (_, i) => Math.fround(Math.sin(i)))]),
+  )
+  const counters = { seed: 3, step: 4, row: 5 }
+  const exact = runReference(made.program, new Map(values), counters)
+  const device = openCpu(2)
+  const state = device.state()
+  const run = device.compile(made, state)
+  for (const [name, value] of values) state.write(name, Float32Array.from(value))
+  const got = run.submit(counters)
+  for (const name of ["y", "sum"]) expect(relativeL2(got.read(name), exact.get(name) as Float64Array)).toBeLessThan(1e-5)
 })
