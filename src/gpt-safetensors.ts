@@ -9,7 +9,7 @@ export const DTYPE_SIZE = { F32: 4, BF16: 2, F16: 2, I32: 4, I64: 8, U8: 1 } as 
 export type StoredDtype = keyof typeof DTYPE_SIZE
 
 /** Sizes of the other element types of the format: such a tensor may stand in a file, but its values are never read. */
-const FOREIGN_SIZE: Record<string, number> = { BOOL: 1, I8: 1, F8_E4M3: 1, F8_E5M2: 1, I16: 2, U16: 2, U32: 4, F64: 8, U64: 8 }
+const FOREIGN_SIZE = new Map(Object.entries({ BOOL: 1, I8: 1, F8_E4M3: 1, F8_E5M2: 1, I16: 2, U16: 2, U32: 4, F64: 8, U64: 8 }))
 
 /** One named tensor on its way to or from disk; data is read lazily so that a 3 GB model needs no second copy. */
 export interface NamedTensor {
@@ -94,7 +94,7 @@ function parse(path: string, file: number): SafetensorsFile {
     if (!isObject(entry)) return fail(`tensor ${name}: not an object`)
     const { dtype, shape, data_offsets: offsets } = entry
     const isKnown = typeof dtype === "string" && Object.hasOwn(DTYPE_SIZE, dtype)
-    const elementSize = isKnown ? DTYPE_SIZE[dtype as StoredDtype] : typeof dtype === "string" ? FOREIGN_SIZE[dtype] : undefined
+    const elementSize = isKnown ? DTYPE_SIZE[dtype as StoredDtype] : typeof dtype === "string" ? FOREIGN_SIZE.get(dtype) : undefined
     if (elementSize === undefined) return fail(`tensor ${name}: unknown dtype ${JSON.stringify(dtype)}`)
     if (!isSizes(shape)) return fail(`tensor ${name}: bad shape ${JSON.stringify(shape)}`)
     if (!isSizes(offsets) || offsets.length !== 2) return fail(`tensor ${name}: bad data_offsets ${JSON.stringify(offsets)}`)
