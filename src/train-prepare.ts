@@ -38,10 +38,8 @@ export interface Prepared {
 /** Opens everything a run needs, in the order in which errors are cheapest to have. */
 export async function prepare(job: TrainJob, emit: Emit): Promise<Prepared> {
   const { values, directory } = job
-  const checkpoint = job.resume ? join(directory, "last") : undefined
-  if (checkpoint !== undefined && !existsSync(checkpoint)) {
-    throw new AlphaError(`run ${directory} has no checkpoint to resume from`, { hint: "delete it and start again", code: EXIT.data })
-  }
+  const last = join(directory, "last")
+  const checkpoint = job.resume && existsSync(last) ? last : undefined // a run that ended before its first checkpoint starts anew
   const init = values.init === undefined ? undefined : modelDirectory(values.init)
   const cacheDir = join(values.runsDir, ".cache")
   const text = await openText(values.data ?? missingData(), cacheDir)

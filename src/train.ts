@@ -97,10 +97,10 @@ function open(job: TrainJob, prepared: Prepared, device: Device, emit: Emit): Se
     trainer = loadState(prepared.checkpoint, state, update, model, precision)
     checkSameData(trainer, prepared, job)
     checkUnfinished(trainer, job)
-    rewindJournals(job.directory, trainer.step)
   } else if (prepared.init !== undefined) loadParameters(state, model, prepared.init)
   else initialise(state, model, values.seed)
   refreshCopies(device, state, model, precision)
+  rewindJournals(job.directory, prepared.checkpoint === undefined ? -1 : trainer.step)
   writeRecord(job.directory, {
     ...job.record,
     dataHash: prepared.data.train.hash,
@@ -133,7 +133,10 @@ function checkSameData(trainer: TrainerState, prepared: Prepared, job: TrainJob)
 
 function checkUnfinished({ step }: TrainerState, { directory, values }: TrainJob): void {
   if (step < values.steps) return
-  throw new AlphaError(`run ${directory} is complete: step ${step} of ${values.steps}`, { hint: `train on with --steps=${step * 2}`, code: EXIT.usage })
+  throw new AlphaError(`run ${directory} is complete: step ${step} of ${values.steps}`, {
+    hint: `train on with --steps=${step * 2}`,
+    code: EXIT.usage,
+  })
 }
 
 function announce({ job, prepared, device, state, micro, update, emit, trainer }: Session): void {

@@ -33,3 +33,14 @@ export function fromBf16(bits: Uint16Array): Float64Array {
   const words = Uint32Array.from(bits, (b) => b << 16)
   return Float64Array.from(new Float32Array(words.buffer))
 }
+
+/** Reproducible text of `length` characters in lines of simple words: something a small model learns from. */
+export function sampleText(length: number): string {
+  const words = ["the", "sea", "was", "calm", "and", "a", "whale", "rose", "from", "its", "deep", "green", "bed", "to", "look", "at", "us"]
+  let text = ""
+  for (let i = 0, x = 1; text.length < length; i++) {
+    x = (x * 48271) % 2147483647
+    text += words[x % words.length] + (i % 9 === 8 ? ".\n" : " ")
+  }
+  return text.slice(0, length)
+}

@@ -1,0 +1,138 @@
+/** Training as a user sees it: schedule, runs that resume bit for bit, locks, signals, errors that lose nothing. */
+import { afterAll, describe, expect, test } from "bun:test"
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { learningRate } from "../src/train-schedule.ts"
+import { sampleText } from "./support.ts"
+import { killAndCompare, trainWhole } from "./train-kill.ts"
+
+const runsDir = mkdtempSync(join(tmpdir(), "alpha-train-"))
+const data = join(runsDir, "text.txt")
+writeFileSync(data, sampleText(20_000))
+const trainer = { command: [process.execPath, join(import.meta.dir, "../src/cli.ts")], data, runsDir }
+afterAll(() => rmSync(runsDir, { recursive: true, force: true }))
+
+const SMALL = [
+  "--tokenizer=char",
+  "--nLayer=1",
+  "--nHead=2",
+  "--nEmbd=16",
+  "--context=16",
+  "--batch=4",
+  "--sampleInterval=none",
+  "--device=cpu",
+  "--threads=1",
+]
+
+function alpha(...flags: string[]) {
+  return Bun.spawn([...trainer.command, "train", `--data=${data}`, `--runsDir=${runsDir}`, ...SMALL, ...flags], {
+    stdout: "pipe",
+    stderr: "pipe",
+  })
+}
+
+async function outcome(run: ReturnType<typeof alpha>): Promise<{ code: number; out: string; err: string }> {
+  const [out, err, code] = await Promise.all([new Response(run.stdout).text(), new Response(run.stderr).text(), run.exited])
+  return { code, out, err }
+}
+
+describe("learning rate", () => {
+  const base = { lr: 1, minLr: 0.1, warmupSteps: 7, decaySteps: 21, wsdDecayFraction: 0.2 }
+  test("cosine with warm-up: values computed by hand", () => {
+    const at = (step: number) => learningRate(step, { ...base, schedule: "cosine" })
+    expect(at(0)).toBeCloseTo(1 / 7, 12)
+    expect(at(6)).toBe(1)
+    expect(at(7)).toBe(1)
+    expect(at(14)).toBeCloseTo(0.55, 12) // half way: (1 + 0.1) / 2
+    expect(at(8)).toBeCloseTo(0.1 + 0.45 * (1 + Math.cos(Math.PI / 14)), 12)
+    expect(at(21)).toBeCloseTo(0.1, 12)
+    expect(at(1000)).toBeCloseTo(0.1, 12)
+  })
+  test("linear, constant, wsd", () => {
+    expect(learningRate(14, { ...base, schedule: "linear" })).toBeCloseTo(0.55, 12)
+    expect(learningRate(20, { ...base, schedule: "constant" })).toBe(1)
+    const wsd = { ...base, schedule: "wsd" as const, warmupSteps: 0, decaySteps: 100 }
+    expect(learningRate(79, wsd)).toBe(1)
+    expect(learningRate(85, wsd)).toBeCloseTo(0.1 + 0.9 * (1 - Math.sqrt(0.25)), 12)
+    expect(learningRate(100, wsd)).toBeCloseTo(0.1, 12)
+  })
+})
+
+describe("resume", () => {
+  test("three runs killed at random moments end in the bytes of an undisturbed one", async () => {
+    const ms = await trainWhole(trainer)
+    for (const seed of [1, 2, 3]) await killAndCompare(trainer, seed, 3, ms)
+  }, 120_000)
+
+  test("SIGTERM: the step ends, a checkpoint is written, exit 0; the resumed run goes on", async () => {
+    const run = alpha("--run=term", "--steps=100000", "--evalInterval=none", "--checkpointInterval=50000", "--logInterval=1", "--json")
+    const reader = run.stdout.getReader()
+    await reader.read()
+    await reader.read()
+    reader.releaseLock()
+    run.kill("SIGTERM")
+    expect(await run.exited).toBe(0)
+    const step = Number(/step-(\d+)/.exec(readdirSync(join(runsDir, "term/checkpoints"))[0] ?? "")?.[1])
+    expect(step).toBeGreaterThan(0)
+    const { out, code } = await outcome(alpha(`--resume=term`, `--steps=${step + 3}`, "--json"))
+    expect(code).toBe(0)
+    expect(JSON.parse(out.trim().split("\n").at(-1) as string)).toMatchObject({ type: "summary", steps: step + 3, status: "completed" })
+  }, 60_000)
+})
+
+describe("errors", () => {
+  test("a second trainer on a run is refused while the first lives", async () => {
+    const first = alpha("--run=locked", "--steps=100000", "--evalInterval=none", "--json")
+    await first.stdout.getReader().read()
+    const { code, err } = await outcome(alpha("--resume=locked"))
+    expect(code).toBe(5)
+    expect(err).toContain(`is being trained by process ${first.pid}`)
+    first.kill("SIGKILL")
+    await first.exited
+  }, 60_000)
+
+  test("a run that exists is not overwritten; a finished run says how to go on", async () => {
+    expect((await outcome(alpha("--run=done", "--steps=2"))).code).toBe(0)
+    const again = await outcome(alpha("--run=done", "--steps=2"))
+    expect([again.code, again.err]).toEqual([2, expect.stringContaining("exists")])
+    const resumed = await outcome(alpha("--resume=done"))
+    expect([resumed.code, resumed.err]).toEqual([2, expect.stringContaining("--steps=4")])
+  }, 60_000)
+
+  test("data that changed since the run began is refused, the checkpoint stays", async () => {
+    const other = join(runsDir, "other.txt")
+    writeFileSync(other, sampleText(9_000))
+    expect((await outcome(alpha(`--data=${other}`, "--run=moved", "--steps=2"))).code).toBe(0)
+    writeFileSync(other, sampleText(9_100))
+    const { code, err } = await outcome(alpha(`--data=${other}`, "--resume=moved", "--steps=4"))
+    expect([code, err]).toEqual([3, expect.stringContaining("data changed")])
+    expect(existsSync(join(runsDir, "moved/last/model.safetensors"))).toBe(true)
+  }, 60_000)
+
+  test("a configuration that contradicts the checkpoint names both values", async () => {
+    expect((await outcome(alpha("--run=shape", "--steps=2"))).code).toBe(0)
+    const { code, err } = await outcome(alpha("--resume=shape", "--steps=4", "--nEmbd=32"))
+    expect([code, err]).toEqual([2, expect.stringContaining("has nEmbd 16, the configuration says 32")])
+  }, 60_000)
+
+  test("a run that cannot start leaves no directory", async () => {
+    const { code, err } = await outcome(alpha("--run=nothing", "--data=no-such-file.txt"))
+    expect(code).toBe(3)
+    expect(err).toContain("no-such-file.txt")
+    expect(existsSync(join(runsDir, "nothing"))).toBe(false)
+  }, 60_000)
+})
+
+test("two runs of one seed write the same checkpoint bytes, also with other thread counts", async () => {
+  for (const [name, threads] of [
+    ["one", 1],
+    ["two", 2],
+    ["four", 4],
+  ] as const) {
+    expect((await outcome(alpha(`--run=${name}`, "--steps=5", `--threads=${threads}`, "--nEmbd=32", "--batch=16"))).code).toBe(0)
+  }
+  const read = (name: string) => readFileSync(join(runsDir, name, "last/trainer.safetensors"))
+  expect(read("one").equals(read("two"))).toBe(true)
+  expect(read("one").equals(read("four"))).toBe(true)
+}, 60_000)
