@@ -82,7 +82,7 @@ export function importRanks(text: string, options: RankOptions = {}): Bpe {
   const pattern = options.pattern ?? known?.pattern
   if (pattern === undefined)
     throw bad("a rank file does not say how text is split before merging", "name the pattern: --splitPattern=llama3, gpt4 …")
-  if (tokens.length > count && known === undefined) throw bad(`no line has rank ${tokens.findIndex((token) => token === undefined)}`)
+  if (tokens.length > count && known === undefined) throw bad(`no line has rank ${tokens.findIndex((_, rank) => !(rank in tokens))}`)
   const names = Object.entries(known?.special ?? {})
   const own = [...new Set(options.special ?? [])].map((content, index): [string, number] => [content, tokens.length + index])
   const special = new Map((options.special === undefined ? names : own).map(([content, id]) => [id, content]))
