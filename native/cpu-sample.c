@@ -10,7 +10,7 @@ typedef struct Sample {
   const int32_t *top_k, *seed, *draw, *history, *lengths; /* history (rows, longest) and lengths may be NULL */
   int32_t *token;
   float *logprob;
-  int64_t rows, classes, longest, stream;
+  int64_t rows, classes, allowed, longest, stream; /* ids from `allowed` on are never chosen */
 } Sample;
 
 enum { SCRATCH_WEIGHTS = SCRATCH_FREE, SCRATCH_SEEN, SCRATCH_ORDER, DIGIT_BITS = 11, DIGITS = 1 << DIGIT_BITS };
@@ -64,7 +64,7 @@ static uint64_t *by_weight(const float *w, int64_t n) {
 
 /* The token at u·total of the kept weights: those of the top k, then of the smallest set of at least p of their total, then of at least min_p of the largest. */
 static int64_t draw(const Sample *a, int64_t b, const float *w) {
-  int64_t V = a->classes, kept = MIN(V, MAX(1, a->top_k[b])), last = 0;
+  int64_t V = a->allowed, kept = MIN(V, MAX(1, a->top_k[b])), last = 0;
   const uint64_t *order = kept < V || a->top_p[b] < 1 ? by_weight(w, V) : NULL;
   double total = 0, acc = 0, u = random_uniform((uint32_t)a->seed[b], (uint32_t)a->stream, (uint32_t)a->draw[b], 0);
 #define ID(i) (int64_t)(order ? (uint32_t)order[i] : (i))
@@ -99,10 +99,10 @@ static void sample_row(void *ctx, int64_t b) {
   memcpy(z, logits, V * 4);
   if (a->history && a->penalty[b] != 1) penalise(a, b, z);
   if (a->temperature[b] > 0) {
-    exponentials(w, z, V, 1 / a->temperature[b]);
+    exponentials(w, z, a->allowed, 1 / a->temperature[b]);
     token = draw(a, b, w);
   } else {
-    for (int64_t v = 1; v < V; v++) token = z[v] > z[token] ? v : token;
+    for (int64_t v = 1; v < a->allowed; v++) token = z[v] > z[token] ? v : token;
   }
   a->token[b] = token;
   a->logprob[b] = logits[token] - lse;

@@ -23,18 +23,25 @@ const sampleKernel = nativeKernel("sample", {
   logprob: "pointer",
   rows: "int",
   classes: "int",
+  allowed: "int",
   longest: "int",
   stream: "int",
 })
+
+export interface SampleAttrs {
+  /** Only ids below this are chosen, for models with more rows than their tokenizer has tokens; absent: all. */
+  readonly vocabulary?: number
+}
 
 const at = (view: View, i: number): number => view.data[i] as number
 
 export const sample = defineOp({
   name: "sample",
-  doc: `token (B) i32 of logits (B, V), logprob (B) = ln softmax(logits)[token]. Per row: logits of tokens in history[b, : lengths[b]] are divided by
-    repetitionPenalty where positive, else multiplied (arXiv:1909.05858); temperature 0 takes the largest, the lowest id of equals; else weights
-    softmax(z/temperature) are cut to the topK largest, to the smallest set of at least topP of what is left (the largest always stays), to those of at least
-    minP of the largest, in this order, as transformers does, and one is drawn with uniform(seed, "samp", draw, 0). topK ≥ V, topP = 1, minP = 0 keep all.`,
+  doc: `token (B) i32 of logits (B, V), logprob (B) = ln softmax(logits)[token]. Only ids below \`vocabulary\` are chosen. Per row: logits of tokens in
+    history[b, : lengths[b]] are divided by repetitionPenalty where positive, else multiplied (arXiv:1909.05858); temperature 0 takes the largest, the lowest id
+    of equals; else weights softmax(z/temperature) are cut to the topK largest, to the smallest set of at least topP of what is left (the largest always stays),
+    to those of at least minP of the largest, in this order, as transformers does, and one is drawn with uniform(seed, "samp", draw, 0). topK ≥ V, topP = 1,
+    minP = 0 keep all.`,
   inputs: {
     logits: "state",
     temperature: "state",
@@ -48,6 +55,7 @@ export const sample = defineOp({
     lengths: "index?",
   },
   outputs: ["token", "logprob"],
+  attrs: {} as SampleAttrs,
   shape({ logits, temperature, topK, topP, minP, repetitionPenalty, seed, draw, history, lengths }) {
     const B = logits.shape[0] ?? 0
     if (logits.shape.length !== 2 || logits.dtype !== "f32")
@@ -61,8 +69,13 @@ export const sample = defineOp({
     }
     return { token: { shape: [B], dtype: "i32" }, logprob: { shape: [B], dtype: "f32" } }
   },
-  reference({ logits, temperature, topK, topP, minP, repetitionPenalty, seed, draw, history, lengths }, { token, logprob }) {
+  reference(
+    { logits, temperature, topK, topP, minP, repetitionPenalty, seed, draw, history, lengths },
+    { token, logprob },
+    { vocabulary },
+  ) {
     const [B, V] = logits.shape as readonly [number, number]
+    const allowed = Math.min(V, vocabulary ?? V)
     for (let b = 0; b < B; b++) {
       const raw = Array.from(logits.data.subarray(b * V, (b + 1) * V))
       const longest = history?.shape[1] ?? 0
@@ -71,7 +84,7 @@ export const sample = defineOp({
       )
       const penalty = at(repetitionPenalty, b)
       const z = raw.map((value, v) => (!used.has(v) ? value : value > 0 ? value / penalty : value * penalty))
-      let order = z.map((_, v) => v).sort((a, b) => (z[b] as number) - (z[a] as number) || a - b)
+      let order = Array.from({ length: allowed }, (_, v) => v).sort((a, b) => (z[b] as number) - (z[a] as number) || a - b)
       let id = order[0] as number
       if (at(temperature, b) > 0) {
         const top = z[id] as number
@@ -80,7 +93,7 @@ export const sample = defineOp({
         order = order.slice(0, Math.max(1, at(topK, b)))
         const limit = at(topP, b) * total(order)
         if (at(topP, b) < 1) order = order.filter((_, i) => i === 0 || total(order.slice(0, i)) < limit)
-        else if (at(topK, b) >= V) order.sort((a, b) => a - b)
+        else if (at(topK, b) >= allowed) order.sort((a, b) => a - b)
         order = order.filter((v) => weight(v) >= at(minP, b))
         const target = uniform(at(seed, b), STREAM, at(draw, b), 0) * total(order)
         id = order.find((_, i) => total(order.slice(0, i + 1)) > target) ?? (order.at(-1) as number)
@@ -91,7 +104,7 @@ export const sample = defineOp({
         logprob.data[b] = (raw[id] as number) - max - Math.log(raw.reduce((sum, value) => sum + Math.exp(value - max), 0))
     }
   },
-  cpu: ({ logits, temperature, topK, topP, minP, repetitionPenalty, seed, draw, history, lengths }, { token, logprob }) =>
+  cpu: ({ logits, temperature, topK, topP, minP, repetitionPenalty, seed, draw, history, lengths }, { token, logprob }, { vocabulary }) =>
     sampleKernel({
       logits,
       temperature,
@@ -107,6 +120,7 @@ export const sample = defineOp({
       logprob,
       rows: logits.shape[0] as number,
       classes: logits.shape[1] as number,
+      allowed: Math.min(logits.shape[1] as number, vocabulary ?? Number.POSITIVE_INFINITY),
       longest: history?.shape[1] ?? 0,
       stream: STREAM,
     }),
@@ -131,6 +145,15 @@ export const sample = defineOp({
     {
       inputs: { ...settings(2, 5, [0, 0]), logits: { shape: [2, 5], values: [1, 3, 3, 2, 3, -1, -2, -1, -3, -4] } },
       about: "equal logits",
+    },
+    {
+      inputs: {
+        ...settings(3, 60, [0, 1, 4]),
+        topP: numbers([1, 1, 0.9]),
+        logits: { shape: [3, 60], values: Array.from({ length: 180 }, (_, i) => (i % 60) / 10) },
+      },
+      attrs: { vocabulary: 41 },
+      about: "fewer tokens than classes",
     },
   ],
 })
