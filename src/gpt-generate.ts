@@ -42,7 +42,12 @@ const PAGE = 64
 const CHUNK = 256
 
 /** Compiles the programs of a batch; the state holds the model's weights. */
-export function createGenerator(device: Device, state: State, model: ModelConfig, { precision, batch: B, length }: GeneratorOptions): Generator {
+export function createGenerator(
+  device: Device,
+  state: State,
+  model: ModelConfig,
+  { precision, batch: B, length }: GeneratorOptions,
+): Generator {
   const maxPages = Math.ceil(length / PAGE)
   const pages = Int32Array.from({ length: B * maxPages }, (_, i) => i)
   const lengths = new Int32Array(B)
@@ -78,7 +83,10 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
       const chunks = Math.ceil(longest / T)
       for (let c = chunks; c > 0; c--) {
         // Chunks count from the end, so that every row's last token is in the last one.
-        run(prompts.map((p) => Array.prototype.slice.call(p, Math.max(0, p.length - c * T), Math.max(0, p.length - (c - 1) * T)) as number[]), T)
+        run(
+          prompts.map((p) => Array.prototype.slice.call(p, Math.max(0, p.length - c * T), Math.max(0, p.length - (c - 1) * T)) as number[]),
+          T,
+        )
       }
     },
     sample(sampling) {
@@ -86,7 +94,11 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
       for (let b = 0; b < B; b++) draws[b] = (draws[b] as number) + 1
       return { ids: (out.read("token") as Int32Array).slice(), logprobs: (out.read("logprob") as Float32Array).slice() }
     },
-    feed: (ids) => run(ids.map((id) => (id === undefined ? [] : [id])), 1),
+    feed: (ids) =>
+      run(
+        ids.map((id) => (id === undefined ? [] : [id])),
+        1,
+      ),
     free() {
       for (const run of [...forwards.values(), sampler]) run.free()
     },
@@ -98,8 +110,12 @@ function forwardPlan(model: ModelConfig, precision: Precision, B: number, T: num
   return plan(
     trace(`generate.${T}`, (t) => {
       const cache: Cache = {
-        pageSize: PAGE, maxPages, pageCount: B * maxPages,
-        pages: t.input("pages", "i32", [B, maxPages]), lengths: t.input("lengths", "i32", [B]), counts: t.input("counts", "i32", [B]),
+        pageSize: PAGE,
+        maxPages,
+        pageCount: B * maxPages,
+        pages: t.input("pages", "i32", [B, maxPages]),
+        lengths: t.input("lengths", "i32", [B]),
+        counts: t.input("counts", "i32", [B]),
       }
       const pass = { precision, T, cache, positions: t.input("positions", "i32", [B * T]) }
       const hidden = gptHidden(model, t.input("tokens", "i32", [B * T]), pass) // (B·T, C)
