@@ -5,7 +5,7 @@ import { loadWeights, readCheckpointFile, readConfig } from "./gpt-checkpoint.ts
 import type { TokenIds } from "./gpt-family.ts"
 import { copyName } from "./gpt-forward.ts"
 import { modelDirectory } from "./gpt-keep.ts"
-import { paramSpecs } from "./gpt-params.ts"
+import { initPlan, paramSpecs } from "./gpt-params.ts"
 import { cast } from "./op.ts"
 import { type Device, plan, type State, trace, writeTo } from "./program.ts"
 
@@ -38,6 +38,13 @@ export function loadModel(device: Device, path: string, precision: "f32" | "bf16
     tokenizerJson: readCheckpointFile(directory, "tokenizer.json"),
     chatTemplate: readCheckpointFile(directory, "chat_template.jinja") ?? (typeof template === "string" ? template : undefined),
   }
+}
+
+/** Gives every parameter of a new model its first value. */
+export function initialise(device: Device, state: State, model: ModelConfig, seed: number): void {
+  const run = device.compile(initPlan(model), state)
+  run.submit({ seed: seed | 0 })
+  run.free()
 }
 
 /** Fills the f32 parameters from a model directory. */

@@ -1,6 +1,7 @@
 /** Every parameter of a model: name, shape, initialisation, weight decay; one table. */
-import { fillNormal } from "./base-random.ts"
 import type { ModelConfig } from "./config.ts"
+import { fill, randomNormal } from "./op.ts"
+import { type Plan, plan, trace, writeTo } from "./program.ts"
 
 export interface ParamSpec {
   readonly name: string
@@ -67,11 +68,21 @@ export function flopsPerToken(c: ModelConfig, T: number): number {
   return 6 * (countParams(c) - lookups) + 12 * c.nLayer * c.nHead * c.headDim * T
 }
 
-/** Initial values of a parameter: a pure function of (seed, position in the table). */
-export function initParam(spec: ParamSpec, index: number, seed: number, out: Float32Array): void {
-  if ("std" in spec.init) fillNormal(out, seed, INIT_STREAM + index, spec.init.std)
-  else out.fill(spec.init.constant)
-}
-
 /** Streams 0x10000 and up belong to parameter initialisation; dropout sites and data use lower ones. */
 const INIT_STREAM = 0x10000
+
+/** The program that gives every parameter its first value: a pure function of (seed, position in the table). */
+export function initPlan(model: ModelConfig): Plan {
+  return plan(
+    trace("init", (t) => {
+      const seed = t.live("seed", "i32")
+      paramSpecs(model).forEach(({ name, shape, init }, index) => {
+        const first =
+          "std" in init
+            ? randomNormal({ seed }, { shape, stream: INIT_STREAM + index, std: init.std }).y
+            : fill({}, { shape, value: init.constant }).y
+        writeTo(first, t.state(name, "f32", shape))
+      })
+    }),
+  )
+}

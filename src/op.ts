@@ -7,6 +7,7 @@ import { attentionCachedOps } from "./op-attention-cached.ts"
 import { dropoutOps } from "./op-dropout.ts"
 import { elementwiseOps } from "./op-elementwise.ts"
 import { embeddingOps } from "./op-embedding.ts"
+import { initOps } from "./op-init.ts"
 import { lossOps } from "./op-loss.ts"
 import { matmulOps } from "./op-matmul.ts"
 import { normOps } from "./op-norm.ts"
@@ -42,6 +43,7 @@ export const ops: readonly Op[] = [
   ...optimizerOps,
   muon,
   ...rowOps,
+  ...initOps,
 ]
 
 export * from "./op-activation.ts"
@@ -53,6 +55,7 @@ export { checkCase, relativeL2, toBf16, variants } from "./op-check.ts"
 export * from "./op-dropout.ts"
 export * from "./op-elementwise.ts"
 export * from "./op-embedding.ts"
+export * from "./op-init.ts"
 export * from "./op-loss.ts"
 export * from "./op-matmul.ts"
 export * from "./op-norm.ts"

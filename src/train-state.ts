@@ -3,7 +3,6 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { ModelConfig } from "./config.ts"
 import {
-  initParam,
   loadParameters,
   loadTrainer,
   type NamedTensor,
@@ -26,14 +25,6 @@ export interface TrainerState {
   readonly stale: number
   readonly dataHash: string
   readonly seed: number
-}
-
-/** Allocates and initialises the parameters of a new run. */
-export function initialise(state: State, model: ModelConfig, seed: number): void {
-  paramSpecs(model).forEach((spec, index) => {
-    state.ensure(spec.name, "f32", spec.shape)
-    state.edit(spec.name, (values) => initParam(spec, index, seed, values as Float32Array))
-  })
 }
 
 const bytesOf = (values: Float32Array | Int32Array | Uint16Array): Uint8Array =>

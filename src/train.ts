@@ -7,6 +7,7 @@ import {
   exactClass,
   flopsPerToken,
   generateText,
+  initialise,
   loadParameters,
   recoverCheckpoints,
   refreshCopies,
@@ -22,7 +23,7 @@ import { measurePeak } from "./train-peak.ts"
 import { type Prepared, prepare, type TrainJob } from "./train-prepare.ts"
 import { append, createRun, discardRun, rewindJournals, writeRecord } from "./train-run.ts"
 import { learningRate } from "./train-schedule.ts"
-import { initialise, loadState, saveState, type TrainerState } from "./train-state.ts"
+import { loadState, saveState, type TrainerState } from "./train-state.ts"
 import { evaluationPlan, microPlan, updatePlan } from "./train-step.ts"
 
 /** Set from outside to end training after the current step; shared between threads. */
@@ -98,7 +99,7 @@ function open(job: TrainJob, prepared: Prepared, device: Device, emit: Emit): Se
     checkSameData(trainer, prepared, job)
     checkUnfinished(trainer, job)
   } else if (prepared.init !== undefined) loadParameters(state, model, prepared.init)
-  else initialise(state, model, values.seed)
+  else initialise(device, state, model, values.seed)
   refreshCopies(device, state, model, precision)
   rewindJournals(job.directory, prepared.checkpoint === undefined ? -1 : trainer.step)
   writeRecord(job.directory, {

@@ -16,7 +16,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { AlphaError } from "../src/base-error.ts"
 import { sha256 } from "../src/base-file.ts"
-import { randomBits } from "../src/base-random.ts"
+import { fillNormal, randomBits } from "../src/base-random.ts"
 import { resolveModel } from "../src/config.ts"
 import {
   type CheckpointContent,
@@ -30,7 +30,7 @@ import {
 } from "../src/gpt-checkpoint.ts"
 import { floatBytes, readFloats } from "../src/gpt-convert.ts"
 import { checkpointPath, listCheckpoints, modelDirectory, recoverCheckpoints, retain, setLink } from "../src/gpt-keep.ts"
-import { initParam, paramSpecs } from "../src/gpt-params.ts"
+import { paramSpecs } from "../src/gpt-params.ts"
 import { type NamedTensor, readSafetensors, writeSafetensors } from "../src/gpt-safetensors.ts"
 
 const FIXTURES = join(import.meta.dir, "fixtures/hf")
@@ -59,7 +59,9 @@ function weightsOf(seed: number): (name: string) => Float32Array {
   return (name) => {
     const index = specs.findIndex((spec) => spec.name === name)
     const values = new Float32Array(specs[index]!.shape.reduce((n, d) => n * d, 1))
-    initParam(specs[index]!, index, seed, values)
+    const { init } = specs[index]!
+    if ("std" in init) fillNormal(values, seed, index, init.std)
+    else values.fill(init.constant)
     return values
   }
 }

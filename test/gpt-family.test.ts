@@ -4,11 +4,12 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { AlphaError } from "../src/base-error.ts"
 import { sha256 } from "../src/base-file.ts"
+import { fillNormal } from "../src/base-random.ts"
 import { type ModelConfig, resolveModel } from "../src/config.ts"
 import { loadWeights, readConfig, saveCheckpoint } from "../src/gpt-checkpoint.ts"
 import { bytesOf, readFloats } from "../src/gpt-convert.ts"
 import { exactClass, familyOf } from "../src/gpt-family.ts"
-import { initParam, paramSpecs } from "../src/gpt-params.ts"
+import { paramSpecs } from "../src/gpt-params.ts"
 import { readSafetensors } from "../src/gpt-safetensors.ts"
 import { weightFiles } from "../src/gpt-weights.ts"
 import { shared } from "./support.ts"
@@ -257,7 +258,7 @@ describe("directories that we write", () => {
     const params = new Map(
       specs.map((spec, index) => {
         const values = new Float32Array(spec.shape.reduce((n, d) => n * d, 1))
-        initParam({ ...spec, init: { std: 0.3 } }, index, 1, values)
+        fillNormal(values, 1, index, 0.3)
         return [spec.name, values]
       }),
     )
