@@ -78,16 +78,17 @@ typedef struct StepControl {
 void KERNEL(step_control)(const StepControl *a) {
   float *c = a->control;
   double n = (double)*a->norm / *a->targets;
-  int skip = !isfinite(n) || (a->spike > 0 && c[APPLIED] >= 50 && n > c[MEAN_NORM] + a->spike * sqrt(c[VARIANCE]));
+  double limit = a->spike > 0 && c[APPLIED] >= 50 ? c[MEAN_NORM] + a->spike * sqrt(c[VARIANCE]) : INFINITY;
+  int skip = !isfinite(n) || n > limit;
   c[NORM] = (float)n;
   c[SKIP] = skip;
   c[SKIPPED] += skip;
   c[SCALE] = skip ? 0 : (float)((a->clip > 0 ? fmin(1, a->clip / (n + 1e-6)) : 1) / *a->targets);
-  if (skip) return;
-  double delta = n - c[MEAN_NORM];
+  if (!isfinite(n)) return;
+  double delta = fmin(n, limit) - c[MEAN_NORM]; // a spike counts as the limit: a lasting rise of the norm is not skipped for ever
   c[VARIANCE] = c[APPLIED] == 0 ? 0 : (float)(0.98 * (c[VARIANCE] + 0.02 * delta * delta));
   c[MEAN_NORM] = c[APPLIED] == 0 ? (float)n : (float)(c[MEAN_NORM] + 0.02 * delta);
-  c[APPLIED] += 1;
+  c[APPLIED] += !skip;
 }
 EXPORT_KERNEL(step_control);
 

@@ -45,7 +45,8 @@ export const stepControl = defineOp({
   name: "step_control",
   doc: `Decides a step: n = norm/targets; skipped if n is not finite or (after ${SPIKE_WARMUP} applied steps) n > mean + spike·√variance;
 scale = min(1, clip/(n + 1e-6))/targets, 0 when skipped; counts applied and skipped steps. Running statistics with a = ${SPIKE_DECAY}, δ = n − mean:
-mean ← mean + a·δ, variance ← (1 − a)·(variance + a·δ²). clip, spike: 0 = off.`,
+mean ← mean + a·δ, variance ← (1 − a)·(variance + a·δ²). A spike enters them cut to the limit, so that a lasting rise of the norm is not skipped
+for ever; what is not finite does not enter. clip, spike: 0 = off.`,
   inputs: { norm: "state", targets: "state", control: "state" },
   outputs: [],
   writes: ["control"],
@@ -60,15 +61,18 @@ mean ← mean + a·δ, variance ← (1 − a)·(variance + a·δ²). clip, spike
     const applied = at(control, CONTROL.applied)
     const mean = at(control, CONTROL.meanNorm)
     const variance = at(control, CONTROL.variance)
-    const skip = !Number.isFinite(n) || (spike > 0 && applied >= SPIKE_WARMUP && n > mean + spike * Math.sqrt(variance))
+    const limit = spike > 0 && applied >= SPIKE_WARMUP ? mean + spike * Math.sqrt(variance) : Number.POSITIVE_INFINITY
+    const finite = Number.isFinite(n)
+    const skip = !finite || n > limit
     c[CONTROL.norm] = n
     c[CONTROL.skip] = skip ? 1 : 0
     c[CONTROL.skipped] = at(control, CONTROL.skipped) + (skip ? 1 : 0)
     c[CONTROL.scale] = skip ? 0 : (clip > 0 ? Math.min(1, clip / (n + 1e-6)) : 1) / at(targets, 0)
-    if (skip) return
-    c[CONTROL.applied] = applied + 1
-    c[CONTROL.meanNorm] = applied === 0 ? n : mean + SPIKE_DECAY * (n - mean)
-    c[CONTROL.variance] = applied === 0 ? 0 : (1 - SPIKE_DECAY) * (variance + SPIKE_DECAY * (n - mean) ** 2)
+    if (!finite) return
+    const delta = Math.min(n, limit) - mean
+    c[CONTROL.applied] = applied + (skip ? 0 : 1)
+    c[CONTROL.meanNorm] = applied === 0 ? n : mean + SPIKE_DECAY * delta
+    c[CONTROL.variance] = applied === 0 ? 0 : (1 - SPIKE_DECAY) * (variance + SPIKE_DECAY * delta ** 2)
   },
   cpu: ({ norm, targets, control }, _, { clip, spike }) => controlKernel({ norm, targets, control, clip, spike }),
   cases: [

@@ -185,8 +185,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     times.push(performance.now() - at)
     loss = result.loss
     const { step } = s.trainer
-    if (result.skip)
-      s.emit({ type: "note", step, level: "warn", message: `step ${step} skipped: gradient norm ${result.gradNorm.toPrecision(4)}` })
+    if (result.skip !== undefined) s.emit({ type: "note", step, level: "warn", message: `step ${step} skipped: ${result.skip}` })
     if (step % values.logInterval === 0 || step === values.steps || step === first + 1) {
       const recent = times.slice(-values.logInterval)
       const ms = recent.reduce((a, b) => a + b, 0) / recent.length
@@ -237,8 +236,8 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
   return summary
 }
 
-/** Batches, micro-steps, update. */
-function oneStep(s: Session): { loss: number; lr: number; gradNorm: number; skipped: number; skip: boolean } {
+/** Batches, micro-steps, update; `skip` says why nothing was updated. */
+function oneStep(s: Session): { loss: number; lr: number; gradNorm: number; skipped: number; skip: string | undefined } {
   const { values } = s.job
   const { batch: rows, context: T, accumSteps, seed } = values
   const { step } = s.trainer
@@ -256,15 +255,23 @@ function oneStep(s: Session): { loss: number; lr: number; gradNorm: number; skip
   const lr = learningRate(step, values)
   const out = s.update.submit({ lr })
   const control = out.read("control")
-  const loss = (out.read("loss")[0] as number) / (out.read("count")[0] as number)
+  const count = out.read("count")[0] as number
+  const loss = (out.read("loss")[0] as number) / count
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
   return {
     loss,
     lr,
     gradNorm: control[CONTROL.norm] as number,
     skipped: control[CONTROL.skipped] as number,
-    skip: control[CONTROL.skip] === 1,
+    skip: control[CONTROL.skip] === 1 ? skipReason(control, count) : undefined,
   }
+}
+
+function skipReason(control: ArrayLike<number>, count: number): string {
+  if (count === 0) return "no token of its batch takes the loss"
+  const norm = (control[CONTROL.norm] as number).toPrecision(4)
+  if (!Number.isFinite(control[CONTROL.norm])) return `gradient norm ${norm}`
+  return `gradient norm ${norm} is a spike, the running mean is ${(control[CONTROL.meanNorm] as number).toPrecision(4)}`
 }
 
 /** Evaluates, remembers the best, counts towards early stop. */
@@ -279,7 +286,7 @@ async function runEvaluation(s: Session): Promise<"early_stop" | undefined> {
     { batches: values.evalSteps, yieldNow: () => Bun.sleep(0) },
   )
   const { step, best } = s.trainer
-  const isBest = best === null || result.loss < best.loss
+  const isBest = Number.isFinite(result.loss) && (best === null || result.loss < best.loss)
   s.lastEval = result
   s.trainer = { ...s.trainer, best: isBest ? { loss: result.loss, step } : best, stale: isBest ? 0 : s.trainer.stale + 1 }
   s.emit({
