@@ -14,6 +14,7 @@ import type { Tokenizer } from "./token.ts"
 export { type BatchSpec, type EvalWindows, evalWindows, fillBatch, NO_TARGET, requireWindow } from "./data-batch.ts"
 export { type ChatMessage, chatRoles, chatSpecials, chatTemplate, type EncodedChat, encodeChat } from "./data-chat.ts"
 export { endOfTextName } from "./data-encode.ts"
+export { parseRow, type Row } from "./data-row.ts"
 export { openText, type TextStream } from "./data-text.ts"
 export type { DataOptions, DataProgress, Dataset } from "./data-types.ts"
 

@@ -1,7 +1,7 @@
 /** A model directory on a device: weights in the precision that will compute. */
 
 import type { ModelConfig } from "./config.ts"
-import { loadWeights, readCheckpointFile, readConfig } from "./gpt-checkpoint.ts"
+import { loadWeights, readChatTemplate, readCheckpointFile, readConfig } from "./gpt-checkpoint.ts"
 import type { TokenIds } from "./gpt-family.ts"
 import { copyName } from "./gpt-forward.ts"
 import { modelDirectory } from "./gpt-keep.ts"
@@ -28,15 +28,13 @@ export function loadModel(device: Device, path: string, precision: "f32" | "bf16
   loadParameters(state, model, directory)
   refreshCopies(device, state, model, precision)
   if (precision === "bf16") for (const spec of paramSpecs(model).filter((s) => s.matmul)) state.drop(spec.name)
-  const config = readCheckpointFile(directory, "tokenizer_config.json")
-  const template = config === undefined ? undefined : (JSON.parse(config) as { chat_template?: unknown }).chat_template
   return {
     directory,
     model,
     state,
     ids,
     tokenizerJson: readCheckpointFile(directory, "tokenizer.json"),
-    chatTemplate: readCheckpointFile(directory, "chat_template.jinja") ?? (typeof template === "string" ? template : undefined),
+    chatTemplate: readChatTemplate(directory),
   }
 }
 
