@@ -46,18 +46,8 @@ export class CpuState implements State {
     return this.#typed(name)
   }
 
-  edit(name: string, change: (values: Float32Array | Int32Array | Uint16Array) => void): void {
-    change(this.#typed(name))
-  }
-
-  write(name: string, values: Float32Array | Int32Array | Uint16Array): void {
-    const target = this.#typed(name)
-    if (values.length !== target.length || values.constructor !== target.constructor) {
-      throw new AlphaError(
-        `state ${name} holds ${target.length} values (${target.constructor.name}), got ${values.length} (${values.constructor.name})`,
-      )
-    }
-    target.set(values)
+  fill(work: (into: (name: string) => Float32Array) => void): void {
+    work((name) => this.#typed(name) as Float32Array)
   }
 
   drop(name: string): void {

@@ -48,13 +48,7 @@ export function initialise(device: Device, state: State, model: ModelConfig, see
 /** Fills the f32 parameters from a model directory. */
 export function loadParameters(state: State, model: ModelConfig, dir: string): void {
   for (const spec of paramSpecs(model)) state.ensure(spec.name, "f32", spec.shape)
-  const filled = new Map<string, Float32Array>()
-  loadWeights(dir, model, (name) => {
-    const values = state.read(name) as Float32Array
-    filled.set(name, values)
-    return values
-  })
-  for (const [name, values] of filled) state.write(name, values)
+  state.fill((into) => loadWeights(dir, model, into))
 }
 
 /** Computes the bf16 copies from the f32 parameters; does nothing in f32. */
