@@ -50,6 +50,16 @@ export class CpuState implements State {
     work((name) => this.#typed(name) as Float32Array)
   }
 
+  write(name: string, values: Float32Array | Int32Array | Uint16Array): void {
+    const target = this.#typed(name)
+    if (values.length !== target.length || values.constructor !== target.constructor) {
+      throw new AlphaError(
+        `state ${name} holds ${target.length} values (${target.constructor.name}), got ${values.length} (${values.constructor.name})`,
+      )
+    }
+    target.set(values)
+  }
+
   drop(name: string): void {
     this.#buffer(name).memory.free()
     this.#buffers.delete(name)
