@@ -42,8 +42,8 @@ export async function openData(options: DataOptions): Promise<OpenedData> {
   }
   const { train, val, source } = data === "random" ? openRandom(options) : await openFiles(options)
   if (context !== undefined) requireWindow(train, context)
-  const own = valData === undefined ? undefined : await openHeldOut(valData, options)
-  const held = own === undefined ? val : own.val
+  const own = valData === undefined ? undefined : await openAll(valData, `held-out data ${nameOf(valData)}`, options)
+  const held = own === undefined ? val : own.all
   if (held && held.tokens < 2) throw new AlphaError(`data ${held.name}: ${held.tokens} tokens, expected at least 2`, { code: EXIT.data })
   return { train, val: held, source, valSource: own?.source }
 }
@@ -65,11 +65,19 @@ async function openFiles(options: DataOptions): Promise<Omit<OpenedData, "valSou
   return { train, val, source: sourceOf(data, sources) }
 }
 
-/** All of `valData`. */
-async function openHeldOut(valData: string, options: DataOptions): Promise<{ val: Dataset; source: string }> {
-  const sources = await findSources(valData, options.cacheDir)
-  const { train } = await split(valData, sources, undefined, options)
-  return { val: await train(`held-out data ${nameOf(valData)}`), source: sourceOf(valData, sources) }
+/** All of `data`, nothing held out, whatever its files are called; of random data the held-out split. What is evaluated on. */
+export async function openWhole(options: DataOptions): Promise<Dataset> {
+  const { data } = options
+  const whole = data === "random" ? (openRandom(options).val as Dataset) : (await openAll(data, nameOf(data), options)).all
+  if (whole.tokens < 2) throw new AlphaError(`data ${whole.name}: ${whole.tokens} tokens, expected at least 2`, { code: EXIT.data })
+  return whole
+}
+
+/** All of the files of `data`. */
+async function openAll(data: string, name: string, options: DataOptions): Promise<{ all: Dataset; source: string }> {
+  const sources = await findSources(data, options.cacheDir)
+  const { train } = await split(data, sources, undefined, options)
+  return { all: await train(name), source: sourceOf(data, sources) }
 }
 
 /** Standard input is found again in its copy. */
