@@ -2,88 +2,99 @@
 #include "cpu-amx.h"
 #if defined(__AMX_BF16__)
 
-/* Sixteen pairs of floats (a, b) as words: one word per pair for each part, a below b. With three parts a = high + middle + low exactly. */
-INLINE void split(vf a, vf b, int64_t parts, vu *out) {
+/* Sixteen pairs of floats (a, b) as three times sixteen words, a below b: a = high + middle + low, exactly. High is cut off, middle rounded (so the low
+   part's sign is even-handed: what the six products leave out has no bias), low is what is left: 8 bits each. The three lines lie `step` bytes apart. */
+INLINE void split3(vf a, vf b, char *out, int64_t step) {
+  const uint32_t top = 0xffff0000u;
+  vu high_a = (vu)a & top, high_b = (vu)b & top;
+  vf rest_a = a - (vf)high_a, rest_b = b - (vf)high_b;
+  vu middle_a = ((vu)rest_a + 0x8000u) & top, middle_b = ((vu)rest_b + 0x8000u) & top;
+  vu low_a = (vu)(rest_a - (vf)middle_a), low_b = (vu)(rest_b - (vf)middle_b);
+  *(vu *)out = high_a >> 16 | high_b;
+  *(vu *)(out + step) = middle_a >> 16 | middle_b;
+  *(vu *)(out + 2 * step) = low_a >> 16 | (low_b & top);
+}
+
+/* Sixteen pairs rounded to bf16. */
+INLINE vu round_pairs(vf a, vf b) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-#pragma GCC unroll 3
-  for (int64_t p = 0; p < parts; p++) {
-    vu word = (vu)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
-    out[p] = word;
-    if (p + 1 < parts) {
-      a -= (vf)(word << 16);
-      b -= (vf)(word & 0xffff0000u);
-    }
-  }
+  return (vu)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
 }
 
-/* n < 16 floats or fewer than 1 (zeros), 16 or more. */
-INLINE vf load16(const void *p, int64_t at, int64_t n, int64_t type) {
-  return n >= 16 ? vload_type(p, at, type) : n > 0 ? vload_type_part(p, at, n, type) : vset(0);
+/* Sixteen elements from `at`, of which n are in the matrix; whole says that all are. */
+INLINE vf load16(const Source *s, int64_t at, int64_t n, int whole) {
+  return whole || n >= 16 ? vload_type(s->data, at, s->type) : n > 0 ? vload_type_part(s->data, at, n, s->type) : vset(0);
 }
 
-/* Line `line` of the tile at (index, k): for a source stored (index, k) 16 pairs of row index + line, for (k, index) the pair `line` of 16 indexes.
-   Pairs are (k, k + 1) with one part, so that bf16 rows are copied as they are, and (k, k + 16) with three, so that f32 rows are split as they are. */
-INLINE void pack_line(const Source *s, int64_t parts, int64_t index, int64_t line, int64_t k, int64_t end, vu *out) {
-  if (s->along) {
-    int64_t at = (index + line) * s->ld + k, n = index + line < s->limit ? end - k : 0;
-    if (parts == 1 && s->type == BF16 && n >= 32) {
-      memcpy(out, (const bf16 *)s->data + at, 64);
-    } else if (parts == 1) {
-      vf x[2] = {load16(s->data, at, n, s->type), load16(s->data, at + 16, n - 16, s->type)};
-      *out = (vu)_mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]);
-    } else {
-      split(load16(s->data, at, n, F32), load16(s->data, at + 16, n - 16, F32), 3, out);
-    }
-  } else {
-    int64_t k0 = parts == 1 ? k + 2 * line : k + line, k1 = parts == 1 ? k0 + 1 : k0 + 16, n = s->limit - index;
-    split(load16(s->data, k0 * s->ld + index, k0 < end ? n : 0, s->type), load16(s->data, k1 * s->ld + index, k1 < end ? n : 0, s->type), parts, out);
-  }
-}
-
-INLINE void pack(const Source *s, int64_t parts, int transpose, int64_t tiles, int64_t index, int64_t k, int64_t depth, char *out) {
-  int64_t end = k + depth, bytes = tiles * parts * TILE_BYTES;
-  if (s->along && !transpose) { /* row by row: memory is read as a stream */
-    for (int64_t t = 0; t < tiles; t++)
-      for (int64_t line = 0; line < 16; line++)
-        for (int64_t d = 0; d < depth; d += STEP) {
-          vu words[3];
-          pack_line(s, parts, index + 16 * t, line, k + d, end, words);
-          for (int64_t p = 0; p < parts; p++) memcpy(out + d / STEP * bytes + (p * tiles + t) * TILE_BYTES + line * 64, &words[p], 64);
-        }
-    return;
-  }
-  for (int64_t d = 0; d < depth; d += STEP, out += bytes)
-    for (int64_t t = 0; t < tiles; t++) {
-      vf lines[3][16];
+/* Lines of a tile with three parts: pair p of a step is (k + p, k + 16 + p), so that both halves are loads as they are. The transpose comes before the split. */
+INLINE void tile3(const Source *s, int transpose, int whole, int64_t index, int64_t k, int64_t end, char *out, int64_t step) {
+  vf x[2][16];
+  for (int64_t half = 0; half < 2; half++) {
 #pragma GCC unroll 16
-      for (int64_t line = 0; line < 16; line++) {
-        vu words[3];
-        pack_line(s, parts, index + 16 * t, line, k + d, end, words);
-        for (int64_t p = 0; p < parts; p++) lines[p][line] = (vf)words[p];
-      }
-      for (int64_t p = 0; p < parts; p++) {
-        if (transpose) vtranspose(lines[p]);
-        memcpy(out + (p * tiles + t) * TILE_BYTES, lines[p], TILE_BYTES);
-      }
+    for (int64_t i = 0; i < 16; i++) {
+      int64_t row = s->along ? index + i : k + 16 * half + i, col = s->along ? k + 16 * half : index;
+      x[half][i] = load16(s, row * s->ld + col, row < (s->along ? s->limit : end) ? (s->along ? end : s->limit) - col : 0, whole);
+    }
+    if (transpose) vtranspose(x[half]);
+  }
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < 16; i++) split3(x[0][i], x[1][i], out + i * 64, step);
+}
+
+/* Lines of a tile with one part: pair p is (k + 2p, k + 2p + 1), so that rows of bf16 are copied as they are. */
+INLINE void tile1(const Source *s, int transpose, int whole, int64_t index, int64_t k, int64_t end, char *out) {
+  vu x[16];
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < 16; i++) {
+    if (s->along) {
+      int64_t at = (index + i) * s->ld + k, n = index + i < s->limit ? end - k : 0;
+      if (s->type == BF16 && (whole || n >= STEP)) memcpy(&x[i], (const bf16 *)s->data + at, 64);
+      else x[i] = (vu)_mm512_cvtne2ps_pbh((__m512)load16(s, at + 16, n - 16, whole), (__m512)load16(s, at, n, whole));
+    } else {
+      int64_t at = (k + 2 * i) * s->ld + index, n = s->limit - index;
+      vf a = load16(s, at, k + 2 * i < end ? n : 0, whole), b = load16(s, at + s->ld, k + 2 * i + 1 < end ? n : 0, whole);
+      x[i] = s->type == BF16 ? (vu)a >> 16 | (vu)b : round_pairs(a, b);
+    }
+  }
+  if (transpose) vtranspose((vf *)x);
+  memcpy(out, x, TILE_BYTES);
+}
+
+INLINE void pack(const Source *s, int64_t parts, int transpose, int whole, int64_t tiles, int64_t index, int64_t k, int64_t depth, char *out) {
+  int64_t step = tiles * TILE_BYTES;
+  for (int64_t d = 0; d < depth; d += STEP, out += parts * step)
+    for (int64_t t = 0; t < tiles; t++) {
+      if (parts == 3) tile3(s, transpose, whole, index + 16 * t, k + d, k + depth, out + t * TILE_BYTES, step);
+      else tile1(s, transpose, whole, index + 16 * t, k + d, k + depth, out + t * TILE_BYTES);
     }
 }
+
+#define CASE(type, along, parts)                                                                                   \
+  static __attribute__((noinline)) void pack_##type##_##along##_##parts(const void *data, int64_t ld, int64_t limit, int transpose, int64_t tiles, int64_t index, int64_t k, int64_t depth, char *out) { \
+    Source s = {data, ld, type, limit, along};                                                                     \
+    int whole = index + 16 * tiles <= limit && depth % STEP == 0;                                                  \
+    if (whole && transpose) pack(&s, parts, 1, 1, tiles, index, k, depth, out);                                    \
+    else if (whole) pack(&s, parts, 0, 1, tiles, index, k, depth, out);                                            \
+    else pack(&s, parts, transpose, 0, tiles, index, k, depth, out);                                               \
+  }
+CASE(F32, 0, 3) CASE(F32, 1, 3) CASE(F32, 0, 1) CASE(F32, 1, 1) CASE(BF16, 0, 1) CASE(BF16, 1, 1)
+#undef CASE
 
 void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t tiles, int64_t index, int64_t k, int64_t depth, void *out) {
   int transpose = s.along ? across : !across;
-#define CASE(type_, along_, parts_) \
-  if (s.type == type_ && s.along == along_ && parts == parts_) pack(&(Source){s.data, s.ld, type_, s.limit, along_}, parts_, transpose, tiles, index, k, depth, out);
-  CASE(F32, 0, 3) CASE(F32, 1, 3) CASE(F32, 0, 1) CASE(F32, 1, 1) CASE(BF16, 0, 1) CASE(BF16, 1, 1)
-#undef CASE
+  if (parts == 3) (s.along ? pack_F32_1_3 : pack_F32_0_3)(s.data, s.ld, s.limit, transpose, tiles, index, k, depth, out);
+  else if (s.type == F32) (s.along ? pack_F32_1_1 : pack_F32_0_1)(s.data, s.ld, s.limit, transpose, tiles, index, k, depth, out);
+  else (s.along ? pack_BF16_1_1 : pack_BF16_0_1)(s.data, s.ld, s.limit, transpose, tiles, index, k, depth, out);
 }
 
 void KERNEL(amx_pack_narrow)(Source s, int64_t parts, int64_t k, int64_t depth, void *out) {
   uint32_t *o = out;
-  for (int64_t d = 0; d < depth; d += STEP)
-    for (int64_t i = 0; i < s.limit; i++) {
-      vu words[3];
-      pack_line(&s, parts, 0, i, k + d, k + depth, words);
-      for (int64_t p = 0; p < parts; p++)
-        for (int64_t pair = 0; pair < 16; pair++) o[((d / STEP * parts + p) * 16 + pair) * s.limit + i] = words[p][pair];
-    }
+  vu tile[3][16];
+  for (int64_t d = 0; d < depth; d += STEP, o += parts * 16 * s.limit) {
+    KERNEL(amx_pack)(s, parts, 0, 1, 0, k + d, MIN(STEP, depth - d), tile);
+    for (int64_t p = 0; p < parts; p++)
+      for (int64_t pair = 0; pair < 16; pair++)
+        for (int64_t i = 0; i < s.limit; i++) o[(p * 16 + pair) * s.limit + i] = tile[p][i][pair];
+  }
 }
 #endif

@@ -141,18 +141,15 @@ static void pack_b_narrow(const Gemm *g, int64_t col, int64_t k, int64_t depth, 
 
 /* Which operand's rows become A tiles is a matter of speed: the products and their order are the same, and so are the bits. */
 Engine KERNEL(engine_amx)(const Gemm *g) {
-  int64_t parts = amx_parts(g), forward = !g->a_trans && g->b_trans;
+  int64_t parts = amx_parts(g), forward = !g->a_trans && g->b_trans, block = parts == 3 ? 256 : 512, bytes = 2 * parts;
   if (forward && g->m <= 16)
-    return (Engine){16, NARROW_COLS, STEP, parts == 3 ? 256 : 512, 2 * parts * g->m, 2 * parts * NARROW_COLS, pack_a_narrow, pack_b_narrow,
+    return (Engine){{pack_a_narrow, 16, bytes * g->m}, {pack_b_narrow, NARROW_COLS, bytes * NARROW_COLS}, STEP, block,
                     parts == 3 ? multiply_narrow_3 : multiply_narrow_1, begin_narrow, end};
-  Engine e = {WIDE, WIDE, STEP, parts == 3 ? 256 : 512, 2 * parts * WIDE, 2 * parts * WIDE, pack_a_direct, pack_b_direct,
-              parts == 3 ? multiply_direct_3 : multiply_direct_1, begin_wide, end};
   /* Transposing C costs 1/4 cycle per element, packing B transposed parts/8 per element of B and task. */
-  if (forward && 2 * g->m < parts * g->k) {
-    e.pack_a = pack_a_swapped;
-    e.pack_b = pack_b_swapped;
-    e.multiply = parts == 3 ? multiply_swapped_3 : multiply_swapped_1;
-  }
-  return e;
+  if (forward && 2 * g->m < parts * g->k)
+    return (Engine){{pack_a_swapped, WIDE, bytes * WIDE}, {pack_b_swapped, WIDE, bytes * WIDE}, STEP, block,
+                    parts == 3 ? multiply_swapped_3 : multiply_swapped_1, begin_wide, end};
+  return (Engine){{pack_a_direct, WIDE, bytes * WIDE}, {pack_b_direct, WIDE, bytes * WIDE}, STEP, block,
+                  parts == 3 ? multiply_direct_3 : multiply_direct_1, begin_wide, end};
 }
 #endif

@@ -95,5 +95,5 @@ static void multiply(const void *a, const void *b, int64_t depth, int64_t valid_
 
 Engine KERNEL(engine_fma)(const Gemm *g) {
   (void)g;
-  return (Engine){ROWS, COLS, 1, K_BLOCK, ROWS * 4, COLS * 4, pack_a, pack_b, multiply, NULL, NULL};
+  return (Engine){{pack_a, ROWS, ROWS * 4}, {pack_b, COLS, COLS * 4}, 1, K_BLOCK, multiply, NULL, NULL};
 }

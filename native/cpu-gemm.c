@@ -1,88 +1,106 @@
 /** Matrix product C = epilogue(A · B + bias) + beta·C: cuts it into tasks, packs panels, lets an engine multiply them. */
 #include "cpu-gemm.h"
 
-/* A is packed once, by all threads, for everyone; each task packs the columns of B it needs. What bounds the packed A: */
-enum { GROUP_ROWS = 1024, GROUP_BYTES = 32 << 20 };
-/* A task's share of C, before it is halved to give the threads enough tasks. */
-enum { TASK_ROWS = 256, TASK_COLS = 128, ENOUGH_TASKS = 16 };
+/* The smaller operand is packed once, by all threads, for everyone (shared); of the larger one each task packs what it alone needs (own). */
+enum { GROUP_WIDTH = 1024, GROUP_BYTES = 8 << 20 }; /* bounds of what is packed as shared at a time */
+enum { TASK_WIDTH = 256 };                          /* of the own operand */
 
-/* One group: rows [row, row + rows) of C, over depth [k, k + depth) of the sum. */
+/* One group: panels from `index` on of the shared operand, over depth [k, k + depth) of the sum. */
 typedef struct Job {
   const Gemm *g;
   Engine e;
-  int64_t row, rows, k, depth;
-  int64_t row_panels, col_panels;   /* of the group */
-  int64_t task_rows, task_cols;     /* in panels */
-  int64_t tasks_down, tasks_across;
-  char *packed_a;                   /* [panel][depth] */
-  int64_t panel_a;                  /* bytes of one whole packed panel of A */
-  float *tiles;                     /* unfinished C of the group [task][tile], or NULL if this depth is all of k */
+  int shared_a;                   /* the shared operand is A */
+  Side shared, own;
+  int64_t index, k, depth;
+  int64_t shared_panels, own_panels; /* of the group */
+  int64_t task_shared, task_own;  /* panels per task */
+  int64_t tasks_shared, tasks_own;
+  char *packed;                   /* the shared operand [panel][depth] */
+  int64_t panel_bytes;            /* of one whole panel of it */
+  float *tiles;                   /* unfinished C of the group [task][tile], or NULL if this depth is all of k */
 } Job;
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-static void store_row(const Gemm *g, int64_t row, int64_t col, int64_t n, const float *sum) {
-  int64_t at = row * g->ldc + col;
-  for (int64_t j = 0; j < n; j += VL) {
-    int64_t w = MIN(VL, n - j);
-    vf z = vload(sum + j);
-    if (g->bias) z += w == VL ? vload(g->bias + col + j) : vload_part(g->bias + col + j, w);
-    if (g->pre) w == VL ? vstore_type(g->pre, at + j, z, g->c_type) : vstore_type_part(g->pre, at + j, z, w, g->c_type);
-    if (g->dact_pre) z *= vdact(w == VL ? vload_type(g->dact_pre, at + j, g->c_type) : vload_type_part(g->dact_pre, at + j, w, g->c_type), g->activation);
-    else if (g->activation != ACT_NONE) z = vact(z, g->activation);
-    if (g->beta != 0) z += (float)g->beta * (w == VL ? vload_type(g->c, at + j, g->c_type) : vload_type_part(g->c, at + j, w, g->c_type));
-    w == VL ? vstore_type(g->c, at + j, z, g->c_type) : vstore_type_part(g->c, at + j, z, w, g->c_type);
+/* The epilogue on one tile of sums; plain: nothing to do but store. */
+INLINE void store(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride, int64_t type, int plain) {
+  for (int64_t r = 0; r < rows; r++, sum += stride) {
+    int64_t at = (row + r) * g->ldc + col;
+    for (int64_t j = 0; j < cols; j += VL) {
+      int64_t w = MIN(VL, cols - j);
+      vf z = vload(sum + j);
+      if (!plain) {
+        if (g->bias) z += w == VL ? vload(g->bias + col + j) : vload_part(g->bias + col + j, w);
+        if (g->pre) w == VL ? vstore_type(g->pre, at + j, z, type) : vstore_type_part(g->pre, at + j, z, w, type);
+        if (g->dact_pre) z *= vdact(w == VL ? vload_type(g->dact_pre, at + j, type) : vload_type_part(g->dact_pre, at + j, w, type), g->activation);
+        else if (g->activation != ACT_NONE) z = vact(z, g->activation);
+        if (g->beta != 0) z += (float)g->beta * (w == VL ? vload_type(g->c, at + j, type) : vload_type_part(g->c, at + j, w, type));
+      }
+      w == VL ? vstore_type(g->c, at + j, z, type) : vstore_type_part(g->c, at + j, z, w, type);
+    }
   }
+}
+static void store_tile(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride) {
+  int plain = !g->bias && !g->pre && !g->dact_pre && g->activation == ACT_NONE && g->beta == 0;
+  if (plain && g->c_type == F32) store(g, row, rows, col, cols, sum, stride, F32, 1);
+  else if (plain) store(g, row, rows, col, cols, sum, stride, BF16, 1);
+  else if (g->c_type == F32) store(g, row, rows, col, cols, sum, stride, F32, 0);
+  else store(g, row, rows, col, cols, sum, stride, BF16, 0);
+}
+
+/* Asks for the lines of C that a tile will be stored to, while it is computed. Worth it where neighbours in time are not neighbours along a row (4 ×). */
+static void fetch_tile(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+  int64_t size = type_bytes(g->c_type);
+  for (int64_t r = row; r < row + rows; r++)
+    for (int64_t x = 0; x < cols * size; x += 64) __builtin_prefetch((char *)g->c + (r * g->ldc + col) * size + x, 1, 3);
 }
 
 static void pack_task(void *ctx, int64_t i) {
   const Job *j = ctx;
-  int64_t panel = i % j->row_panels, k = i / j->row_panels * j->e.k_block, depth = MIN(j->e.k_block, j->depth - k);
-  j->e.pack_a(j->g, j->row + panel * j->e.rows, j->k + k, depth, j->packed_a + panel * j->panel_a + k * j->e.a_bytes);
+  int64_t panel = i % j->shared_panels, k = i / j->shared_panels * j->e.k_block, depth = MIN(j->e.k_block, j->depth - k);
+  j->shared.pack(j->g, j->index + panel * j->shared.width, j->k + k, depth, j->packed + panel * j->panel_bytes + k * j->shared.bytes);
 }
 
 static void multiply_task(void *ctx, int64_t i) {
   const Job *j = ctx;
   const Gemm *g = j->g;
   const Engine *e = &j->e;
-  int64_t down = i % j->tasks_down, across = i / j->tasks_down, tile = e->rows * e->cols;
-  int64_t p0 = down * j->task_rows, p1 = MIN(p0 + j->task_rows, j->row_panels);
-  int64_t q0 = across * j->task_cols, q1 = MIN(q0 + j->task_cols, j->col_panels);
-  int64_t one_pass = !j->tiles && j->depth <= e->k_block, tiles = one_pass ? 1 : j->task_rows * j->task_cols;
-  int64_t panel_b = ceil_div(MIN(e->k_block, j->depth), e->k_step) * e->k_step * e->b_bytes;
-  char *packed_b = scratch(SCRATCH_GEMM_B, (size_t)(j->task_cols * panel_b));
+  int64_t s0 = i % j->tasks_shared * j->task_shared, s1 = MIN(s0 + j->task_shared, j->shared_panels);
+  int64_t o0 = i / j->tasks_shared * j->task_own, o1 = MIN(o0 + j->task_own, j->own_panels);
+  int64_t tile = e->a.width * e->b.width, one_pass = !j->tiles && j->depth <= e->k_block, tiles = one_pass ? 1 : j->task_shared * j->task_own;
+  int64_t own_bytes = ceil_div(MIN(e->k_block, j->depth), e->k_step) * e->k_step * j->own.bytes;
+  char *own = scratch(SCRATCH_GEMM_B, (size_t)(j->task_own * own_bytes));
   float *c = j->tiles ? j->tiles + i * tiles * tile : scratch(SCRATCH_GEMM_C, (size_t)(tiles * tile) * sizeof(float));
   if (e->begin) e->begin(g);
   for (int64_t k = 0; k == 0 || k < j->depth; k += e->k_block) {
     int64_t depth = MIN(e->k_block, j->depth - k), padded = ceil_div(depth, e->k_step) * e->k_step;
     int first = j->k + k == 0, last = j->k + k + depth >= g->k;
-    for (int64_t q = q0; q < q1; q++) e->pack_b(g, q * e->cols, j->k + k, depth, packed_b + (q - q0) * panel_b);
-    for (int64_t p = p0; p < p1; p++) {
-      int64_t row = j->row + p * e->rows, valid = MIN(e->rows, j->row + j->rows - row);
-      for (int64_t q = q0; q < q1; q++) {
-        float *sum = one_pass ? c : c + ((p - p0) * j->task_cols + q - q0) * tile;
-        e->multiply(j->packed_a + p * j->panel_a + k * e->a_bytes, packed_b + (q - q0) * panel_b, padded, valid, first, last, sum);
-        if (!last) continue;
-        int64_t col = q * e->cols, n = MIN(e->cols, g->n - col);
-        for (int64_t r = 0; r < valid; r++) store_row(g, row + r, col, n, sum + r * e->cols);
+    for (int64_t o = o0; o < o1; o++) j->own.pack(g, o * j->own.width, j->k + k, depth, own + (o - o0) * own_bytes);
+    for (int64_t s = s0; s < s1; s++) {
+      const char *shared_panel = j->packed + s * j->panel_bytes + k * j->shared.bytes;
+      for (int64_t o = o0; o < o1; o++) {
+        const char *own_panel = own + (o - o0) * own_bytes;
+        float *sum = one_pass ? c : c + ((s - s0) * j->task_own + o - o0) * tile;
+        int64_t shared_at = j->index + s * j->shared.width, own_at = o * j->own.width;
+        int64_t row = j->shared_a ? shared_at : own_at, col = j->shared_a ? own_at : shared_at;
+        int64_t rows = MIN(e->a.width, g->m - row), cols = MIN(e->b.width, g->n - col);
+        if (last && !j->shared_a) fetch_tile(g, row, rows, col, cols);
+        e->multiply(j->shared_a ? shared_panel : own_panel, j->shared_a ? own_panel : shared_panel, padded, rows, first, last, sum);
+        if (last) store_tile(g, row, rows, col, cols, sum, e->b.width);
       }
     }
   }
   if (e->end) e->end();
 }
 
-/* The cut depends on sizes alone, so that no sum depends on the number of threads. */
-static void choose_tasks(Job *j) {
-  j->task_rows = MAX(1, MIN(TASK_ROWS / j->e.rows, j->row_panels));
-  j->task_cols = MAX(1, MIN(TASK_COLS / j->e.cols, j->col_panels));
-  for (;;) {
-    j->tasks_down = ceil_div(j->row_panels, j->task_rows);
-    j->tasks_across = ceil_div(j->col_panels, j->task_cols);
-    if (j->tasks_down * j->tasks_across >= ENOUGH_TASKS || (j->task_rows == 1 && j->task_cols == 1)) return;
-    if (j->task_cols * j->e.cols * 4 > j->task_rows * j->e.rows && j->task_cols > 1) j->task_cols = ceil_div(j->task_cols, 2);
-    else if (j->task_rows > 1) j->task_rows = ceil_div(j->task_rows, 2);
-    else j->task_cols = ceil_div(j->task_cols, 2);
-  }
+/* Tasks as wide as they can be, yet some for every thread. No sum is cut, so the bits do not depend on this. */
+static void choose_tasks(Job *j, int64_t threads) {
+  int64_t enough = threads == 1 ? 1 : 4 * threads;
+  int64_t tasks = MIN(j->own_panels, MAX(enough, ceil_div(j->own_panels, MAX(1, TASK_WIDTH / j->own.width))));
+  j->task_own = ceil_div(j->own_panels, tasks);
+  j->tasks_own = ceil_div(j->own_panels, j->task_own);
+  j->task_shared = ceil_div(j->shared_panels, MIN(j->shared_panels, ceil_div(enough, j->tasks_own)));
+  j->tasks_shared = ceil_div(j->shared_panels, j->task_shared);
 }
 
 static void alone(int64_t n, void (*fn)(void *ctx, int64_t i), void *ctx) {
@@ -98,22 +116,24 @@ static Engine choose_engine(const Gemm *g) {
 
 static void run(const Gemm *g, void (*run_tasks)(int64_t n, void (*fn)(void *ctx, int64_t i), void *ctx)) {
   if (g->m <= 0 || g->n <= 0) return;
-  Job j = {.g = g, .e = choose_engine(g)};
-  int64_t group = ceil_div(MIN(g->m, GROUP_ROWS), j.e.rows) * j.e.rows;
-  int64_t deepest = MAX(1, GROUP_BYTES / (group / j.e.rows * j.e.a_bytes) / j.e.k_block) * j.e.k_block;
-  j.col_panels = ceil_div(g->n, j.e.cols);
-  for (j.row = 0; j.row < g->m; j.row += j.rows) {
-    j.rows = MIN(group, g->m - j.row);
-    j.row_panels = ceil_div(j.rows, j.e.rows);
-    choose_tasks(&j);
-    int64_t tasks = j.tasks_down * j.tasks_across;
+  Job j = {.g = g, .e = choose_engine(g), .shared_a = g->m <= g->n};
+  j.shared = j.shared_a ? j.e.a : j.e.b;
+  j.own = j.shared_a ? j.e.b : j.e.a;
+  int64_t shared_width = j.shared_a ? g->m : g->n;
+  j.own_panels = ceil_div(j.shared_a ? g->n : g->m, j.own.width);
+  int64_t group = ceil_div(MIN(shared_width, GROUP_WIDTH), j.shared.width) * j.shared.width;
+  int64_t deepest = MAX(1, GROUP_BYTES / (group / j.shared.width * j.shared.bytes) / j.e.k_block) * j.e.k_block;
+  for (j.index = 0; j.index < shared_width; j.index += group) {
+    j.shared_panels = ceil_div(MIN(group, shared_width - j.index), j.shared.width);
+    choose_tasks(&j, run_tasks == alone ? 1 : pool_threads());
+    int64_t tasks = j.tasks_shared * j.tasks_own;
     j.tiles = NULL;
-    if (g->k > deepest) j.tiles = scratch(SCRATCH_GEMM_D, (size_t)(tasks * j.task_rows * j.task_cols * j.e.rows * j.e.cols) * sizeof(float));
+    if (g->k > deepest) j.tiles = scratch(SCRATCH_GEMM_D, (size_t)(tasks * j.task_shared * j.task_own * j.e.a.width * j.e.b.width) * sizeof(float));
     for (j.k = 0; j.k == 0 || j.k < g->k; j.k += deepest) {
       j.depth = MIN(deepest, g->k - j.k);
-      j.panel_a = ceil_div(j.depth, j.e.k_step) * j.e.k_step * j.e.a_bytes;
-      j.packed_a = scratch(SCRATCH_GEMM_A, (size_t)(j.row_panels * j.panel_a) + 64); /* 64: a packer may write a vector past the end */
-      run_tasks(j.row_panels * ceil_div(j.depth, j.e.k_block), pack_task, &j);
+      j.panel_bytes = ceil_div(j.depth, j.e.k_step) * j.e.k_step * j.shared.bytes;
+      j.packed = scratch(SCRATCH_GEMM_A, (size_t)(j.shared_panels * j.panel_bytes));
+      run_tasks(j.shared_panels * ceil_div(j.depth, j.e.k_block), pack_task, &j);
       run_tasks(tasks, multiply_task, &j);
     }
   }

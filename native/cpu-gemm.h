@@ -2,15 +2,18 @@
 #pragma once
 #include "cpu.h"
 
-/* A panel holds `rows` rows of A or `cols` columns of B over some depth of k, in the engine's own layout; what lies outside the matrix is packed as 0.
-   multiply adds the product of two panels to one tile of C, f32 [rows][cols] row-major when `last` (between passes the layout is the engine's). */
+/* One operand: a panel holds `width` rows of A or columns of B over some depth of k, in the engine's own layout; what lies outside the matrix is packed as 0. */
+typedef struct Side {
+  void (*pack)(const Gemm *g, int64_t index, int64_t k, int64_t depth, void *panel);
+  int64_t width;
+  int64_t bytes; /* of a panel per unit of depth */
+} Side;
+
+/* multiply adds the product of two panels to one tile of C, f32 [a.width][b.width] row-major when `last` (between passes the layout is the engine's). */
 typedef struct Engine {
-  int64_t rows, cols;
-  int64_t k_step;           /* depths are padded to a multiple of this */
-  int64_t k_block;          /* depth of one pass */
-  int64_t a_bytes, b_bytes; /* bytes of a panel per unit of depth */
-  void (*pack_a)(const Gemm *g, int64_t row, int64_t k, int64_t depth, void *panel);
-  void (*pack_b)(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *panel);
+  Side a, b;
+  int64_t k_step;  /* depths are padded to a multiple of this */
+  int64_t k_block; /* depth of one pass */
   void (*multiply)(const void *a, const void *b, int64_t depth, int64_t valid_rows, int first, int last, float *c);
   void (*begin)(const Gemm *g); /* around the work of one task; may be NULL */
   void (*end)(void);

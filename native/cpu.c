@@ -25,6 +25,11 @@ const char *cpu_isa(void) {
 #endif
 }
 
+int amx_ready_v4(void) __attribute__((weak)); // cpu-amx.c, compiled for x86-64 only
+
+/** Whether the matrix products of level v4 run on AMX tiles on this processor. */
+int64_t cpu_amx(void) { return amx_ready_v4 && amx_ready_v4(); }
+
 /** The kernel of this name at this level; a file compiled once registers under "any". NULL if there is none. */
 void *kernel_find(const char *name, const char *isa) {
   for (const KernelEntry *e = __start_alpha_kernels; e < __stop_alpha_kernels; e++)

@@ -9,7 +9,7 @@ import type { Invocation } from "./cli-command.ts"
 import { BPE_VOCABULARY, runDirectory, type TokenizerBuildConfig, type TokenizerUseConfig } from "./config.ts"
 import { openText } from "./data.ts"
 import { modelDirectory } from "./gpt.ts"
-import { loadTokenizer, saveTokenizer, type Tokenizer, type TrainOptions, tokenizerHash, trainTokenizer } from "./token.ts"
+import { gpt2Tokenizer, loadTokenizer, saveTokenizer, type Tokenizer, type TrainOptions, tokenizerHash, trainTokenizer } from "./token.ts"
 
 type Build = Invocation<TokenizerBuildConfig>
 type Use = Invocation<TokenizerUseConfig>
@@ -26,14 +26,16 @@ export async function build(invocation: Build): Promise<undefined> {
 
 async function learn({ config, loaded, json }: Build): Promise<Tokenizer> {
   const { data, tokenizer: kind, vocabSize, unknown } = config
-  if (data === undefined) {
-    throw new AlphaError("tokenizer build: no text given", { hint: "alpha tokenizer build --data=book.txt", code: EXIT.usage })
-  }
   if (kind === "gpt2") {
-    throw new AlphaError("tokenizer gpt2 is not learned, and its vocabulary is not part of alpha", {
-      hint: "--from=DIR with encoder.json and vocab.bpe, or --tokenizer=bpe --splitPattern=gpt2 to learn one like it",
+    if (data === undefined && vocabSize === undefined) return gpt2Tokenizer(config.specialTokens)
+    const given = data === undefined ? loaded.naming("vocabSize", vocabSize) : loaded.naming("data", data)
+    throw new AlphaError(`${given} contradicts ${loaded.naming("tokenizer", kind)}, which is not learned`, {
+      hint: "--tokenizer=bpe learns one like it",
       code: EXIT.usage,
     })
+  }
+  if (data === undefined) {
+    throw new AlphaError("tokenizer build: no text given", { hint: "alpha tokenizer build --data=book.txt", code: EXIT.usage })
   }
   const text = await openText(data, ".")
   if (text === undefined) throw new AlphaError(`data ${data}: token ids, a tokenizer is learned from text`, { code: EXIT.usage })
@@ -90,12 +92,13 @@ function convert({ config, loaded }: Build, from: string): Tokenizer {
   })
 }
 
-/** The tokenizer that a path or run name means. */
+/** The tokenizer that a path, a run's name or the word gpt2 means. */
 function open({ config }: Use): Tokenizer {
   const path = config.tokenizer
   const run = runDirectory(config.runsDir, path).directory
   if (existsSync(path) && !existsSync(join(path, "checkpoints"))) return loadTokenizer(path)
   if (existsSync(path) || existsSync(run)) return loadTokenizer(modelDirectory(existsSync(path) ? path : run))
+  if (path === "gpt2") return gpt2Tokenizer()
   throw new AlphaError(`tokenizer ${path}: there is no such file, directory or run`, {
     hint: "make one: alpha tokenizer build --data=book.txt",
     code: EXIT.data,

@@ -115,7 +115,7 @@ export const COMMANDS: readonly Command[] = [
     summary: "turn token ids into text",
     fields: TOKENIZER_USE,
     positionals: ["text"],
-    examples: ["alpha tokenizer decode '15496 995' --tokenizer=gpt2/vocab.bpe"],
+    examples: ["alpha tokenizer decode '15496 995' --tokenizer=gpt2"],
     run: async (invocation) => (await import("./cli-tokenizer.ts")).decode(invocation),
   }),
   defineCommand({

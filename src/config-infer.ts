@@ -12,12 +12,17 @@ const MODEL_SOURCE = {
 export const INFER = {
   ...inGroup("Input", {
     ...MODEL_SOURCE,
-    prompt: text("text to continue; - reads standard input", { aliases: ["start"] }),
-    promptFile: text("file of prompts, one per line, or jsonl with a prompt or messages field", {}),
-    chat: bool("talk with the model, by its chat template", { default: false }),
+    prompt: text("text to continue, or ids:1,2,3; without it standard input is read, as with -", { aliases: ["start"] }),
+    promptFile: text("file of prompts, one per line; .jsonl: a field prompt, messages or ids in each", {}),
+    chat: bool("talk with the model by its chat template; /reset begins anew, /quit ends", { default: false }),
   }),
   ...inGroup("Sampling", {
-    maxTokens: int("longest continuation", { default: 200, min: 1, unit: "tokens", aliases: ["steps", "maxNewTokens"] }),
+    maxTokens: int("longest continuation", {
+      derive: "200, or what blockSize leaves",
+      min: 1,
+      unit: "tokens",
+      aliases: ["steps", "maxNewTokens"],
+    }),
     temperature: float("divides the logits; 0 = greedy", { default: 0.8, min: 0, max: 100, aliases: ["temp"] }),
     topK: int("keep the K most likely tokens; none = all", { default: 40, optional: true, min: 1, aliases: ["topk"] }),
     topP: float("keep the most likely tokens that together reach this probability; 1 = all", {
@@ -34,15 +39,19 @@ export const INFER = {
     }),
     seed: int("of the random choices", { default: 1337, min: 0, max: 2 ** 32 - 1 }),
     stop: list("texts that end a continuation", { default: [] }),
-    overflow: choice("when prompt and continuation exceed blockSize: refuse, or forget the oldest tokens", ["error", "slide"], {
-      default: "error",
-    }),
+    overflow: choice(
+      "when prompt and continuation exceed blockSize: refuse, or drop the oldest half whenever it is full",
+      ["error", "slide"],
+      {
+        default: "error",
+      },
+    ),
     batch: int("prompts that are continued at once", { default: 8, min: 1, unit: "sequences" }),
   }),
   ...COMPUTE,
   ...inGroup("Files", FILES),
 }
-export type InferConfig = Omit<Resolved<typeof INFER>, "threads"> & Pick<Values<typeof INFER>, "threads">
+export type InferConfig = Omit<Resolved<typeof INFER>, "threads" | "maxTokens"> & Pick<Values<typeof INFER>, "threads" | "maxTokens">
 
 /** Refuses inputs that exclude each other. */
 export function finishInfer(loaded: Loaded<typeof INFER>): Loaded<typeof INFER> & { values: InferConfig } {

@@ -15,7 +15,7 @@ export const TOKENIZER_BUILD = {
 }
 export type TokenizerBuildConfig = Values<typeof TOKENIZER_BUILD>
 
-const TOKENIZER_FILE = text("tokenizer.json, rank file, directory with one, or run", {
+const TOKENIZER_FILE = text("tokenizer.json, rank file, directory with one, run, or gpt2", {
   default: "tokenizer.json",
   aliases: ["tokenizerArtifacts"],
 })

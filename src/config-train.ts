@@ -12,7 +12,7 @@ const DATA = inGroup("Data", {
   valData: text("held-out data of the same kinds", { derive: "the last valFraction of data" }),
   valFraction: float("share of the data that is held out when valData is not given", { default: 0.1, min: 0, below: 1 }),
   order: choice("random windows or sequential epochs", ["random", "sequential"], { default: "random", aliases: ["packed=sequential"] }),
-  documentBoundaries: bool("no window and no attention crosses the end of a document", { default: false }),
+  documentBoundaries: bool("windows start at document starts, no target lies in another document", { default: false }),
   maskPrompt: bool("loss on assistant tokens only (chat data)", { default: false, aliases: ["sft"] }),
 })
 

@@ -46,8 +46,8 @@ export class CpuState implements State {
     return this.#typed(name)
   }
 
-  edit(name: string, change: (values: Float32Array | Int32Array | Uint16Array) => void): void {
-    change(this.#typed(name))
+  fill(work: (into: (name: string) => Float32Array) => void): void {
+    work((name) => this.#typed(name) as Float32Array)
   }
 
   write(name: string, values: Float32Array | Int32Array | Uint16Array): void {

@@ -127,7 +127,7 @@ function writeRow(window: Int32Array, T: number, endOfText: number | undefined, 
 
 /** The held-out split cut into windows. */
 export interface EvalWindows {
-  /** Number of windows of T: ceil((tokens − 1) / T). */
+  /** Number of windows of T: 1 + ceil((tokens − 1 − T) / stride), at least 1 where there is a target. */
   readonly count: number
   /**
    * Fills rows windows from `index` on, both arrays (rows, T); what lies past the end is token 0 with NO_TARGET.
@@ -137,12 +137,13 @@ export interface EvalWindows {
 }
 
 /**
- * Evaluation in order: windows of T tokens side by side, so that each token but the first is a target exactly once.
+ * Evaluation in order: windows of T tokens, each `stride` tokens after the one before, so that each token but the first is a target
+ * exactly once, in the first window that holds it: with a stride below T, windows but the first take a loss on their last `stride` targets only.
  * bits per byte = Σ nats / (ln 2 · Σ bytes) over all windows is then exact.
  */
-export function evalWindows(dataset: Dataset, T: number, boundaries = false): EvalWindows {
+export function evalWindows(dataset: Dataset, T: number, boundaries = false, stride = T): EvalWindows {
   const total = dataset.tokens - 1
-  const count = Math.max(0, Math.ceil(total / T))
+  const count = total < 1 ? 0 : 1 + Math.max(0, Math.ceil((total - T) / stride))
   const { byteLengths } = dataset
   return {
     count,
@@ -150,11 +151,12 @@ export function evalWindows(dataset: Dataset, T: number, boundaries = false): Ev
       tokens.fill(0, 0, rows * T)
       targets.fill(NO_TARGET, 0, rows * T)
       for (let r = 0; r < rows && index + r < count; r++) {
-        const start = (index + r) * T
+        const start = (index + r) * stride
         const length = Math.min(T, total - start)
         const window = new Int32Array(length + 1)
         dataset.read(start, window)
         writeRow(window, length, boundaries ? dataset.endOfText : undefined, r * T, tokens, targets)
+        if (index + r > 0) targets.fill(NO_TARGET, r * T, r * T + T - stride)
       }
       let counted = 0
       let bytes = 0

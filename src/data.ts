@@ -14,6 +14,7 @@ import type { Tokenizer } from "./token.ts"
 export { type BatchSpec, type EvalWindows, evalWindows, fillBatch, NO_TARGET, requireWindow } from "./data-batch.ts"
 export { type ChatMessage, chatRoles, chatSpecials, chatTemplate, type EncodedChat, encodeChat } from "./data-chat.ts"
 export { endOfTextName } from "./data-encode.ts"
+export { parseRow, type Row } from "./data-row.ts"
 export { openText, type TextStream } from "./data-text.ts"
 export type { DataOptions, DataProgress, Dataset } from "./data-types.ts"
 
@@ -24,6 +25,8 @@ export interface OpenedData {
   val: Dataset | undefined
   /** What to pass as `data` to read the same again: differs from it for standard input only. */
   source: string
+  /** The same of `valData`. */
+  valSource: string | undefined
 }
 
 /**
@@ -39,12 +42,13 @@ export async function openData(options: DataOptions): Promise<OpenedData> {
   }
   const { train, val, source } = data === "random" ? openRandom(options) : await openFiles(options)
   if (context !== undefined) requireWindow(train, context)
-  const held = valData === undefined ? val : await openHeldOut(valData, options)
+  const own = valData === undefined ? undefined : await openAll(valData, `held-out data ${nameOf(valData)}`, options)
+  const held = own === undefined ? val : own.all
   if (held && held.tokens < 2) throw new AlphaError(`data ${held.name}: ${held.tokens} tokens, expected at least 2`, { code: EXIT.data })
-  return { train, val: held, source }
+  return { train, val: held, source, valSource: own?.source }
 }
 
-function openRandom({ vocabSize, seed }: DataOptions): OpenedData {
+function openRandom({ vocabSize, seed }: DataOptions): Omit<OpenedData, "valSource"> {
   if (vocabSize === undefined) {
     throw new AlphaError("data random: the number of different tokens is not known", { hint: "add --vocabSize=N", code: EXIT.usage })
   }
@@ -52,20 +56,33 @@ function openRandom({ vocabSize, seed }: DataOptions): OpenedData {
 }
 
 /** The files of `data`; held-out data of its own leaves all of them to train on. */
-async function openFiles(options: DataOptions): Promise<OpenedData> {
+async function openFiles(options: DataOptions): Promise<Omit<OpenedData, "valSource">> {
   const { data, valData, valFraction } = options
   const sources = await findSources(data, options.cacheDir)
   const parts = await split(data, sources, valData === undefined ? valFraction : 0, options)
   const train = await parts.train(parts.val ? `train split of ${nameOf(data)}` : nameOf(data))
   const val = valData === undefined ? await parts.val?.(`held-out split of ${nameOf(data)}`) : undefined
-  return { train, val, source: data === "-" ? sources[0]!.path : data }
+  return { train, val, source: sourceOf(data, sources) }
 }
 
-/** All of `valData`. */
-async function openHeldOut(valData: string, options: DataOptions): Promise<Dataset> {
-  const sources = await findSources(valData, options.cacheDir)
-  const { train } = await split(valData, sources, undefined, options)
-  return train(`held-out data ${nameOf(valData)}`)
+/** All of `data`, nothing held out, whatever its files are called; of random data the held-out split. What is evaluated on. */
+export async function openWhole(options: DataOptions): Promise<Dataset> {
+  const { data } = options
+  const whole = data === "random" ? (openRandom(options).val as Dataset) : (await openAll(data, nameOf(data), options)).all
+  if (whole.tokens < 2) throw new AlphaError(`data ${whole.name}: ${whole.tokens} tokens, expected at least 2`, { code: EXIT.data })
+  return whole
+}
+
+/** All of the files of `data`. */
+async function openAll(data: string, name: string, options: DataOptions): Promise<{ all: Dataset; source: string }> {
+  const sources = await findSources(data, options.cacheDir)
+  const { train } = await split(data, sources, undefined, options)
+  return { all: await train(name), source: sourceOf(data, sources) }
+}
+
+/** Standard input is found again in its copy. */
+function sourceOf(data: string, sources: readonly Source[]): string {
+  return data === "-" ? sources[0]!.path : data
 }
 
 type Open = (name: string) => Promise<Dataset>

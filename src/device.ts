@@ -10,6 +10,9 @@ export interface Opened {
   readonly choice: string | undefined
 }
 
+/** Names of the devices this machine has. */
+export const deviceNames = (): string[] => ["cpu"]
+
 /** `cpu`, `gpu`, `gpu:N` or `auto`. Throws when what was asked for cannot be had. */
 export function openDevice(name: string, threads: number | undefined): Opened {
   const cpu = () => openCpu(threads ?? availableParallelism())

@@ -1,9 +1,12 @@
-/** Checks a device: every case of every op against the f64 reference, and golden runs. */
-import { checkCase, ops, variants } from "./op.ts"
-import { deviceMachine, type GoldenRow, replayGolden } from "./engine-golden.ts"
+/** Checks a device: every case of every op against the f64 reference, or a golden run. */
+import { AlphaError, EXIT } from "./base-error.ts"
+import { deviceMachine, type GoldenRow, isWithin, replayGolden } from "./engine-golden.ts"
+import { type MachineFacts, machineFacts } from "./engine-machine.ts"
+import { measureBandwidth } from "./engine-speed.ts"
 import type { Precision } from "./gpt.ts"
-import type { Device } from "./program.ts"
-import type { StopFlag } from "./train.ts"
+import { checkCase, ops, variants } from "./op.ts"
+import type { Device, Op } from "./program.ts"
+import { measurePeak, type StopFlag } from "./train.ts"
 
 export interface DoctorJob {
   /** Directory of a golden run to replay instead of the op table. */
@@ -17,33 +20,72 @@ export interface OpRow {
   readonly cases: number
   /** Distance of the worst from the reference as a share of what is allowed: right if ≤ 1. */
   readonly worst: number
+  /** What the device answered instead of running a case; null when all ran. */
+  readonly error: string | null
+  readonly ok: boolean
 }
 
-export type DoctorEvent = { readonly done: number; readonly total: number }
+/** Ops checked, or training steps replayed. */
+export interface DoctorEvent {
+  readonly done: number
+  readonly total: number
+}
 
 export interface DoctorReport {
   readonly device: string
   readonly description: string
+  readonly machine: MachineFacts
+  /** Measured; null in the replay of a golden run. */
+  readonly speed: { readonly read_bytes_per_s: number; readonly f32_flops: number; readonly bf16_flops: number } | null
   readonly ops: readonly OpRow[]
-  readonly golden: readonly GoldenRow[]
+  readonly golden: readonly (GoldenRow & { readonly ok: boolean })[]
   readonly ok: boolean
 }
 
-export async function doctor(job: DoctorJob, device: Device, _: StopFlag, emit: (event: DoctorEvent) => void): Promise<DoctorReport> {
-  const about = { device: device.name, description: device.description }
+export async function doctor(job: DoctorJob, device: Device, flag: StopFlag, emit: (event: DoctorEvent) => void): Promise<DoctorReport> {
+  const tell = (done: number, total: number) => {
+    if (flag.stopped) throw new AlphaError("doctor: stopped before the end, there is no verdict", { code: EXIT.interrupted })
+    emit({ done, total })
+  }
+  const machine = machineFacts()
+  const about = { device: device.name, description: device.description, machine }
   if (job.golden !== undefined) {
-    const machine = deviceMachine(device)
-    const golden = replayGolden(job.golden, job.precision, machine)
-    machine.close()
-    return { ...about, ops: [], golden, ok: golden.every((row) => row.far <= row.limit) }
+    const run = deviceMachine(device)
+    try {
+      const golden = replayGolden(job.golden, job.precision, run, tell).map((row) => ({ ...row, ok: isWithin(row) }))
+      return { ...about, speed: null, ops: [], golden, ok: golden.every(({ ok }) => ok) }
+    } finally {
+      run.close()
+    }
   }
-  const rows: OpRow[] = []
-  for (const op of ops) {
-    const all = variants(op)
-    const worst = all.reduce((most, variant) => Math.max(most, checkCase(device, variant).worst), 0)
-    if (all.length > 0) rows.push({ op: op.name, cases: all.length, worst })
-    emit({ done: rows.length, total: ops.length })
+  const rows = ops.map((op, i) => {
+    tell(i, ops.length)
+    return checkOp(device, op)
+  })
+  tell(ops.length, ops.length)
+  const speed = {
+    read_bytes_per_s: measureBandwidth(device, machine.cache_bytes, machine.memory_free_bytes),
+    f32_flops: measurePeak(device, "f32"),
+    bf16_flops: measurePeak(device, "bf16"),
   }
-  return { ...about, ops: rows, golden: [], ok: rows.every((row) => row.worst <= 1) }
+  return { ...about, speed, ops: rows, golden: [], ok: rows.every(({ ok }) => ok) }
 }
 
+function checkOp(device: Device, op: Op): OpRow {
+  const all = variants(op)
+  let worst = 0
+  for (const variant of all) {
+    try {
+      worst = Math.max(worst, checkCase(device, variant).worst)
+    } catch (error) {
+      return {
+        op: op.name,
+        cases: all.length,
+        worst,
+        error: `case ${variant.index}, ${variant.act}: ${(error as Error).message}`,
+        ok: false,
+      }
+    }
+  }
+  return { op: op.name, cases: all.length, worst, error: null, ok: worst <= 1 }
+}

@@ -1,7 +1,7 @@
 /** Loss, perplexity and bits per byte of a model directory on data. */
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { openData } from "./data.ts"
+import { type DataProgress, evalWindows, openWhole } from "./data.ts"
 import { loadModel, type Precision } from "./gpt.ts"
 import type { Device } from "./program.ts"
 import { parseTokenizer } from "./token.ts"
@@ -10,12 +10,19 @@ import { evaluate, evaluationPlan, type StopFlag } from "./train.ts"
 export interface EvalJob {
   readonly model: string
   readonly data: string
+  /** Tokens per window; undefined: the model's blockSize. */
   readonly context: number | undefined
+  /** Tokens between the starts of two windows; undefined: the context. */
+  readonly stride: number | undefined
   readonly batch: number
   readonly precision: Precision
   readonly runsDir: string
+  /** Threads that tokenise. */
   readonly workers: number
 }
+
+/** Bytes of data read, or windows evaluated. */
+export type EvalEvent = DataProgress
 
 export interface EvalReport {
   readonly type: "eval"
@@ -24,47 +31,77 @@ export interface EvalReport {
   /** Nats per target. */
   readonly loss: number
   readonly perplexity: number
+  /** Null where the bytes behind the tokens are not known. */
   readonly bits_per_byte: number | null
+  /** Tokens predicted: all but the first. */
   readonly targets: number
   readonly context: number
+  readonly stride: number
   readonly tokens_per_s: number
   readonly device: string
   readonly precision: Precision
 }
 
-/** Every token of `data` but the first is predicted exactly once, from its window of `context` tokens: the same number every time. */
-export async function evaluateModel(job: EvalJob, device: Device, flag: StopFlag, emit: (event: { done: number; total: number }) => void): Promise<EvalReport> {
-  const { directory, model, state, tokenizerJson } = loadModel(device, job.model, job.precision)
-  const T = job.context ?? model.blockSize
-  if (model.position === "learned" && T > model.blockSize) {
-    throw new AlphaError(`context ${T} is longer than the ${model.blockSize} positions of ${directory}`, { hint: `set --context=${model.blockSize} or less`, code: EXIT.usage })
-  }
-  const opened = await openData({
-    data: job.data,
-    valFraction: 0,
-    tokenizer: tokenizerJson === undefined ? undefined : parseTokenizer(tokenizerJson),
-    vocabSize: model.vocabSize,
-    cacheDir: join(job.runsDir, ".cache"),
-    workers: job.workers,
-    seed: 0,
-    documentBoundaries: false,
-    maskPrompt: false,
-  })
-  const run = device.compile(evaluationPlan({ model, precision: job.precision, B: job.batch, T }), state)
-  const started = performance.now()
-  const result = await evaluate(run, opened.train, { B: job.batch, T }, {
-    onProgress: (done, total) => {
-      if (flag.stopped) throw new AlphaError("eval: stopped before the end, there is no result", { code: EXIT.interrupted })
-      emit({ done, total })
-    },
-    yieldNow: () => Bun.sleep(0),
-  })
-  const seconds = (performance.now() - started) / 1000
-  run.free()
-  state.free()
-  opened.train.close()
-  return {
-    type: "eval", model: directory, data: job.data, loss: result.loss, perplexity: result.perplexity, bits_per_byte: result.bitsPerByte ?? null,
-    targets: result.targets, context: T, tokens_per_s: result.targets / seconds, device: device.name, precision: job.precision,
+/** Every token of `data` but the first is predicted exactly once, in the first window that holds it: the same number every time. */
+export async function evaluateModel(job: EvalJob, device: Device, flag: StopFlag, emit: (event: EvalEvent) => void): Promise<EvalReport> {
+  const { precision } = job
+  const { directory, model, state, tokenizerJson } = loadModel(device, job.model, precision)
+  try {
+    const T = job.context ?? model.blockSize
+    const stride = job.stride ?? T
+    if (model.position === "learned" && T > model.blockSize) {
+      throw new AlphaError(`context ${T} is longer than the ${model.blockSize} positions of ${directory}`, {
+        hint: `set --context=${model.blockSize} or less`,
+        code: EXIT.usage,
+      })
+    }
+    if (stride > T) {
+      throw new AlphaError(`stride ${stride} is longer than the context of ${T}: tokens would be left out`, {
+        hint: `set --stride=${T} or less`,
+        code: EXIT.usage,
+      })
+    }
+    const dataset = await openWhole({
+      data: job.data,
+      valFraction: 0,
+      tokenizer: tokenizerJson === undefined ? undefined : parseTokenizer(tokenizerJson),
+      vocabSize: model.vocabSize,
+      cacheDir: join(job.runsDir, ".cache"),
+      workers: job.workers,
+      seed: 0,
+      documentBoundaries: false,
+      maskPrompt: false,
+      onProgress: emit,
+    })
+    const B = Math.min(job.batch, evalWindows(dataset, T, false, stride).count)
+    const run = device.compile(evaluationPlan({ model, precision, B, T }), state)
+    try {
+      const started = performance.now()
+      const onProgress = (done: number, total: number) => {
+        if (flag.stopped) throw new AlphaError("eval: stopped before the end, there is no result", { code: EXIT.interrupted })
+        emit({ label: "evaluate", done: done * B, total: total * B })
+      }
+      const result = await evaluate(run, dataset, { B, T, stride }, { onProgress, yieldNow: () => Bun.sleep(0) })
+      const { loss, perplexity, targets } = result
+      return {
+        type: "eval",
+        model: directory,
+        data: job.data,
+        loss,
+        perplexity,
+        bits_per_byte: result.bitsPerByte ?? null,
+        targets,
+        context: T,
+        stride,
+        tokens_per_s: (targets * 1000) / (performance.now() - started),
+        device: device.name,
+        precision,
+      }
+    } finally {
+      run.free()
+      dataset.close()
+    }
+  } finally {
+    state.free()
   }
 }

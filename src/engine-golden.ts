@@ -1,76 +1,147 @@
-/** Replays a golden run (the layout of make_golden.py) and measures the distance of logits, gradients, losses and final weights. */
-import { readFileSync } from "node:fs"
-import { join } from "node:path"
+/** Replays a golden run and measures how far logits, gradients, losses and final weights are. */
 import { AlphaError, EXIT } from "./base-error.ts"
-import { readJson, withFile } from "./base-file.ts"
 import type { ModelConfig } from "./config.ts"
-import { copyName, familyOf, gptHidden, gptLogits, loadWeights, namedWeights, type Precision, paramSpecs, readConfig, readSafetensors } from "./gpt.ts"
-import { relativeL2, runReference, toBf16, type Values } from "./op.ts"
+import { type Golden, readGolden } from "./engine-golden-file.ts"
+import { copyName, familyOf, gptHidden, gptLogits, loadWeights, namedWeights, type Precision, paramSpecs } from "./gpt.ts"
+import { relativeL2, toBf16 } from "./op.ts"
 import { type Device, type Plan, plan, trace } from "./program.ts"
-import { microPlan, type OptimizerConfig, updatePlan } from "./train.ts"
+import type { Dtype } from "./tensor.ts"
+import { microPlan, updatePlan } from "./train.ts"
 
-interface GoldenFile {
-  readonly args: { readonly context: number; readonly batch: number }
-  readonly optimizer: { readonly name: "adamw"; readonly beta1: number; readonly beta2: number; readonly eps: number; readonly weight_decay: number; readonly clip: number }
-  readonly steps: readonly { readonly loss: number; readonly lr: number }[]
-  readonly bf16: { readonly losses: readonly number[]; readonly logits: number; readonly gradients: Readonly<Record<string, number>> }
-}
-
-/** One compared quantity: how far, and how far is allowed. */
+/**
+ * One compared quantity. Logits, gradients and weights: relative L2. Losses: absolute. Key biases of attention without rotary positions:
+ * largest absolute difference, because their true gradient is 0 and what is measured is rounding noise.
+ */
 export interface GoldenRow {
-  readonly kind: "logits" | "gradient" | "loss" | "weight"
+  readonly kind: "logits" | "gradient" | "keyGradient" | "loss" | "weight" | "keyWeight"
   readonly name: string
   readonly far: number
-  readonly limit: number
+  /** Undefined: shown, not judged (final weights in bf16, for which a golden run has no yardstick). */
+  readonly limit: number | undefined
 }
 
-/** Where programs run: a device, or the reference. */
+export const isWithin = ({ far, limit }: GoldenRow): boolean => limit === undefined || far <= limit
+
+/** Largest distances in f32; a true f32 path and PyTorch's differ by less. */
+const LIMITS = { logits: 2e-6, gradient: 1e-5, keyGradient: 1e-4, loss: 1e-5, weight: 5e-5, keyWeight: 1e-4 } as const
+
+/** In bf16: this many times the distance of PyTorch's bf16 autocast. */
+const BF16_FACTOR = 1.5
+
+/** Where programs run: a device, or in tests the reference. */
 export interface Machine {
-  write(name: string, shape: readonly number[], values: Float32Array): void
+  write(name: string, dtype: Dtype, shape: readonly number[], values: Float32Array): void
   read(name: string): ArrayLike<number>
   /** Runs a program once; returns the named output. */
-  run(plan: Plan, inputs: Readonly<Record<string, number | Int32Array>>, output: string | undefined): ArrayLike<number>
+  run(plan: Plan, inputs: Readonly<Record<string, number | Int32Array>>, output?: string): ArrayLike<number>
 }
 
-/** Attention key biases have a true gradient of 0: their noise is judged absolutely. */
-const KEY_BIAS_LIMIT = 1e-4
-
-export function replayGolden(dir: string, precision: Precision, machine: Machine): GoldenRow[] {
-  const golden = readJson(join(dir, "golden.json")) as GoldenFile
-  const { model } = readConfig(join(dir, "model"))
-  const [B, T] = [golden.args.batch, golden.args.context]
-  const batches = readBatches(join(dir, "batches.bin"), golden.steps.length * B * (T + 1))
-  loadInto(join(dir, "model"), model, precision, machine)
-  const rows: GoldenRow[] = []
+/** Trains every step of the run in `directory` as it was trained; `onStep` is told after each. Throws AlphaError where the directory is not right. */
+export function replayGolden(
+  directory: string,
+  precision: Precision,
+  machine: Machine,
+  onStep: (done: number, total: number) => void = () => {},
+): GoldenRow[] {
+  const golden = readGolden(directory)
+  const { model, B, T, steps } = golden
+  const limits = limitsOf(golden, precision, directory)
+  loadInto(golden, precision, machine)
   const shape = { model, precision, B, T }
   const micro = microPlan(shape, false)
   const update = updatePlan(shape, optimizerOf(golden))
+  const rows: GoldenRow[] = []
 
-  const first = split(batches, 0, B, T)
-  const want = readSafetensors(join(dir, "logits0.safetensors")).tensors.get("logits")
-  if (want === undefined) throw new AlphaError(`${dir}/logits0.safetensors has no tensor logits`, { code: EXIT.data })
-  const logits = machine.run(logitsPlan(model, precision, B, T), { tokens: first.tokens }, "logits")
-  rows.push({ kind: "logits", name: "logits", far: relativeL2(logits, floats(want.data())), limit: precision === "bf16" ? 1.5 * golden.bf16.logits : 2e-6 })
-
-  golden.steps.forEach((step, i) => {
-    machine.run(micro, { ...split(batches, i, B, T), accumulate: 0 }, undefined)
-    if (i === 0) rows.push(...compare("gradient", join(dir, "grads0.safetensors"), model, (name) => scaled(machine.read(`grad.${name}`), 1 / (B * T)), precision, golden))
-    machine.run(update, { lr: step.lr }, "control")
+  const logits = machine.run(logitsPlan(model, precision, B, T), { tokens: split(golden, 0).tokens }, "logits")
+  rows.push({ kind: "logits", name: "logits", far: relativeL2(logits, golden.logits), limit: limits.logits })
+  steps.forEach((step, i) => {
+    machine.run(micro, { ...split(golden, i), accumulate: 0 })
+    if (i === 0) {
+      const mean = (name: string) => Float32Array.from(machine.read(`grad.${name}`), (sum) => sum / (B * T))
+      rows.push(...compare(golden.gradients, model, mean, "gradient", limits.gradient))
+    }
+    machine.run(update, { lr: step.lr })
     const loss = (machine.read("sum.loss")[0] as number) / (machine.read("sum.count")[0] as number)
-    const limit = precision === "bf16" ? 1.5 * worstBf16(golden) : 1e-5
-    rows.push({ kind: "loss", name: `step ${i}`, far: Math.abs(loss - step.loss), limit })
+    rows.push({ kind: "loss", name: `step ${i}`, far: Math.abs(loss - step.loss), limit: limits.loss })
+    onStep(i + 1, steps.length)
   })
-  if (precision === "f32") rows.push(...compare("weight", join(dir, "final.safetensors"), model, (name) => machine.read(name), precision, golden))
+  rows.push(...compare(golden.final, model, (name) => Float32Array.from(machine.read(name)), "weight", limits.weight))
   return rows
 }
 
-const worstBf16 = (golden: GoldenFile): number => Math.max(...golden.steps.map((s, i) => Math.abs(s.loss - (golden.bf16.losses[i] as number))))
+/** Limit of a tensor or of the key part of a packed bias. */
+type TensorLimit = (name: string, isKey: boolean) => number | undefined
 
-function optimizerOf({ optimizer: o }: GoldenFile): OptimizerConfig {
-  return {
-    optimizer: o.name, beta1: o.beta1, beta2: o.beta2, eps: o.eps, momentum: 0, weightDecay: o.weight_decay,
-    decayList: [], noDecayList: [], gradClip: o.clip, spikeThreshold: undefined,
+interface Limits {
+  readonly logits: number
+  readonly loss: number
+  readonly gradient: TensorLimit
+  readonly weight: TensorLimit
+}
+
+function limitsOf({ bf16, steps, gradients }: Golden, precision: Precision, directory: string): Limits {
+  if (precision === "f32") {
+    return {
+      logits: LIMITS.logits,
+      loss: LIMITS.loss,
+      gradient: (_, isKey) => (isKey ? LIMITS.keyGradient : LIMITS.gradient),
+      weight: (_, isKey) => (isKey ? LIMITS.keyWeight : LIMITS.weight),
+    }
   }
+  if (bf16 === undefined) {
+    throw new AlphaError(`${directory}/golden.json: has no "bf16", the distances of PyTorch's bf16 run`, {
+      hint: "use --precision=f32",
+      code: EXIT.data,
+    })
+  }
+  return {
+    logits: BF16_FACTOR * bf16.logits,
+    // One step's distance is luck; the worst of PyTorch's is a size.
+    loss: BF16_FACTOR * Math.max(...steps.map(({ loss }, i) => Math.abs(loss - (bf16.losses[i] as number)))),
+    gradient: (name, isKey) => {
+      const relative = BF16_FACTOR * (bf16.gradients[name] as number)
+      return isKey ? relative * norm(gradients.get(name) as Float32Array) : relative
+    },
+    weight: () => undefined,
+  }
+}
+
+const norm = (values: Float32Array): number => Math.sqrt(values.reduce((sum, x) => sum + x * x, 0))
+
+/** Distances of all tensors by their Hugging Face names; the key third of a packed attention bias stands apart. */
+function compare(
+  want: ReadonlyMap<string, Float32Array>,
+  model: ModelConfig,
+  read: (name: string) => Float32Array,
+  kind: "gradient" | "weight",
+  limit: TensorLimit,
+): GoldenRow[] {
+  return namedWeights(model, familyOf(model), "F32", read).flatMap(({ name, data }): GoldenRow[] => {
+    const [ours, theirs] = [new Float32Array(data().slice().buffer), want.get(name) as Float32Array]
+    if (!name.endsWith("attn.c_attn.bias")) return [{ kind, name, far: relativeL2(ours, theirs), limit: limit(name, false) }]
+    const third = ours.length / 3
+    const key = (values: Float32Array) => values.subarray(third, 2 * third)
+    const others = (values: Float32Array) => Float32Array.of(...values.subarray(0, third), ...values.subarray(2 * third))
+    return [
+      { kind, name: `${name} q, v`, far: relativeL2(others(ours), others(theirs)), limit: limit(name, false) },
+      {
+        kind: kind === "gradient" ? "keyGradient" : "keyWeight",
+        name: `${name} k`,
+        far: farthest(key(ours), key(theirs)),
+        limit: limit(name, true),
+      },
+    ]
+  })
+}
+
+/** Largest |a − b|; NaN where one is NaN. */
+const farthest = (a: Float32Array, b: Float32Array): number =>
+  a.reduce((worst, value, i) => Math.max(worst, Math.abs(value - (b[i] as number))), 0)
+
+function optimizerOf({ optimizer }: Golden) {
+  const { beta1, beta2, eps, weightDecay, clip } = optimizer
+  const unused = { momentum: 0, decayList: [], noDecayList: [], spikeThreshold: undefined }
+  return { optimizer: "adamw" as const, beta1, beta2, eps, weightDecay, gradClip: clip > 0 ? clip : undefined, ...unused }
 }
 
 function logitsPlan(model: ModelConfig, precision: Precision, B: number, T: number): Plan {
@@ -82,57 +153,22 @@ function logitsPlan(model: ModelConfig, precision: Precision, B: number, T: numb
   )
 }
 
-function loadInto(dir: string, model: ModelConfig, precision: Precision, machine: Machine): void {
+function loadInto({ modelDirectory, model }: Golden, precision: Precision, machine: Machine): void {
   const filled = new Map<string, Float32Array>()
-  loadWeights(dir, model, (name, shape) => {
+  loadWeights(modelDirectory, model, (name, shape) => {
     const values = new Float32Array(shape.reduce((a, b) => a * b, 1))
     filled.set(name, values)
     return values
   })
   for (const { name, shape, matmul } of paramSpecs(model)) {
     const values = filled.get(name) as Float32Array
-    machine.write(name, shape, values)
-    if (precision === "bf16" && matmul) machine.write(copyName(name), shape, values)
+    machine.write(name, "f32", shape, values)
+    if (precision === "bf16" && matmul) machine.write(copyName(name), "bf16", shape, values)
   }
 }
 
-/** Distances of all tensors of a file under their Hugging Face names; a packed attention bias is three rows. */
-function compare(
-  kind: "gradient" | "weight",
-  path: string,
-  model: ModelConfig,
-  read: (name: string) => ArrayLike<number>,
-  precision: Precision,
-  golden: GoldenFile,
-): GoldenRow[] {
-  const want = readSafetensors(path).tensors
-  const ours = namedWeights(model, familyOf(model), "F32", (name) => Float32Array.from(read(name)))
-  return ours.flatMap((tensor): GoldenRow[] => {
-    const stored = want.get(tensor.name)
-    if (stored === undefined) throw new AlphaError(`${path}: tensor ${tensor.name} is missing`, { code: EXIT.data })
-    const [a, b] = [floats(tensor.data()), floats(stored.data())]
-    const limit = kind === "weight" ? 5e-5 : precision === "bf16" ? 1.5 * (golden.bf16.gradients[tensor.name] ?? 0) : 1e-5
-    if (!tensor.name.endsWith("attn.c_attn.bias")) return [{ kind, name: tensor.name, far: relativeL2(a, b), limit }]
-    const third = a.length / 3
-    return ["q", "k", "v"].map((part, i) => {
-      const [x, y] = [a.subarray(i * third, (i + 1) * third), b.subarray(i * third, (i + 1) * third)]
-      const far = part === "k" ? x.reduce((worst, value, j) => Math.max(worst, Math.abs(value - (y[j] as number))), 0) : relativeL2(x, y)
-      return { kind, name: `${tensor.name} ${part}`, far, limit: part === "k" ? Math.max(KEY_BIAS_LIMIT, precision === "bf16" ? 1e-2 : 0) : limit }
-    })
-  })
-}
-
-const scaled = (values: ArrayLike<number>, factor: number): Float64Array => Float64Array.from(values, (x) => x * factor)
-const floats = (bytes: Uint8Array): Float32Array => new Float32Array(bytes.slice().buffer)
-
-function readBatches(path: string, count: number): Int32Array {
-  const bytes = withFile("read", path, () => readFileSync(path))
-  if (bytes.length !== count * 4) throw new AlphaError(`${path}: ${bytes.length} bytes, golden.json needs ${count * 4}`, { code: EXIT.data })
-  return new Int32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length))
-}
-
 /** Inputs and targets of batch `i`: rows of T + 1 tokens, the last T of which are targets. */
-function split(batches: Int32Array, i: number, B: number, T: number): { tokens: Int32Array; targets: Int32Array } {
+function split({ batches, B, T }: Golden, i: number): { tokens: Int32Array; targets: Int32Array } {
   const tokens = new Int32Array(B * T)
   const targets = new Int32Array(B * T)
   for (let b = 0; b < B; b++) {
@@ -148,10 +184,9 @@ export function deviceMachine(device: Device): Machine & { close(): void } {
   const state = device.state()
   const compiled = new Map<Plan, ReturnType<Device["compile"]>>()
   return {
-    write(name, shape, values) {
-      const isCopy = name === copyName(name.replace(/^bf16\./, ""))
-      state.ensure(name, isCopy ? "bf16" : "f32", shape)
-      state.write(name, isCopy ? toBf16(values) : values)
+    write(name, dtype, shape, values) {
+      state.ensure(name, dtype, shape)
+      state.write(name, dtype === "bf16" ? toBf16(values) : values)
     },
     read: (name) => state.read(name),
     run(program, inputs, output) {
@@ -163,19 +198,6 @@ export function deviceMachine(device: Device): Machine & { close(): void } {
     close() {
       for (const run of compiled.values()) run.free()
       state.free()
-    },
-  }
-}
-
-/** The f64 reference as a machine. */
-export function referenceMachine(): Machine {
-  const state: Values = new Map()
-  return {
-    write: (name, _, values) => void state.set(name, Float64Array.from(values)),
-    read: (name) => state.get(name) ?? [],
-    run(program, inputs, output) {
-      const outputs = runReference(program.program, state, inputs)
-      return output === undefined ? [] : (outputs.get(output) ?? [])
     },
   }
 }

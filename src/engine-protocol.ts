@@ -1,7 +1,7 @@
 /** What the main thread and the engine's Worker say to each other. */
 
 import type { DoctorEvent, DoctorJob, DoctorReport } from "./engine-doctor.ts"
-import type { EvalJob, EvalReport } from "./engine-eval.ts"
+import type { EvalEvent, EvalJob, EvalReport } from "./engine-eval.ts"
 import type { GenerateEvent, GenerateJob, GenerateReport } from "./engine-generate.ts"
 import type { Summary, TrainEvent, TrainJob } from "./train.ts"
 
@@ -15,7 +15,7 @@ export interface DeviceChoice {
 export interface Jobs {
   readonly train: { readonly input: TrainJob; readonly event: TrainEvent; readonly result: Summary }
   readonly generate: { readonly input: GenerateJob; readonly event: GenerateEvent; readonly result: GenerateReport }
-  readonly eval: { readonly input: EvalJob; readonly event: { readonly done: number; readonly total: number }; readonly result: EvalReport }
+  readonly eval: { readonly input: EvalJob; readonly event: EvalEvent; readonly result: EvalReport }
   readonly doctor: { readonly input: DoctorJob; readonly event: DoctorEvent; readonly result: DoctorReport }
 }
 export type JobName = keyof Jobs

@@ -1,10 +1,10 @@
 /** The Worker: owns the device and runs one job after another. */
 import { AlphaError, EXIT } from "./base-error.ts"
-import { openDevice } from "./device.ts"
+import { type Opened, openDevice } from "./device.ts"
 import { doctor } from "./engine-doctor.ts"
 import { evaluateModel } from "./engine-eval.ts"
 import { generate } from "./engine-generate.ts"
-import type { JobName, Jobs, Reply, Request } from "./engine-protocol.ts"
+import type { DeviceChoice, JobName, Jobs, Reply, Request } from "./engine-protocol.ts"
 import type { Device } from "./program.ts"
 import { type StopFlag, train } from "./train.ts"
 
@@ -22,6 +22,9 @@ const RUNS: Runs = { train, generate, eval: evaluateModel, doctor }
 
 let queue = Promise.resolve()
 
+/** Devices stay open, so that what one job keeps there (a model, its cache) is there for the next. */
+const opened = new Map<string, Opened>()
+
 self.onmessage = ({ data }: MessageEvent<Request>) => {
   queue = queue.then(() => answer(data))
 }
@@ -30,8 +33,7 @@ async function answer({ id, job, input, where, stop }: Request): Promise<void> {
   const reply = (body: Reply) => self.postMessage(body)
   const cells = new Int32Array(stop)
   try {
-    const { device, choice } = openDevice(where.device, where.threads)
-    if (choice !== undefined) reply({ id, note: choice })
+    const device = deviceFor(where, (note) => reply({ id, note }))
     const flag: StopFlag = {
       get stopped() {
         return Atomics.load(cells, 0) !== 0
@@ -44,11 +46,21 @@ async function answer({ id, job, input, where, stop }: Request): Promise<void> {
       emit: (event: Jobs[JobName]["event"]) => void,
     ) => Promise<Jobs[JobName]["result"]>
     const result = await run(input, device, flag, (event) => reply({ id, event }))
-    device.close()
     reply({ id, result })
   } catch (error) {
     const known = error instanceof AlphaError ? error : undefined
     const { message, stack } = error as Error
     reply({ id, error: { message, hint: known?.hint, code: known?.code ?? EXIT.failure, stack: known === undefined ? stack : undefined } })
   }
+}
+
+/** The device that a job asks for; `tell` hears what auto chose, once. */
+function deviceFor({ device, threads }: DeviceChoice, tell: (note: string) => void): Device {
+  const key = `${device} ${threads}`
+  const known = opened.get(key)
+  if (known !== undefined) return known.device
+  const made = openDevice(device, threads)
+  opened.set(key, made)
+  if (made.choice !== undefined) tell(made.choice)
+  return made.device
 }

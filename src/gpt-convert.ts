@@ -4,7 +4,7 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import type { StoredDtype, StoredTensor } from "./gpt-safetensors.ts"
 
 /** Elements converted at a time, so that reading needs no second copy of a tensor. */
-const PIECE = 1 << 20
+const PIECE = 1 << 17
 
 /** The bytes of an array as they lie in memory (every supported platform is little-endian). */
 export const bytesOf = (array: Float32Array | Uint16Array): Uint8Array<ArrayBufferLike> =>
@@ -27,17 +27,33 @@ export function readFloats(tensor: StoredTensor, start: number, into: Float32Arr
   }
 }
 
-/** f32 values as bytes of a dtype: F32 is a view, BF16 and F16 round to nearest even. F16 refuses finite values beyond 65504, naming the tensor. */
-export function floatBytes(values: Float32Array, dtype: StoredDtype, name: string): Uint8Array {
-  if (dtype === "F32") return bytesOf(values)
-  if (dtype === "BF16") return bytesOf(f32ToBf16(values))
-  if (dtype !== "F16") throw new AlphaError(`tensor ${name}: f32 values cannot be written as ${dtype}`)
-  const half = new Float16Array(values)
-  for (let i = 0; i < half.length; i++) {
-    if (Math.abs(half[i]!) === Infinity && Math.abs(values[i]!) !== Infinity)
-      throw new AlphaError(`tensor ${name}: element ${i} is ${values[i]}, beyond the 65504 of f16`, { hint: "write f32 or bf16 instead" })
+/** Memory for one tensor at a time, so that writing a model makes no garbage: what `floats` and `words` return is valid until the next call. */
+export class Scratch {
+  #floats = new Float32Array(0)
+  #words = new Uint16Array(0)
+
+  floats(count: number): Float32Array {
+    if (this.#floats.length < count) this.#floats = new Float32Array(count)
+    return this.#floats.subarray(0, count)
   }
-  return new Uint8Array(half.buffer)
+
+  words(count: number): Uint16Array {
+    if (this.#words.length < count) this.#words = new Uint16Array(count)
+    return this.#words.subarray(0, count)
+  }
+}
+
+/**
+ * f32 values as bytes of a dtype: F32 is a view, BF16 and F16 round to nearest even into `scratch`.
+ * F16 refuses finite values that would become infinite, naming the tensor.
+ */
+export function floatBytes(values: Float32Array, dtype: StoredDtype, name: string, scratch = new Scratch()): Uint8Array {
+  if (dtype === "F32") return bytesOf(values)
+  if (dtype !== "BF16" && dtype !== "F16") throw new AlphaError(`tensor ${name}: f32 values cannot be written as ${dtype}`)
+  const words = scratch.words(values.length)
+  if (dtype === "BF16") f32ToBf16(values, words)
+  else f32ToF16(values, words, name)
+  return bytesOf(words)
 }
 
 /** out[i] = in[i] with 16 zero bits appended. */
@@ -50,14 +66,20 @@ function f16ToF32(from: Uint16Array, into: Float32Array): void {
   into.set(new Float16Array(from.buffer, from.byteOffset, from.length))
 }
 
+function f32ToF16(values: Float32Array, into: Uint16Array, name: string): void {
+  new Float16Array(into.buffer, into.byteOffset, into.length).set(values)
+  for (let i = 0; i < into.length; i++) {
+    if ((into[i]! & 0x7fff) === 0x7c00 && Number.isFinite(values[i]))
+      throw new AlphaError(`tensor ${name}: element ${i} is ${values[i]}, beyond the 65504 of f16`, { hint: "write f32 or bf16 instead" })
+  }
+}
+
 /** Round to nearest even on bit 16; NaN stays NaN. */
-function f32ToBf16(values: Float32Array): Uint16Array {
+function f32ToBf16(values: Float32Array, into: Uint16Array): void {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
-  const out = new Uint16Array(values.length)
   for (let i = 0; i < bits.length; i++) {
     const word = bits[i]!
     const isNan = (word & 0x7fffffff) > 0x7f800000
-    out[i] = isNan ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16
+    into[i] = isNan ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16
   }
-  return out
 }

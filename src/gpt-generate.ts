@@ -49,7 +49,7 @@ export interface Generator {
   readonly slots: number
   readonly length: number
   /** Makes the slot hold exactly `ids` (1 … length of them), computing only what it does not hold yet, and chooses the token after them. */
-  prefill(turn: Omit<Turn, "id"> & { readonly ids: ArrayLike<number> }): Choice
+  prefill(turn: Omit<Turn, "id"> & { readonly ids: ArrayLike<number> }): Choice & { readonly computed: number }
   /** Appends one token to each of some slots and chooses the tokens after them. */
   decode(turns: readonly Turn[]): Choice[]
   /** Tokens the slot holds. */
@@ -96,11 +96,12 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
       if (all.length === 0 || all.length > length) throw new RangeError(`prefill of ${all.length} tokens into a slot of ${length}`)
       // The last token always runs again: its logits are not kept.
       lengths[slot] = commonStart(tokens[slot]!.subarray(0, lengths[slot]), all.subarray(0, -1))
+      const computed = all.length - lengths[slot]!
       for (;;) {
         const left = all.subarray(lengths[slot])
         const T = chunkSize(left.length)
         const [choice] = run([{ slot, chunk: left.subarray(0, T), ...turn }], T, left.length <= T)
-        if (choice !== undefined) return choice
+        if (choice !== undefined) return { ...choice, computed }
       }
     },
     decode: (turns) =>

@@ -2,7 +2,7 @@
 
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { ModelConfig } from "./config.ts"
-import { floatBytes } from "./gpt-convert.ts"
+import { floatBytes, Scratch } from "./gpt-convert.ts"
 import { exactClass, type HfClass, type TokenIds } from "./gpt-family.ts"
 import { type GgufTensor, type GgufValue, writeGgufFile } from "./gpt-gguf-file.ts"
 import { ggufVocabulary } from "./gpt-gguf-vocab.ts"
@@ -117,17 +117,18 @@ function modelKeys(model: ModelConfig, family: HfClass): Record<string, GgufValu
 /** Our linears are (out, in) as ggml wants them, so nothing is transposed; q and k of "llama" are reordered for its rotation of neighbours. */
 function ggufTensors({ model, dtype, weights }: GgufContent, family: HfClass): GgufTensor[] {
   const shapes = new Map(paramSpecs(model).map(({ name, shape }) => [name, shape]))
+  const scratch = new Scratch()
   const tensors = weightTensors(model, family).map(({ name: hfName, shape, part }): GgufTensor => {
     const name = ggufName(hfName)
     const own = part?.transposed ? [...shape].reverse() : shape
     const type = shape.length === 1 || name.startsWith("position_embd") ? "F32" : dtype
     const values = (): Float32Array => {
-      if (part === undefined) return new Float32Array(elementCount(shape))
+      if (part === undefined) return scratch.floats(elementCount(shape)).fill(0)
       const rowSize = elementCount(shapes.get(part.param)!.slice(1))
       const view = weights(part.param).subarray(part.row * rowSize, part.row * rowSize + elementCount(shape))
-      return family === "LlamaForCausalLM" && /\.attn_[qk]\./.test(name) ? interleaveHalves(view, model.headDim, rowSize) : view
+      return family === "LlamaForCausalLM" && /\.attn_[qk]\./.test(name) ? interleaveHalves(view, model.headDim, rowSize, scratch) : view
     }
-    return { name, shape: own, dtype: type, data: () => floatBytes(values(), type, name) }
+    return { name, shape: own, dtype: type, data: () => floatBytes(values(), type, name, scratch) }
   })
   const factors = ropeFactors(model)
   if (factors !== undefined)
@@ -152,8 +153,8 @@ function ggufName(name: string): string {
  * Rows of each head from (0 … D−1) to (0, D/2, 1, D/2+1, …): Llama in transformers rotates row i with row i + D/2, llama.cpp's "llama"
  * rotates rows 2i and 2i + 1.
  */
-function interleaveHalves(values: Float32Array, headDim: number, rowSize: number): Float32Array {
-  const out = new Float32Array(values.length)
+function interleaveHalves(values: Float32Array, headDim: number, rowSize: number, scratch: Scratch): Float32Array {
+  const out = scratch.floats(values.length)
   const half = headDim / 2
   for (let row = 0; row < values.length / rowSize; row++) {
     const d = row % headDim

@@ -23,9 +23,14 @@ export function listCheckpoints(runDir: string): { step: number; dir: string }[]
     .sort((a, b) => a.step - b.step)
 }
 
-/** The model directory that a path means: of a run its best checkpoint, or its last while no evaluation has run; else the path itself. */
-export function modelDirectory(path: string): string {
+/**
+ * The model directory that a path means: of a run its best checkpoint, or its last while no evaluation has run; else the path itself.
+ * With `runsDir` a bare name may be that of a run there.
+ */
+export function modelDirectory(path: string, runsDir?: string): string {
   const names = ["best", "last"] as const
+  if (!existsSync(path) && runsDir !== undefined && !path.includes("/") && existsSync(join(runsDir, path)))
+    return modelDirectory(join(runsDir, path))
   if (!existsSync(path))
     throw new AlphaError(`${path}: no such directory`, {
       hint: "give a run, a checkpoint or a Hugging Face model directory",

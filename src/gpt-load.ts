@@ -1,7 +1,7 @@
 /** A model directory on a device: weights in the precision that will compute. */
 
 import type { ModelConfig } from "./config.ts"
-import { loadWeights, readCheckpointFile, readConfig } from "./gpt-checkpoint.ts"
+import { loadWeights, readChatTemplate, readCheckpointFile, readConfig } from "./gpt-checkpoint.ts"
 import type { TokenIds } from "./gpt-family.ts"
 import { copyName } from "./gpt-forward.ts"
 import { modelDirectory } from "./gpt-keep.ts"
@@ -28,15 +28,13 @@ export function loadModel(device: Device, path: string, precision: "f32" | "bf16
   loadParameters(state, model, directory)
   refreshCopies(device, state, model, precision)
   if (precision === "bf16") for (const spec of paramSpecs(model).filter((s) => s.matmul)) state.drop(spec.name)
-  const config = readCheckpointFile(directory, "tokenizer_config.json")
-  const template = config === undefined ? undefined : (JSON.parse(config) as { chat_template?: unknown }).chat_template
   return {
     directory,
     model,
     state,
     ids,
     tokenizerJson: readCheckpointFile(directory, "tokenizer.json"),
-    chatTemplate: readCheckpointFile(directory, "chat_template.jinja") ?? (typeof template === "string" ? template : undefined),
+    chatTemplate: readChatTemplate(directory),
   }
 }
 
@@ -50,13 +48,7 @@ export function initialise(device: Device, state: State, model: ModelConfig, see
 /** Fills the f32 parameters from a model directory. */
 export function loadParameters(state: State, model: ModelConfig, dir: string): void {
   for (const spec of paramSpecs(model)) state.ensure(spec.name, "f32", spec.shape)
-  const filled = new Map<string, Float32Array>()
-  loadWeights(dir, model, (name) => {
-    const values = state.read(name) as Float32Array
-    filled.set(name, values)
-    return values
-  })
-  for (const [name, values] of filled) state.write(name, values)
+  state.fill((into) => loadWeights(dir, model, into))
 }
 
 /** Computes the bf16 copies from the f32 parameters; does nothing in f32. */

@@ -96,7 +96,7 @@ function parse(path: string, file: number): SafetensorsFile {
     const isKnown = typeof dtype === "string" && Object.hasOwn(DTYPE_SIZE, dtype)
     const elementSize = isKnown ? DTYPE_SIZE[dtype as StoredDtype] : typeof dtype === "string" ? FOREIGN_SIZE.get(dtype) : undefined
     if (elementSize === undefined) return fail(`tensor ${name}: unknown dtype ${JSON.stringify(dtype)}`)
-    if (!isSizes(shape)) return fail(`tensor ${name}: bad shape ${JSON.stringify(shape)}`)
+    if (!isSizes(shape) || !Number.isSafeInteger(elementCount(shape))) return fail(`tensor ${name}: bad shape ${JSON.stringify(shape)}`)
     if (!isSizes(offsets) || offsets.length !== 2) return fail(`tensor ${name}: bad data_offsets ${JSON.stringify(offsets)}`)
     const [begin, end] = offsets as [number, number]
     const byteLength = elementCount(shape) * elementSize
@@ -212,7 +212,6 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value)
 }
 
-/** A list of sizes whose product is exact. */
 function isSizes(value: unknown): value is number[] {
-  return Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0) && Number.isSafeInteger(elementCount(value))
+  return Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0)
 }

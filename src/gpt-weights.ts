@@ -5,7 +5,7 @@ import { basename, join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { readJson } from "./base-file.ts"
 import type { ModelConfig } from "./config.ts"
-import { floatBytes, readFloats } from "./gpt-convert.ts"
+import { floatBytes, readFloats, Scratch } from "./gpt-convert.ts"
 import type { FamilyName } from "./gpt-family.ts"
 import { type WeightTensor, weightTensors } from "./gpt-layout.ts"
 import { paramSpecs } from "./gpt-params.ts"
@@ -17,8 +17,9 @@ const INDEX = "model.safetensors.index.json"
 /** Constant buffers that old versions of `transformers` saved beside the weights. */
 const BUFFERS = /(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$/
 
-/** Elements compared or checked at a time. */
+/** Elements compared at a time, and transposed at a time. */
 const PIECE = 1 << 16
+const STRIP = 1 << 19
 
 /** Names of the weight files of a directory: one file, or the shards of its index. */
 export function weightFiles(dir: string): string[] {
@@ -111,6 +112,7 @@ export function loadWeightFiles(
     throw new AlphaError(`${left.path}: tensor ${left.name} has no place in a ${family} with this config.json`, { code: EXIT.data })
 
   const params = new Map(paramSpecs(config).map(({ name, shape }) => [name, { shape, values: want(name, shape) }]))
+  const scratch = new Scratch()
   for (const { shape, part, stored: tensor } of found) {
     if (part === undefined) {
       checkZeros(tensor)
@@ -120,27 +122,32 @@ export function loadWeightFiles(
     const rowSize = elementCount(paramShape.slice(1))
     const start = part.row * rowSize
     const into = values.subarray(start, start + elementCount(shape))
-    if (part.transposed) loadTransposed(tensor, into)
+    if (part.transposed) loadTransposed(tensor, into, scratch)
     else readFloats(tensor, 0, into)
   }
   if (head !== undefined) checkTied(head, params.get("wte.weight")!.values)
 }
 
-function loadTransposed(tensor: StoredTensor, into: Float32Array): void {
+/** Reads a Conv1D (in, out) strip by strip into our (out, in). */
+function loadTransposed(tensor: StoredTensor, into: Float32Array, scratch: Scratch): void {
   const [rows, columns] = tensor.shape as [number, number]
-  const values = new Float32Array(rows * columns)
-  readFloats(tensor, 0, values)
-  transpose(values, rows, columns, into)
+  const height = Math.max(1, Math.floor(STRIP / columns))
+  for (let row = 0; row < rows; row += height) {
+    const strip = scratch.floats(Math.min(height, rows - row) * columns)
+    readFloats(tensor, row * columns, strip)
+    transposeStrip(strip, columns, into, row, rows)
+  }
 }
 
-/** out (columns, rows) = in (rows, columns) transposed, in 32 × 32 tiles that stay in the cache. */
-function transpose(from: Float32Array, rows: number, columns: number, into: Float32Array): void {
+/** into[c, row + r] = strip[r, c] of a matrix (rows, columns), in tiles of 32 × 32 that stay in the cache. */
+function transposeStrip(strip: Float32Array, columns: number, into: Float32Array, row: number, rows: number): void {
   const tile = 32
-  for (let r0 = 0; r0 < rows; r0 += tile) {
-    const rEnd = Math.min(r0 + tile, rows)
+  const height = strip.length / columns
+  for (let r0 = 0; r0 < height; r0 += tile) {
+    const rEnd = Math.min(r0 + tile, height)
     for (let c0 = 0; c0 < columns; c0 += tile) {
       const cEnd = Math.min(c0 + tile, columns)
-      for (let c = c0; c < cEnd; c++) for (let r = r0; r < rEnd; r++) into[c * rows + r] = from[r * columns + c]!
+      for (let c = c0; c < cEnd; c++) for (let r = r0; r < rEnd; r++) into[c * rows + row + r] = strip[r * columns + c]!
     }
   }
 }
@@ -167,7 +174,7 @@ function checkTied(head: StoredTensor, wte: Float32Array): void {
   }
 }
 
-/** The tensors of model.safetensors for a configuration, taken lazily from our parameters. */
+/** The tensors of model.safetensors for a configuration, taken lazily from our parameters. The bytes of one are valid until those of the next are taken. */
 export function namedWeights(
   config: ModelConfig,
   family: FamilyName,
@@ -175,27 +182,29 @@ export function namedWeights(
   weights: (name: string) => Float32Array,
 ): NamedTensor[] {
   const shapes = new Map(paramSpecs(config).map(({ name, shape }) => [name, shape]))
+  const scratch = new Scratch()
   return weightTensors(config, family).map((tensor) => ({
     name: tensor.name,
     shape: tensor.shape,
     dtype,
-    data: () => floatBytes(partValues(tensor, shapes, weights), dtype, tensor.name),
+    data: () => floatBytes(partValues(tensor, shapes, weights, scratch), dtype, tensor.name, scratch),
   }))
 }
 
-/** The values of one tensor of the file: a view where it can be, a transposed copy or zeros where not. */
+/** The values of one tensor of the file: a view where it can be; transposed, or zeros, in scratch memory where not. */
 function partValues(
   { shape, part }: WeightTensor,
   shapes: Map<string, readonly number[]>,
   weights: (name: string) => Float32Array,
+  scratch: Scratch,
 ): Float32Array {
   const count = elementCount(shape)
-  if (part === undefined) return new Float32Array(count)
+  if (part === undefined) return scratch.floats(count).fill(0)
   const rowSize = elementCount(shapes.get(part.param)!.slice(1))
   const values = weights(part.param).subarray(part.row * rowSize, part.row * rowSize + count)
   if (!part.transposed) return values
-  const [into, from] = shape as [number, number]
-  const out = new Float32Array(count)
-  transpose(values, from, into, out)
+  const [rows, columns] = shape as [number, number]
+  const out = scratch.floats(count)
+  transposeStrip(values, rows, out, 0, columns)
   return out
 }

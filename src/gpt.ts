@@ -10,7 +10,7 @@ export {
 } from "./gpt-checkpoint.ts"
 export { exactClass, familyOf, type TokenIds } from "./gpt-family.ts"
 export { type Cache, copyName, type Dropout, gptHidden, gptLogits, gptLoss, type Pass, type Precision } from "./gpt-forward.ts"
-export { createGenerator, type Generator, generateText, type Sampling } from "./gpt-generate.ts"
+export { type Choice, createGenerator, type Generator, generateText, type Sampling } from "./gpt-generate.ts"
 export { writeGguf } from "./gpt-gguf.ts"
 export { checkpointPath, listCheckpoints, modelDirectory, recoverCheckpoints, retain, setLink } from "./gpt-keep.ts"
 export { initialise, type LoadedModel, loadModel, loadParameters, refreshCopies } from "./gpt-load.ts"

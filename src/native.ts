@@ -26,6 +26,7 @@ export function nativeKernel<const F extends Fields>(name: string, fields: F) {
 
 const signatures = {
   cpu_isa: { args: [], returns: FFIType.cstring },
+  cpu_amx: { args: [], returns: FFIType.i64_fast },
   kernel_find: { args: [FFIType.ptr, FFIType.ptr], returns: FFIType.ptr },
   commands_run: { args: [FFIType.ptr, FFIType.i64_fast, FFIType.i64_fast, FFIType.i64_fast], returns: FFIType.i64_fast },
   memory_alloc: { args: [FFIType.i64_fast], returns: FFIType.ptr },
@@ -47,9 +48,20 @@ export function native() {
 
 const cstring = (text: string): Uint8Array => new TextEncoder().encode(`${text}\0`)
 
-/** ISA level the kernels run at: "v4", "v3" or "base"; ALPHA_ISA lowers it for tests. */
+/** Levels the kernels are compiled for, in rising order. */
+const LEVELS = ["base", "v3", "v4"]
+
+/** ISA level the kernels run at: the processor's best ("v4", "v3" or "base"), or ALPHA_ISA where that is lower. */
 export function isaLevel(): string {
-  return process.env.ALPHA_ISA ?? String(native().cpu_isa())
+  const best = String(native().cpu_isa())
+  const limit = process.env.ALPHA_ISA
+  return limit !== undefined && LEVELS.indexOf(limit) < LEVELS.indexOf(best) ? limit : best
+}
+
+/** What the processor has and what the kernels use of it. */
+export function instructionSets(): { best: string; used: string; amx: boolean } {
+  const used = isaLevel()
+  return { best: String(native().cpu_isa()), used, amx: used === "v4" && Number(native().cpu_amx()) === 1 }
 }
 
 const found = new Map<string, number>()

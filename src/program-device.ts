@@ -30,8 +30,11 @@ export interface State {
   /** Values in the tensor's true shape, bf16 as raw u16 bits; they may be the device's own memory: copy what must outlive the next run. */
   read(name: string): Float32Array | Int32Array | Uint16Array
   write(name: string, values: Float32Array | Int32Array | Uint16Array): void
-  /** Lets `change` set the values where they lie, so that a large tensor needs no second copy on the host where the device allows. */
-  edit(name: string, change: (values: Float32Array | Int32Array | Uint16Array) => void): void
+  /**
+   * Calls `work` with a function that gives the place for a buffer's new f32 values; they are on the device when `work` has returned.
+   * Where the device's memory is the host's, that place is the buffer itself: no second copy of a large model.
+   */
+  fill(work: (into: (name: string) => Float32Array) => void): void
   /** Gives one buffer back. */
   drop(name: string): void
   bytes(): number

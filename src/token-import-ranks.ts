@@ -38,9 +38,16 @@ export function importGpt2(encoder: unknown, merges: string): Bpe {
   return new Bpe({ vocab, merges: pairs, pattern: "gpt2", added, ignoreMerges: false, nfc: false, postProcessor: null })
 }
 
-/** Rank files whose pattern and special tokens are published (openai/tiktoken openai_public.py), by the SHA-256 of the file. */
-const KNOWN_RANKS: Record<string, { pattern: PatternName; special: Record<string, number> }> = {
-  "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": { pattern: "gpt2", special: { "<|endoftext|>": 50256 } }, // r50k_base
+/**
+ * Rank files whose pattern and special tokens are published (openai/tiktoken openai_public.py), by the SHA-256 of the file.
+ * Where the merges lead to every token, no piece is looked up as a whole: GPT-2's ranks become the tokenizer of its own files.
+ */
+const KNOWN_RANKS: Record<string, { pattern: PatternName; special: Record<string, number>; mergesSuffice?: true }> = {
+  "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": {
+    pattern: "gpt2", // r50k_base
+    special: { "<|endoftext|>": 50256 },
+    mergesSuffice: true,
+  },
   "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069": { pattern: "gpt2", special: { "<|endoftext|>": 50256 } }, // p50k_base
   "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7": {
     pattern: "gpt4", // cl100k_base
@@ -89,7 +96,8 @@ export function importRanks(text: string, options: RankOptions = {}): Bpe {
   const size = Math.max(tokens.length, ...[...special.keys()].map((id) => id + 1))
   const vocab = Array.from({ length: size }, (_, id) => tokens[id])
   const added = vocab.flatMap((token, id) => (token === undefined ? [specialToken(id, special.get(id) ?? `<|reserved_${id}|>`)] : []))
-  return new Bpe({ vocab, merges: recoverMerges(vocab), pattern, added, ignoreMerges: true, nfc: false, postProcessor: null })
+  const ignoreMerges = known?.mergesSuffice === undefined
+  return new Bpe({ vocab, merges: recoverMerges(vocab), pattern, added, ignoreMerges, nfc: false, postProcessor: null })
 }
 
 /**

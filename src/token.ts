@@ -8,6 +8,7 @@ import { importJson } from "./token-import.ts"
 import { importGpt2, importRanks, type RankOptions } from "./token-import-ranks.ts"
 import type { Tokenizer } from "./token-interface.ts"
 
+export { gpt2Tokenizer } from "./token-gpt2.ts"
 export type { EncodeOptions, Tokenizer } from "./token-interface.ts"
 export { type PatternName, patternNames, patternOf } from "./token-split.ts"
 export { StreamDecoder } from "./token-text.ts"

@@ -12,17 +12,17 @@ export interface Evaluation {
 }
 
 /**
- * Evaluates windows of T tokens, B at a time: all of them, or `batches` groups spread evenly over the data (the same ones every time).
+ * Evaluates windows of T tokens that start `stride` (default T) tokens apart, B at a time: all of them, or `batches` groups spread evenly over the data (the same ones every time).
  * Sums in f64, in order: the same bits for the same data and program. `yieldNow` is awaited between batches.
  */
 export async function evaluate(
   run: Executable,
   dataset: Dataset,
-  shape: { B: number; T: number },
+  shape: { B: number; T: number; stride?: number },
   options: { batches?: number; onProgress?: (done: number, total: number) => void; yieldNow?: () => Promise<void> } = {},
 ): Promise<Evaluation> {
-  const { B, T } = shape
-  const windows = evalWindows(dataset, T)
+  const { B, T, stride } = shape
+  const windows = evalWindows(dataset, T, false, stride)
   const all = Math.ceil(windows.count / B)
   const wanted = Math.min(all, options.batches ?? all)
   const tokens = new Int32Array(B * T)

@@ -5,7 +5,7 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import { BPE_VOCABULARY, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
 import { chatTemplate, endOfTextName, type OpenedData, openData, openText, type TextStream } from "./data.ts"
 import { modelDirectory, readCheckpointFile, readConfig, type TokenIds } from "./gpt.ts"
-import { loadTokenizer, parseTokenizer, saveTokenizer, type Tokenizer, tokenizerHash, trainTokenizer } from "./token.ts"
+import { gpt2Tokenizer, loadTokenizer, parseTokenizer, saveTokenizer, type Tokenizer, tokenizerHash, trainTokenizer } from "./token.ts"
 import type { Emit } from "./train-metrics.ts"
 import type { RunRecord } from "./train-run.ts"
 
@@ -86,22 +86,28 @@ function missingData(): never {
 
 const END_OF_TEXT = "<|endoftext|>"
 
-/** The checkpoint's or initial model's tokenizer, else the artifact, else one learned from the text and saved as the artifact. */
+/** The artifact if it exists, else the checkpoint's or initial model's tokenizer, else GPT-2's or one learned from the text, saved as the artifact. */
 function chooseTokenizer(values: TrainInput, text: TextStream | undefined, source: string | undefined, emit: Emit): Tokenizer | undefined {
   const artifact = values.tokenizerArtifacts
   const kept = source === undefined ? undefined : readCheckpointFile(source, "tokenizer.json")
   if (artifact !== undefined && existsSync(artifact)) return loadTokenizer(artifact)
   if (kept !== undefined) return parseTokenizer(kept)
   if (text === undefined) return undefined
-  if (values.tokenizer === "gpt2") {
-    throw new AlphaError("tokenizer gpt2: its vocabulary is not part of alpha", {
-      hint: "--tokenizerArtifacts=DIR with encoder.json and vocab.bpe, or a tokenizer.json; or --tokenizer=bpe to learn one",
-      code: EXIT.usage,
-    })
-  }
-  const kind = values.tokenizer
+  const special = [...text.specials, ...values.specialTokens]
+  const tokenizer = values.tokenizer === "gpt2" ? gpt2Tokenizer(special) : learnTokenizer(values.tokenizer, values, text, special, emit)
+  if (artifact !== undefined) saveTokenizer(tokenizer, artifact)
+  return tokenizer
+}
+
+function learnTokenizer(
+  kind: "bpe" | "char" | "word",
+  values: TrainInput,
+  text: TextStream,
+  special: readonly string[],
+  emit: Emit,
+): Tokenizer {
   const bpe = kind === "bpe"
-  const tokenizer = trainTokenizer(
+  return trainTokenizer(
     {
       kind,
       ...(bpe
@@ -109,14 +115,12 @@ function chooseTokenizer(values: TrainInput, text: TextStream | undefined, sourc
         : values.vocabSize === undefined
           ? {}
           : { vocabSize: values.vocabSize }),
-      special: [...(bpe ? [END_OF_TEXT] : []), ...text.specials, ...values.specialTokens],
+      special: [...(bpe ? [END_OF_TEXT] : []), ...special],
       onProgress: ({ phase, done, total }) =>
         emit({ type: "progress", label: phase === "read" ? "count words" : "learn tokens", done, total: total ?? text.bytes }),
     },
     text.texts(values.documentBoundaries ? [...text.specials, END_OF_TEXT] : text.specials),
   )
-  if (artifact !== undefined) saveTokenizer(tokenizer, artifact)
-  return tokenizer
 }
 
 /** Fields that loaded weights fix. */

@@ -33,6 +33,16 @@ export function discardRun(dir: string): void {
   }
 }
 
+/** The configuration with what names the data for good in place of standard input, which cannot be read again. */
+export function withSources(
+  config: RunRecord["config"],
+  { source, valSource }: { readonly source: string; readonly valSource: string | undefined },
+): RunRecord["config"] {
+  const places = Object.entries({ data: source, valData: valSource })
+  const rows = places.flatMap(([name, value]) => (config[name]?.value === "-" ? [[name, { ...config[name], value }]] : []))
+  return { ...config, ...Object.fromEntries(rows) }
+}
+
 export const writeRecord = (dir: string, record: RunRecord): void =>
   writeAtomic(join(dir, "config.json"), `${JSON.stringify(record, null, 1)}\n`)
 

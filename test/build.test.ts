@@ -120,6 +120,7 @@ describe("the binary", () => {
     const { version } = readJson(join(root, "package.json"))
     expect(await runAlone(binary, ["--version"], host)).toContain(version)
     expect(await runAlone(binary, ["--help"], host)).toContain("train")
+    expect(await runAlone(binary, ["tokenizer", "encode", "Hello world", "--tokenizer=gpt2"], host)).toBe("15496 995\n")
   })
 
   const mount = ["unshare", "--mount", "--map-root-user"]

@@ -59,6 +59,20 @@ test("info describes a tokenizer, and how well it fits a text", () => {
   expect(tokenizer(["info"]).stdout).toContain("split_pattern     gpt2")
 })
 
+test("gpt2 is there without any file, and --special-tokens come after its own", () => {
+  expect(tokenizer(["encode", "Hello world", "--tokenizer=gpt2"]).stdout).toBe("15496 995\n")
+  expect(tokenizer(["decode", "15496 995 50256", "--tokenizer=gpt2"]).stdout).toBe("Hello world<|endoftext|>")
+  expect(tokenizer(["build", "--tokenizer=gpt2", "--specialTokens=<|user|>", "--out=gpt2.json"]).exitCode).toBe(EXIT.ok)
+  const { special, vocabSize } = loadTokenizer(join(directory, "gpt2.json"))
+  expect([vocabSize, [...special]]).toEqual([
+    50258,
+    [
+      ["<|endoftext|>", 50256],
+      ["<|user|>", 50257],
+    ],
+  ])
+})
+
 test("mistakes name the value and the next step", () => {
   const mistake = (...args: string[]) => {
     const { stderr, exitCode } = tokenizer(args)
@@ -66,6 +80,9 @@ test("mistakes name the value and the next step", () => {
     return stderr
   }
   expect(mistake("info", "absent")).toContain("tokenizer absent: there is no such file, directory or run")
+  expect(mistake("build", "--tokenizer=gpt2", "--data=book.txt")).toContain(
+    "data book.txt (--data) contradicts tokenizer gpt2 (--tokenizer)",
+  )
   expect(mistake("decode", "12 x")).toContain('"x" is not a token id')
   expect(mistake("decode", "400")).toContain("token id 400 at index 0 is not in the vocabulary (0 … 399)")
   expect(mistake("build")).toContain("alpha tokenizer build --data=book.txt")

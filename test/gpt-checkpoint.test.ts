@@ -137,6 +137,22 @@ describe("safetensors", () => {
     }
   })
 
+  test("offsets beyond 2^32 are exact", () => {
+    const [begin, end] = [5 * 2 ** 30, 5 * 2 ** 30 + 4]
+    const header = JSON.stringify({
+      a: { dtype: "U8", shape: [5, 2 ** 30], data_offsets: [0, begin] },
+      b: { dtype: "F32", shape: [1], data_offsets: [begin, end] },
+    })
+    const head = Buffer.concat([Buffer.alloc(8), Buffer.from(header)])
+    head.writeBigUInt64LE(BigInt(header.length))
+    writeFileSync(path, head)
+    truncateSync(path, head.length + end) // sparse: takes no space
+    const last = new Uint8Array(1)
+    readSafetensors(path).tensors.get("b")!.read(last, 3)
+    expect(last[0]).toBe(0)
+    rmSync(path)
+  })
+
   test("every rule of the header is checked, naming file and tensor", () => {
     const write = (header: unknown, data: number, declared?: number) => {
       const text = new TextEncoder().encode(typeof header === "string" ? header : JSON.stringify(header))

@@ -7,7 +7,7 @@ import r50k from "gpt-tokenizer/bpeRanks/r50k_base"
 import { GptEncoding } from "gpt-tokenizer/GptEncoding"
 import { AlphaError } from "../src/base-error.ts"
 import { sha256 } from "../src/base-file.ts"
-import { loadTokenizer, StreamDecoder, type Tokenizer, trainTokenizer } from "../src/token.ts"
+import { gpt2Tokenizer, loadTokenizer, StreamDecoder, type Tokenizer, trainTokenizer } from "../src/token.ts"
 import { Merges } from "../src/token-bpe-merge.ts"
 import { shared } from "./support.ts"
 import { randomBytes, randomSource, randomText } from "./token-fuzz.ts"
@@ -54,9 +54,18 @@ describe("known answers of GPT-2's BPE on tinyshakespeare", () => {
     const ranks = openai("r50k_base")
     expect(files.special).toEqual(new Map([["<|endoftext|>", 50256]]))
     expect(ranks.special).toEqual(files.special)
-    const merges = (tokenizer: Tokenizer) => JSON.parse(tokenizer.toJson()).model.merges
-    expect(merges(ranks)).toEqual(merges(files))
+    expect(ranks.toJson()).toBe(files.toJson())
+    expect(gpt2Tokenizer().toJson()).toBe(files.toJson())
   })
+})
+
+test("GPT-2's tokenizer needs no file beside alpha: known ids", () => {
+  const gpt2 = gpt2Tokenizer()
+  expect(gpt2.vocabSize).toBe(50257)
+  expect(gpt2.special).toEqual(new Map([["<|endoftext|>", 50256]]))
+  // The doc comment of transformers' GPT2Tokenizer has both.
+  expect([...gpt2.encode("Hello world<|endoftext|>", { special: true })]).toEqual([15496, 995, 50256])
+  expect([...gpt2.encode(" Hello world")]).toEqual([18435, 995])
 })
 
 describe.each([

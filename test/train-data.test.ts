@@ -1,0 +1,64 @@
+/** Training on what a pipe, GPT-2's tokenizer or documents bring. */
+import { afterAll, expect, test } from "bun:test"
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { readRecord } from "../src/train.ts"
+import { sampleText } from "./support.ts"
+
+const folder = mkdtempSync(join(tmpdir(), "alpha-train-data-"))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+const text = sampleText(6000)
+writeFileSync(join(folder, "text.txt"), text)
+
+const SMALL =
+  "--nLayer=1 --nHead=2 --nEmbd=16 --context=16 --batch=4 --sampleInterval=none --device=cpu --threads=1 --schedule=constant --warmupSteps=0".split(
+    " ",
+  )
+
+/** `alpha train` in the folder, fed by a real pipe: `cat FILE | alpha train …`. */
+async function train(input: string | undefined, ...flags: string[]) {
+  const command = [process.execPath, join(import.meta.dir, "../src/cli.ts"), "train", "--json", ...SMALL, ...flags]
+  const pipe = input === undefined ? '"$@"' : `cat ${input} | "$@"`
+  const child = Bun.spawn(["sh", "-c", pipe, "sh", ...command], { cwd: folder, stdin: "ignore", stdout: "pipe", stderr: "pipe" })
+  const [out, err, code] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text(), child.exited])
+  return { code, err, rows: out.trim().split("\n") }
+}
+
+const weights = (run: string, step: string) => readFileSync(join(folder, `runs/${run}/checkpoints/step-${step}/model.safetensors`))
+
+test("a run fed by a pipe is resumed without it, bit for bit", async () => {
+  const flags = ["--data=-", "--tokenizer=char"]
+  expect(await train("text.txt", ...flags, "--run=whole", "--steps=4")).toMatchObject({ code: 0 })
+  expect(await train("text.txt", ...flags, "--run=parts", "--steps=2")).toMatchObject({ code: 0 })
+  const { config } = readRecord(join(folder, "runs/parts"))
+  expect(config.data?.origin).toEqual({ layer: "flag", from: "--data" })
+  expect(readFileSync(join(folder, String(config.data?.value)), "utf8")).toBe(text)
+  expect(await train(undefined, "--resume=parts", "--steps=4")).toMatchObject({ code: 0 })
+  expect(weights("parts", "000004").equals(weights("whole", "000004"))).toBe(true)
+})
+
+test("held-out text may come from the pipe instead", async () => {
+  const flags = ["--data=text.txt", "--valData=-", "--tokenizer=char", "--run=held", "--steps=1"]
+  expect(await train("text.txt", ...flags)).toMatchObject({ code: 0 })
+  const { config } = readRecord(join(folder, "runs/held"))
+  expect(config.data?.value).toBe("text.txt")
+  expect(readFileSync(join(folder, String(config.valData?.value)), "utf8")).toBe(text)
+})
+
+test("GPT-2's tokenizer on text: 50,257 tokens, kept in the checkpoint", async () => {
+  const { code, rows, err } = await train(
+    undefined,
+    "--data=text.txt",
+    "--tokenizer=gpt2",
+    "--run=gpt2",
+    "--steps=1",
+    "--evalInterval=none",
+  )
+  expect([code, err]).toEqual([0, ""])
+  expect(rows.map((row) => JSON.parse(row)).at(-1)).toMatchObject({ type: "summary", steps: 1 })
+  const checkpoint = join(folder, "runs/gpt2/last")
+  expect(JSON.parse(readFileSync(join(checkpoint, "config.json"), "utf8"))).toMatchObject({ vocab_size: 50257, eos_token_id: 50256 })
+  const { model } = JSON.parse(readFileSync(join(checkpoint, "tokenizer.json"), "utf8"))
+  expect([Object.keys(model.vocab).length, model.merges.length]).toEqual([50256, 50000])
+})
