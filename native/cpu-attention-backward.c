@@ -12,7 +12,7 @@ typedef struct AttentionBackward {
   int64_t site, threshold;
 } AttentionBackward;
 
-enum { ROWS = 64, KEY_STRIP = 16, ENOUGH_TASKS = 8, SHORTEST_PART = 256 };
+enum { ROWS = 64, KEY_STRIP = 8, ENOUGH_TASKS = 8, SHORTEST_PART = 256 };
 
 /* The work: tasks of one sequence b, key head h and part of the query positions. parts > 1: their dk, dv are f32 sums to be added. */
 typedef struct Split {
@@ -62,7 +62,7 @@ static void load_queries(const Task *t) {
 
 /* p and ds of rows r … r + n - 1, which are rows s … of the tiles, against the keys from position j on that the last of them sees. */
 static void probabilities(const Task *t, int64_t r, int64_t n, int64_t s, int64_t j, int64_t keys) {
-  int64_t vectors = (keys + KEY_STRIP - 1) / KEY_STRIP * KEY_STRIP / VL; /* whole strips of keys: `pair` reads them all */
+  int64_t vectors = (keys + MAX(KEY_STRIP, VL) - 1) / MAX(KEY_STRIP, VL) * MAX(KEY_STRIP, VL) / VL; /* whole strips of keys, as `pair` reads them */
   float factor[KEYS];
   product(n, vectors, t->D, t->q + r * t->P, t->P, 1, t->kt, KEYS, t->p + s * KEYS, KEYS, 0);
   product(n, vectors, t->D, t->dy + r * t->P, t->P, 1, t->vt, KEYS, t->ds + s * KEYS, KEYS, 0);

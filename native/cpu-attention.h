@@ -79,8 +79,13 @@ INLINE void load_transposed_of(float *to, const void *base, const int64_t *at, i
     for (int64_t d = 0; d < D; d += VL) {
       vf x[VL];
       int64_t width = MIN(VL, D - d);
-      for (int64_t j = 0; j < VL; j++)
-        x[j] = i + j >= n ? vset(0) : width == VL ? vload_type(base, at[i + j] + d, type) : vload_type_part(base, at[i + j] + d, width, type);
+      if (i + VL <= n && width == VL) {
+        _Pragma("GCC unroll 16") for (int j = 0; j < VL; j++) x[j] = vload_type(base, at[i + j] + d, type);
+        vtranspose(x);
+        _Pragma("GCC unroll 16") for (int j = 0; j < VL; j++) vstore(to + (d + j) * KEYS + i, x[j]);
+        continue;
+      }
+      for (int64_t j = 0; j < VL; j++) x[j] = i + j < n ? vload_type_part(base, at[i + j] + d, width, type) : vset(0);
       vtranspose(x);
       for (int64_t j = 0; j < width; j++) vstore(to + (d + j) * KEYS + i, x[j]);
     }
