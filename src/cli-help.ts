@@ -143,12 +143,13 @@ function presetsPage(): string {
 const SCHEDULES = `Learning rate schedules (--schedule), at step s = 0, 1, … of --steps
 
   warm-up    s < warmupSteps:   lr · (s + 1) / warmupSteps
-  then, with p = min(1, (s - warmupSteps) / (decaySteps - warmupSteps)):
+  then, with p = min(1, (s - warmupSteps) / max(1, decaySteps - warmupSteps)):
   cosine     minLr + (lr - minLr) · (1 + cos(π·p)) / 2
   linear     lr + (minLr - lr) · p
   constant   lr
-  wsd        lr until the last d = wsdDecayFraction · decaySteps steps before decaySteps; there,
-             with q = min(1, (s - (decaySteps - d)) / d):  minLr + (lr - minLr) · (1 - √q)`
+  wsd        lr while s < d, d = max(warmupSteps, round(decaySteps · (1 - wsdDecayFraction)));
+             then, with q = min(1, (s - d) / max(1, decaySteps - d)):
+             minLr + (lr - minLr) · (1 - √q)`
 
 function environmentPage(): string {
   const knobs = Object.entries(RUNTIME).map(([name, field]) => [`  ${envName(name)}`, describe(field)])
