@@ -27,7 +27,7 @@ export async function run({ config, print }: Invocation<ExportConfig>): Promise<
   if (existsSync(out))
     throw new AlphaError(`export: ${out} exists already`, { hint: "choose another --out, or delete it", code: EXIT.usage })
 
-  const directory = modelDirectory(config.model)
+  const directory = modelDirectory(config.model, config.runsDir)
   const { model, ids } = readConfig(directory)
   const family = exactClass(model)
   if (typeof family !== "string") {
