@@ -53,7 +53,8 @@ export async function run({ config, print }: Invocation<ExportConfig>): Promise<
         hint: "export --format=hf needs none",
         code: EXIT.data,
       })
-    bytes = writeGguf(out, { ...content, tokenizerJson, chatTemplate, name: basename(realpathSync(config.model)) })
+    const name = basename(realpathSync(directory.replace(/\/(best|last)$/, "")))
+    bytes = writeGguf(out, { ...content, tokenizerJson, chatTemplate, name })
   } else {
     const texts = { ...(tokenizerJson === undefined ? {} : { tokenizerJson }), ...(chatTemplate === undefined ? {} : { chatTemplate }) }
     bytes = saveCheckpoint(out, { ...content, ...texts })
