@@ -162,6 +162,7 @@ static void append_task(void *ctx, int64_t b) {
     memcpy((char *)a->k_pages + to, from, kept);
     memcpy((char *)a->v_pages + to, from + kept, kept);
   }
+  if (!a->y) return;
   int64_t row = a->heads * a->D * size;
   memset((char *)a->y + (b * a->T + a->counts[b]) * row, 0, (a->T - a->counts[b]) * row);
 }
@@ -183,6 +184,7 @@ static void cached_task(void *ctx, int64_t i) {
 void KERNEL(attention_cached)(const AttentionCached *a) {
   int64_t step = task_positions(a->heads / a->key_heads);
   parallel(a->batch, append_task, (void *)a);
+  if (!a->y) return; /* the last layer of a chunk that only fills the cache */
   parallel(a->batch * a->key_heads * ((a->T + step - 1) / step), cached_task, (void *)a);
 }
 EXPORT_KERNEL(attention_cached);
