@@ -17,6 +17,7 @@ const seen = ["etymology.txt", "extracts.txt", ...chapters.slice(0, -9)]
 const SETTINGS = [
   ...["--preset=cpu-small", "--tokenizer=bpe", "--vocabSize=1024", "--context=128", "--batch=16", "--steps=800"],
   ...["--optimizer=muon", "--lr=0.02", "--evalInterval=200", "--sampleInterval=400", "--logInterval=20"],
+  "--samplePrompts=Call me",
 ]
 
 function writeText(name: string, parts: readonly string[]): { path: string; bytes: Buffer } {
@@ -26,19 +27,27 @@ function writeText(name: string, parts: readonly string[]): { path: string; byte
   return { path: relative(root, path), bytes }
 }
 
+let isInterrupted = false
+// Ctrl-C reaches the running command too, which saves and ends; the demo ends after it.
+process.on("SIGINT", () => {
+  isInterrupted = true
+})
+
+/** `--prompt='Call me'`: as a person would type it. */
+const typed = (word: string): string => word.replace(/^(--\w+=)?(.*[^\w./:,=-].*)$/, "$1'$2'")
+
 /** Runs a command from the root as a person would, showing it; ends the demo when it fails. Returns its output when `capture`. */
-async function sh(command: readonly string[], capture = false): Promise<string> {
-  console.log(`\n$ ${command.map((word) => (/^[\w./=,-]+$/.test(word) ? word : `'${word}'`)).join(" ")}`)
+async function sh(command: readonly string[], { shown = command.map(typed).join(" "), capture = false } = {}): Promise<string> {
+  console.log(`\n$ ${shown}`)
   const child = Bun.spawn(command as string[], { cwd: root, stdin: "ignore", stdout: capture ? "pipe" : "inherit", stderr: "inherit" })
-  // Ctrl-C reaches the child too, which saves and ends; the demo waits for that.
-  process.on("SIGINT", () => {})
   const [output, code] = await Promise.all([capture ? new Response(child.stdout as ReadableStream).text() : "", child.exited])
+  if (isInterrupted) process.exit(130)
   if (code !== 0) process.exit(code)
   return output
 }
 
 const alpha = "./alpha"
-await sh([process.execPath, "build.ts"])
+await sh([process.execPath, "build.ts"], { shown: "npm run build" })
 
 mkdirSync(texts, { recursive: true })
 rmSync(join(root, "runs", run), { recursive: true, force: true })
@@ -49,8 +58,8 @@ console.log(
 )
 
 await sh([alpha, "train", `--data=${training.path}`, `--valData=${test.path}`, `--run=${run}`, ...SETTINGS])
-const result = JSON.parse(await sh([alpha, "eval", `--model=runs/${run}`, `--data=${test.path}`, "--json"], true)) as {
-  bitsPerByte: number
+const result = JSON.parse(await sh([alpha, "eval", `--model=runs/${run}`, `--data=${test.path}`, "--json"], { capture: true })) as {
+  bits_per_byte: number
 }
 const gzip = (gzipSync(test.bytes, { level: 9 }).length * 8) / test.bytes.length
 console.log(`held-out bits per byte: alpha ${result.bits_per_byte.toFixed(3)}, gzip -9 ${gzip.toFixed(3)}`)
@@ -61,7 +70,7 @@ for (const prompt of ["Call me", "The whale"]) {
 
 console.log(`
 Next:
-  ${alpha} train --resume=${run} --steps=5000      go on where it stopped
+  ${alpha} train --resume=${run} --steps=4000       go on where it stopped
   ${alpha} infer --model=runs/${run} --prompt='…'  ask it for more
   ${alpha} train --data=your.txt --preset=novels   your own text
   ${alpha} help                                    everything else`)
