@@ -8,8 +8,9 @@ typedef struct Attend {
   const void *q;
   int64_t q_at, q_stride; /* elements: where position first, head 0 of the group starts; from one position to the next */
   const void *k, *v;
-  int64_t key_at, key_stride, page_size;
-  const int32_t *pages; /* the rows of k and v are pages of page_size positions, or NULL: one row after the other */
+  int64_t key_at, key_stride;
+  const int32_t *pages; /* page of each page_size positions, or NULL: k and v lie in one piece */
+  int64_t page_size, page_stride;
   void *y;
   int64_t y_at, y_stride;
   float *lse; /* [position · lse_stride + head], or NULL */
@@ -89,9 +90,13 @@ static void attend(const Attend *a) {
   }
   for (int64_t j = 0; j < end; j += KEYS) {
     int64_t n = MIN(KEYS, end - j);
-    for (int64_t x = 0; x < n; x++) {
-      int64_t row = a->pages ? a->pages[(j + x) / a->page_size] * a->page_size + (j + x) % a->page_size : j + x;
-      at[x] = a->key_at + row * a->key_stride;
+    int64_t page = a->pages ? j / a->page_size : 0, row = a->pages ? j % a->page_size : j;
+    for (int64_t x = 0; x < n; x++, row++) {
+      if (a->pages && row == a->page_size) {
+        page++;
+        row = 0;
+      }
+      at[x] = a->key_at + (a->pages ? a->pages[page] * a->page_stride : 0) + row * a->key_stride;
     }
     load_transposed(w.kt, a->k, at, n, D, a->type);
     load_rows(w.v, a->v, at, n, D, 1, a->type);
@@ -151,17 +156,20 @@ typedef struct AttentionCached {
   double scale;
 } AttentionCached;
 
-/* Copies keys and values of sequence b into its pages; zeroes y of the rows beyond its count. */
+/* Copies keys and values of sequence b into its pages (key_heads, page_size, D); zeroes y of the rows beyond its count. */
 static void append_task(void *ctx, int64_t b) {
   const AttentionCached *a = ctx;
-  int64_t size = type_bytes(a->type), kept = a->key_heads * a->D * size, width = (a->heads + 2 * a->key_heads) * a->D * size;
+  int64_t size = type_bytes(a->type), head = a->D * size, width = (a->heads + 2 * a->key_heads) * head;
   for (int64_t i = 0; i < a->counts[b]; i++) {
     int64_t position = a->lengths[b] + i, page = a->pages[b * a->max_pages + position / a->page_size];
-    int64_t to = (page * a->page_size + position % a->page_size) * kept;
-    const char *from = (const char *)a->qkv + (b * a->T + i) * width + a->heads * a->D * size;
-    memcpy((char *)a->k_pages + to, from, kept);
-    memcpy((char *)a->v_pages + to, from + kept, kept);
+    for (int64_t h = 0; h < a->key_heads; h++) {
+      int64_t to = ((page * a->key_heads + h) * a->page_size + position % a->page_size) * head;
+      const char *from = (const char *)a->qkv + (b * a->T + i) * width + (a->heads + h) * head;
+      memcpy((char *)a->k_pages + to, from, head);
+      memcpy((char *)a->v_pages + to, from + a->key_heads * head, head);
+    }
   }
+  if (!a->y) return;
   int64_t row = a->heads * a->D * size;
   memset((char *)a->y + (b * a->T + a->counts[b]) * row, 0, (a->T - a->counts[b]) * row);
 }
@@ -173,8 +181,8 @@ static void cached_task(void *ctx, int64_t i) {
   if (from >= a->counts[b]) return;
   Attend x = {.D = a->D, .group = group, .first = a->lengths[b] + from, .count = MIN(step, a->counts[b] - from), .type = a->type, .scale = a->scale,
               .q = a->qkv, .q_at = (b * a->T + from) * width + h * group * a->D, .q_stride = width,
-              .k = a->k_pages, .v = a->v_pages, .key_at = h * a->D, .key_stride = a->key_heads * a->D,
-              .page_size = a->page_size, .pages = a->pages + b * a->max_pages,
+              .k = a->k_pages, .v = a->v_pages, .key_at = h * a->page_size * a->D, .key_stride = a->D,
+              .pages = a->pages + b * a->max_pages, .page_size = a->page_size, .page_stride = a->key_heads * a->page_size * a->D,
               .y = a->y, .y_at = (b * a->T + from) * a->heads * a->D + h * group * a->D, .y_stride = a->heads * a->D};
   attend(&x);
 }
@@ -183,6 +191,7 @@ static void cached_task(void *ctx, int64_t i) {
 void KERNEL(attention_cached)(const AttentionCached *a) {
   int64_t step = task_positions(a->heads / a->key_heads);
   parallel(a->batch, append_task, (void *)a);
+  if (!a->y) return; /* the last layer of a chunk that only fills the cache */
   parallel(a->batch * a->key_heads * ((a->T + step - 1) / step), cached_task, (void *)a);
 }
 EXPORT_KERNEL(attention_cached);

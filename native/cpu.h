@@ -157,7 +157,13 @@ INLINE bf16 f32_to_bf16(float f) {
   if (f != f) return (bf16)(u >> 16 | 0x40);
   return (bf16)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
-INLINE vf vload_bf16(const bf16 *p) { return (vf)(__builtin_convertvector(*(const vh_any *)p, vu) << 16); }
+INLINE vf vload_bf16(const bf16 *p) {
+#if defined(__AVX512F__) /* gcc 12 widens 16 lanes in two halves */
+  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u *)p)), 16);
+#else
+  return (vf)(__builtin_convertvector(*(const vh_any *)p, vu) << 16);
+#endif
+}
 INLINE vh vto_bf16(vf x) {
   vu u = (vu)x, rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16, nan = (vu)(x != x);
   return __builtin_convertvector((nan & (u >> 16 | 0x40)) | (~nan & rounded), vh);

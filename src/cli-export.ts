@@ -27,7 +27,7 @@ export async function run({ config, print }: Invocation<ExportConfig>): Promise<
   if (existsSync(out))
     throw new AlphaError(`export: ${out} exists already`, { hint: "choose another --out, or delete it", code: EXIT.usage })
 
-  const directory = modelDirectory(config.model)
+  const directory = modelDirectory(config.model, config.runsDir)
   const { model, ids } = readConfig(directory)
   const family = exactClass(model)
   if (typeof family !== "string") {
@@ -53,7 +53,8 @@ export async function run({ config, print }: Invocation<ExportConfig>): Promise<
         hint: "export --format=hf needs none",
         code: EXIT.data,
       })
-    bytes = writeGguf(out, { ...content, tokenizerJson, chatTemplate, name: basename(realpathSync(config.model)) })
+    const name = basename(realpathSync(directory.replace(/\/(best|last)$/, "")))
+    bytes = writeGguf(out, { ...content, tokenizerJson, chatTemplate, name })
   } else {
     const texts = { ...(tokenizerJson === undefined ? {} : { tokenizerJson }), ...(chatTemplate === undefined ? {} : { chatTemplate }) }
     bytes = saveCheckpoint(out, { ...content, ...texts })

@@ -18,7 +18,7 @@ export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | 
     return { values: { ...record.config, run: directory, resume: directory }, from: `run ${directory}` }
   }
   if (values.init === undefined) return undefined
-  const { model } = readConfig(modelDirectory(values.init))
+  const { model } = readConfig(modelDirectory(values.init, values.runsDir))
   const { vocabSize: _, blockSize, ...fields } = modelFields(model)
   return { values: { ...fields, ...(model.position === "learned" ? { blockSize } : {}) }, from: values.init }
 }

@@ -77,7 +77,7 @@ export async function generate(
     const limits = await Promise.all(prompts.map((ids, i) => named(i, prompts.length, () => answerLimit(job, host, ids.length))))
     const longest = Math.max(...prompts.map((ids, i) => Math.min(model.blockSize, ids.length + limits[i]!)))
     emit({ type: "ready", model: directory, device: device.name })
-    const generator = hostGenerator(device, host, Math.min(job.batch, prompts.length), longest)
+    const generator = hostGenerator(device, host, Math.min(job.batch, prompts.length), longest, job.keep)
     const open = (index: number, slot: number): OpenAnswer => {
       const rules: AnswerRules = { ...host, stop: job.stop, limit: limits[index]!, blockSize: model.blockSize }
       return new OpenAnswer(index, prompts[index]!, slot, rules)

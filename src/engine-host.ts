@@ -30,14 +30,16 @@ export function openHost(device: Device, path: string, precision: Precision): Ho
   return host
 }
 
+/** Tokens that a kept generator has room for at least, so that the first turns of a conversation need no new one. */
+const ROOM = 2048
+
 /** A generator for at least `slots` sequences of at least `length` tokens: the one there is, with what its slots hold, if it is large enough. */
-export function hostGenerator(device: Device, host: Host, slots: number, length: number): Generator {
+export function hostGenerator(device: Device, host: Host, slots: number, length: number, keep: boolean): Generator {
   const known = host.generator
   if (known !== undefined && known.slots >= slots && known.length >= length) return known
   known?.free()
   const { model, state } = host.loaded
-  // Room for the turns of a conversation that follow.
-  const roomy = Math.min(model.blockSize, 2 ** Math.ceil(Math.log2(length)))
+  const roomy = keep ? Math.min(model.blockSize, Math.max(ROOM, 2 ** Math.ceil(Math.log2(length)))) : length
   const vocabulary = Math.min(model.vocabSize, host.tokenizer?.vocabSize ?? model.vocabSize)
   host.generator = createGenerator(device, state, model, { precision: host.precision, slots, length: roomy, vocabulary })
   return host.generator

@@ -137,7 +137,7 @@ function attendCached(
   { pageSize, pageCount, pages, lengths, counts }: Cache,
   heads: { nHead: number; nKvHead: number; headDim: number; scale: number },
 ): Tensor {
-  const shape = [pageCount, pageSize, heads.nKvHead * heads.headDim]
+  const shape = [pageCount, heads.nKvHead, pageSize, heads.headDim]
   const kPages = tracer().state(`cache.${layer}.k`, pass.precision, shape)
   const vPages = tracer().state(`cache.${layer}.v`, pass.precision, shape)
   return op.attentionCached({ qkv, kPages, vPages, pages, lengths, counts }, { ...heads, T: pass.T, pageSize }).y

@@ -36,7 +36,7 @@ export const attentionCached = defineOp({
   name: "attention_cached",
   doc: `Of each sequence's T rows the first counts[b] are new positions lengths[b], lengths[b] + 1, …: their keys and values go into the cache, then row i is
     y = softmax(scale·q·k)·v over the lengths[b] + i + 1 positions there; later rows give 0. Position p lies in row p mod pageSize of page pages[b, ⌊p/pageSize⌋].
-    qkv (B·T, (H + 2K)·D), kPages and vPages (P, pageSize, K·D), pages (B, maxPages), lengths, counts (B), y (B·T, H·D). Bits equal those of attention.`,
+    qkv (B·T, (H + 2K)·D), kPages and vPages (P, K, pageSize, D), pages (B, maxPages), lengths, counts (B), y (B·T, H·D). Bits equal those of attention.`,
   inputs: { qkv: "state", kPages: "state", vPages: "state", pages: "index", lengths: "index", counts: "index" },
   outputs: ["y"],
   attrs: {} as AttentionCachedAttrs,
@@ -50,7 +50,7 @@ export const attentionCached = defineOp({
     expectShape(op, "counts", counts, [B], "lengths")
     expectShape(op, "pages", pages, [B, lastDim(pages)], "lengths")
     for (const [name, t] of Object.entries({ kPages, vPages })) {
-      expectShape(op, name, t, [kPages.shape[0] ?? 0, attrs.pageSize, attrs.nKvHead * attrs.headDim], "the heads and pageSize")
+      expectShape(op, name, t, [kPages.shape[0] ?? 0, attrs.nKvHead, attrs.pageSize, attrs.headDim], "the heads and pageSize")
       if (t.dtype !== qkv.dtype) throw new ShapeError(`${op}: ${name} is ${t.dtype} but qkv is ${qkv.dtype}`)
     }
     return { y: { shape: headsShape(qkv, attrs), dtype: qkv.dtype } }
@@ -62,7 +62,7 @@ export const attentionCached = defineOp({
     for (let b = 0; b < lengths.data.length; b++) {
       const cell = (h: number, position: number, d: number): number => {
         const page = at(pages, b * maxPages + Math.floor(position / pageSize))
-        return ((page * pageSize + (position % pageSize)) * nKvHead + Math.floor((h * nKvHead) / nHead)) * D + d
+        return ((page * nKvHead + Math.floor((h * nKvHead) / nHead)) * pageSize + (position % pageSize)) * D + d
       }
       const [length, count] = [at(lengths, b), at(counts, b)]
       for (let h = 0; h < nHead; h++) {
@@ -107,8 +107,8 @@ export const attentionCached = defineOp({
     {
       inputs: {
         qkv: [1, 3],
-        kPages: [1, 1, 1],
-        vPages: [1, 1, 1],
+        kPages: [1, 1, 1, 1],
+        vPages: [1, 1, 1, 1],
         pages: { shape: [1, 1], values: [0] },
         lengths: { shape: [1], values: [0] },
         counts: { shape: [1], values: [1] },
@@ -119,8 +119,8 @@ export const attentionCached = defineOp({
     {
       inputs: {
         qkv: [12, 40],
-        kPages: [5, 4, 10],
-        vPages: [5, 4, 10],
+        kPages: [5, 2, 4, 5],
+        vPages: [5, 2, 4, 5],
         pages: { shape: [3, 3], values: [4, 1, 0, 2, 0, 0, 3, 0, 0] },
         lengths: { shape: [3], values: [6, 0, 0] },
         counts: { shape: [3], values: [4, 3, 0] },
@@ -131,8 +131,8 @@ export const attentionCached = defineOp({
     {
       inputs: {
         qkv: [2, 54],
-        kPages: [9, 16, 18],
-        vPages: [9, 16, 18],
+        kPages: [9, 1, 16, 18],
+        vPages: [9, 1, 16, 18],
         pages: { shape: [2, 5], values: [8, 7, 6, 5, 4, 3, 2, 1, 0, 0] },
         lengths: { shape: [2], values: [70, 15] },
         counts: { shape: [2], values: [1, 1] },

@@ -40,7 +40,7 @@ export async function prepare(job: TrainJob, emit: Emit): Promise<Prepared> {
   const { values, directory } = job
   const last = join(directory, "last")
   const checkpoint = job.resume && existsSync(last) ? last : undefined // a run that ended before its first checkpoint starts anew
-  const init = values.init === undefined ? undefined : modelDirectory(values.init)
+  const init = values.init === undefined ? undefined : modelDirectory(values.init, values.runsDir)
   const cacheDir = join(values.runsDir, ".cache")
   const text = await openText(values.data ?? missingData(), cacheDir)
   const tokenizer = chooseTokenizer(values, text, checkpoint ?? init, emit)

@@ -155,6 +155,19 @@ describe("evaluation windows", () => {
       expect(byteCount).toBe((tokens * (tokens - 1)) / 2)
     }
   })
+
+  test("with a stride every token is a target once, in the first window that holds it", () => {
+    const data = datasetOf(Array.from({ length: 12 }, (_, i) => i)) // 11 targets
+    const windows = evalWindows(data, 4, false, 2)
+    expect(windows.count).toBe(5)
+    const [x, y] = [new Int32Array(5 * 4), new Int32Array(5 * 4)]
+    expect(windows.fill(0, 5, x, y).targets).toBe(11)
+    const no = NO_TARGET
+    expect([...x]).toEqual([0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7, 8, 9, 8, 9, 10, 0])
+    expect([...y]).toEqual([1, 2, 3, 4, no, no, 5, 6, no, no, 7, 8, no, no, 9, 10, no, no, 11, no])
+    expect(evalWindows(datasetOf([0, 1, 2]), 4, false, 1).count).toBe(1)
+    expect(evalWindows(datasetOf([0]), 4, false, 1).count).toBe(0)
+  })
 })
 
 describe("random tokens", () => {

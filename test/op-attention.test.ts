@@ -117,7 +117,7 @@ for (const dtype of ["f32", "bf16"] as const) {
     const qkv = random(T * width, dtype)
     const want = whole(qkv, T, T, dtype)
     const [pageSize, pages] = [16, Int32Array.from({ length: 20 }, (_, i) => (i * 7) % 20)]
-    const cache = [20, pageSize, heads.nKvHead * heads.headDim]
+    const cache = [20, heads.nKvHead, pageSize, heads.headDim]
     for (const chunks of [[T], [1, 70, 79], Array.from({ length: T }, () => 1), [64, 0, 64, 22]]) {
       let kept: Record<string, Values> = {}
       let done = 0
