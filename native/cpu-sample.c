@@ -43,7 +43,6 @@ static void penalise(const Sample *a, int64_t b, float *z) {
   }
 }
 
-<<<<<<< Updated upstream
 /* 30 bits that fall as the weight, in [0, 1], rises: floats ≥ 0 are ordered like their bits. A NaN comes after 0. */
 INLINE uint32_t rank_of(float weight) {
   uint32_t bits;
@@ -54,37 +53,11 @@ INLINE uint32_t rank_of(float weight) {
 /* Ids in the order of falling weight, equal ones by rising id: a radix sort of (rank, id), n of them in from[0 … n), with as much room behind. */
 static const uint64_t *sorted(uint64_t *from, int64_t n) {
   uint64_t *to = from + n;
-=======
-/* Floats ≥ 0 are ordered like their bits: 0 for weight 1, rising as weights fall; NaN comes last. */
-INLINE uint32_t order_key(float w) {
-  uint32_t bits;
-  memcpy(&bits, &w, 4);
-  return 0x3f800000u - bits;
-}
-
-/* The first `kept` token ids (in the low words) by falling weight in [0, 1], equal ones by rising id: a radix sort of (1 - weight, id).
-   Only those are sorted whose leading digit, exponent and a bit, can be among the first `kept`: about these, not all n, where few are kept. */
-static uint64_t *by_weight(const float *w, int64_t n, int64_t kept) {
-  enum { LEADING = 2 * DIGIT_BITS };
-  uint64_t *from = scratch(SCRATCH_ORDER, 2 * n * 8), *to = from + n;
-  uint32_t last = DIGITS - 1;
-  if (kept < n) {
-    int64_t count[DIGITS] = {0}, reached = 0;
-    for (int64_t i = 0; i < n; i++) count[order_key(w[i]) >> LEADING]++;
-    for (last = 0; (reached += count[last]) < kept; last++) {}
-  }
-  int64_t m = 0;
-  for (int64_t i = 0; i < n; i++) {
-    uint32_t key = order_key(w[i]);
-    from[m] = (uint64_t)key << 32 | (uint32_t)i;
-    m += key >> LEADING <= last;
-  }
->>>>>>> Stashed changes
   for (int shift = 32; shift < 64; shift += DIGIT_BITS) {
     int64_t start[DIGITS + 1] = {0};
-    for (int64_t i = 0; i < m; i++) start[(from[i] >> shift) % DIGITS + 1]++;
+    for (int64_t i = 0; i < n; i++) start[(from[i] >> shift) % DIGITS + 1]++;
     for (int d = 0; d < DIGITS; d++) start[d + 1] += start[d];
-    for (int64_t i = 0; i < m; i++) to[start[(from[i] >> shift) % DIGITS]++] = from[i];
+    for (int64_t i = 0; i < n; i++) to[start[(from[i] >> shift) % DIGITS]++] = from[i];
     uint64_t *swap = from;
     from = to;
     to = swap;
@@ -120,16 +93,10 @@ static int64_t largest(const float *w, int64_t V, int64_t kept, double p, const 
 
 /* The token at u·total of the kept weights: those of the top k, then of the smallest set of at least p of their total, then of at least min_p of the largest. */
 static int64_t draw(const Sample *a, int64_t b, const float *w) {
-<<<<<<< Updated upstream
   int64_t V = a->allowed, k = MIN(V, MAX(1, a->top_k[b])), kept = V, token = 0;
   double p = a->top_p[b], total = 0, acc = 0, u = random_uniform((uint32_t)a->seed[b], (uint32_t)a->stream, (uint32_t)a->draw[b], 0);
   float least = a->min_p[b];
   const uint64_t *order = NULL;
-=======
-  int64_t V = a->allowed, kept = MIN(V, MAX(1, a->top_k[b])), last = 0;
-  const uint64_t *order = kept < V || a->top_p[b] < 1 ? by_weight(w, V, kept) : NULL;
-  double total = 0, acc = 0, u = random_uniform((uint32_t)a->seed[b], (uint32_t)a->stream, (uint32_t)a->draw[b], 0);
->>>>>>> Stashed changes
 #define ID(i) (int64_t)(order ? (uint32_t)order[i] : (i))
   if (k < V || p < 1) {
     kept = MIN(k, largest(w, V, k, k < V ? 2 : p, &order, &total));
