@@ -24,7 +24,7 @@ const plainText = (text: string): string => text.replace(/&(?:lt|gt|quot|apos|am
 function lineFilter(print: (line: string) => void): (line: string) => void {
   let heading: string | undefined
   return (line) => {
-    if (/^(?:\(pass\)|\(skip\)|\(todo\)|$)/.test(line)) return
+    if (/^(?:\(pass\)|\(skip\)|\(todo\)|\d+ tests? (?:skipped|todo):|$)/.test(line)) return
     if (/^test\/\S+\.test\.ts:$/.test(line)) {
       heading = line
       return

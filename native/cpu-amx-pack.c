@@ -2,19 +2,6 @@
 #include "cpu-amx.h"
 #if defined(__AMX_BF16__)
 
-/* Sixteen pairs of floats (a, b) as three times sixteen words, a below b: a = high + middle + low, exactly. High is cut off, middle rounded (so the low
-   part's sign is even-handed: what the six products leave out has no bias), low is what is left: 8 bits each. The three lines lie `step` bytes apart. */
-INLINE void split3(vf a, vf b, char *out, int64_t step) {
-  const uint32_t top = 0xffff0000u;
-  vu high_a = (vu)a & top, high_b = (vu)b & top;
-  vf rest_a = a - (vf)high_a, rest_b = b - (vf)high_b;
-  vu middle_a = ((vu)rest_a + 0x8000u) & top, middle_b = ((vu)rest_b + 0x8000u) & top;
-  vu low_a = (vu)(rest_a - (vf)middle_a), low_b = (vu)(rest_b - (vf)middle_b);
-  *(vu *)out = high_a >> 16 | high_b;
-  *(vu *)(out + step) = middle_a >> 16 | middle_b;
-  *(vu *)(out + 2 * step) = low_a >> 16 | (low_b & top);
-}
-
 /* Sixteen pairs rounded to bf16. */
 INLINE vu round_pairs(vf a, vf b) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -85,16 +72,5 @@ void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t tiles, int64_
   if (parts == 3) (s.along ? pack_F32_1_3 : pack_F32_0_3)(s.data, s.ld, s.limit, transpose, tiles, index, k, depth, out);
   else if (s.type == F32) (s.along ? pack_F32_1_1 : pack_F32_0_1)(s.data, s.ld, s.limit, transpose, tiles, index, k, depth, out);
   else (s.along ? pack_BF16_1_1 : pack_BF16_0_1)(s.data, s.ld, s.limit, transpose, tiles, index, k, depth, out);
-}
-
-void KERNEL(amx_pack_narrow)(Source s, int64_t parts, int64_t k, int64_t depth, void *out) {
-  uint32_t *o = out;
-  vu tile[3][16];
-  for (int64_t d = 0; d < depth; d += STEP, o += parts * 16 * s.limit) {
-    KERNEL(amx_pack)(s, parts, 0, 1, 0, k + d, MIN(STEP, depth - d), tile);
-    for (int64_t p = 0; p < parts; p++)
-      for (int64_t pair = 0; pair < 16; pair++)
-        for (int64_t i = 0; i < s.limit; i++) o[(p * 16 + pair) * s.limit + i] = tile[p][i][pair];
-  }
 }
 #endif

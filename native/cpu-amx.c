@@ -22,18 +22,16 @@ int KERNEL(amx_ready)(void) {
   return known == 2;
 }
 
-static void configure(int64_t columns, int narrow) {
+void KERNEL(amx_configure)(int64_t columns) {
   struct { uint8_t palette, start_row, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } config = {.palette = 1};
   for (int i = 0; i < 8; i++) {
-    int columns_wide = narrow && i != 7; /* 0-3 C, 4-6 B, 7 A */
     config.rows[i] = 16;
-    config.bytes[i] = (uint16_t)(columns_wide ? 4 * columns : 64);
+    config.bytes[i] = (uint16_t)(i >= 6 ? 64 : 4 * columns);
   }
   __asm__ volatile("" : : "r"(&config) : "memory"); /* gcc 12 does not see that all 64 bytes are read */
   _tile_loadconfig(&config);
 }
-static void begin_wide(const Gemm *g) { (void)g; configure(16, 0); }
-static void begin_narrow(const Gemm *g) { configure(g->m, 1); }
+static void begin(const Gemm *g) { (void)g; KERNEL(amx_configure)(16); }
 static void end(void) { _tile_release(); }
 
 #define FOUR _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
@@ -92,64 +90,26 @@ INLINE void multiply_swapped(const void *a, const void *b, int64_t depth, int64_
   memcpy(c, turned, sizeof turned);
 }
 
-#define DP(c, b) _tile_dpbf16ps(c, 7, b);
-/* 64 columns of C (four A tiles from rows of a weight) by m ≤ 16 rows: the form of decoding, which streams the weight once. */
-INLINE void multiply_narrow(const char *a, const char *b, int64_t depth, int64_t parts, int64_t m, int first, int last, float *c) {
-  int64_t stride = 4 * m, tile = 16 * m;
-  if (first) {
-    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-  } else {
-    _tile_loadd(0, c, stride); _tile_loadd(1, c + tile, stride); _tile_loadd(2, c + 2 * tile, stride); _tile_loadd(3, c + 3 * tile, stride);
-  }
-  for (int64_t d = 0; d < depth; d += STEP, a += parts * tile * 4, b += parts * 4 * TILE_BYTES) {
-    _tile_loadd(4, a, stride);
-    if (parts == 3) { _tile_loadd(5, a + tile * 4, stride); _tile_loadd(6, a + 2 * tile * 4, stride); }
-#define ROW(t)                                                                                    \
-    if (parts == 3) {                                                                             \
-      _tile_loadd(7, b + (8 + t) * TILE_BYTES, 64); DP(t, 4)                                      \
-      _tile_loadd(7, b + (4 + t) * TILE_BYTES, 64); DP(t, 4) DP(t, 5)                             \
-    }                                                                                             \
-    _tile_loadd(7, b + t * TILE_BYTES, 64);                                                       \
-    if (parts == 3) { DP(t, 5) DP(t, 6) }                                                         \
-    DP(t, 4)
-    ROW(0) ROW(1) ROW(2) ROW(3)
-#undef ROW
-  }
-  _tile_stored(0, c, stride); _tile_stored(1, c + tile, stride); _tile_stored(2, c + 2 * tile, stride); _tile_stored(3, c + 3 * tile, stride);
-  if (!last || m == 1) return;
-  float turned[16 * NARROW_COLS];
-  for (int64_t n = 0; n < NARROW_COLS; n++)
-    for (int64_t i = 0; i < m; i++) turned[i * NARROW_COLS + n] = c[n * m + i];
-  memcpy(c, turned, (size_t)(m * NARROW_COLS) * sizeof(float));
-}
-
 #define MULTIPLY(name, parts) \
   static void name##_##parts(const void *a, const void *b, int64_t depth, int64_t rows, int first, int last, float *c) { (void)rows; name(a, b, depth, parts, first, last, c); }
 MULTIPLY(multiply_direct, 1)
 MULTIPLY(multiply_direct, 3)
 MULTIPLY(multiply_swapped, 1)
 MULTIPLY(multiply_swapped, 3)
-static void multiply_narrow_1(const void *a, const void *b, int64_t depth, int64_t rows, int first, int last, float *c) { multiply_narrow(a, b, depth, 1, rows, first, last, c); }
-static void multiply_narrow_3(const void *a, const void *b, int64_t depth, int64_t rows, int first, int last, float *c) { multiply_narrow(a, b, depth, 3, rows, first, last, c); }
 
 static void pack_a_direct(const Gemm *g, int64_t row, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_a(g), amx_parts(g), 0, 2, row, k, depth, out); }
 static void pack_b_direct(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_b(g), amx_parts(g), 1, 2, col, k, depth, out); }
 static void pack_a_swapped(const Gemm *g, int64_t row, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_a(g), amx_parts(g), 1, 2, row, k, depth, out); }
 static void pack_b_swapped(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_b(g), amx_parts(g), 0, 2, col, k, depth, out); }
-static void pack_a_narrow(const Gemm *g, int64_t row, int64_t k, int64_t depth, void *out) { (void)row; KERNEL(amx_pack_narrow)(source_a(g), amx_parts(g), k, depth, out); }
-static void pack_b_narrow(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_b(g), amx_parts(g), 0, 4, col, k, depth, out); }
 
 /* Which operand's rows become A tiles is a matter of speed: the products and their order are the same, and so are the bits. */
 Engine KERNEL(engine_amx)(const Gemm *g) {
   int64_t parts = amx_parts(g), forward = !g->a_trans && g->b_trans, block = parts == 3 ? 256 : 512, bytes = 2 * parts;
-  if (forward && g->m <= 16)
-    return (Engine){{pack_a_narrow, 16, bytes * g->m}, {pack_b_narrow, NARROW_COLS, bytes * NARROW_COLS}, STEP, block,
-                    parts == 3 ? multiply_narrow_3 : multiply_narrow_1, begin_narrow, end};
   /* Transposing C costs 1/4 cycle per element, packing B transposed parts/8 per element of B and task. */
   if (forward && 2 * g->m < parts * g->k)
     return (Engine){{pack_a_swapped, WIDE, bytes * WIDE}, {pack_b_swapped, WIDE, bytes * WIDE}, STEP, block,
-                    parts == 3 ? multiply_swapped_3 : multiply_swapped_1, begin_wide, end};
+                    parts == 3 ? multiply_swapped_3 : multiply_swapped_1, begin, end};
   return (Engine){{pack_a_direct, WIDE, bytes * WIDE}, {pack_b_direct, WIDE, bytes * WIDE}, STEP, block,
-                  parts == 3 ? multiply_direct_3 : multiply_direct_1, begin_wide, end};
+                  parts == 3 ? multiply_direct_3 : multiply_direct_1, begin, end};
 }
 #endif

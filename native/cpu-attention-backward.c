@@ -72,14 +72,14 @@ static void probabilities(const Task *t, int64_t r, int64_t n, int64_t s, int64_
     if (t->drop) dropout_factors(t->drop, t->b, t->a->heads, head_of(t, r + x), position(t, r + x), j, vectors * VL, factor);
     for (int64_t v = 0; v < vectors; v++) {
       vf e = vexp_negative(vload(p + v * VL) - lse), dp = vload(ds + v * VL);
-      if (seen < (v + 1) * VL) e = first_lanes(e, seen - v * VL, 0);
+      if (seen < (v + 1) * VL) e = vfirst(e, seen - v * VL);
       if (t->drop) {
         vf f = vload(factor + v * VL);
         vstore(p + v * VL, e * f);
         dp *= f;
       } else vstore(p + v * VL, e);
       vf gradient = e * (dp - delta);
-      vstore(ds + v * VL, seen < (v + 1) * VL ? first_lanes(gradient, seen - v * VL, 0) : gradient);
+      vstore(ds + v * VL, seen < (v + 1) * VL ? vfirst(gradient, seen - v * VL) : gradient);
     }
   }
 }

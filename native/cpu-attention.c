@@ -36,7 +36,7 @@ static void attend_strip(const Attend *a, const Work *w, int64_t r, int64_t n, i
     const float *s = w->score + x * KEYS;
     vf top = vset(-INFINITY);
     for (int64_t v = 0; v < whole; v++) top = vmax(vload(s + v * VL), top);
-    if (seen % VL) top = vmax(first_lanes(vload(s + whole * VL), seen % VL, -INFINITY), top);
+    if (seen % VL) top = vmax(vfirst_or(vload(s + whole * VL), seen % VL, -INFINITY), top);
     float m = vmaximum(top);
     next[x] = j > 0 && w->max[r + x] > m ? w->max[r + x] : m;
     alpha[x] = j > 0 ? w->max[r + x] - next[x] : 0;
@@ -54,7 +54,7 @@ static void attend_strip(const Attend *a, const Work *w, int64_t r, int64_t n, i
       total += e;
     }
     if (seen % VL) {
-      vf e = first_lanes(vexp_negative(vload(s + v * VL) - next[x]), seen % VL, 0);
+      vf e = vfirst(vexp_negative(vload(s + v * VL) - next[x]), seen % VL);
       vstore(s + v++ * VL, e);
       total += e;
     }

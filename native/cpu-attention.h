@@ -1,6 +1,7 @@
 /** What the attention kernels share: products of small tiles, loading rows and keys, the exponential of a softmax, dropout. */
 #pragma once
 #include <math.h>
+#include "cpu-flat.h"
 #include "cpu-gemm.h"
 #include "cpu-random.h"
 #include "kernel.h"
@@ -110,13 +111,6 @@ INLINE vf vexp_negative(vf x) {
   p = p * r + 0.5f;
   p = p * (r * r) + r + 1.0f;
   return (vf)((vi)p + n);
-}
-
-/* x in the first n lanes, rest in the others */
-INLINE vf first_lanes(vf x, int64_t n, float rest) {
-  vi lane;
-  for (int i = 0; i < VL; i++) lane[i] = i;
-  return vselect(lane < (int32_t)n, x, vset(rest));
 }
 
 /* Dropout of probabilities, as in PyTorch's SDPA: one whose random 24 bits are below the threshold becomes 0, the others are scaled by 1 / (1 - p). */

@@ -30,13 +30,14 @@ INLINE void vput(void *p, int64_t i, vf x, int64_t n, int64_t type) {
 INLINE int64_t task_items(int64_t elements) { return MAX(1, TASK_ELEMENTS / MAX(1, elements)); }
 INLINE int64_t task_count(int64_t items, int64_t per_task) { return (items + per_task - 1) / per_task; }
 
-/* x with the lanes from n on set to 0. */
-INLINE vf vfirst(vf x, int64_t n) {
+/* x with the lanes from n on set to `rest`. */
+INLINE vf vfirst_or(vf x, int64_t n, float rest) {
   if (n == VL) return x;
   vi lane;
   for (int i = 0; i < VL; i++) lane[i] = i;
-  return vselect(lane < (int32_t)n, x, (vf){0});
+  return vselect(lane < (int32_t)n, x, vset(rest));
 }
+INLINE vf vfirst(vf x, int64_t n) { return vfirst_or(x, n, 0); }
 
 /* Σ of `term` (a vector that uses i and n; 0 in the lanes from n on) over columns, in an order fixed by their number:
    four running vectors, the vectors left, the last part, then the lanes by halves. */

@@ -22,7 +22,7 @@ typedef struct Job {
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* The epilogue on one tile of sums; plain: nothing to do but store. */
+/* plain: nothing to do but store. */
 INLINE void store(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride, int64_t type, int plain) {
   for (int64_t r = 0; r < rows; r++, sum += stride) {
     int64_t at = (row + r) * g->ldc + col;
@@ -40,7 +40,7 @@ INLINE void store(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t
     }
   }
 }
-static void store_tile(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride) {
+void KERNEL(gemm_store)(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride) {
   int plain = !g->bias && !g->pre && !g->dact_pre && g->activation == ACT_NONE && g->beta == 0;
   if (plain && g->c_type == F32) store(g, row, rows, col, cols, sum, stride, F32, 1);
   else if (plain) store(g, row, rows, col, cols, sum, stride, BF16, 1);
@@ -86,7 +86,7 @@ static void multiply_task(void *ctx, int64_t i) {
         int64_t rows = MIN(e->a.width, g->m - row), cols = MIN(e->b.width, g->n - col);
         if (last && !j->shared_a) fetch_tile(g, row, rows, col, cols);
         e->multiply(j->shared_a ? shared_panel : own_panel, j->shared_a ? own_panel : shared_panel, padded, rows, first, last, sum);
-        if (last) store_tile(g, row, rows, col, cols, sum, e->b.width);
+        if (last) KERNEL(gemm_store)(g, row, rows, col, cols, sum, e->b.width);
       }
     }
   }
@@ -114,8 +114,14 @@ static Engine choose_engine(const Gemm *g) {
   return KERNEL(engine_fma)(g);
 }
 
-static void run(const Gemm *g, void (*run_tasks)(int64_t n, void (*fn)(void *ctx, int64_t i), void *ctx)) {
+static void run(const Gemm *g, Runner run_tasks) {
   if (g->m <= 0 || g->n <= 0) return;
+#if defined(__AVX512F__)
+  if (g->m <= AMX_FEW_ROWS && !g->a_trans && g->b_trans && KERNEL(amx_ready)()) {
+    KERNEL(amx_few_rows)(g, run_tasks);
+    return;
+  }
+#endif
   Job j = {.g = g, .e = choose_engine(g), .shared_a = g->m <= g->n};
   j.shared = j.shared_a ? j.e.a : j.e.b;
   j.own = j.shared_a ? j.e.b : j.e.a;

@@ -25,6 +25,15 @@ Engine KERNEL(engine_fma)(const Gemm *g);
 int KERNEL(amx_ready)(void);
 Engine KERNEL(engine_amx)(const Gemm *g);
 
+typedef void (*Runner)(int64_t n, void (*fn)(void *ctx, int64_t i), void *ctx); /* parallel, or one after the other */
+
+/* The forward form with few rows (decoding): the weight streams through tiles once (cpu-amx-few.c). */
+enum { AMX_FEW_ROWS = 16 };
+void KERNEL(amx_few_rows)(const Gemm *g, Runner run_tasks);
+
+/* The epilogue: finishes rows × cols sums at (row, col) and stores them. */
+void KERNEL(gemm_store)(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride);
+
 /* VL × VL transpose in registers: in stage s = 1, 2, 4 … bit s of the lane number trades places with bit s of the row number. */
 #if VL == 16
 #define VLOW_1 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30

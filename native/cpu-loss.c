@@ -24,20 +24,13 @@ typedef struct Chunk {
   double *losses; /* (rows) */
 } Chunk;
 
-/* v with its lanes from n on replaced. */
-INLINE vf first_lanes(vf v, int64_t n, float rest) {
-  vi lane;
-  for (int i = 0; i < VL; i++) lane[i] = i;
-  return n == VL ? v : vselect(lane < (int32_t)n, v, vset(rest));
-}
-
 /* Largest z of a row, after the cap, which is stored back. A NaN may be lost here: the sum of exponentials keeps it. */
 INLINE float row_maximum(float *z, int64_t V, float cap) {
   vf top = vset(-INFINITY);
   EACH_VECTOR(0, V, {
     vf v = vget(z, i, n, F32);
     if (cap != 0) vput(z, i, v = cap * vtanh(v / cap), n, F32);
-    top = vmax(first_lanes(v, n, -INFINITY), top);
+    top = vmax(vfirst_or(v, n, -INFINITY), top);
   });
   return vmaximum(top);
 }
@@ -49,7 +42,7 @@ INLINE float row_sum(float *z, int64_t V, float max, float cap, int gradient) {
     vf v = vget(z, i, n, F32);
     vf e = vexp(v - max);
     if (gradient) vput(z, i, cap == 0 ? e : e * (1.0f - (v / cap) * (v / cap)), n, F32);
-    sum += first_lanes(e, n, 0);
+    sum += vfirst(e, n);
   });
   return vsum(sum);
 }

@@ -11,13 +11,6 @@
 #include <unistd.h>
 #include "cpu.h"
 
-/* The oldest version of the symbol (glibc 2.34 moved it from libpthread to libc under a new one): the library must load on glibc 2.28. */
-#if defined(__GLIBC__) && defined(__x86_64__)
-__asm__(".symver pthread_create, pthread_create@GLIBC_2.2.5");
-#elif defined(__GLIBC__) && defined(__aarch64__)
-__asm__(".symver pthread_create, pthread_create@GLIBC_2.17");
-#endif
-
 /* One job at a time. Tasks are handed out by a counter, so which thread runs a task varies; what a task writes must not.
    `turn` packs the job number (high half) with the tasks left (low half): a worker late for job j can take no task of job j+1,
    and none of job j either, since none was left when it ended. */

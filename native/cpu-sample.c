@@ -15,18 +15,19 @@ typedef struct Sample {
 
 enum { SCRATCH_WEIGHTS = SCRATCH_FREE, SCRATCH_SEEN, SCRATCH_ORDER, DIGIT_BITS = 11, DIGITS = 1 << DIGIT_BITS };
 
-/* to[v] = e^((z[v] - max z)·sharpness); returns max z. */
-static float exponentials(float *to, const float *z, int64_t V, float sharpness) {
-  float top = -INFINITY;
-  for (int64_t v = 0; v < V; v++) top = z[v] > top ? z[v] : top;
-  EACH_VECTOR(0, V, vput(to, i, vexp((vget(z, i, n, F32) - top) * sharpness), n, F32));
-  return top;
+/* A NaN may be lost; -∞ where nothing is larger. */
+static float maximum(const float *z, int64_t V) {
+  vf top = vset(-INFINITY);
+  int64_t v = 0;
+  for (; v + VL <= V; v += VL) top = vmax(vload(z + v), top);
+  float max = vmaximum(top);
+  for (; v < V; v++) max = z[v] > max ? z[v] : max;
+  return max;
 }
 
-static double sum(const float *w, int64_t n) {
-  double total = 0;
-  for (int64_t i = 0; i < n; i++) total += w[i];
-  return total;
+/* to[v] = e^((z[v] - top)·sharpness) */
+static void exponentials(float *to, const float *z, int64_t V, float top, float sharpness) {
+  EACH_VECTOR(0, V, vput(to, i, vexp((vget(z, i, n, F32) - top) * sharpness), n, F32));
 }
 
 /* z of every token in the row's history once: divided by the penalty where positive, else multiplied (Keskar et al. 2019, arXiv:1909.05858). */
@@ -42,14 +43,16 @@ static void penalise(const Sample *a, int64_t b, float *z) {
   }
 }
 
-/* Token ids by falling weight in [0, 1], equal ones by rising id: a radix sort of (1 - weight, id). */
-static uint64_t *by_weight(const float *w, int64_t n) {
-  uint64_t *from = scratch(SCRATCH_ORDER, 2 * n * 8), *to = from + n;
-  for (int64_t i = 0; i < n; i++) {
-    uint32_t bits;
-    memcpy(&bits, w + i, 4);
-    from[i] = (uint64_t)(0x3f800000u - bits) << 32 | (uint32_t)i; /* floats ≥ 0 are ordered like their bits; NaN comes last */
-  }
+/* 30 bits that fall as the weight, in [0, 1], rises: floats ≥ 0 are ordered like their bits. A NaN comes after 0. */
+INLINE uint32_t rank_of(float weight) {
+  uint32_t bits;
+  memcpy(&bits, &weight, 4);
+  return MIN(0x3f800000u - bits, 0x3f800001u);
+}
+
+/* Ids in the order of falling weight, equal ones by rising id: a radix sort of (rank, id), n of them in from[0 … n), with as much room behind. */
+static const uint64_t *sorted(uint64_t *from, int64_t n) {
+  uint64_t *to = from + n;
   for (int shift = 32; shift < 64; shift += DIGIT_BITS) {
     int64_t start[DIGITS + 1] = {0};
     for (int64_t i = 0; i < n; i++) start[(from[i] >> shift) % DIGITS + 1]++;
@@ -62,47 +65,75 @@ static uint64_t *by_weight(const float *w, int64_t n) {
   return from;
 }
 
+/* The largest weights in order: at least `kept` of them, or at least the share `p` of all. Buckets of similar weights come whole, so that few need sorting.
+   Returns their number; *total becomes the sum of all weights. */
+static int64_t largest(const float *w, int64_t V, int64_t kept, double p, const uint64_t **order, double *total) {
+  enum { SHIFT = 19, BUCKETS = (0x3f800001 >> SHIFT) + 1 };
+  int64_t count[BUCKETS] = {0}, n = 0;
+  double weight[BUCKETS] = {0}, sum = 0;
+  for (int64_t v = 0; v < V; v++) {
+    count[rank_of(w[v]) >> SHIFT]++;
+    weight[rank_of(w[v]) >> SHIFT] += w[v];
+  }
+  *total = 0;
+  for (int i = 0; i < BUCKETS; i++) *total += weight[i];
+  uint32_t last = 0;
+  for (; last < BUCKETS - 1; last++) {
+    n += count[last];
+    sum += weight[last];
+    if (n >= kept || sum > p * *total * (1 + 1e-9)) break; /* the margin covers sums in another order */
+  }
+  uint64_t *found = scratch(SCRATCH_ORDER, 2 * V * 8);
+  n = 0;
+  for (int64_t v = 0; v < V; v++)
+    if (rank_of(w[v]) >> SHIFT <= last) found[n++] = (uint64_t)rank_of(w[v]) << 32 | (uint32_t)v;
+  *order = sorted(found, n);
+  return n;
+}
+
 /* The token at u·total of the kept weights: those of the top k, then of the smallest set of at least p of their total, then of at least min_p of the largest. */
 static int64_t draw(const Sample *a, int64_t b, const float *w) {
-  int64_t V = a->allowed, kept = MIN(V, MAX(1, a->top_k[b])), last = 0;
-  const uint64_t *order = kept < V || a->top_p[b] < 1 ? by_weight(w, V) : NULL;
-  double total = 0, acc = 0, u = random_uniform((uint32_t)a->seed[b], (uint32_t)a->stream, (uint32_t)a->draw[b], 0);
+  int64_t V = a->allowed, k = MIN(V, MAX(1, a->top_k[b])), kept = V, token = 0;
+  double p = a->top_p[b], total = 0, acc = 0, u = random_uniform((uint32_t)a->seed[b], (uint32_t)a->stream, (uint32_t)a->draw[b], 0);
+  float least = a->min_p[b];
+  const uint64_t *order = NULL;
 #define ID(i) (int64_t)(order ? (uint32_t)order[i] : (i))
-  if (order) {
-    for (int64_t i = 0; i < kept; i++) total += w[ID(i)];
-    double limit = a->top_p[b] * total;
-    total = 0;
-    for (int64_t i = 0; i < kept; i++) {
-      if (i > 0 && total >= limit) kept = i;
-      else total += w[ID(i)];
+  if (k < V || p < 1) {
+    kept = MIN(k, largest(w, V, k, k < V ? 2 : p, &order, &total));
+    if (k < V) {
+      total = 0;
+      for (int64_t i = 0; i < k; i++) total += w[ID(i)];
     }
+    double limit = p * total, before = w[ID(0)];
+    for (int64_t i = 1; i < kept && p < 1; before += w[ID(i)], i++)
+      if (before >= limit) kept = i;
   }
   total = 0;
-  for (int64_t i = 0; i < kept; i++) total += w[ID(i)] >= a->min_p[b] ? w[ID(i)] : 0;
-  for (int64_t i = 0; i < kept; i++) {
-    if (!(w[ID(i)] >= a->min_p[b])) continue;
-    last = ID(i);
-    acc += w[last];
-    if (acc > u * total) break;
+  for (int64_t i = 0; i < kept; i++) total += w[ID(i)] >= least ? w[ID(i)] : 0;
+  for (int64_t i = 0; i < kept && acc <= u * total; i++) {
+    if (!(w[ID(i)] >= least)) continue;
+    token = ID(i);
+    acc += w[token];
   }
 #undef ID
-  return last;
+  return token;
 }
 
 static void sample_row(void *ctx, int64_t b) {
   const Sample *a = ctx;
   int64_t V = a->classes, token = 0;
   const float *logits = a->logits + b * V;
-  float *w = scratch(SCRATCH_WEIGHTS, 2 * V * 4), *z = w + V;
-  float top = exponentials(w, logits, V, 1);
-  double lse = top + log(sum(w, V));
+  float *w = scratch(SCRATCH_WEIGHTS, 2 * V * 4), *z = w + V, top = maximum(logits, V);
+  exponentials(w, logits, V, top, 1);
+  double lse = top + log(ROW_SUM(V, vget(w, i, n, F32)));
   memcpy(z, logits, V * 4);
   if (a->history && a->penalty[b] != 1) penalise(a, b, z);
+  top = maximum(z, a->allowed);
   if (a->temperature[b] > 0) {
-    exponentials(w, z, a->allowed, 1 / a->temperature[b]);
+    exponentials(w, z, a->allowed, top, 1 / a->temperature[b]);
     token = draw(a, b, w);
   } else {
-    for (int64_t v = 1; v < a->allowed; v++) token = z[v] > z[token] ? v : token;
+    while (token < a->allowed - 1 && z[token] != top) token++;
   }
   a->token[b] = token;
   a->logprob[b] = logits[token] - lse;

@@ -3,6 +3,7 @@ import { AlphaError, EXIT, nearest } from "./base-error.ts"
 import { columns, displayWidth, wrap } from "./base-term.ts"
 import { COMMAND_GROUPS, type Command } from "./cli-command.ts"
 import { SWITCHES } from "./cli-flags.ts"
+import { guide } from "./cli-guide.ts"
 import { ENVIRONMENT_NAMES, envName, type Field, type Fields, kebabName, PRESETS, RUNTIME } from "./config.ts"
 
 const WIDTH = 100
@@ -111,6 +112,8 @@ function defaultOf(field: Field): string | undefined {
 
 /** Pages of `alpha help TOPIC` that belong to no command. */
 export const TOPICS: Readonly<Record<string, { about: string; page: () => string }>> = {
+  using: { about: "what the commands are for, with examples", page: () => guide("Using the binary") },
+  "feedback-loop": { about: "how to make a model better, and the program", page: () => guide("Feedback loop") },
   config: { about: "where values come from, and how they are written", page: configPage },
   presets: { about: "named sets of tokenizer, model and training settings", page: presetsPage },
   schedules: { about: "the learning rate at a step, as formulas", page: () => SCHEDULES },

@@ -1,5 +1,5 @@
-/** The source files with their groups, imports and first sentences; `bun test/file-map.ts` prints the rows of the README's map. */
-import { existsSync, readdirSync, readFileSync } from "node:fs"
+/** The source files with their groups, imports and first sentences; `bun test/file-map.ts --write` renews the README's map. */
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 
 const ROOT = join(import.meta.dir, "..")
@@ -49,4 +49,16 @@ export function mapRows(): string[] {
   return files.sort((a, b) => rank(a) - rank(b)).map(({ path, sentence }) => `| \`${path}\` | ${sentence ?? ""} |`)
 }
 
-if (import.meta.main) console.log(mapRows().join("\n"))
+/** `text` of the README with `rows` as its map. */
+export function withMap(text: string, rows: readonly string[]): string {
+  return text.replace(
+    /(\| file \| concern \|\n\|---\|---\|\n)(?:\| `.*\n)*/,
+    (_, head: string) => `${head}${rows.map((row) => `${row}\n`).join("")}`,
+  )
+}
+
+if (import.meta.main) {
+  const readme = join(ROOT, "README.md")
+  if (process.argv[2] === "--write") writeFileSync(readme, withMap(readFileSync(readme, "utf8"), mapRows()))
+  else console.log(mapRows().join("\n"))
+}

@@ -93,7 +93,7 @@ test("every source file begins with one sentence about itself", () => {
 })
 
 const readme = join(import.meta.dir, "../README.md")
-test.skipIf(!existsSync(readme))("the README's map is the files' own first sentences (bun test/file-map.ts prints it)", () => {
+test.skipIf(!existsSync(readme))("the README's map is the files' own first sentences (bun test/file-map.ts --write renews it)", () => {
   const rows = readFileSync(readme, "utf8")
     .split("\n")
     .filter((line) => /^\| `(src|shaders|native)\//.test(line))
