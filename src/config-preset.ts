@@ -146,10 +146,13 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
     about: "nanoGPT's train_shakespeare_char: 6 layers, 384 wide, 6 heads, context 256",
     values: () => shakespeareChar,
   },
+  // nanoGPT's lr 1e-3 ends at 1.89 … 1.91 nats on tinyshakespeare's last tenth, here as in PyTorch; this small a model takes twice that and ends at 1.81 … 1.84
   "cpu-small": {
-    about: "nanoGPT's line for a laptop: 4 layers, 128 wide, 4 heads, context 64",
+    about: "nanoGPT's line for a laptop: 4 layers, 128 wide, 4 heads, context 64, twice its learning rate",
     values: () => ({
       ...shakespeareChar,
+      lr: 2e-3,
+      minLr: 2e-4,
       nLayer: 4,
       nHead: 4,
       nEmbd: 128,

@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test"
 import { normal, uniform } from "../src/base-random.ts"
 import { findPreset, type ModelConfig, resolveModel } from "../src/config.ts"
 import { openCpu } from "../src/cpu.ts"
-import { copyName, countParams, flopsPerToken, gptLoss, type Precision, paramSpecs } from "../src/gpt.ts"
+import { copyName, countParams, flopsPerToken, gptLoss, initialise, type Precision, paramSpecs } from "../src/gpt.ts"
 import { runReference, type Values } from "../src/op.ts"
 import { type Plan, type Program, plan, trace } from "../src/program.ts"
 import { elements } from "../src/tensor.ts"
@@ -224,6 +224,29 @@ describe("parameters and FLOPs per token, computed by hand", () => {
       expect(flopsPerToken(model, model.blockSize)).toBe(flops)
     })
   }
+
+  test("what a run starts with: normal values of that deviation, a different draw per matrix and seed", () => {
+    const model = { ...preset("cpu-small", 65), residualScaling: false }
+    const draw = (seed: number) => {
+      const state = device.state()
+      initialise(device, state, model, seed)
+      return (name: string) => Float64Array.from(state.read(name))
+    }
+    const [first, second] = [draw(1337), draw(7)]
+    for (const { name, init } of paramSpecs(model)) {
+      const values = first(name)
+      const mean = values.reduce((a, b) => a + b, 0) / values.length
+      const std = Math.sqrt(values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / values.length)
+      if ("constant" in init) expect([mean, std]).toEqual([init.constant, 0])
+      else {
+        expect(init.std).toBe(0.02) // also what writes to the residual stream, without residualScaling
+        expect(Math.abs(mean)).toBeLessThan((4 * 0.02) / Math.sqrt(values.length))
+        expect(Math.abs(std / 0.02 - 1)).toBeLessThan(4 / Math.sqrt(2 * values.length))
+        expect(relativeL2(second(name), values)).toBeGreaterThan(1)
+      }
+    }
+    expect(relativeL2(first("h.1.mlp.up.weight"), first("h.0.mlp.up.weight"))).toBeGreaterThan(1)
+  })
 
   test("the initial weights have the standard deviations of GPT-2, norms are 1, biases 0", () => {
     const specs = paramSpecs(preset("gpt2-124m", 50257))
