@@ -1,7 +1,7 @@
 /** The engine of the matrix product on vectors of floats: every processor, f32 and (widened) bf16 operands. */
 #include "cpu-gemm.h"
 
-/* A tile of C lives in registers: ROWS × COLS floats, one FMA per vector and k in rising order of k, whatever the blocking. */
+/* A tile of C lives in registers: ROWS × COLS floats, one FMA per vector and k; the sums of K_BLOCK products each are added in order. */
 #if VL == 16 || defined(__aarch64__)
 enum { ROWS = 12 };
 #else
@@ -11,24 +11,38 @@ enum { COLS = 2 * VL, K_BLOCK = 256 };
 
 /* Layout of a packed A: [k][ROWS]; B: [k][COLS]. */
 
+/* VL words of 32 bits (an f32, or two bf16 that then part) of VL rows, transposed, to out[k][width]. whole: nothing lies outside the matrix or the panel.
+   A weight that is used once (decoding) comes as fast as it is fetched: what is needed 128 bytes later is asked for. */
+INLINE void turn(const char *src, int64_t pitch, int64_t type, int whole, int64_t rows, int64_t lanes, int64_t depth, int64_t width, float *out) {
+  const int64_t per_word = type == F32 ? 1 : 2;
+  vf x[VL];
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < VL; i++, src += pitch) {
+    if (whole || (i < rows && depth == VL * per_word)) x[i] = vload((const float *)src);
+    else if (x[i] = vset(0), i < rows) memcpy(&x[i], src, (size_t)(depth * 4 / per_word));
+    __builtin_prefetch(src + 128, 0, 2);
+  }
+  vtranspose(x);
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < VL; i++, out += per_word * width) {
+    vf first = type == F32 ? x[i] : (vf)((vu)x[i] << 16), second = (vf)((vu)x[i] & 0xffff0000u);
+    if (whole) vstore(out, first);
+    else if (i * per_word < depth) vstore_part(out, first, lanes);
+    if (type == BF16 && whole) vstore(out + width, second);
+    else if (type == BF16 && i * 2 + 1 < depth) vstore_part(out + width, second, lanes);
+  }
+}
+
 /* From an operand stored (index, k): rows of k become columns. */
 INLINE void pack_along(const void *src, int64_t ld, int64_t type, int64_t index, int64_t limit, int64_t k, int64_t depth, int64_t width, float *out) {
-  for (int64_t d = 0; d < depth; d += VL) {
-    int64_t n = MIN(VL, depth - d);
-    for (int64_t i0 = 0; i0 < width; i0 += VL) {
-      vf x[VL];
-      int64_t lanes = MIN(VL, width - i0);
-      for (int64_t i = 0; i < VL; i++) {
-        int64_t row = index + i0 + i, at = row * ld + k + d;
-        x[i] = i >= lanes || row >= limit ? vset(0) : n == VL ? vload_type(src, at, type) : vload_type_part(src, at, n, type);
-      }
-      vtranspose(x);
-      if (n == VL && lanes == VL)
-        for (int64_t i = 0; i < VL; i++) vstore(out + (d + i) * width + i0, x[i]);
-      else
-        for (int64_t i = 0; i < n; i++) vstore_part(out + (d + i) * width + i0, x[i], lanes);
+  const int64_t step = type == F32 ? VL : 2 * VL, size = type_bytes(type);
+  for (int64_t d = 0; d < depth; d += step)
+    for (int64_t i = 0; i < width; i += VL) {
+      int64_t n = MIN(step, depth - d), lanes = MIN(VL, width - i), rows = MIN(lanes, limit - index - i);
+      const char *from = (const char *)src + ((index + i) * ld + k + d) * size;
+      if (rows == VL && n == step) turn(from, ld * size, type, 1, rows, lanes, n, width, out + d * width + i);
+      else turn(from, ld * size, type, 0, rows, lanes, n, width, out + d * width + i);
     }
-  }
 }
 
 /* From an operand stored (k, index): pieces of rows. */
@@ -59,10 +73,7 @@ static void pack_b(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *p
 INLINE void tile(const float *a, const float *b, int64_t depth, int rows, int first, float *c) {
   vf sum[ROWS][2];
 #pragma GCC unroll 12
-  for (int i = 0; i < rows; i++) {
-    sum[i][0] = first ? vset(0) : vload(c + i * COLS);
-    sum[i][1] = first ? vset(0) : vload(c + i * COLS + VL);
-  }
+  for (int i = 0; i < rows; i++) sum[i][0] = sum[i][1] = vset(0);
   for (int64_t k = 0; k < depth; k++, a += ROWS, b += COLS) {
     vf b0 = vload(b), b1 = vload(b + VL);
 #pragma GCC unroll 12
@@ -73,8 +84,8 @@ INLINE void tile(const float *a, const float *b, int64_t depth, int rows, int fi
   }
 #pragma GCC unroll 12
   for (int i = 0; i < rows; i++) {
-    vstore(c + i * COLS, sum[i][0]);
-    vstore(c + i * COLS + VL, sum[i][1]);
+    vstore(c + i * COLS, first ? sum[i][0] : vload(c + i * COLS) + sum[i][0]);
+    vstore(c + i * COLS + VL, first ? sum[i][1] : vload(c + i * COLS + VL) + sum[i][1]);
   }
 }
 

@@ -75,11 +75,11 @@ static void multiply_task(void *ctx, int64_t i) {
   for (int64_t k = 0; k == 0 || k < j->depth; k += e->k_block) {
     int64_t depth = MIN(e->k_block, j->depth - k), padded = ceil_div(depth, e->k_step) * e->k_step;
     int first = j->k + k == 0, last = j->k + k + depth >= g->k;
-    for (int64_t o = o0; o < o1; o++) j->own.pack(g, o * j->own.width, j->k + k, depth, own + (o - o0) * own_bytes);
     for (int64_t s = s0; s < s1; s++) {
       const char *shared_panel = j->packed + s * j->panel_bytes + k * j->shared.bytes;
       for (int64_t o = o0; o < o1; o++) {
-        const char *own_panel = own + (o - o0) * own_bytes;
+        char *own_panel = own + (o - o0) * own_bytes;
+        if (s == s0) j->own.pack(g, o * j->own.width, j->k + k, depth, own_panel);
         float *sum = one_pass ? c : c + ((s - s0) * j->task_own + o - o0) * tile;
         int64_t shared_at = j->index + s * j->shared.width, own_at = o * j->own.width;
         int64_t row = j->shared_a ? shared_at : own_at, col = j->shared_a ? own_at : shared_at;
