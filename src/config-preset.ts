@@ -133,14 +133,13 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
   chat: domain("conversations, BPE, loss on the assistant's tokens", 6, 256, 8, 256, {
     tokenizer: "bpe",
     vocabSize: 4096,
-    specialTokens: ["<|user|>", "<|assistant|>", "<|end_of_text|>"],
     maskPrompt: true,
     dropout: 0.1,
     lr: 5e-5,
     warmupSteps: 1000,
     batch: 16,
     steps: 10000,
-    samplePrompts: ["<|user|>Hello!<|assistant|>", "<|user|>Who are you?<|assistant|>"],
+    samplePrompts: ["<|user|>Hello!<|end|><|assistant|>", "<|user|>Who are you?<|end|><|assistant|>"],
   }),
   "shakespeare-char": {
     about: "nanoGPT's train_shakespeare_char: 6 layers, 384 wide, 6 heads, context 256",
