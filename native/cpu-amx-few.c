@@ -43,15 +43,27 @@ INLINE void fetch_rows(const char *later, int64_t pitch) {
   }
 }
 
+/* After the products up to k: at the end of a pass its sums are added to c (PANEL, m). */
+INLINE void end_of_pass(int64_t k, int64_t total, int64_t pass, int64_t m, float *c) {
+  if (k % pass && k < total) return;
+  float sums[16 * PANEL] __attribute__((aligned(64)));
+  float *to = k <= pass ? c : sums;
+  _tile_stored(0, to, 4 * m); _tile_stored(1, to + 16 * m, 4 * m); _tile_stored(2, to + 32 * m, 4 * m); _tile_stored(3, to + 48 * m, 4 * m);
+  _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+  if (to == sums)
+    for (int64_t i = 0; i < PANEL * m; i += VL) vstore(c + i, vload(c + i) + vload(sums + i));
+}
+
 static void task(void *ctx, int64_t panel) {
   const Few *f = ctx;
   const Gemm *g = f->g;
   int64_t m = g->m, parts = f->parts, stride = 4 * m, tile = 64 * m, row = panel * PANEL, rows = MIN(PANEL, g->n - row);
   Source w = source_b(g);
   char packed[2][3 * 4 * TILE_BYTES] __attribute__((aligned(64)));
-  float c[16 * PANEL] __attribute__((aligned(64))), sum[16 * PANEL];
+  float c[16 * PANEL] __attribute__((aligned(64))), sum[16 * PANEL]; /* (PANEL, m), and turned */
   KERNEL(amx_configure)(m);
   _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+  if (g->k == 0) memset(c, 0, sizeof c);
   const char *x = (const char *)f->x;
   if (parts == 1) {
     for (int64_t k = 0; k < g->k; k += STEP, x += tile) {
@@ -69,6 +81,7 @@ static void task(void *ctx, int64_t panel) {
       MULTIPLY(1, 7, 4, a + 16 * pitch, pitch) fetch_rows(later + 8 * ld, ld);
       MULTIPLY(2, 6, 4, a + 32 * pitch, pitch) fetch_rows(later + 16 * ld, ld);
       MULTIPLY(3, 7, 4, a + 48 * pitch, pitch) fetch_rows(later + 24 * ld, ld);
+      end_of_pass(k + STEP, g->k, AMX_PASS_1, m, c);
     }
   } else {
     /* Vector and tile units work at the same time: one step is split while the one before is multiplied, a few rows and a few products by turns. */
@@ -103,9 +116,9 @@ static void task(void *ctx, int64_t panel) {
       PART(1, 7, 4, HIGH) PART(2, 6, 4, HIGH) PART(3, 7, 4, HIGH)
       if (whole) split_rows(from, ld, 56, now, later);
       x += 3 * tile;
+      end_of_pass(k, g->k, AMX_PASS_3, m, c);
     }
   }
-  _tile_stored(0, c, stride); _tile_stored(1, c + 16 * m, stride); _tile_stored(2, c + 32 * m, stride); _tile_stored(3, c + 48 * m, stride);
   _tile_release();
   for (int64_t n = 0; n < PANEL; n++)
     for (int64_t i = 0; i < m; i++) sum[i * PANEL + n] = c[n * m + i];

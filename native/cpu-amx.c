@@ -6,8 +6,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* f32 on AMX: x = h + m + l (8 bits of mantissa each), and x·w = hh + hm + mh + mm + hl + lh to 2^-24; products are exact and summed in f32.
-   Subnormals count as 0; a finite |x| ≥ 2^128 (1 - 2^-9) overflows; infinities and NaN give NaN. */
+/* f32 on AMX: x = h + m + l (8 bits of mantissa each), and x·w = hh + hm + mh + mm + hl + lh but for 2^-24; products are exact and summed in f32.
+   Parts below 2^-126 count as 0; |x| ≥ 2^128 (1 - 2^-9) and infinities give NaN. */
 
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 
@@ -38,13 +38,10 @@ static void end(void) { _tile_release(); }
 #define LOAD_A(part) _tile_loadd(4, a + (part) * 2 * TILE_BYTES, 64); _tile_loadd(5, a + ((part) * 2 + 1) * TILE_BYTES, 64);
 #define LOAD_B(part) _tile_loadd(6, b + (part) * 2 * TILE_BYTES, 64); _tile_loadd(7, b + ((part) * 2 + 1) * TILE_BYTES, 64);
 
-/* 32 × 32 of C in tiles 0-3. Order of the six products, A of the caller before B: hl hm mm mh lh hh, also when the operands trade places. */
-INLINE void multiply_tiles(const char *a, const char *b, int64_t depth, int64_t parts, int swapped, int first, const float *c) {
-  if (first) {
-    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-  } else {
-    _tile_loadd(0, c, 64); _tile_loadd(1, c + 256, 64); _tile_loadd(2, c + 512, 64); _tile_loadd(3, c + 768, 64);
-  }
+/* 32 × 32 sums over one pass, from 0, into four tiles of `c`, rows `stride` floats apart. Order of the six products, A of the caller before B:
+   hl hm mm mh lh hh, also when the operands trade places. */
+INLINE void multiply_tiles(const char *a, const char *b, int64_t depth, int64_t parts, int swapped, float *c, int64_t stride) {
+  _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
   for (int64_t d = 0; d < depth; d += STEP, a += parts * 2 * TILE_BYTES, b += parts * 2 * TILE_BYTES) {
     if (parts == 1) {
       LOAD_A(0) LOAD_B(0) FOUR
@@ -64,38 +61,43 @@ INLINE void multiply_tiles(const char *a, const char *b, int64_t depth, int64_t 
       LOAD_A(0) FOUR
     }
   }
-}
-static void keep_tiles(float *c) { _tile_stored(0, c, 64); _tile_stored(1, c + 256, 64); _tile_stored(2, c + 512, 64); _tile_stored(3, c + 768, 64); }
-
-INLINE void multiply_direct(const void *a, const void *b, int64_t depth, int64_t parts, int first, int last, float *c) {
-  multiply_tiles(a, b, depth, parts, 0, first, c);
-  if (!last) { keep_tiles(c); return; }
-  _tile_stored(0, c, 128); _tile_stored(1, c + 16, 128); _tile_stored(2, c + 512, 128); _tile_stored(3, c + 528, 128);
+  _tile_stored(0, c, stride * 4); _tile_stored(1, c + 16, stride * 4); _tile_stored(2, c + 16 * stride, stride * 4); _tile_stored(3, c + 16 * stride + 16, stride * 4);
 }
 
-/* Rows of B are the A tiles: tiles hold C transposed. */
-INLINE void multiply_swapped(const void *a, const void *b, int64_t depth, int64_t parts, int first, int last, float *c) {
-  multiply_tiles(b, a, depth, parts, 1, first, c);
-  keep_tiles(c);
-  if (!last) return;
-  float turned[WIDE * WIDE] __attribute__((aligned(64)));
-  for (int t = 0; t < 4; t++) {
-    vf x[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) x[i] = vload(c + t * 256 + i * 16);
-    vtranspose(x);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) vstore(turned + ((t & 1) * 16 + i) * WIDE + (t >> 1) * 16, x[i]);
+/* The sums of the passes are added in order: small terms are not lost in large sums. swapped: rows of B are the A tiles, and c is turned when done. */
+INLINE void multiply(const void *a, const void *b, int64_t depth, int64_t parts, int swapped, int first, int last, float *c) {
+  float pass[WIDE * WIDE] __attribute__((aligned(64)));
+  if (first && !(swapped && last)) {
+    multiply_tiles(swapped ? b : a, swapped ? a : b, depth, parts, swapped, c, WIDE);
+    return;
   }
-  memcpy(c, turned, sizeof turned);
+  multiply_tiles(swapped ? b : a, swapped ? a : b, depth, parts, swapped, pass, WIDE);
+  if (!swapped || !last) {
+    for (int i = 0; i < WIDE * WIDE; i += VL) vstore(c + i, vload(c + i) + vload(pass + i));
+    return;
+  }
+  if (!first)
+    for (int i = 0; i < WIDE * WIDE; i += VL) vstore(pass + i, vload(c + i) + vload(pass + i));
+  for (int r = 0; r < WIDE; r += 16)
+    for (int s = 0; s < WIDE; s += 16) {
+      vf x[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) x[i] = vload(pass + (r + i) * WIDE + s);
+      vtranspose(x);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) vstore(c + (s + i) * WIDE + r, x[i]);
+    }
 }
 
-#define MULTIPLY(name, parts) \
-  static void name##_##parts(const void *a, const void *b, int64_t depth, int64_t rows, int first, int last, float *c) { (void)rows; name(a, b, depth, parts, first, last, c); }
-MULTIPLY(multiply_direct, 1)
-MULTIPLY(multiply_direct, 3)
-MULTIPLY(multiply_swapped, 1)
-MULTIPLY(multiply_swapped, 3)
+#define MULTIPLY(name, parts, swapped)                                                                                                             \
+  static void name##_##parts(const void *a, const void *b, int64_t depth, int64_t rows, int first, int last, float *c) {                          \
+    (void)rows;                                                                                                                                    \
+    multiply(a, b, depth, parts, swapped, first, last, c);                                                                                         \
+  }
+MULTIPLY(multiply_direct, 1, 0)
+MULTIPLY(multiply_direct, 3, 0)
+MULTIPLY(multiply_swapped, 1, 1)
+MULTIPLY(multiply_swapped, 3, 1)
 
 static void pack_a_direct(const Gemm *g, int64_t row, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_a(g), amx_parts(g), 0, 2, row, k, depth, out); }
 static void pack_b_direct(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_b(g), amx_parts(g), 1, 2, col, k, depth, out); }
@@ -104,7 +106,7 @@ static void pack_b_swapped(const Gemm *g, int64_t col, int64_t k, int64_t depth,
 
 /* Which operand's rows become A tiles is a matter of speed: the products and their order are the same, and so are the bits. */
 Engine KERNEL(engine_amx)(const Gemm *g) {
-  int64_t parts = amx_parts(g), forward = !g->a_trans && g->b_trans, block = parts == 3 ? 256 : 512, bytes = 2 * parts;
+  int64_t parts = amx_parts(g), forward = !g->a_trans && g->b_trans, block = parts == 3 ? AMX_PASS_3 : AMX_PASS_1, bytes = 2 * parts;
   /* Transposing C costs 1/4 cycle per element, packing B transposed parts/8 per element of B and task. */
   if (forward && 2 * g->m < parts * g->k)
     return (Engine){{pack_a_swapped, WIDE, bytes * WIDE}, {pack_b_swapped, WIDE, bytes * WIDE}, STEP, block,
