@@ -33,7 +33,7 @@ export async function run({ config, print }: Invocation<ExportConfig>): Promise<
   if (typeof family !== "string") {
     const value = `${family.none} ${model[family.none]}`
     throw new AlphaError(`export: no class of transformers or llama.cpp computes this model: ${value}: ${family.why}`, {
-      hint: `train with another ${family.none} to share the model; alpha infer and alpha serve run it as it is`,
+      hint: `the next model can be trained with another ${family.none}; alpha infer and alpha eval run this one as it is`,
       code: EXIT.usage,
     })
   }
@@ -53,7 +53,7 @@ export async function run({ config, print }: Invocation<ExportConfig>): Promise<
         hint: "export --format=hf needs none",
         code: EXIT.data,
       })
-    const name = basename(realpathSync(directory.replace(/\/(best|last)$/, "")))
+    const name = basename(realpathSync(directory.replace(/\/checkpoints\/step-\d+$/, "")))
     bytes = writeGguf(out, { ...content, tokenizerJson, chatTemplate, name })
   } else {
     const texts = { ...(tokenizerJson === undefined ? {} : { tokenizerJson }), ...(chatTemplate === undefined ? {} : { chatTemplate }) }

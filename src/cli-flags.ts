@@ -47,7 +47,13 @@ export function parseFlags(argv: readonly string[], fields: Fields, positionals:
     }
   }
   if (switches.help) return { entries: [], ...switches, help: loose.join(" ") }
-  return { entries: [...placed(loose, positionals), ...gathered(found, fields)], ...switches, help: undefined }
+  const entries = placed(loose, positionals)
+  for (const { name, raw } of entries) {
+    const flag = found.find((entry) => entry.name === name)
+    if (flag === undefined) continue
+    throw new AlphaError(`argument ${raw} and ${flag.from} ${flag.raw} both set ${name}`, { hint: "give one of the two", code: EXIT.usage })
+  }
+  return { entries: [...entries, ...gathered(found, fields)], ...switches, help: undefined }
 }
 
 type Meaning =
@@ -104,7 +110,10 @@ function fieldValue(
     if (next !== "true" && next !== "false") return { raw: "true", usedNext: false }
     throw new AlphaError(`${flag} ${next}: a switch takes its value after =`, { hint: `write ${flag}=${next}`, code: EXIT.usage })
   }
-  if (field.bare !== undefined) return { raw: field.bare, usedNext: false }
+  if (field.bare !== undefined) {
+    if (next === undefined || next.startsWith("-")) return { raw: field.bare, usedNext: false }
+    throw new AlphaError(`${flag} ${next}: its value stands after =`, { hint: `write ${flag}=${next}`, code: EXIT.usage })
+  }
   if (next !== undefined && (!next.startsWith("-") || next === "-" || /^-[\d.]/.test(next))) return { raw: next, usedNext: true }
   throw new AlphaError(`${flag}: a value is missing`, { hint: `write ${flag}=VALUE`, code: EXIT.usage })
 }

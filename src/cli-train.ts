@@ -1,8 +1,8 @@
 /** `alpha train`: starts or continues a run and shows it. */
 import { existsSync } from "node:fs"
-import { basename, join } from "node:path"
+import { basename, join, resolve } from "node:path"
 import { buildInfo } from "./base-build.ts"
-import { EXIT } from "./base-error.ts"
+import { AlphaError, EXIT } from "./base-error.ts"
 import type { Base, Invocation } from "./cli-command.ts"
 import { jsonLines, trainConsole } from "./cli-train-console.ts"
 import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
@@ -15,6 +15,12 @@ export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | 
   if (values.resume !== undefined) {
     const directory = resumed(values)
     const record = readRecord(directory)
+    const other = values.run === undefined ? directory : runDirectory(values.runsDir, values.run).directory
+    if (resolve(other) !== resolve(directory))
+      throw new AlphaError(`train: resume ${directory} (--resume) and run ${other} (--run) are two runs`, {
+        hint: `leave --run out; a new run from its weights: --init=${directory} --run=NAME`,
+        code: EXIT.usage,
+      })
     return { values: { ...record.config, run: directory, resume: directory }, from: `run ${directory}` }
   }
   if (values.init === undefined) return undefined
@@ -33,6 +39,7 @@ function resumed({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "re
 export async function run({ config, loaded, json }: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
   const resume = config.resume !== undefined
   const directory = resume ? resumed(config) : runDirectory(config.runsDir, config.run ?? defaultName(config)).directory
+  if (resume) refuseOther(directory, config)
   const { commit, version } = buildInfo()
   const engine = startEngine()
   const view = json ? jsonLines() : trainConsole()
@@ -59,6 +66,21 @@ export async function run({ config, loaded, json }: Invocation<TrainInput, typeo
     view.close()
     engine.close()
     process.off("SIGINT", onSignal).off("SIGTERM", onSignal)
+  }
+}
+
+/** Settings that what a checkpoint holds was made with: under another one its moments and counters mean something else. */
+const KEPT = ["optimizer", "precision", "seed"] as const
+
+function refuseOther(directory: string, config: TrainInput): void {
+  const { config: before } = readRecord(directory)
+  for (const name of KEPT) {
+    const was = before[name]?.value
+    if (was === undefined || was === config[name]) continue
+    throw new AlphaError(`run ${directory} was trained with ${name} ${was}, the configuration says ${config[name]}`, {
+      hint: `leave --${name} out, or start a new run from its weights: --init=${directory}`,
+      code: EXIT.usage,
+    })
   }
 }
 

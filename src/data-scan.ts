@@ -40,13 +40,8 @@ export async function scanText(source: Source, onBytes: (done: number) => void):
     hasher.update(block)
     const bytes = carry.length > 0 ? Buffer.concat([carry, block]) : block
     const start = at - carry.length
-    const nul = bytes.indexOf(0)
-    if (nul >= 0) throw notText(source, start + nul, bytes[nul]!, at === 0 ? block : undefined)
     const whole = bytes.length - cutCharacter(bytes)
-    if (!isUtf8(bytes.subarray(0, whole))) {
-      const bad = firstInvalidUtf8(bytes.subarray(0, whole))
-      throw notText(source, start + bad, bytes[bad]!, at === 0 ? block : undefined)
-    }
+    checkText(source, bytes.subarray(0, whole), start)
     carry = bytes.slice(whole)
     const count = countCharacters(block)
     perBlock.push(count)
@@ -56,6 +51,14 @@ export async function scanText(source: Source, onBytes: (done: number) => void):
   }
   if (carry.length > 0) throw notText(source, at - carry.length, carry[0]!, undefined)
   return { sha256: hasher.digest("hex"), characters, perBlock }
+}
+
+/** Throws AlphaError naming file and offset unless `bytes`, which stand at `at` of `source` and cut no character, are UTF-8 text. */
+export function checkText(source: Source, bytes: Uint8Array, at: number): void {
+  const nul = bytes.indexOf(0)
+  if (nul < 0 && isUtf8(bytes)) return
+  const bad = nul >= 0 ? nul : firstInvalidUtf8(bytes)
+  throw notText(source, at + bad, bytes[bad]!, at === 0 ? bytes : undefined)
 }
 
 /** Byte offset of character `index` (0 ≤ index ≤ characters) of a scanned file. */

@@ -5,6 +5,7 @@ import { AlphaError } from "./base-error.ts"
 import { withFile } from "./base-file.ts"
 import { chatSpecials } from "./data-chat.ts"
 import { parseRow } from "./data-row.ts"
+import { checkText } from "./data-scan.ts"
 import { findSources } from "./data-source.ts"
 import type { Source } from "./data-types.ts"
 
@@ -37,43 +38,44 @@ export async function openText(data: string, cacheDir: string): Promise<TextStre
 /** True for a rows file whose first row is a conversation. */
 function isChat(source: Source): boolean {
   if (source.kind !== "rows") return false
-  for (const block of blocks(source)) for (const row of rowsOf(source, block)) return "messages" in row
+  for (const row of rowsOf(source)) return "messages" in row
   return false
 }
 
 function* textsOf(sources: readonly Source[], without: readonly string[]): Generator<Uint8Array | string> {
   const marks = without.length === 0 ? undefined : new RegExp(without.map((text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|"))
   for (const source of sources) {
-    for (const block of blocks(source)) {
-      for (const text of source.kind === "rows" ? rowTexts(source, block) : [block]) {
-        if (marks === undefined) yield text
-        else yield* new TextDecoder().decode(Buffer.from(text)).split(marks)
-      }
+    for (const text of source.kind === "rows" ? rowTexts(source) : blocks(source)) {
+      if (marks === undefined) yield text
+      else yield* new TextDecoder().decode(Buffer.from(text)).split(marks)
     }
   }
 }
 
-function* rowTexts(source: Source, block: Uint8Array): Generator<string> {
-  for (const row of rowsOf(source, block)) {
+function* rowTexts(source: Source): Generator<string> {
+  for (const row of rowsOf(source)) {
     if ("text" in row) yield row.text
     else for (const { content } of row.messages) yield content
   }
 }
 
-function* rowsOf(source: Source, block: Uint8Array): Generator<ReturnType<typeof parseRow>> {
-  for (const line of new TextDecoder().decode(block).split("\n")) {
-    if (line.trim() === "") continue
-    try {
-      yield parseRow(line)
-    } catch (error) {
-      if (!(error instanceof AlphaError)) throw error
-      const start = JSON.stringify(line.slice(0, 60))
-      throw new AlphaError(`data ${source.name}: ${error.message} (row ${start})`, { hint: error.hint, code: error.code, cause: error })
+function* rowsOf(source: Source): Generator<ReturnType<typeof parseRow>> {
+  let number = 0
+  for (const block of blocks(source)) {
+    for (const line of new TextDecoder().decode(block).replace(/\n$/, "").split("\n")) {
+      number++
+      if (line.trim() === "") continue
+      try {
+        yield parseRow(line)
+      } catch (error) {
+        if (!(error instanceof AlphaError)) throw error
+        throw new AlphaError(`data ${source.name} line ${number}: ${error.message}`, { hint: error.hint, code: error.code, cause: error })
+      }
     }
   }
 }
 
-/** Whole lines of about BLOCK bytes. A line longer than MAX_LINE is cut between characters. */
+/** Whole lines of about BLOCK bytes; throws at what is not UTF-8 text, before a tokenizer learns from it. A line longer than MAX_LINE is cut between characters. */
 function* blocks(source: Source): Generator<Uint8Array> {
   const file = withFile("read", source.path, () => openSync(source.path, "r"))
   try {
@@ -91,6 +93,7 @@ function* blocks(source: Source): Generator<Uint8Array> {
         continue
       }
       if (end === 0) for (end = bytes.length - 1; (bytes[end]! & 0xc0) === 0x80; ) end--
+      checkText(source, bytes.subarray(0, end), at)
       yield bytes.subarray(0, end)
       at += end
       size = BLOCK

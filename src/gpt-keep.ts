@@ -1,7 +1,7 @@
 /** The checkpoints of a run: where they lie, the best and last links, which are kept. */
 
 import { existsSync, lstatSync, readdirSync, readlinkSync, renameSync, rmSync, symlinkSync } from "node:fs"
-import { basename, dirname, join, relative } from "node:path"
+import { basename, dirname, isAbsolute, join, relative } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { fsyncPath, temporaryName, withFile } from "./base-file.ts"
 import { REPLACED } from "./gpt-checkpoint.ts"
@@ -25,7 +25,8 @@ export function listCheckpoints(runDir: string): { step: number; dir: string }[]
 
 /**
  * The model directory that a path means: of a run its best checkpoint, or its last while no evaluation has run; else the path itself.
- * With `runsDir` a bare name may be that of a run there.
+ * With `runsDir` a bare name may be that of a run there. Links are followed here, once: a trainer may move them between two reads, and
+ * the weights of one checkpoint would be compared with the checksums of another.
  */
 export function modelDirectory(path: string, runsDir?: string): string {
   const names = ["best", "last"] as const
@@ -36,11 +37,19 @@ export function modelDirectory(path: string, runsDir?: string): string {
       hint: "give a run, a checkpoint or a Hugging Face model directory",
       code: EXIT.data,
     })
-  if (!existsSync(join(path, "checkpoints"))) return path
+  if (!existsSync(join(path, "checkpoints"))) return followed(path)
   const found = names.find((name) => existsSync(join(path, name)))
   if (found === undefined)
     throw new AlphaError(`${path}: the run has no checkpoint yet`, { hint: "wait for its first checkpoint", code: EXIT.data })
-  return join(path, found)
+  return followed(join(path, found))
+}
+
+/** The directory behind a best or last link. */
+function followed(path: string): string {
+  const link = path.replace(/\/+$/, "")
+  if (!["best", "last"].includes(basename(link)) || !lstatSync(link).isSymbolicLink()) return path
+  const target = readlinkSync(link)
+  return isAbsolute(target) ? target : join(dirname(link), target)
 }
 
 /** Points `best` or `last` of a run at a checkpoint directory, replacing the link in one step. */

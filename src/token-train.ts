@@ -126,7 +126,7 @@ function trainPlain(
     throw new AlphaError(
       `vocabSize ${options.vocabSize}: the text has ${rows.length} different ${kind}s, and ${special.length} special tokens were asked for`,
       {
-        hint: `pass --vocabSize=${rows.length + special.length} or more, or an unknown token (--unknown="<unk>")`,
+        hint: `pass --vocabSize=${rows.length + special.length} or more, or an unknown token (alpha tokenizer build --unknown="<unk>")`,
         code: EXIT.usage,
       },
     )

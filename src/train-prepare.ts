@@ -160,7 +160,7 @@ function chooseModel(
   for (const field of FIXED) {
     if (known !== undefined && values[field] !== known[field]) {
       throw new AlphaError(`${source} has ${field} ${known[field]}, the configuration says ${values[field]}`, {
-        hint: `leave --${field} out, or start a new run without --init`,
+        hint: `leave --${field} out, or start a new run without those weights`,
         code: EXIT.usage,
       })
     }

@@ -59,7 +59,9 @@ test("switches: --x, --x=false, --no-x, --noX; optional values need =", () => {
   expect(values("--noDecayList=wpe", "--norm=rmsnorm")).toEqual({ noDecayList: ["wpe"].join(), norm: "rmsnorm" })
   expect(values("--resume")).toEqual({ resume: "newest" })
   expect(values("--resume=first", "book.txt")).toEqual({ resume: "first", data: "book.txt" })
-  expect(values("--resume", "book.txt")).toEqual({ resume: "newest", data: "book.txt" })
+  expect(values("--resume", "--data=book.txt")).toEqual({ resume: "newest", data: "book.txt" })
+  expect(refusal("--resume", "first").hint).toBe("write --resume=first") // not the newest run, on data called "first"
+  expect(refusal("--data=a.txt", "b.txt").message).toBe("argument b.txt and --data a.txt both set data")
   expect(refusal("--bias", "false").hint).toBe("write --bias=false")
   expect(refusal("--no-bias=true").message).toBe("--no-bias=true: takes no value")
   expect(refusal("--no-lr").message).toBe("unknown flag --no-lr")

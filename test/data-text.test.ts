@@ -202,7 +202,16 @@ describe("texts for a tokenizer", () => {
     expect(await read(chat)).toEqual(["two", "three"])
     expect((await openText(chat, root))!.specials).toEqual(["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"])
     const bad = file('{"texts": 1}', "x.jsonl")
-    await expect(openText(bad, root)).rejects.toThrow(`data ${bad}: expected a field text, messages or instruction, found texts`)
+    await expect(openText(bad, root)).rejects.toThrow(`data ${bad} line 1: expected a field text, messages or instruction, found texts`)
+    await expect(read(file('{"text": "one"}\n\n{"text": }\n', "x.jsonl"))).rejects.toThrow("x.jsonl line 3: not valid JSON")
+  })
+
+  test("what is no text is refused by file and offset, before a tokenizer learns from it", async () => {
+    const latin = file(Buffer.from("caf\xe9", "latin1"))
+    await expect(read(latin)).rejects.toThrow(`data ${latin}: not UTF-8 text, byte 0xe9 at offset 3`)
+    const late = file(Buffer.concat([Buffer.from("line\n".repeat(300_000)), Buffer.from([0x61, 0])]))
+    await expect(read(late)).rejects.toThrow("binary data (a NUL byte), byte 0x00 at offset 1500001")
+    await expect(read(file(Buffer.from("\ufeffhello", "utf16le")))).rejects.toThrow("this is UTF-16 text")
   })
 
   test("shards and random tokens have no text", async () => {

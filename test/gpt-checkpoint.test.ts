@@ -401,12 +401,12 @@ describe("the checkpoints of a run", () => {
     expect(messageOf(() => modelDirectory(run))).toContain("the run has no checkpoint yet")
     expect(messageOf(() => modelDirectory(join(work, "none")))).toContain("no such directory")
     setLink(run, "last", checkpointPath(run, 20))
-    expect(modelDirectory(run)).toBe(join(run, "last"))
+    expect(modelDirectory(run)).toBe(checkpointPath(run, 20))
     setLink(run, "last", checkpointPath(run, 1000000))
     setLink(run, "best", checkpointPath(run, 100))
     expect(readlinkSync(join(run, "last"))).toBe("checkpoints/step-1000000")
     expect(readFileSync(join(modelDirectory(run), "config.json"), "utf8")).toBe("100")
-    expect(modelDirectory(join(run, "last"))).toBe(join(run, "last"))
+    expect(modelDirectory(join(run, "last"))).toBe(checkpointPath(run, 1000000)) // the link may move while the files are read
     expect(readdirSync(run).sort()).toEqual(["best", "checkpoints", "last"])
   })
 

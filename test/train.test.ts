@@ -114,6 +114,15 @@ describe("errors", () => {
     expect((await outcome(alpha("--run=shape", "--steps=2"))).code).toBe(0)
     const { code, err } = await outcome(alpha("--resume=shape", "--steps=4", "--nEmbd=32"))
     expect([code, err]).toEqual([2, expect.stringContaining("has nEmbd 16, the configuration says 32")])
+    const contradicting = {
+      "--optimizer=lion": "optimizer adamw, the configuration says lion",
+      "--seed=5": "says 5",
+      "--run=other": "are two runs",
+    }
+    for (const [flag, message] of Object.entries(contradicting)) {
+      const refused = await outcome(alpha("--resume=shape", "--steps=4", flag))
+      expect([refused.code, refused.err]).toEqual([2, expect.stringContaining(message)])
+    }
   }, 60_000)
 
   test("a run that cannot start leaves no directory", async () => {
