@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "cpu.h"
+#include "kernel.h"
 
 /* One job at a time. Tasks are handed out by a counter, so which thread runs a task varies; what a task writes must not.
    `turn` packs the job number (high half) with the tasks left (low half): a worker late for job j can take no task of job j+1,
@@ -61,6 +62,7 @@ static void work(uint32_t job) {
 static void *worker(void *arg) {
   int64_t number = (intptr_t)arg;
   uint32_t seen = 0;
+  float_mode_flush();
   for (;;) {
     uint32_t job;
     for (int spin = 0; (job = atomic_load(&pool.job)) == seen && spin < SPIN; spin++) relax();

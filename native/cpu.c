@@ -46,11 +46,13 @@ static int64_t now(void) {
 /** Runs commands [from, to) in order; stops early once `budget` nanoseconds have passed. Returns the index after the last one run. */
 int64_t commands_run(const Command *commands, int64_t from, int64_t to, int64_t budget) {
   int64_t end = now() + budget;
+  uint64_t mode = float_mode_flush();
   while (from < to) {
     commands[from].run(commands[from].args);
     from++;
     if (now() >= end) break;
   }
+  float_mode_set(mode);
   return from;
 }
 
