@@ -259,14 +259,25 @@ function report(error: unknown): number {
   return known ? error.code : EXIT.failure
 }
 
+/** Exit code of a process whose standard output can no longer be written; undefined while it can. */
+let outputExit: number | undefined
+
+/** A reader that closes the pipe early (alpha … | head) has what it wanted; a command that saves its work when it is stopped does so first. */
+function outputClosed(error: NodeJS.ErrnoException): void {
+  if (outputExit !== undefined) return
+  outputExit = error.code === "EPIPE" ? EXIT.ok : EXIT.failure
+  if (outputExit !== EXIT.ok) process.stderr.write(`alpha: cannot write standard output: ${error.message}\n`)
+  if (process.listenerCount("SIGTERM") === 0) process.exit(outputExit)
+  process.emit("SIGTERM", "SIGTERM")
+}
+
 /** The whole process, from arguments to exit. */
 async function start(): Promise<never> {
-  // A reader that closes the pipe early (alpha … | head) has what it wanted.
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? EXIT.ok : EXIT.failure))
+  process.stdout.on("error", outputClosed)
   const code = await main(process.argv.slice(2)).catch(report)
   // Everything written must be out before the exit ends the workers.
   await new Promise((resolve) => process.stdout.write("", resolve))
-  process.exit(code)
+  process.exit(outputExit ?? code)
 }
 
 if (import.meta.main) void start()

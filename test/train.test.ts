@@ -82,6 +82,16 @@ describe("resume", () => {
 })
 
 describe("errors", () => {
+  test("a reader that closes the pipe ends the run as a signal does: checkpoint, exit 0", async () => {
+    const child = alpha("--run=pipe", "--steps=100000", "--evalInterval=none", "--logInterval=1", "--json")
+    const reader = child.stdout.getReader()
+    while (!new TextDecoder().decode((await reader.read()).value).includes('"step":3,')) {}
+    await reader.cancel()
+    expect(await child.exited).toBe(0)
+    expect(existsSync(join(runsDir, "pipe/last/model.safetensors"))).toBe(true)
+    expect(existsSync(join(runsDir, "pipe/lock"))).toBe(false)
+  }, 60_000)
+
   test("a second trainer on a run is refused while the first lives", async () => {
     const first = alpha("--run=locked", "--steps=100000", "--evalInterval=none", "--json")
     await first.stdout.getReader().read()
