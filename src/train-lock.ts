@@ -20,7 +20,7 @@ export function lockRun(dir: string): () => void {
   const temporary = temporaryName(path)
   try {
     writeFileSync(temporary, `${JSON.stringify(mine)}\n`)
-    for (let attempt = 0; attempt < 3; attempt++) {
+    for (let attempt = 0; attempt < 5; attempt++) {
       try {
         linkSync(temporary, path)
         return () => rmSync(path, { force: true })
@@ -34,12 +34,28 @@ export function lockRun(dir: string): () => void {
           code: EXIT.busy,
         })
       }
-      renameSync(path, `${path}.stale.${process.pid}`) // one taker wins the rename; the loser's link fails and looks again
-      rmSync(`${path}.stale.${process.pid}`, { force: true })
+      removeStale(path, holder)
     }
     throw new AlphaError(`run ${dir}: the lock changes hands too fast`, { hint: "start one trainer", code: EXIT.busy })
   } finally {
     rmSync(temporary, { force: true })
+  }
+}
+
+/**
+ * Takes a dead holder's lock away. Several takers may judge the same lock: one wins the rename, the others find nothing, or the winner's new
+ * lock, which goes back to its place.
+ */
+function removeStale(path: string, dead: Holder | undefined): void {
+  const stale = `${path}.stale.${process.pid}`
+  try {
+    renameSync(path, stale)
+    const taken = readHolder(stale)
+    if (taken !== undefined && (taken.pid !== dead?.pid || taken.started !== dead.started)) linkSync(stale, path)
+  } catch (error) {
+    if (!["ENOENT", "EEXIST"].includes((error as NodeJS.ErrnoException).code ?? "")) throw fileError("lock", path, error)
+  } finally {
+    rmSync(stale, { force: true })
   }
 }
 
