@@ -6,7 +6,7 @@
    16 × 16 words of a pair. An f32 operand is split into PARTS = 3 bf16 (high, middle, low: 24 bits, nothing lost), a bf16 one has 1 part.
    A panel (32 rows or columns) is [step][part][2 tiles].
    Sums run over a pass (so deep with so many parts), then the sums of the passes are added: one order, whatever the shape. */
-enum { STEP = 32, TILE_BYTES = 1024, WIDE = 32, AMX_PASS_1 = 1024, AMX_PASS_3 = 256 };
+enum { STEP = 32, TILE_BYTES = 1024, WIDE = 32, AMX_PASS_1 = 1024, AMX_PASS_3 = 384 };
 
 INLINE int64_t amx_parts(const Gemm *g) { return g->a_type == F32 && g->b_type == F32 ? 3 : 1; }
 

@@ -3,7 +3,7 @@
 
 /* The smaller operand is packed once, by all threads, for everyone (shared); of the larger one each task packs what it alone needs (own). */
 enum { GROUP_WIDTH = 1024, GROUP_BYTES = 8 << 20 }; /* bounds of what is packed as shared at a time */
-enum { TASK_WIDTH = 256 };                          /* of the own operand */
+enum { TASK_WIDTH = 256, CHUNK = 8 };                /* of the own operand; panels of B */
 
 /* One group: panels from `index` on of the shared operand, over depth [k, k + depth) of the sum. */
 typedef struct Job {
@@ -48,11 +48,11 @@ void KERNEL(gemm_store)(const Gemm *g, int64_t row, int64_t rows, int64_t col, i
   else store(g, row, rows, col, cols, sum, stride, BF16, 0);
 }
 
-/* Asks for the lines of C that a tile will be stored to, while it is computed. Worth it where neighbours in time are not neighbours along a row (4 ×). */
+/* Asks for the lines of C that a tile of a weight's gradient will be stored to, while it is computed: they have not been used for a whole step. */
 static void fetch_tile(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols) {
   int64_t size = type_bytes(g->c_type);
   for (int64_t r = row; r < row + rows; r++)
-    for (int64_t x = 0; x < cols * size; x += 64) __builtin_prefetch((char *)g->c + (r * g->ldc + col) * size + x, 1, 3);
+    for (int64_t x = 0; x < cols * size; x += 64) __builtin_prefetch((char *)g->c + (r * g->ldc + col) * size + x, 0, 2);
 }
 
 static void pack_task(void *ctx, int64_t i) {
@@ -67,6 +67,7 @@ static void multiply_task(void *ctx, int64_t i) {
   const Engine *e = &j->e;
   int64_t s0 = i % j->tasks_shared * j->task_shared, s1 = MIN(s0 + j->task_shared, j->shared_panels);
   int64_t o0 = i / j->tasks_shared * j->task_own, o1 = MIN(o0 + j->task_own, j->own_panels);
+  int64_t a0 = j->shared_a ? s0 : o0, a1 = j->shared_a ? s1 : o1, b0 = j->shared_a ? o0 : s0, b1 = j->shared_a ? o1 : s1;
   int64_t tile = e->a.width * e->b.width, one_pass = !j->tiles && j->depth <= e->k_block, tiles = one_pass ? 1 : j->task_shared * j->task_own;
   int64_t own_bytes = ceil_div(MIN(e->k_block, j->depth), e->k_step) * e->k_step * j->own.bytes;
   char *own = scratch(SCRATCH_GEMM_B, (size_t)(j->task_own * own_bytes));
@@ -75,20 +76,21 @@ static void multiply_task(void *ctx, int64_t i) {
   for (int64_t k = 0; k == 0 || k < j->depth; k += e->k_block) {
     int64_t depth = MIN(e->k_block, j->depth - k), padded = ceil_div(depth, e->k_step) * e->k_step;
     int first = j->k + k == 0, last = j->k + k + depth >= g->k;
-    for (int64_t s = s0; s < s1; s++) {
-      const char *shared_panel = j->packed + s * j->panel_bytes + k * j->shared.bytes;
-      for (int64_t o = o0; o < o1; o++) {
-        char *own_panel = own + (o - o0) * own_bytes;
-        if (s == s0) j->own.pack(g, o * j->own.width, j->k + k, depth, own_panel);
-        float *sum = one_pass ? c : c + ((s - s0) * j->task_own + o - o0) * tile;
-        int64_t shared_at = j->index + s * j->shared.width, own_at = o * j->own.width;
-        int64_t row = j->shared_a ? shared_at : own_at, col = j->shared_a ? own_at : shared_at;
-        int64_t rows = MIN(e->a.width, g->m - row), cols = MIN(e->b.width, g->n - col);
-        if (last && !j->shared_a) fetch_tile(g, row, rows, col, cols);
-        e->multiply(j->shared_a ? shared_panel : own_panel, j->shared_a ? own_panel : shared_panel, padded, rows, first, last, sum);
-        if (last) KERNEL(gemm_store)(g, row, rows, col, cols, sum, e->b.width);
-      }
-    }
+    /* Along rows of C, so far that what is used of B stays in the second-level cache. */
+    for (int64_t b = b0; b < b1; b += CHUNK)
+      for (int64_t pa = a0; pa < a1; pa++)
+        for (int64_t pb = b; pb < MIN(b + CHUNK, b1); pb++) {
+          int64_t s = j->shared_a ? pa : pb, o = j->shared_a ? pb : pa;
+          int64_t row = pa * e->a.width + (j->shared_a ? j->index : 0), col = pb * e->b.width + (j->shared_a ? 0 : j->index);
+          int64_t rows = MIN(e->a.width, g->m - row), cols = MIN(e->b.width, g->n - col);
+          const char *shared_panel = j->packed + s * j->panel_bytes + k * j->shared.bytes;
+          char *own_panel = own + (o - o0) * own_bytes;
+          float *sum = one_pass ? c : c + ((s - s0) * j->task_own + o - o0) * tile;
+          if (s == s0) j->own.pack(g, o * j->own.width, j->k + k, depth, own_panel);
+          if (last && g->a_trans) fetch_tile(g, row, rows, col, cols);
+          e->multiply(j->shared_a ? shared_panel : own_panel, j->shared_a ? own_panel : shared_panel, padded, rows, first, last, sum);
+          if (last) KERNEL(gemm_store)(g, row, rows, col, cols, sum, e->b.width);
+        }
   }
   if (e->end) e->end();
 }

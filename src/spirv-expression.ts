@@ -2,7 +2,7 @@
 import { type Callback, isMatrix, isPlain, type MatrixDetail, type Node } from "./spirv-node.ts"
 import { OPERATIONS, type OperationName } from "./spirv-operation.ts"
 import type { Recorder } from "./spirv-record.ts"
-import { f32, type MatrixType, type Plain, plain, type ScalarName, type Type, u32 } from "./spirv-type.ts"
+import { f32, type MatrixType, type Plain, plain, type ScalarName, type Type, typeName, u32 } from "./spirv-type.ts"
 import type { F32, ValueOf } from "./spirv-value.ts"
 
 /** A recorded value. The interfaces of spirv-value say which of its methods exist for which type. */
@@ -113,7 +113,9 @@ class MatrixExpression {
   /** The function recorded from `fn`, once per list of parameter types. */
   private callback(fn: (...parameters: never[]) => unknown, types: readonly Plain[]): Callback {
     const { recorder } = this
-    const known = recorder.callbacks.get(fn)?.find(({ parameters }) => parameters.every(({ type }, i) => type === types[i]))
+    const known = recorder.callbacks
+      .get(fn)
+      ?.find(({ parameters }) => `${parameters.map(({ type }) => typeName(type as Plain))}` === `${types.map(typeName)}`)
     if (known !== undefined) return known
     const parameters: Node[] = []
     let result: Node | undefined

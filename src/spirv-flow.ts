@@ -1,7 +1,7 @@
 /** Control flow of a body: variables, ifs, loops, barriers, shared memory, where the lane is. */
 import { nodeOf, operandOf, value, vectorOf } from "./spirv-expression.ts"
 import { type BufferOf, type BufferSpec, MemoryValue, type SharedArray, type SharedElement, type Storable } from "./spirv-memory.ts"
-import { type Access, type Builtin, isPlain, type Node } from "./spirv-node.ts"
+import { type Access, type Block, type Builtin, isPlain, type Node } from "./spirv-node.ts"
 import type { Recorder } from "./spirv-record.ts"
 import { f32, i32, type MatrixType, type Plain, u32 } from "./spirv-type.ts"
 import type { Bool, F32, FloatVector, I32, IntVector, OperandOf, U32, U64, UintVector, ValueOf } from "./spirv-value.ts"
@@ -20,7 +20,8 @@ export interface LoopOptions {
 }
 
 export class Flow {
-  private depth = 0
+  /** Blocks that are bodies of loops. */
+  private readonly loops = new Set<Block>()
 
   constructor(
     /** For the language itself; a body has no use for it. */
@@ -121,9 +122,9 @@ export class Flow {
     const { recorder } = this
     const bounds = [start, end, step].map((bound) => operandOf(recorder, bound, u32))
     let counter: Node | undefined
-    const block = recorder.inside(recorder.block, () => {
+    const block = this.loop(recorder.block, () => {
       counter = recorder.add({ kind: "counter" }, u32)
-      this.counted(() => body(value<typeof u32>(recorder, counter!)))
+      body(value<typeof u32>(recorder, counter))
     })
     recorder.add({ kind: "for", counter: counter!, body: block, unroll: options.unroll === true }, undefined, bounds)
   }
@@ -134,20 +135,23 @@ export class Flow {
     const testBlock = recorder.inside(recorder.block, () => {
       condition = nodeOf(test())
     })
-    const block = recorder.inside(testBlock, () => this.counted(body))
+    const block = this.loop(testBlock, body)
     recorder.add({ kind: "while", test: testBlock, condition: condition!, body: block }, undefined)
+  }
+
+  private loop(parent: Block, body: () => void): Block {
+    return this.recorder.inside(parent, () => {
+      this.loops.add(this.recorder.block)
+      body()
+    })
   }
 
   /** Leaves the innermost loop where `condition` holds. */
   breakIf(condition: Bool): void {
-    if (this.depth === 0) this.recorder.fail("breakIf outside a loop")
+    let block: Block | undefined = this.recorder.block
+    while (block !== undefined && !this.loops.has(block)) block = block.parent
+    if (block === undefined) this.recorder.fail("breakIf outside a loop")
     this.recorder.add({ kind: "break" }, undefined, [nodeOf(condition)])
-  }
-
-  private counted(body: () => void): void {
-    this.depth++
-    body()
-    this.depth--
   }
 
   /**

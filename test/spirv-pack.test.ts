@@ -64,10 +64,11 @@ const everything = kernel({
     const sum = k.workgroupSum(v.toI32()).toF32().add(k.workgroupMax(bits).toF32())
     k.while(
       () => shared.at(0).lt(step),
-      () => k.breakIf(voted.not()),
+      () => k.if(voted, () => k.breakIf(v.lt(1))),
     )
+    const [, second] = x.pack(8).at(wide)
     k.for(0, 4, 1, (i) => far.set(i, far.at(i).mul(rate)), { unroll: true })
-    y.set(k.lane, k.vector(v, sum, scale, k.subgroupInclusiveAdd(v)).max(k.vector(v, v, v, v).tanh()))
+    y.set(k.lane, k.vector(v, sum, scale.add(second!), k.subgroupInclusiveAdd(v)).max(k.vector(v, v, v, v).tanh()))
   },
 })
 
