@@ -51,6 +51,10 @@ export function endOfTextName(tokenizer: Tokenizer): string | undefined {
   return endNames.find((name) => tokenizer.special.has(name))
 }
 
+/** Bytes of text behind each id, for bits per byte; undefined where an unknown token can stand for any text. */
+export const exactByteLengths = (tokenizer: Tokenizer): Uint32Array | undefined =>
+  tokenizer.unknown === undefined ? byteLengthsOf(tokenizer) : undefined
+
 /** Bytes of text behind each id; 0 for special tokens. */
 export function byteLengthsOf(tokenizer: Tokenizer): Uint32Array {
   return Uint32Array.from({ length: tokenizer.vocabSize }, (_, id) => tokenizer.tokenBytes(id).length)

@@ -4,7 +4,7 @@ import { basename } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { sha256 } from "./base-file.ts"
 import { HEADER_BYTES } from "./data-cache.ts"
-import { byteLengthsOf, endOfTextName } from "./data-encode.ts"
+import { endOfTextName, exactByteLengths } from "./data-encode.ts"
 import { prepareTokens } from "./data-prepare.ts"
 import { mappedReader, type TokenLayout } from "./data-reader.ts"
 import { openShard, type ShardSlice, shardLayout } from "./data-shard.ts"
@@ -20,7 +20,7 @@ export async function textDataset(name: string, pieces: readonly Piece[], tokeni
   const { width, tokens, bytes, documents, counted } = info
   const reader = mappedReader(path, { width, offset: HEADER_BYTES, length: tokens })
   const endOfText = requireEnd(name, documents, tokenizer, options)
-  const byteLengths = byteLengthsOf(tokenizer)
+  const byteLengths = exactByteLengths(tokenizer)
   return { name, tokens, bytes, documents, counted, hash: info.sha256, endOfText, byteLengths, read: reader.read, close: reader.close }
 }
 
@@ -63,7 +63,7 @@ export function splitShards(sources: readonly Source[], fraction: number): { tra
 export async function shardDataset(name: string, ranges: readonly Range[], options: DataOptions): Promise<Dataset> {
   const { tokenizer, onProgress } = options
   const limit = Math.min(options.vocabSize ?? Infinity, tokenizer?.vocabSize ?? Infinity)
-  const byteLengths = tokenizer && byteLengthsOf(tokenizer)
+  const byteLengths = tokenizer && exactByteLengths(tokenizer)
   const endName = tokenizer && endOfTextName(tokenizer)
   const endOfText = endName === undefined ? undefined : tokenizer?.special.get(endName)
   const total = ranges.reduce((sum, { layout, from, to }) => sum + (to - from) * layout.width, 0)

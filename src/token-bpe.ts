@@ -72,6 +72,7 @@ export class Bpe implements Tokenizer {
   readonly kind = "bpe"
   readonly vocabSize: number
   readonly special: ReadonlyMap<string, number>
+  readonly unknown = undefined
   readonly pattern: PatternName
   readonly #parts: BpeParts
   readonly #bytes: TokenBytes

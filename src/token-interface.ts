@@ -15,6 +15,8 @@ export interface Tokenizer {
   readonly pattern: PatternName | undefined
   /** Special tokens by their text, for example <|endoftext|> → 50256. */
   readonly special: ReadonlyMap<string, number>
+  /** The token that stands for text outside the vocabulary, whose bytes are then lost; undefined where such text is refused or cannot be. */
+  readonly unknown: number | undefined
   /** Ids of `text` (a string, or UTF-8 bytes). Throws AlphaError naming the character and its byte offset when it cannot be encoded. */
   encode(text: string | Uint8Array, options?: EncodeOptions): Int32Array
   /** Text of `ids`; U+FFFD where the bytes are not UTF-8; special tokens by their text. Throws AlphaError on an id outside the vocabulary. */

@@ -34,13 +34,13 @@ export class Plain implements Tokenizer {
   readonly vocabSize: number
   readonly pattern: PatternName | undefined
   readonly special: ReadonlyMap<string, number>
+  readonly unknown: number | undefined
   readonly #parts: PlainParts
   readonly #split: Splitter
   readonly #ids = new Map<string, number>()
   readonly #bytes: TokenBytes
   readonly #specialIds: ReadonlySet<number>
   readonly #matchers: AddedMatchers
-  readonly #unknownId: number | undefined
   /** Made when the first text comes. */
   #cache: PieceCache | undefined
 
@@ -72,8 +72,8 @@ export class Plain implements Tokenizer {
     this.special = new Map(parts.added.filter((token) => token.special).map((token) => [token.content, token.id]))
     this.#specialIds = new Set(this.special.values())
     this.#matchers = new AddedMatchers(parts.added)
-    this.#unknownId = parts.unknown === undefined ? undefined : this.special.get(parts.unknown)
-    if (parts.unknown !== undefined && this.#unknownId === undefined) {
+    this.unknown = parts.unknown === undefined ? undefined : this.special.get(parts.unknown)
+    if (parts.unknown !== undefined && this.unknown === undefined) {
       throw new AlphaError(`the unknown token ${JSON.stringify(parts.unknown)} is not among the special tokens`, { code: EXIT.data })
     }
   }
@@ -112,7 +112,7 @@ export class Plain implements Tokenizer {
     while (invalid < end && decodeAt(bytes, invalid, end) >> 3 !== INVALID) invalid += decodeAt(bytes, invalid, end) & 7
     const text = toText(bytes.subarray(start, end))
     // An invalid byte decodes to U+FFFD, which may well be in the vocabulary itself.
-    const id = (invalid < end ? undefined : this.#ids.get(text)) ?? this.#unknownId
+    const id = (invalid < end ? undefined : this.#ids.get(text)) ?? this.unknown
     if (id !== undefined) return id
     const hint = "build the tokenizer from text that contains it, with an unknown token (--unknown), or use --tokenizer=bpe"
     if (invalid < end) {

@@ -115,6 +115,13 @@ describe("text", () => {
     expect(words.train.bytes + words.val!.bytes).toBe(1_115_394)
   })
 
+  test("bits per byte are not told where an unknown token hides bytes", async () => {
+    const text = "aaaa bbbb cccc "
+    const char = trainTokenizer({ kind: "char", vocabSize: 3, unknown: "<unk>" }, [text])
+    expect((await openData(options(file(text.repeat(9)), char))).val!.byteLengths).toBeUndefined()
+    expect((await openData(options(file(text.repeat(9)), trainTokenizer({ kind: "char" }, [text])))).val!.byteLengths).toBeDefined()
+  })
+
   test("bits per byte: the targets of the held-out windows stand for every byte but the first token's", async () => {
     const { val } = await openData(options(file(prose.repeat(50)), bpe))
     const windows = evalWindows(val!, 16)
