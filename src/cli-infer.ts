@@ -7,7 +7,7 @@ import { type Input, type Prompt, readPrompts } from "./cli-infer-prompts.ts"
 import { type About, type Answer, AnswerWriter, answerJson, promptText, speedLine, wholeText } from "./cli-infer-view.ts"
 import type { InferConfig } from "./config.ts"
 import { type Engine, type Jobs, startEngine } from "./engine.ts"
-import { modelDirectory } from "./gpt.ts"
+import { modelPath } from "./gpt.ts"
 
 /** Returns EXIT.interrupted when Ctrl-C cut the answers short. */
 export async function run({ config, json }: Invocation<InferConfig>): Promise<number | undefined> {
@@ -18,7 +18,7 @@ export async function run({ config, json }: Invocation<InferConfig>): Promise<nu
     })
   }
   // Resolved once: a run that goes on training may move its best checkpoint meanwhile.
-  const job = inferJob(config, modelDirectory(config.model, config.runsDir))
+  const job = inferJob(config, modelPath(config.model, config.runsDir))
   if (config.chat) {
     if (config.promptFile !== undefined) throw new AlphaError("infer: --chat and --promptFile exclude each other", { code: EXIT.usage })
     const engine = startEngine()

@@ -2,7 +2,7 @@
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { type DataProgress, evalWindows, openWhole } from "./data.ts"
-import { loadModel, modelDirectory, type Precision } from "./gpt.ts"
+import { loadModel, modelPath, type Precision } from "./gpt.ts"
 import type { Device } from "./program.ts"
 import { parseTokenizer } from "./token.ts"
 import { evaluate, evaluationPlan, type StopFlag } from "./train.ts"
@@ -45,7 +45,7 @@ export interface EvalReport {
 /** Every token of `data` but the first is predicted exactly once, in the first window that holds it: the same number every time. */
 export async function evaluateModel(job: EvalJob, device: Device, flag: StopFlag, emit: (event: EvalEvent) => void): Promise<EvalReport> {
   const { precision } = job
-  const { directory, model, state, tokenizerJson } = loadModel(device, modelDirectory(job.model, job.runsDir), precision)
+  const { directory, model, state, tokenizerJson } = loadModel(device, modelPath(job.model, job.runsDir), precision)
   try {
     const T = job.context ?? model.blockSize
     const stride = job.stride ?? T

@@ -23,6 +23,10 @@ export function listCheckpoints(runDir: string): { step: number; dir: string }[]
     .sort((a, b) => a.step - b.step)
 }
 
+/** `path`, or that of the run with this name. */
+export const modelPath = (path: string, runsDir: string): string =>
+  !existsSync(path) && !path.includes("/") && existsSync(join(runsDir, path)) ? join(runsDir, path) : path
+
 /**
  * The model directory that a path means: of a run its best checkpoint, or its last while no evaluation has run; else the path itself.
  * With `runsDir` a bare name may be that of a run there. Links are followed here, once: a trainer may move them between two reads, and
@@ -30,8 +34,7 @@ export function listCheckpoints(runDir: string): { step: number; dir: string }[]
  */
 export function modelDirectory(path: string, runsDir?: string): string {
   const names = ["best", "last"] as const
-  if (!existsSync(path) && runsDir !== undefined && !path.includes("/") && existsSync(join(runsDir, path)))
-    return modelDirectory(join(runsDir, path))
+  if (runsDir !== undefined) return modelDirectory(modelPath(path, runsDir))
   if (!existsSync(path))
     throw new AlphaError(`${path}: no such directory`, {
       hint: "give a run, a checkpoint or a Hugging Face model directory",

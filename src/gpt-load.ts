@@ -1,5 +1,6 @@
 /** A model directory on a device: weights in the precision that will compute. */
 
+import { existsSync } from "node:fs"
 import type { ModelConfig } from "./config.ts"
 import { loadWeights, readChatTemplate, readCheckpointFile, readConfig } from "./gpt-checkpoint.ts"
 import type { TokenIds } from "./gpt-family.ts"
@@ -22,9 +23,21 @@ export interface LoadedModel {
 
 /** Loads a run, checkpoint or Hugging Face directory for inference; in bf16 only the bf16 copies of the matrices stay in memory. */
 export function loadModel(device: Device, path: string, precision: "f32" | "bf16"): LoadedModel {
-  const directory = modelDirectory(path)
+  for (let attempt = 1; ; attempt++) {
+    const directory = modelDirectory(path)
+    const state = device.state()
+    try {
+      return loadDirectory(device, state, directory, precision)
+    } catch (error) {
+      state.free()
+      // The run's trainer deletes a checkpoint that is the best no longer, also while it is read here; then there is a newer one.
+      if (existsSync(directory) || directory === path || attempt === 5) throw error
+    }
+  }
+}
+
+function loadDirectory(device: Device, state: State, directory: string, precision: "f32" | "bf16"): LoadedModel {
   const { model, ids } = readConfig(directory)
-  const state = device.state()
   loadParameters(state, model, directory)
   refreshCopies(device, state, model, precision)
   if (precision === "bf16") for (const spec of paramSpecs(model).filter((s) => s.matmul)) state.drop(spec.name)
