@@ -7,6 +7,7 @@ import { type ModelConfig, resolveModel } from "../src/config.ts"
 import { loadWeights, readConfig } from "../src/gpt-checkpoint.ts"
 import { type GgufContent, writeGguf } from "../src/gpt-gguf.ts"
 import { paramSpecs } from "../src/gpt-params.ts"
+import { testWith } from "./require.ts"
 
 const FIXTURES = join(import.meta.dir, "fixtures/hf")
 const work = mkdtempSync(join(tmpdir(), "alpha-gguf-"))
@@ -285,35 +286,36 @@ test("models that llama.cpp computes otherwise are refused, naming the field", (
 
 /** node_modules of a folder where `npm install node-llama-cpp` ran. */
 const llamaCpp = process.env.NODE_LLAMA_CPP
-test.each(["gpt2-bpe", "llama-bpe"])(
-  "llama.cpp continues %s as transformers does",
-  async (name) => {
-    if (llamaCpp === undefined || !existsSync(join(llamaCpp, "node-llama-cpp"))) {
-      console.log("skipped: NODE_LLAMA_CPP does not name a node_modules folder with node-llama-cpp (npm install node-llama-cpp elsewhere)")
-      return
-    }
-    const dir = join(FIXTURES, name)
-    const { model, ids } = readConfig(dir)
-    const params = new Map<string, Float32Array>()
-    loadWeights(dir, model, (param, shape) => {
-      const values = new Float32Array(shape.reduce((n, d) => n * d, 1))
-      params.set(param, values)
-      return values
-    })
-    const path = join(work, `${name}.gguf`)
-    writeGguf(path, {
-      model,
-      ids,
-      tokenizerJson: readFileSync(join(dir, "tokenizer.json"), "utf8"),
-      dtype: "F32",
-      weights: (param) => params.get(param)!,
-      name,
-    })
-    const greedy = JSON.parse(readFileSync(join(dir, "greedy.json"), "utf8"))
-    const script = join(work, "continue.mjs")
-    writeFileSync(
-      script,
-      `import { getLlama } from ${JSON.stringify(join(llamaCpp, "node-llama-cpp/dist/index.js"))}
+const missing =
+  llamaCpp !== undefined && existsSync(join(llamaCpp, "node-llama-cpp"))
+    ? undefined
+    : "NODE_LLAMA_CPP names no node_modules folder with node-llama-cpp; npm install it elsewhere"
+for (const name of ["gpt2-bpe", "llama-bpe"]) {
+  testWith("llama.cpp", missing)(
+    `llama.cpp continues ${name} as transformers does`,
+    async () => {
+      const dir = join(FIXTURES, name)
+      const { model, ids } = readConfig(dir)
+      const params = new Map<string, Float32Array>()
+      loadWeights(dir, model, (param, shape) => {
+        const values = new Float32Array(shape.reduce((n, d) => n * d, 1))
+        params.set(param, values)
+        return values
+      })
+      const path = join(work, `${name}.gguf`)
+      writeGguf(path, {
+        model,
+        ids,
+        tokenizerJson: readFileSync(join(dir, "tokenizer.json"), "utf8"),
+        dtype: "F32",
+        weights: (param) => params.get(param)!,
+        name,
+      })
+      const greedy = JSON.parse(readFileSync(join(dir, "greedy.json"), "utf8"))
+      const script = join(work, "continue.mjs")
+      writeFileSync(
+        script,
+        `import { getLlama } from ${JSON.stringify(join(llamaCpp as string, "node-llama-cpp/dist/index.js"))}
     const llama = await getLlama({ gpu: false, build: "never", logLevel: "error" })
     const model = await llama.loadModel({ modelPath: ${JSON.stringify(path)} })
     const sequence = (await model.createContext({ contextSize: 48 })).getSequence()
@@ -322,10 +324,11 @@ test.each(["gpt2-bpe", "llama-bpe"])(
     for await (const token of sequence.evaluate(ids, { temperature: 0, yieldEogToken: true })) if (fresh.push(token) === ${greedy.new.length}) break
     console.log(JSON.stringify({ ids, new: fresh }))
     process.exit(0)`,
-    )
-    const child = Bun.spawn(["node", script], { stdout: "pipe", stderr: "inherit" })
-    const lines = (await new Response(child.stdout).text()).trim().split("\n")
-    expect(JSON.parse(lines.at(-1)!)).toEqual({ ids: greedy.ids, new: greedy.new })
-  },
-  60_000,
-)
+      )
+      const child = Bun.spawn(["node", script], { stdout: "pipe", stderr: "inherit" })
+      const lines = (await new Response(child.stdout).text()).trim().split("\n")
+      expect(JSON.parse(lines.at(-1)!)).toEqual({ ids: greedy.ids, new: greedy.new })
+    },
+    60_000,
+  )
+}
