@@ -1,5 +1,6 @@
 /** The matrix product for few rows on AMX: decoding, where the weight is read once and all else hides behind that. */
 #include "cpu-amx.h"
+#include "cpu-gemm-store.h"
 #if defined(__AMX_BF16__)
 
 /* Rows of the weight are the A tiles, x the B tiles with m columns: the products and their order are those of the engine (cpu-amx.c), and so are the bits.
@@ -122,7 +123,7 @@ static void task(void *ctx, int64_t panel) {
   _tile_release();
   for (int64_t n = 0; n < PANEL; n++)
     for (int64_t i = 0; i < m; i++) sum[i * PANEL + n] = c[n * m + i];
-  KERNEL(gemm_store)(g, 0, m, row, rows, sum, PANEL);
+  store_tile(g, 0, m, row, rows, sum, PANEL);
 }
 
 void KERNEL(amx_few_rows)(const Gemm *g, Runner run_tasks) {

@@ -1,5 +1,6 @@
 /** The engine of the matrix product on AMX tiles: bf16 as it is, f32 as three bf16 and six products. */
 #include "cpu-amx.h"
+#include "cpu-gemm-store.h"
 #if defined(__AMX_BF16__)
 #include <cpuid.h>
 #include <stdatomic.h>
@@ -110,8 +111,8 @@ Engine KERNEL(engine_amx)(const Gemm *g) {
   /* Transposing C costs 1/4 cycle per element, packing B transposed parts/8 per element of B and task. */
   if (forward && 2 * g->m < parts * g->k)
     return (Engine){{pack_a_swapped, WIDE, bytes * WIDE}, {pack_b_swapped, WIDE, bytes * WIDE}, STEP, block,
-                    parts == 3 ? multiply_swapped_3 : multiply_swapped_1, begin, end};
+                    parts == 3 ? multiply_swapped_3 : multiply_swapped_1, store_tile, begin, end};
   return (Engine){{pack_a_direct, WIDE, bytes * WIDE}, {pack_b_direct, WIDE, bytes * WIDE}, STEP, block,
-                  parts == 3 ? multiply_direct_3 : multiply_direct_1, begin, end};
+                  parts == 3 ? multiply_direct_3 : multiply_direct_1, store_tile, begin, end};
 }
 #endif

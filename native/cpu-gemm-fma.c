@@ -1,5 +1,5 @@
 /** The engine of the matrix product on vectors of floats: every processor, f32 and (widened) bf16 operands. */
-#include "cpu-gemm.h"
+#include "cpu-gemm-store.h"
 
 /* A tile of C lives in registers: ROWS × COLS floats, one FMA per vector and k; the sums of K_BLOCK products each are added in order. */
 #if VL == 16 || defined(__aarch64__)
@@ -106,5 +106,5 @@ static void multiply(const void *a, const void *b, int64_t depth, int64_t valid_
 
 Engine KERNEL(engine_fma)(const Gemm *g) {
   (void)g;
-  return (Engine){{pack_a, ROWS, ROWS * 4}, {pack_b, COLS, COLS * 4}, 1, K_BLOCK, multiply, NULL, NULL};
+  return (Engine){{pack_a, ROWS, ROWS * 4}, {pack_b, COLS, COLS * 4}, 1, K_BLOCK, multiply, store_tile, NULL, NULL};
 }

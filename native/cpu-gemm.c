@@ -22,32 +22,6 @@ typedef struct Job {
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* plain: nothing to do but store. */
-INLINE void store(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride, int64_t type, int plain) {
-  for (int64_t r = 0; r < rows; r++, sum += stride) {
-    int64_t at = (row + r) * g->ldc + col;
-    for (int64_t j = 0; j < cols; j += VL) {
-      int64_t w = MIN(VL, cols - j);
-      vf z = vload(sum + j);
-      if (!plain) {
-        if (g->bias) z += w == VL ? vload(g->bias + col + j) : vload_part(g->bias + col + j, w);
-        if (g->pre) w == VL ? vstore_type(g->pre, at + j, z, type) : vstore_type_part(g->pre, at + j, z, w, type);
-        if (g->dact_pre) z *= vdact(w == VL ? vload_type(g->dact_pre, at + j, type) : vload_type_part(g->dact_pre, at + j, w, type), g->activation);
-        else if (g->activation != ACT_NONE) z = vact(z, g->activation);
-        if (g->beta != 0) z += (float)g->beta * (w == VL ? vload_type(g->c, at + j, type) : vload_type_part(g->c, at + j, w, type));
-      }
-      w == VL ? vstore_type(g->c, at + j, z, type) : vstore_type_part(g->c, at + j, z, w, type);
-    }
-  }
-}
-void KERNEL(gemm_store)(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride) {
-  int plain = !g->bias && !g->pre && !g->dact_pre && g->activation == ACT_NONE && g->beta == 0;
-  if (plain && g->c_type == F32) store(g, row, rows, col, cols, sum, stride, F32, 1);
-  else if (plain) store(g, row, rows, col, cols, sum, stride, BF16, 1);
-  else if (g->c_type == F32) store(g, row, rows, col, cols, sum, stride, F32, 0);
-  else store(g, row, rows, col, cols, sum, stride, BF16, 0);
-}
-
 /* Asks for the lines of C that a tile of a weight's gradient will be stored to, while it is computed: they have not been used for a whole step. */
 static void fetch_tile(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols) {
   int64_t size = type_bytes(g->c_type);
@@ -89,7 +63,7 @@ static void multiply_task(void *ctx, int64_t i) {
           if (s == s0) j->own.pack(g, o * j->own.width, j->k + k, depth, own_panel);
           if (last && g->a_trans) fetch_tile(g, row, rows, col, cols);
           e->multiply(j->shared_a ? shared_panel : own_panel, j->shared_a ? own_panel : shared_panel, padded, rows, first, last, sum);
-          if (last) KERNEL(gemm_store)(g, row, rows, col, cols, sum, e->b.width);
+          if (last) e->store(g, row, rows, col, cols, sum, e->b.width);
         }
   }
   if (e->end) e->end();

@@ -15,6 +15,7 @@ typedef struct Engine {
   int64_t k_step;  /* depths are padded to a multiple of this */
   int64_t k_block; /* depth of one pass */
   void (*multiply)(const void *a, const void *b, int64_t depth, int64_t valid_rows, int first, int last, float *c);
+  void (*store)(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride); /* cpu-gemm-store.h */
   void (*begin)(const Gemm *g); /* around the work of one task; may be NULL */
   void (*end)(void);
 } Engine;
@@ -30,9 +31,6 @@ typedef void (*Runner)(int64_t n, void (*fn)(void *ctx, int64_t i), void *ctx); 
 /* The forward form with few rows (decoding): the weight streams through tiles once (cpu-amx-few.c). */
 enum { AMX_FEW_ROWS = 16 };
 void KERNEL(amx_few_rows)(const Gemm *g, Runner run_tasks);
-
-/* The epilogue: finishes rows × cols sums at (row, col) and stores them. */
-void KERNEL(gemm_store)(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride);
 
 /* VL × VL transpose in registers: in stage s = 1, 2, 4 … bit s of the lane number trades places with bit s of the row number. */
 #if VL == 16

@@ -165,8 +165,12 @@ INLINE vf vload_bf16(const bf16 *p) {
 #endif
 }
 INLINE vh vto_bf16(vf x) {
+#if defined(__AVX512BF16__)
+  return (vh)_mm512_cvtneps_pbh((__m512)x); /* subnormals become 0 */
+#else
   vu u = (vu)x, rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16, nan = (vu)(x != x);
   return __builtin_convertvector((nan & (u >> 16 | 0x40)) | (~nan & rounded), vh);
+#endif
 }
 INLINE void vstore_bf16(bf16 *p, vf x) { *(vh_any *)p = vto_bf16(x); }
 INLINE vf vload_bf16_part(const bf16 *p, int64_t n) {
