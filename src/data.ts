@@ -4,9 +4,9 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import { requireWindow } from "./data-batch.ts"
 import { endOfTextName } from "./data-encode.ts"
 import { randomTokens } from "./data-random.ts"
-import { scanText } from "./data-scan.ts"
+import { scanAll } from "./data-scan.ts"
 import { findSources } from "./data-source.ts"
-import { type ScannedSource, splitPieces, wholePieces } from "./data-split.ts"
+import { splitPieces, wholePieces } from "./data-split.ts"
 import type { DataOptions, Dataset, Source } from "./data-types.ts"
 import { shardDataset, splitShards, textDataset, wholeShards } from "./data-view.ts"
 import type { Tokenizer } from "./token.ts"
@@ -102,7 +102,7 @@ async function split(
   }
   const tokenizer = requireTokenizer(data, options)
   if (options.maskPrompt && sources.every(({ kind }) => kind === "text")) throw noMask(nameOf(data))
-  const files = await scanAll(sources, options)
+  const files = await scanAll(sources, options.onProgress)
   const marker = options.documentBoundaries ? endOfTextName(tokenizer) : undefined
   const { train, val } = fraction ? await splitPieces(files, fraction, marker) : { train: wholePieces(files), val: [] }
   const open = (pieces: typeof train) => (name: string) => textDataset(name, pieces, tokenizer, options)
@@ -129,18 +129,4 @@ function requireTokenizer(data: string, { tokenizer, vocabSize }: DataOptions): 
     })
   }
   return tokenizer
-}
-
-async function scanAll(sources: readonly Source[], { onProgress }: DataOptions): Promise<ScannedSource[]> {
-  const total = sources.reduce((sum, { bytes }) => sum + bytes, 0)
-  const files: ScannedSource[] = []
-  let done = 0
-  for (const source of sources) {
-    const scan = await scanText(source, (bytes) => {
-      done += bytes
-      onProgress?.({ label: "check text", done, total })
-    })
-    files.push({ source, scan })
-  }
-  return files
 }

@@ -43,7 +43,7 @@ export async function prepare(job: TrainJob, emit: Emit): Promise<Prepared> {
   const init = values.init === undefined ? undefined : modelDirectory(values.init, values.runsDir)
   const cacheDir = join(values.runsDir, ".cache")
   const text = await openText(values.data ?? missingData(), cacheDir)
-  const tokenizer = chooseTokenizer(values, text, checkpoint ?? init, emit)
+  const tokenizer = await chooseTokenizer(values, text, checkpoint ?? init, emit)
   const data = await openData({
     data: values.data ?? missingData(),
     valData: values.valData,
@@ -87,16 +87,36 @@ function missingData(): never {
 const END_OF_TEXT = "<|endoftext|>"
 
 /** The artifact if it exists, else the checkpoint's or initial model's tokenizer, else GPT-2's or one learned from the text, saved as the artifact. */
-function chooseTokenizer(values: TrainInput, text: TextStream | undefined, source: string | undefined, emit: Emit): Tokenizer | undefined {
+async function chooseTokenizer(
+  values: TrainInput,
+  text: TextStream | undefined,
+  source: string | undefined,
+  emit: Emit,
+): Promise<Tokenizer | undefined> {
   const artifact = values.tokenizerArtifacts
   const kept = source === undefined ? undefined : readCheckpointFile(source, "tokenizer.json")
   if (artifact !== undefined && existsSync(artifact)) return loadTokenizer(artifact)
   if (kept !== undefined) return parseTokenizer(kept)
   if (text === undefined) return undefined
   const special = [...text.specials, ...values.specialTokens]
-  const tokenizer = values.tokenizer === "gpt2" ? gpt2Tokenizer(special) : learnTokenizer(values.tokenizer, values, text, special, emit)
+  const tokenizer =
+    values.tokenizer === "gpt2"
+      ? gpt2Tokenizer(special)
+      : learnTokenizer(values.tokenizer, values, await seen(values, text, emit), special, emit)
   if (artifact !== undefined) saveTokenizer(tokenizer, artifact)
   return tokenizer
+}
+
+/**
+ * The text a tokenizer learns from. A BPE never sees what is held out, which would make its bits per byte look better than they are; it
+ * has a token for every byte and loses nothing. char and word must know every character or word there is, or evaluation would be refused.
+ */
+async function seen(values: TrainInput, text: TextStream, emit: Emit): Promise<TextStream> {
+  const { tokenizer, valData, valFraction, documentBoundaries } = values
+  if (tokenizer !== "bpe" || valData !== undefined || valFraction === 0) return text
+  return await text.training(valFraction, documentBoundaries ? END_OF_TEXT : undefined, (progress) =>
+    emit({ type: "progress", ...progress }),
+  )
 }
 
 function learnTokenizer(
