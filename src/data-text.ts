@@ -30,9 +30,9 @@ const BLOCK = 1 << 20
 const MAX_LINE = 64 << 20
 
 /** Finds the text and rows files that `data` means (see `openData`). Undefined for shards and random tokens, which hold no text. */
-export async function openText(data: string, cacheDir: string): Promise<TextStream | undefined> {
+export async function openText(data: string, cacheDir: string, onProgress?: DataOptions["onProgress"]): Promise<TextStream | undefined> {
   if (data === "random") return undefined
-  const sources = await findSources(data, cacheDir)
+  const sources = await findSources(data, cacheDir, onProgress)
   if (sources.some(({ kind }) => kind === "shard")) return undefined
   return streamOf(sources)
 }
@@ -43,7 +43,8 @@ function streamOf(sources: readonly Source[]): TextStream {
     specials: sources.some(isChat) ? chatSpecials : [],
     texts: (without = []) => textsOf(sources, without),
     async training(fraction, marker, onProgress) {
-      const { train } = await splitPieces(await scanAll(sources, onProgress), fraction, marker)
+      const files = await scanAll(sources, onProgress && ((progress) => onProgress({ ...progress, label: "find the split" })))
+      const { train } = await splitPieces(files, fraction, marker)
       return streamOf(train.map(({ source, to }) => ({ ...source, bytes: to }))) // a training piece starts where its file does
     },
   }

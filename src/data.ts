@@ -58,7 +58,7 @@ function openRandom({ vocabSize, seed }: DataOptions): Omit<OpenedData, "valSour
 /** The files of `data`; held-out data of its own leaves all of them to train on. */
 async function openFiles(options: DataOptions): Promise<Omit<OpenedData, "valSource">> {
   const { data, valData, valFraction } = options
-  const sources = await findSources(data, options.cacheDir)
+  const sources = await findSources(data, options.cacheDir, options.onProgress)
   const parts = await split(data, sources, valData === undefined ? valFraction : 0, options)
   const train = await parts.train(parts.val ? `train split of ${nameOf(data)}` : nameOf(data))
   const val = valData === undefined ? await parts.val?.(`held-out split of ${nameOf(data)}`) : undefined
@@ -75,7 +75,7 @@ export async function openWhole(options: DataOptions): Promise<Dataset> {
 
 /** All of the files of `data`. */
 async function openAll(data: string, name: string, options: DataOptions): Promise<{ all: Dataset; source: string }> {
-  const sources = await findSources(data, options.cacheDir)
+  const sources = await findSources(data, options.cacheDir, options.onProgress)
   const { train } = await split(data, sources, undefined, options)
   return { all: await train(name), source: sourceOf(data, sources) }
 }

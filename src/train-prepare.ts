@@ -3,11 +3,12 @@ import { existsSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { BPE_VOCABULARY, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
-import { chatTemplate, endOfTextName, type OpenedData, openData, openText, type TextStream } from "./data.ts"
+import { chatTemplate, type DataProgress, endOfTextName, type OpenedData, openData, openText, type TextStream } from "./data.ts"
 import { modelDirectory, readCheckpointFile, readConfig, type TokenIds } from "./gpt.ts"
 import { gpt2Tokenizer, loadTokenizer, parseTokenizer, saveTokenizer, type Tokenizer, tokenizerHash, trainTokenizer } from "./token.ts"
 import type { Emit } from "./train-metrics.ts"
 import type { RunRecord } from "./train-run.ts"
+import { type StopFlag, stopIfAsked } from "./train-stop.ts"
 
 /** One call of the trainer. */
 export interface TrainJob {
@@ -35,14 +36,19 @@ export interface Prepared {
   readonly samplePrompts: readonly string[]
 }
 
-/** Opens everything a run needs, in the order in which errors are cheapest to have. */
-export async function prepare(job: TrainJob, emit: Emit): Promise<Prepared> {
+/** Opens everything a run needs, in the order in which errors are cheapest to have. Throws Stopped at the next sign of progress when it is asked to. */
+export async function prepare(job: TrainJob, flag: StopFlag, tell: Emit): Promise<Prepared> {
+  const emit: Emit = (event) => {
+    stopIfAsked(flag)
+    tell(event)
+  }
   const { values, directory } = job
   const last = join(directory, "last")
   const checkpoint = job.resume && existsSync(last) ? last : undefined // a run that ended before its first checkpoint starts anew
   const init = values.init === undefined ? undefined : modelDirectory(values.init, values.runsDir)
   const cacheDir = join(values.runsDir, ".cache")
-  const text = await openText(values.data ?? missingData(), cacheDir)
+  const onProgress = (progress: DataProgress) => emit({ type: "progress", ...progress })
+  const text = await openText(values.data ?? missingData(), cacheDir, onProgress)
   const tokenizer = await chooseTokenizer(values, text, checkpoint ?? init, emit)
   const data = await openData({
     data: values.data ?? missingData(),
@@ -56,7 +62,7 @@ export async function prepare(job: TrainJob, emit: Emit): Promise<Prepared> {
     seed: values.seed,
     documentBoundaries: values.documentBoundaries,
     maskPrompt: values.maskPrompt,
-    onProgress: (progress) => emit({ type: "progress", ...progress }),
+    onProgress,
     onNote: (message) => emit({ type: "note", step: 0, level: "warn", message }),
   })
   const source = checkpoint ?? init
