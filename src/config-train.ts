@@ -17,7 +17,11 @@ const DATA = inGroup("Data", {
 })
 
 const STEPS = inGroup("Steps", {
-  steps: int("optimizer steps", { default: 1000, min: 1, aliases: ["iters", "maxIters"] }),
+  steps: int("optimizer steps; a resumed run may be given more: its warm-up stays, decaySteps follows unless it was set", {
+    default: 1000,
+    min: 1,
+    aliases: ["iters", "maxIters"],
+  }),
   batch: int("B: sequences per device step", { default: 16, min: 1, unit: "sequences", aliases: ["batchSize"] }),
   context: int("T: tokens per training sequence; blockSize follows unless it is given", { default: 256, min: 1, unit: "tokens" }),
   accumSteps: int("device steps whose gradients are summed into one optimizer step", {
@@ -69,7 +73,10 @@ const EVALUATION = inGroup("Evaluation", {
 
 const CHECKPOINTS = inGroup("Run", {
   run: text("name of the run, or the path of its directory", { derive: "preset or data, date and time", aliases: ["runDir"] }),
-  resume: text("continue a run bit for bit; --resume alone continues --run, else the newest run", { bare: "newest" }),
+  resume: text(
+    "continue a run bit for bit; --resume alone continues --run, else the newest run; its settings stay unless given anew, its seed, optimizer, precision and order always",
+    { bare: "newest" },
+  ),
   init: text("start from these weights: a run, checkpoint or Hugging Face model directory", { aliases: ["initCheckpoint"] }),
   checkpointInterval: int("steps between checkpoints", { derive: "evalInterval, else 500", min: 1, unit: "steps" }),
   keepCheckpoints: int("newest checkpoints to keep, beside the best", { default: 2, min: 1 }),
