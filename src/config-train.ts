@@ -115,7 +115,7 @@ export type TrainInput = TrainConfig & Omit<Resolved<typeof MODEL>, "vocabSize">
 export function finishTrain(loaded: Loaded<typeof TRAIN_FIELDS>): Loaded<typeof TRAIN_FIELDS> & { values: TrainInput } {
   const { values } = loaded
   linkContext(loaded)
-  yieldPreset(loaded)
+  yieldWeaker(loaded)
   checkModel(values, loaded.naming)
   loaded.derive(deriveModel(values))
   loaded.derive({
@@ -144,13 +144,16 @@ function linkContext(loaded: Loaded<typeof TRAIN_FIELDS>): void {
   else if (stronger > 0) loaded.override("context", values.blockSize, "blockSize")
 }
 
-/** A preset's value that a stronger choice makes impossible gives way: --preset=cpu-small --steps=20 is no contradiction. */
-function yieldPreset(loaded: Loaded<typeof TRAIN_FIELDS>): void {
+/**
+ * A preset's value that a stronger choice makes impossible gives way: --preset=cpu-small --steps=20 is no contradiction. So does the warm-up of a
+ * run that is continued to fewer steps.
+ */
+function yieldWeaker(loaded: Loaded<typeof TRAIN_FIELDS>): void {
   const { values, origins } = loaded
-  const yields = (name: keyof typeof TRAIN_FIELDS) => {
-    if (origins[name].layer === "preset") loaded.override(name, undefined, "")
+  const yields = (name: keyof typeof TRAIN_FIELDS, ...layers: string[]) => {
+    if (["preset", ...layers].includes(origins[name].layer)) loaded.override(name, undefined, "")
   }
-  if ((values.warmupSteps ?? 0) > values.steps) yields("warmupSteps")
+  if ((values.warmupSteps ?? 0) > values.steps) yields("warmupSteps", "base")
   if ((values.minLr ?? 0) > values.lr) yields("minLr")
   if (values.data !== "random" && loaded.strength("tokenizer") > loaded.strength("vocabSize")) yields("vocabSize")
 }
