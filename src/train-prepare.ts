@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { BPE_VOCABULARY, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
+import { BPE_VOCABULARY, MODEL, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
 import { chatTemplate, type DataProgress, endOfTextName, type OpenedData, openData, openText, type TextStream } from "./data.ts"
 import { modelDirectory, readCheckpointFile, readConfig, type TokenIds } from "./gpt.ts"
 import { gpt2Tokenizer, loadTokenizer, parseTokenizer, saveTokenizer, type Tokenizer, tokenizerHash, trainTokenizer } from "./token.ts"
@@ -149,25 +149,8 @@ function learnTokenizer(
   )
 }
 
-/** Fields that loaded weights fix. */
-const FIXED = [
-  "nLayer",
-  "nHead",
-  "nKvHead",
-  "nEmbd",
-  "headDim",
-  "ffnDim",
-  "norm",
-  "normEps",
-  "position",
-  "ropeTheta",
-  "ropeScaling",
-  "activation",
-  "bias",
-  "tie",
-  "qkNorm",
-  "softCap",
-] as const
+/** Model fields that loaded weights leave free: sizes that may grow or shrink to the data, what matters in training only, how weights began. */
+const FREE: ReadonlySet<string> = new Set(["vocabSize", "blockSize", "dropout", "initStd", "residualScaling"])
 
 /** The configured model; where weights are loaded, their model with the run's own context and dropout. */
 function chooseModel(
@@ -183,8 +166,8 @@ function chooseModel(
       code: EXIT.usage,
     })
   }
-  for (const field of FIXED) {
-    if (known !== undefined && values[field] !== known[field]) {
+  for (const field of Object.keys(MODEL) as (keyof ModelConfig)[]) {
+    if (known !== undefined && !FREE.has(field) && values[field] !== known[field]) {
       throw new AlphaError(`${source} has ${field} ${known[field]}, the configuration says ${values[field]}`, {
         hint: `leave --${field} out, or start a new run without those weights`,
         code: EXIT.usage,
