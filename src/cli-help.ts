@@ -167,13 +167,13 @@ function environmentPage(): string {
 
 function exitPage(): string {
   const meanings: Record<keyof typeof EXIT, string> = {
-    ok: "the work is done; also after SIGINT or SIGTERM, when training has saved its state",
+    ok: "the work is done; also after SIGINT, SIGTERM or SIGHUP, when training has saved its state or had none",
     failure: "the work was tried and failed",
     usage: "the command line or configuration is wrong; nothing was started",
     data: "an input file is missing, damaged or not what was expected",
     device: "the device that was asked for cannot be had",
     busy: "another process holds the run",
-    interrupted: "a second SIGINT or SIGTERM ended the program at once",
+    interrupted: "a second SIGINT, SIGTERM or SIGHUP ended the program at once",
   }
   const rows = Object.entries(meanings).map(([name, meaning]) => [`  ${EXIT[name as keyof typeof EXIT]}`, meaning])
   return `Exit status\n\n${columns(rows, [0])}`
