@@ -167,7 +167,7 @@ function environmentPage(): string {
 
 function exitPage(): string {
   const meanings: Record<keyof typeof EXIT, string> = {
-    ok: "the work is done; also after SIGINT, SIGTERM or SIGHUP, when training has saved its state or had none",
+    ok: "the work is done; also when a signal ended training and its state is saved",
     failure: "the work was tried and failed",
     usage: "the command line or configuration is wrong; nothing was started",
     data: "an input file is missing, damaged or not what was expected",
