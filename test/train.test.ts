@@ -5,7 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { learningRate } from "../src/train-schedule.ts"
 import { sampleText } from "./support.ts"
-import { killAndCompare, trainWhole } from "./train-kill.ts"
+import { killAndCompare, type Trainer, trainWhole } from "./train-kill.ts"
 
 const runsDir = mkdtempSync(join(tmpdir(), "alpha-train-"))
 const data = join(runsDir, "text.txt")
@@ -60,9 +60,13 @@ describe("learning rate", () => {
 })
 
 describe("resume", () => {
-  test("three runs killed at random moments end in the bytes of an undisturbed one", async () => {
-    const ms = await trainWhole(trainer)
-    for (const seed of [1, 2, 3]) await killAndCompare(trainer, seed, 3, ms)
+  test.each([
+    ["adamw", 2],
+    ["muon", 1],
+  ] as const)("runs killed at random moments end as an undisturbed one: %s", async (variant, runs) => {
+    const kind: Trainer = { ...trainer, runsDir: join(runsDir, variant), variant }
+    const ms = await trainWhole(kind)
+    for (let seed = 1; seed <= runs; seed++) await killAndCompare(kind, seed, 3, ms)
   }, 120_000)
 
   test("SIGTERM: the step ends, a checkpoint is written, exit 0; the resumed run goes on", async () => {
