@@ -94,7 +94,11 @@ const isComplete = (directory: string): boolean => existsSync(join(directory, "l
 
 /** Throws naming the first thing in which a run that was killed and resumed differs from one that was not. */
 export function compareRuns(whole: string, cut: string): void {
-  const [kept, found] = [whole, cut].map((dir) => readdirSync(join(dir, "checkpoints")).filter((name) => !name.startsWith(".")).sort())
+  const [kept, found] = [whole, cut].map((dir) =>
+    readdirSync(join(dir, "checkpoints"))
+      .filter((name) => !name.startsWith("."))
+      .sort(),
+  )
   // A kill after `last` moved to the last step may leave a checkpoint that retention was about to delete.
   const wasEnded = rowsOf(cut, "events").at(-1)?.type === "summary"
   const compared = wasEnded ? found : found!.filter((name) => kept!.includes(name))
@@ -125,7 +129,9 @@ const CHANGING = new Set(["time", "run", "path", "tokens_per_s", "ms_per_step", 
 type Row = Record<string, unknown>
 
 function rowsOf(dir: string, journal: string): Row[] {
-  const lines = readFileSync(join(dir, `${journal}.jsonl`), "utf8").trimEnd().split("\n")
+  const lines = readFileSync(join(dir, `${journal}.jsonl`), "utf8")
+    .trimEnd()
+    .split("\n")
   return lines.map((line) => Object.fromEntries(Object.entries(JSON.parse(line) as Row).filter(([name]) => !CHANGING.has(name))))
 }
 
@@ -140,7 +146,8 @@ function compareEvents(whole: string, cut: string): void {
   const [first] = want!
   for (const row of starts) {
     const expected = { ...first, step: row.step }
-    if (JSON.stringify(row) !== JSON.stringify(expected)) throw new Error(`${cut}/events.jsonl: ${JSON.stringify(row)}, want ${JSON.stringify(expected)}`)
+    if (JSON.stringify(row) !== JSON.stringify(expected))
+      throw new Error(`${cut}/events.jsonl: ${JSON.stringify(row)}, want ${JSON.stringify(expected)}`)
   }
   const resumed = new Set([...starts.map(({ step }) => step), 40])
   const others = (rows: Row[]) => rows.filter(({ type }) => type !== "start" && type !== "summary")
@@ -148,7 +155,8 @@ function compareEvents(whole: string, cut: string): void {
   const rest = others(got!).map((row) => JSON.stringify(row))
   for (const row of others(want!)) {
     if (rest[at] === JSON.stringify(row)) at++
-    else if (row.type !== "checkpoint" || !resumed.has(row.step)) throw new Error(`${cut}/events.jsonl: ${rest[at]}, want ${JSON.stringify(row)}`)
+    else if (row.type !== "checkpoint" || !resumed.has(row.step))
+      throw new Error(`${cut}/events.jsonl: ${rest[at]}, want ${JSON.stringify(row)}`)
   }
   if (at !== rest.length) throw new Error(`${cut}/events.jsonl: ${rest[at]} is in it, but not in that of ${whole}`)
 }

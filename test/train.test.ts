@@ -60,14 +60,15 @@ describe("learning rate", () => {
 })
 
 describe("resume", () => {
-  test.each([
-    ["adamw", 2],
-    ["muon", 1],
-  ] as const)("runs killed at random moments end as an undisturbed one: %s", async (variant, runs) => {
-    const kind: Trainer = { ...trainer, runsDir: join(runsDir, variant), variant }
-    const ms = await trainWhole(kind)
-    for (let seed = 1; seed <= runs; seed++) await killAndCompare(kind, seed, 3, ms)
-  }, 120_000)
+  // The soak kills runs of every variant.
+  test.each(["adamw", "muon"] as const)(
+    "a run killed at random moments ends as an undisturbed one: %s",
+    async (variant) => {
+      const kind: Trainer = { ...trainer, runsDir: join(runsDir, variant), variant }
+      await killAndCompare(kind, 1, 4, await trainWhole(kind))
+    },
+    120_000,
+  )
 
   test("SIGTERM: the step ends, a checkpoint is written, exit 0; the resumed run goes on", async () => {
     const run = alpha("--run=term", "--steps=100000", "--evalInterval=none", "--checkpointInterval=50000", "--logInterval=1", "--json")
