@@ -1,7 +1,7 @@
 /** The AMX engine's bf16 product on AVX512-BF16 vectors, for processors that have these but no tiles (Zen 4, Cooper Lake). */
 #include "cpu-amx.h"
 #include "cpu-gemm-store.h"
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 #include <cpuid.h>
 
 int KERNEL(dot_ready)(void) {

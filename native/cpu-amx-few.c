@@ -1,7 +1,7 @@
 /** The matrix product for few rows on AMX: decoding, where the weight is read once and all else hides behind that. */
 #include "cpu-amx.h"
 #include "cpu-gemm-store.h"
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 
 /* Rows of the weight are the A tiles, x the B tiles with m columns: the products and their order are those of the engine (cpu-amx.c), and so are the bits.
    A task takes PANEL rows of the weight, four tiles, step by step, and fetches what it will need some steps later. */
