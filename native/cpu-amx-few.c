@@ -1,7 +1,7 @@
 /** The matrix product for few rows on AMX: decoding, where the weight is read once and all else hides behind that. */
 #include "cpu-amx.h"
 #include "cpu-gemm-store.h"
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 
 /* Rows of the weight are the A tiles, x the B tiles with m columns: the products and their order are those of the engine (cpu-amx.c), and so are the bits.
    A task takes PANEL rows of the weight, four tiles, step by step, and fetches what it will need some steps later. */
@@ -126,7 +126,7 @@ static void task(void *ctx, int64_t panel) {
   store_tile(g, 0, m, row, rows, sum, PANEL);
 }
 
-void KERNEL(amx_few_rows)(const Gemm *g, Runner run_tasks) {
+void KERNEL(amx_few_rows)(const Gemm *g) {
   int64_t parts = amx_parts(g), m = g->m, steps = (g->k + STEP - 1) / STEP;
   uint32_t *x = scratch(SCRATCH_GEMM_A, (size_t)(steps * parts * 16 * m) * 4);
   uint32_t tile[3][16][16] __attribute__((aligned(64))); /* [part][row][pair] */
@@ -136,7 +136,7 @@ void KERNEL(amx_few_rows)(const Gemm *g, Runner run_tasks) {
       for (int64_t pair = 0; pair < 16; pair++)
         for (int64_t i = 0; i < m; i++) x[((step * parts + p) * 16 + pair) * m + i] = tile[p][i][pair];
   }
-  Few f = {g, parts, (g->n + PANEL - 1) / PANEL, run_tasks == parallel ? pool_threads() : 1, x};
-  run_tasks(f.panels, task, &f);
+  Few f = {g, parts, (g->n + PANEL - 1) / PANEL, pool_threads(), x};
+  parallel(f.panels, task, &f);
 }
 #endif

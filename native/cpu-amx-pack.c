@@ -1,6 +1,6 @@
 /** Packing for the AMX engine: f32 split into three bf16, pairs of k, 16 × 16 tiles. */
 #include "cpu-amx.h"
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 
 /* Sixteen pairs rounded to bf16. */
 INLINE vu round_pairs(vf a, vf b) {

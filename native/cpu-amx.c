@@ -1,7 +1,7 @@
 /** The engine of the matrix product on AMX tiles: bf16 as it is, f32 as three bf16 and six products. */
 #include "cpu-amx.h"
 #include "cpu-gemm-store.h"
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 #include <cpuid.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>

@@ -24,7 +24,7 @@ void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t tiles, int64_
 /* Tiles for this thread until _tile_release: 0-5 with so many columns (of C and B), 6 and 7 of 16 × 64 bytes (A). */
 void KERNEL(amx_configure)(int64_t columns);
 
-#if defined(__AMX_BF16__)
+#if defined(__AVX512BF16__)
 /* Sixteen pairs of floats (a, b) as three times sixteen words, a below b: a = high + middle + low, exactly. High is rounded and middle cut off, so that
    the signs of middle and low are even-handed: what the six products leave out, ≤ 2^-24 each, has no bias. The three lines lie `step` bytes apart. */
 INLINE void split3(vf a, vf b, char *out, int64_t step) {

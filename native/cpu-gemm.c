@@ -79,22 +79,19 @@ static void choose_tasks(Job *j, int64_t threads) {
   j->tasks_shared = ceil_div(j->shared_panels, j->task_shared);
 }
 
-static void alone(int64_t n, void (*fn)(void *ctx, int64_t i), void *ctx) {
-  for (int64_t i = 0; i < n; i++) fn(ctx, i);
-}
-
 static Engine choose_engine(const Gemm *g) {
 #if defined(__AVX512F__)
   if (KERNEL(amx_ready)()) return KERNEL(engine_amx)(g);
+  if ((g->a_type == BF16 || g->b_type == BF16) && KERNEL(dot_ready)()) return KERNEL(engine_dot)();
 #endif
   return KERNEL(engine_fma)(g);
 }
 
-static void run(const Gemm *g, Runner run_tasks) {
+void KERNEL(gemm)(const Gemm *g) {
   if (g->m <= 0 || g->n <= 0) return;
 #if defined(__AVX512F__)
   if (g->m <= AMX_FEW_ROWS && !g->a_trans && g->b_trans && KERNEL(amx_ready)()) {
-    KERNEL(amx_few_rows)(g, run_tasks);
+    KERNEL(amx_few_rows)(g);
     return;
   }
 #endif
@@ -107,7 +104,7 @@ static void run(const Gemm *g, Runner run_tasks) {
   int64_t deepest = MAX(1, GROUP_BYTES / (group / j.shared.width * j.shared.bytes) / j.e.k_block) * j.e.k_block;
   for (j.index = 0; j.index < shared_width; j.index += group) {
     j.shared_panels = ceil_div(MIN(group, shared_width - j.index), j.shared.width);
-    choose_tasks(&j, run_tasks == alone ? 1 : pool_threads());
+    choose_tasks(&j, pool_threads());
     int64_t tasks = j.tasks_shared * j.tasks_own;
     j.tiles = NULL;
     if (g->k > deepest) j.tiles = scratch(SCRATCH_GEMM_D, (size_t)(tasks * j.task_shared * j.task_own * j.e.a.width * j.e.b.width) * sizeof(float));
@@ -115,11 +112,8 @@ static void run(const Gemm *g, Runner run_tasks) {
       j.depth = MIN(deepest, g->k - j.k);
       j.panel_bytes = ceil_div(j.depth, j.e.k_step) * j.e.k_step * j.shared.bytes;
       j.packed = scratch(SCRATCH_GEMM_A, (size_t)(j.shared_panels * j.panel_bytes));
-      run_tasks(j.shared_panels * ceil_div(j.depth, j.e.k_block), pack_task, &j);
-      run_tasks(tasks, multiply_task, &j);
+      parallel(j.shared_panels * ceil_div(j.depth, j.e.k_block), pack_task, &j);
+      parallel(tasks, multiply_task, &j);
     }
   }
 }
-
-void KERNEL(gemm)(const Gemm *g) { run(g, parallel); }
-void KERNEL(gemm_task)(const Gemm *g) { run(g, alone); }

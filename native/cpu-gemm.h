@@ -26,11 +26,13 @@ Engine KERNEL(engine_fma)(const Gemm *g);
 int KERNEL(amx_ready)(void);
 Engine KERNEL(engine_amx)(const Gemm *g);
 
-typedef void (*Runner)(int64_t n, void (*fn)(void *ctx, int64_t i), void *ctx); /* parallel, or one after the other */
+/* AVX512-BF16 vectors, for operands of which one at least is bf16 (cpu-amx-dot.c). */
+int KERNEL(dot_ready)(void);
+Engine KERNEL(engine_dot)(void);
 
 /* The forward form with few rows (decoding): the weight streams through tiles once (cpu-amx-few.c). */
 enum { AMX_FEW_ROWS = 16 };
-void KERNEL(amx_few_rows)(const Gemm *g, Runner run_tasks);
+void KERNEL(amx_few_rows)(const Gemm *g);
 
 /* VL × VL transpose in registers: in stage s = 1, 2, 4 … bit s of the lane number trades places with bit s of the row number. */
 #if VL == 16

@@ -222,7 +222,7 @@ void *scratch(int slot, size_t bytes);
 enum { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_RELU, ACT_RELU2, ACT_SILU };
 
 /* C (m, n) = epilogue(A (m, k) · B (k, n) + bias (n)) + beta·C.
-   In the forward form (a_trans 0, b_trans 1) the bits of a row of C depend on that row of A and on B, k, types and processor only. */
+   Inside a task it runs on that thread alone. In the forward form (a_trans 0, b_trans 1) the bits of a row of C depend on that row of A and on B, k, types and processor only. */
 typedef struct Gemm {
   int64_t m, n, k;
   const void *a;
@@ -238,7 +238,5 @@ typedef struct Gemm {
   const void *dact_pre; /* or NULL: z (m, n), row stride ldc, c_type; the result is multiplied by act'(z) */
 } Gemm;
 void KERNEL(gemm)(const Gemm *g);
-/* The same on the calling thread alone, for use inside a task: same bits. */
-void KERNEL(gemm_task)(const Gemm *g);
 
 #include "cpu-math.h"

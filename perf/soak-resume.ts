@@ -1,20 +1,28 @@
-/** 200 SIGKILLs at random moments of training; every resumed run must end in the bytes of an undisturbed one. */
+/** 200 SIGKILLs at random moments of training, five kinds of run; every resumed run must end in the bytes of an undisturbed one. */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { formatDuration } from "../src/base-term.ts"
 import { sampleText } from "../test/support.ts"
-import { killAndCompare, trainWhole } from "../test/train-kill.ts"
+import { killAndCompare, type Trainer, trainWhole, VARIANTS, type Variant } from "../test/train-kill.ts"
 
 const total = Number(process.argv[2] ?? 200)
-const runsDir = mkdtempSync(join(tmpdir(), "alpha-soak-"))
-const data = join(runsDir, "text.txt")
+const folder = mkdtempSync(join(tmpdir(), "alpha-soak-"))
+const data = join(folder, "text.txt")
 writeFileSync(data, sampleText(20_000))
-const trainer = { command: [join(import.meta.dir, "../alpha")], data, runsDir }
-const ms = await trainWhole(trainer)
+const variants = Object.keys(VARIANTS) as Variant[]
+const begun = performance.now()
 let hits = 0
-for (let seed = 1; hits < total; seed++) {
-  hits += await killAndCompare(trainer, seed, 8, ms)
-  console.log(`seed ${seed}: ${hits} of ${total} kills, all runs equal`)
+let runs = 0
+for (const [i, variant] of variants.entries()) {
+  const trainer: Trainer = { command: [join(import.meta.dir, "../alpha")], data, runsDir: join(folder, variant), variant }
+  const ms = await trainWhole(trainer)
+  const goal = Math.round((total * (i + 1)) / variants.length)
+  for (let seed = 1; hits < goal; seed++) {
+    hits += await killAndCompare(trainer, seed, Math.min(8, goal - hits), ms)
+    runs++
+    console.log(`${variant} seed ${seed}: ${hits} of ${total} kills, all runs equal`)
+  }
 }
-rmSync(runsDir, { recursive: true })
-console.log(`${hits} kills, 0 differences`)
+rmSync(folder, { recursive: true })
+console.log(`${hits} kills of ${runs} runs (${variants.join(", ")}), 0 differences, ${formatDuration(performance.now() - begun)}`)

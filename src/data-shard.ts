@@ -9,6 +9,8 @@ import type { Source, TokenReader } from "./data-types.ts"
 
 /** Header of llm.c: 256 little-endian int32 — magic, version, number of tokens, zeros. */
 const HEADER_BYTES = 1024
+/** Bytes of the header that are zero, also when a few were lost or added before them. As ids they would be hundreds of token 0 in a row. */
+const FILLING = [64, 1000] as const
 /** magic → version and width. Source: llm.c dev/data/data_common.py (gpt-2: uint16; llama-3: uint32). */
 const MAGICS = new Map<number, { version: number; width: 2 | 4 }>([
   [20240520, { version: 1, width: 2 }],
@@ -26,7 +28,7 @@ const OTHER_MAGICS = new Map([
 export function shardLayout(source: Source): TokenLayout {
   const fail = (why: string, hint: string) => new AlphaError(`data ${source.name}: ${why}`, { hint, code: EXIT.data })
   const header = readHeader(source.path)
-  const [magic = 0, version = 0, count = 0] = header.length >= 12 ? new Int32Array(header.buffer, 0, 3) : []
+  const [magic = 0, version = 0, count = 0] = new Int32Array(header.buffer, 0, Math.min(3, header.length >> 2))
   const other = OTHER_MAGICS.get(magic)
   if (other) throw fail(`this is ${other} of llm.c, not token data`, "token shards have magic 20240520 or 20240801")
   const known = MAGICS.get(magic)
@@ -42,6 +44,8 @@ export function shardLayout(source: Source): TokenLayout {
     if (count > 0 && source.bytes === HEADER_BYTES + count * width)
       throw fail(`damaged: an llm.c header with magic ${magic}`, "copy or write it again")
   }
+  if (header.length === HEADER_BYTES && header.subarray(...FILLING).every((byte) => byte === 0))
+    throw fail(`damaged: it begins like an llm.c header, with magic ${magic}`, "copy or write it again")
   if (source.bytes % 2 !== 0) throw fail(`${source.bytes} bytes is not a whole number of uint16 tokens`, "copy or write it again")
   return { width: 2, offset: 0, length: source.bytes / 2 }
 }
@@ -50,8 +54,8 @@ function readHeader(path: string): Uint8Array {
   return withFile("read", path, () => {
     const file = openSync(path, "r")
     try {
-      const header = new Uint8Array(12)
-      return header.subarray(0, readSync(file, header, 0, 12, 0))
+      const header = new Uint8Array(HEADER_BYTES)
+      return header.subarray(0, readSync(file, header, 0, HEADER_BYTES, 0))
     } finally {
       closeSync(file)
     }

@@ -1,7 +1,6 @@
 import { afterAll, describe, expect, test } from "bun:test"
 import {
   cpSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -16,25 +15,22 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { AlphaError } from "../src/base-error.ts"
 import { sha256 } from "../src/base-file.ts"
-import { fillNormal, randomBits } from "../src/base-random.ts"
-import { resolveModel } from "../src/config.ts"
-import {
-  type CheckpointContent,
-  loadTrainer,
-  loadWeights,
-  readChatTemplate,
-  readCheckpointFile,
-  readConfig,
-  saveCheckpoint,
-  verifyCheckpoint,
-} from "../src/gpt-checkpoint.ts"
+import { loadTrainer, readChatTemplate, readCheckpointFile, readConfig, saveCheckpoint, verifyCheckpoint } from "../src/gpt-checkpoint.ts"
 import { floatBytes, readFloats } from "../src/gpt-convert.ts"
 import { checkpointPath, listCheckpoints, modelDirectory, recoverCheckpoints, retain, setLink } from "../src/gpt-keep.ts"
-import { paramSpecs } from "../src/gpt-params.ts"
-import { type NamedTensor, readSafetensors, writeSafetensors } from "../src/gpt-safetensors.ts"
+import { readSafetensors, writeSafetensors } from "../src/gpt-safetensors.ts"
+import {
+  ownCheckpoint as content,
+  floats,
+  fuzzCheckpoints,
+  fuzzModels,
+  killSavers,
+  parameters as specs,
+  tokenizerJson,
+  weightsOf,
+} from "./checkpoint-fuzz.ts"
 
 const FIXTURES = join(import.meta.dir, "fixtures/hf")
-const SOAK = process.env.ALPHA_SOAK === "1"
 const work = mkdtempSync(join(tmpdir(), "alpha-checkpoint-"))
 afterAll(() => rmSync(work, { recursive: true, force: true }))
 
@@ -49,39 +45,6 @@ const errorOf = (run: () => unknown): AlphaError | undefined => {
   return undefined
 }
 const messageOf = (run: () => unknown) => errorOf(run)?.message ?? "nothing was thrown"
-
-const model = resolveModel({ vocabSize: 31, blockSize: 8, nLayer: 2, nHead: 2, nEmbd: 8 })
-const specs = paramSpecs(model)
-const tokenizerJson = readFileSync(join(FIXTURES, "gpt2-bpe/tokenizer.json"), "utf8")
-
-/** Parameters of a run with this seed. */
-function weightsOf(seed: number): (name: string) => Float32Array {
-  return (name) => {
-    const index = specs.findIndex((spec) => spec.name === name)
-    const values = new Float32Array(specs[index]!.shape.reduce((n, d) => n * d, 1))
-    const { init } = specs[index]!
-    if ("std" in init) fillNormal(values, seed, index, init.std)
-    else values.fill(init.constant)
-    return values
-  }
-}
-const floats = (name: string, values: number[]): NamedTensor => ({
-  name,
-  shape: [values.length],
-  dtype: "F32",
-  data: () => new Uint8Array(Float32Array.from(values).buffer),
-})
-const content = (seed: number): CheckpointContent => ({
-  model,
-  ids: { bos: 0, eos: 0 },
-  tokenizerJson,
-  chatTemplate: "{{ messages }}",
-  weights: weightsOf(seed),
-  trainer: {
-    tensors: [{ name: "skipped", shape: [3], dtype: "U8", data: () => Uint8Array.of(seed, 1, 2) }, floats("m.wte.weight", [seed, 0.5])],
-    state: { step: seed, best: 1.25, rng: [4294967295, 0], note: "é" },
-  },
-})
 
 describe("safetensors", () => {
   const path = join(work, "a.safetensors")
@@ -299,86 +262,15 @@ function flip(path: string, bit: number): void {
   writeFileSync(path, bytes)
 }
 
-/** A whole number below n, the i-th of a stream. */
-const pick = (n: number, stream: number, i: number): number => randomBits(20, stream, 0, i) % n
-
-/** Loads everything a run or an inference would. */
-function loadAll(dir: string): Map<string, Float32Array> {
-  const params = new Map<string, Float32Array>()
-  loadWeights(dir, readConfig(dir).model, (name, shape) => {
-    const values = new Float32Array(shape.reduce((n, d) => n * d, 1))
-    params.set(name, values)
-    return values
-  })
-  return params
-}
-
 describe("fuzz", () => {
-  const count = SOAK ? 1000 : 150
-
-  test(`${count} damaged checkpoints (seed 20): each is refused by the name of the damaged file`, () => {
-    const dir = join(work, "fuzz-own")
-    saveCheckpoint(dir, content(9))
-    const names = readdirSync(dir).sort()
-    for (let i = 0; i < count; i++) {
-      const name = names[pick(names.length, 1, i)]!
-      const path = join(dir, name)
-      const whole = readFileSync(path)
-      const kind = pick(4, 2, i)
-      const at = pick(whole.length, 3, i)
-      if (kind === 0) truncateSync(path, at)
-      else if (kind === 1) writeFileSync(path, Buffer.concat([whole.subarray(0, at), Buffer.of(pick(256, 4, i)), whole.subarray(at)]))
-      else if (kind === 2) writeFileSync(path, Buffer.concat([whole.subarray(0, at), whole.subarray(at + 1 + pick(9, 4, i))]))
-      else flip(path, at * 8 + pick(8, 4, i))
-      const message = messageOf(() => verifyCheckpoint(dir))
-      if (!message.startsWith(path)) throw new Error(`damage ${i} (kind ${kind} at byte ${at} of ${name}): ${message}`)
-      writeFileSync(path, whole)
-    }
-    expect(verifyCheckpoint(dir).length).toBe(names.length - 1)
-    console.log(`${count} damaged checkpoints, all refused`)
+  test("200 damaged checkpoints (seed 20): each is refused by the name of the damaged file", async () => {
+    const { refused } = await fuzzCheckpoints(200, 20, join(work, "fuzz-own"))
+    expect(refused).toBeGreaterThan(170)
   }, 120_000)
 
-  test(`${count} damaged foreign directories (seed 20): an error that names a file, or weights of the right shapes; never a crash`, () => {
-    let refused = 0
-    const sources = ["gpt2", "gpt2-shards-bf16", "llama-f16", "llama-shards", "qwen3-bf16"]
-    const dirs = sources.map((name) => {
-      const dir = join(work, `fuzz-${name}`)
-      cpSync(join(FIXTURES, name), dir, { recursive: true })
-      return { dir, shapes: [...loadAll(dir)].map(([param, values]) => [param, values.length]) }
-    })
-    for (let i = 0; i < count; i++) {
-      const { dir, shapes } = dirs[pick(dirs.length, 5, i)]!
-      const names = readdirSync(dir)
-        .filter((name) => name !== "expected.json")
-        .sort()
-      const path = join(dir, names[pick(names.length, 6, i)]!)
-      const whole = readFileSync(path)
-      // Damage in the header or text, where structure lies: the values behind it carry no checksum.
-      const isWeights = path.endsWith(".safetensors")
-      const end = isWeights ? 8 + Number(whole.readBigUInt64LE(0)) : whole.length
-      const at = pick(end, 7, i)
-      const kind = pick(3, 8, i)
-      if (kind === 0) truncateSync(path, pick(whole.length, 9, i))
-      else if (kind === 1) flip(path, at * 8 + pick(8, 9, i))
-      else writeFileSync(path, Buffer.concat([whole.subarray(0, at), Buffer.from(String(pick(10, 9, i))), whole.subarray(at + 1)]))
-      const error = errorOf(() => {
-        const found = loadAll(dir)
-        const isAsDeclared = paramSpecs(readConfig(dir).model).every(
-          ({ name, shape }) => found.get(name)?.length === shape.reduce((n, d) => n * d, 1),
-        )
-        if (!isAsDeclared) throw new Error(`damage ${i}: weights of other shapes than config.json says`)
-        // A header that still holds together must not have moved values into parameters of other sizes.
-        if (isWeights) expect([...found].map(([param, values]) => [param, values.length])).toEqual(shapes)
-      })
-      if (error !== undefined) {
-        refused++
-        if (!error.message.includes(dir)) throw new Error(`damage ${i} to ${path}: the error names no file: ${error.message}`)
-      }
-      writeFileSync(path, whole)
-    }
-    for (const { dir } of dirs) expect(errorOf(() => loadAll(dir))).toBeUndefined()
-    expect(refused).toBeGreaterThan(count / 4)
-    console.log(`${count} damaged directories: ${refused} refused, the others still a whole model`)
+  test("200 damaged foreign directories (seed 21): an error that names a file, or the right weights; never a crash", async () => {
+    const { refused } = await fuzzModels(200, 21, work)
+    expect(refused).toBeGreaterThan(100)
   }, 120_000)
 })
 
@@ -433,45 +325,7 @@ describe("the checkpoints of a run", () => {
     expect(readFileSync(join(parent, "step-000020/config.json"), "utf8")).toBe("20")
   })
 
-  const kills = SOAK ? 200 : 6
-  test(`${kills} kill -9 while saving (seed 20): a checkpoint at every step that was reported, each whole`, async () => {
-    const run = mkdtempSync(join(work, "kill-"))
-    const script = join(work, "saver.ts")
-    const imports = `import { saveCheckpoint } from ${JSON.stringify(join(import.meta.dir, "../src/gpt-checkpoint.ts"))}
-      import { checkpointPath } from ${JSON.stringify(join(import.meta.dir, "../src/gpt-keep.ts"))}
-      import { resolveModel } from ${JSON.stringify(join(import.meta.dir, "../src/config.ts"))}`
-    writeFileSync(
-      script,
-      `${imports}
-      const model = resolveModel({ vocabSize: 31, blockSize: 8, nLayer: 2, nHead: 2, nEmbd: 8 })
-      for (let step = 1; ; step++) {
-        // Every second save replaces an existing checkpoint with other content.
-        saveCheckpoint(checkpointPath(process.argv[2], step >> 1), { model, weights: (name) => sized(name), trainer: { tensors: [], state: { step } } })
-        process.stdout.write("saved " + (step >> 1) + "\\n")
-      }
-      function sized(name) {
-        const C = 8
-        const sizes = { "wte.weight": 31 * C, "wpe.weight": 8 * C }
-        return new Float32Array(sizes[name] ?? (/qkv/.test(name) ? 3 * C * C : /mlp\\.(up|down)/.test(name) ? 4 * C * C : /proj/.test(name) ? C * C : C))
-      }`,
-    )
-    for (let i = 0; i < kills; i++) {
-      rmSync(join(run, "checkpoints"), { recursive: true, force: true })
-      const child = Bun.spawn([process.execPath, script, run], { stdout: "pipe", stderr: "inherit" })
-      let reported = ""
-      let deadline: Timer | undefined
-      for await (const chunk of child.stdout) {
-        reported += new TextDecoder().decode(chunk)
-        deadline ??= setTimeout(() => child.kill("SIGKILL"), pick(120, 10, i))
-      }
-      clearTimeout(deadline)
-      await child.exited
-      recoverCheckpoints(run)
-      const expected = new Set(reported.match(/\d+(?=\n)/g)?.map(Number))
-      expect(expected.size).toBeGreaterThan(0)
-      for (const step of expected) expect(existsSync(checkpointPath(run, step))).toBe(true)
-      for (const { dir } of listCheckpoints(run)) expect(verifyCheckpoint(dir).length).toBe(5)
-    }
-    console.log(`${kills} kills, every checkpoint whole`)
+  test("6 kill -9 while saving (seed 20): a checkpoint at every step that was reported, each whole", async () => {
+    await killSavers(6, 20, work)
   }, 300_000)
 })
