@@ -67,8 +67,9 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
   let loss = Number.NaN
   if (first === 0 && values.evalInterval !== undefined) await runEvaluation(s, flag)
   if (s.trainer.owed !== undefined) {
-    if ((await afterStep(s, s.trainer.owed, flag)) === "early_stop") status = "early_stop"
+    await afterStep(s, s.trainer.owed, flag)
     if (s.trainer.owed === undefined) checkpoint(s) // as it would have been written without the stop
+    if (isStale(s)) status = "early_stop"
   }
   while (s.trainer.step < values.steps && status !== "early_stop") {
     if (flag.stopped) {
@@ -102,7 +103,8 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
       })
     }
     const due = dueAfter(step, values)
-    if ((await afterStep(s, due, flag)) === "early_stop") status = "early_stop"
+    await afterStep(s, due, flag)
+    if (due.includes("evaluation") && isStale(s)) status = "early_stop"
     if (step % values.checkpointInterval === 0 || (due.includes("evaluation") && s.trainer.best?.step === step)) checkpoint(s)
     await Bun.sleep(0) // lets messages in
   }
@@ -181,27 +183,28 @@ function dueAfter(step: number, { steps, evalInterval, sampleInterval }: TrainJo
  * Does what is due. A stop ends it without half a result; the rest is owed: the checkpoint remembers it, and the resumed run does it first,
  * so that it ends in the same bytes.
  */
-async function afterStep(s: Session, due: readonly Due[], flag: StopFlag): Promise<"early_stop" | undefined> {
-  let end: "early_stop" | undefined
+async function afterStep(s: Session, due: readonly Due[], flag: StopFlag): Promise<void> {
   for (const [i, part] of due.entries()) {
     try {
-      if (part === "evaluation") end = await runEvaluation(s, flag)
+      if (part === "evaluation") await runEvaluation(s, flag)
       else runSamples(s, flag)
     } catch (error) {
       if (!(error instanceof Stopped)) throw error
       s.trainer = { ...s.trainer, owed: due.slice(i) }
-      return end
+      return
     }
   }
   s.trainer = { ...s.trainer, owed: undefined }
-  return end
 }
 
-/** Evaluates, remembers the best, counts towards early stop. Throws Stopped, with nothing recorded. */
-async function runEvaluation(s: Session, flag: StopFlag): Promise<"early_stop" | undefined> {
+/** Whether the evaluations without a better loss are as many as the run has patience for. */
+const isStale = ({ job, trainer }: Session): boolean => job.values.patience !== undefined && trainer.stale >= job.values.patience
+
+/** Evaluates, remembers the best, counts evaluations without a better loss. Throws Stopped, with nothing recorded. */
+async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
   const { values } = s.job
   const { val } = s.prepared.data
-  if (val === undefined) return undefined
+  if (val === undefined) return
   const result = await evaluate(
     s.evaluation,
     val,
@@ -226,7 +229,6 @@ async function runEvaluation(s: Session, flag: StopFlag): Promise<"early_stop" |
     ...(result.bitsPerByte === undefined ? {} : { bits_per_byte: result.bitsPerByte }),
     best: isBest,
   })
-  return values.patience !== undefined && s.trainer.stale >= values.patience ? "early_stop" : undefined
 }
 
 /** Continues the prompts. Throws Stopped, with nothing recorded. */

@@ -81,6 +81,15 @@ const rows = (run: string) =>
       .map(({ type, step, loss, val_loss, best, text }) => ({ type, step, loss, val_loss, best, text }))
   })
 
+test("a run whose patience ended while it was stopped trains no further", async () => {
+  const settings = { ...SETTINGS, steps: "20", evalInterval: "2", sampleInterval: "2", lr: "10", minLr: "10", patience: "1" }
+  const whole = await trainUntil(jobOf("patient", settings), () => false)
+  expect(whole).toMatchObject({ status: "early_stop" })
+  expect(await trainUntil(jobOf("late", settings), (event) => event.type === "eval" && !event.best)).toMatchObject({ status: "stopped" })
+  expect(await trainUntil(jobOf("late", settings, true), () => false)).toMatchObject({ status: "early_stop", steps: whole.steps })
+  expect(bytes("late")).toEqual(bytes("patient"))
+})
+
 test("a stop in an evaluation or in samples, also after the last step: no half result, and the resumed run equals an undisturbed one", async () => {
   await trainUntil(jobOf("whole", SETTINGS), () => false)
   const stops: [string, (event: TrainEvent) => boolean, number, number][] = [
