@@ -19,7 +19,8 @@ for (const op of ops) {
         const two = checkCase(openCpu(2), variant)
         expect(two.worst, two.tensor).toBeLessThanOrEqual(1)
         const one = checkCase(openCpu(1), variant) // sets the size of the one pool
-        for (const [name, bits] of one.bits) expect(Buffer.from(bits).equals(Buffer.from(two.bits.get(name) as Uint8Array)), name).toBe(true)
+        for (const [name, bits] of one.bits)
+          expect(Buffer.from(bits).equals(Buffer.from(two.bits.get(name) as Uint8Array)), name).toBe(true)
       })
     }
   })
