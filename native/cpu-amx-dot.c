@@ -42,8 +42,12 @@ static void multiply(const void *a, const void *b, int64_t depth, int64_t rows, 
   }
 }
 
-static void pack_a(const Gemm *g, int64_t row, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_a(g), 1, 0, 2, row, k, depth, out); }
-static void pack_b(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_b(g), 1, 1, 2, col, k, depth, out); }
+static void pack_a(const Gemm *g, int64_t row, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
+  KERNEL(amx_pack)(source_a(g), 1, 0, row, k, depth, 2, panels, pitch, out);
+}
+static void pack_b(const Gemm *g, int64_t col, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
+  KERNEL(amx_pack)(source_b(g), 1, 1, col, k, depth, 2, panels, pitch, out);
+}
 
 Engine KERNEL(engine_dot)(void) {
   return (Engine){{pack_a, WIDE, 2 * WIDE}, {pack_b, WIDE, 2 * WIDE}, STEP, 512, multiply, store_tile, NULL, NULL};

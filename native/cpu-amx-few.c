@@ -75,7 +75,7 @@ static void task(void *ctx, int64_t panel) {
         a = (const char *)g->b + (row * g->ldb + k) * 2;
         pitch = ld;
       } else {
-        KERNEL(amx_pack)(w, 1, 0, 4, row, k, MIN(STEP, g->k - k), packed[k / STEP & 1]);
+        KERNEL(amx_pack)(w, 1, 0, row, k, MIN(STEP, g->k - k), 4, 1, 0, packed[k / STEP & 1]);
       }
       _tile_loadd(4, x, stride);
       MULTIPLY(0, 6, 4, a, pitch) fetch_rows(later, ld);
@@ -91,7 +91,7 @@ static void task(void *ctx, int64_t panel) {
       const char *before = packed[~(k / STEP) & 1], *later = part_at(f, panel, k + AHEAD * STEP);
       const float *from = (const float *)g->b + row * g->ldb + k;
       int64_t ld = g->ldb, whole = rows == PANEL && g->k - k >= STEP;
-      if (!whole && k < g->k) KERNEL(amx_pack)(w, 3, 0, 4, row, k, MIN(STEP, g->k - k), now);
+      if (!whole && k < g->k) KERNEL(amx_pack)(w, 3, 0, row, k, MIN(STEP, g->k - k), 4, 1, 0, now);
       if (k == 0) {
         for (int64_t i = 0; whole && i < PANEL; i += 8) split_rows(from, ld, i, now, later);
         continue;
@@ -131,7 +131,7 @@ void KERNEL(amx_few_rows)(const Gemm *g) {
   uint32_t *x = scratch(SCRATCH_GEMM_A, (size_t)(steps * parts * 16 * m) * 4);
   uint32_t tile[3][16][16] __attribute__((aligned(64))); /* [part][row][pair] */
   for (int64_t step = 0; step < steps; step++) {
-    KERNEL(amx_pack)(source_a(g), parts, 0, 1, 0, step * STEP, MIN(STEP, g->k - step * STEP), tile);
+    KERNEL(amx_pack)(source_a(g), parts, 0, 0, step * STEP, MIN(STEP, g->k - step * STEP), 1, 1, 0, tile);
     for (int64_t p = 0; p < parts; p++)
       for (int64_t pair = 0; pair < 16; pair++)
         for (int64_t i = 0; i < m; i++) x[((step * parts + p) * 16 + pair) * m + i] = tile[p][i][pair];

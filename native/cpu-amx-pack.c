@@ -51,30 +51,44 @@ INLINE void tile1(const Source *s, int transpose, int whole, int64_t index, int6
   memcpy(out, x, TILE_BYTES);
 }
 
-INLINE void pack(const Source *s, int64_t parts, int transpose, int whole, int64_t tiles, int64_t index, int64_t k, int64_t depth, char *out) {
-  int64_t step = tiles * TILE_BYTES;
-  for (int64_t d = 0; d < depth; d += STEP, out += parts * step)
-    for (int64_t t = 0; t < tiles; t++) {
-      if (parts == 3) tile3(s, transpose, whole, index + 16 * t, k + d, k + depth, out + t * TILE_BYTES, step);
-      else tile1(s, transpose, whole, index + 16 * t, k + d, k + depth, out + t * TILE_BYTES);
-    }
+typedef struct Target {
+  int64_t tiles, panels, pitch;
+  char *out;
+} Target;
+
+/* In the order of the source's memory: its rows are indexes (panel by panel, all steps) or k (step by step, all panels). */
+INLINE void pack(Source s, int64_t parts, int transpose, int whole, int64_t index, int64_t k, int64_t depth, Target to) {
+  int64_t steps = (depth + STEP - 1) / STEP, step = to.tiles * TILE_BYTES, outer = s.along ? to.panels : steps, inner = s.along ? steps : to.panels;
+  for (int64_t i = 0; i < outer; i++)
+    for (int64_t j = 0; j < inner; j++)
+      for (int64_t t = 0; t < to.tiles; t++) {
+        int64_t panel = s.along ? i : j, d = s.along ? j : i, at = index + (panel * to.tiles + t) * 16;
+        char *out = to.out + panel * to.pitch + d * parts * step + t * TILE_BYTES;
+        if (parts == 3) tile3(&s, transpose, whole, at, k + d * STEP, k + depth, out, step);
+        else tile1(&s, transpose, whole, at, k + d * STEP, k + depth, out);
+      }
 }
 
-#define CASE(type, along, parts)                                                                                   \
-  static __attribute__((noinline)) void pack_##type##_##along##_##parts(const void *data, int64_t ld, int64_t limit, int transpose, int64_t tiles, int64_t index, int64_t k, int64_t depth, char *out) { \
-    Source s = {data, ld, type, limit, along};                                                                     \
-    int whole = index + 16 * tiles <= limit && depth % STEP == 0;                                                  \
-    if (whole && transpose) pack(&s, parts, 1, 1, tiles, index, k, depth, out);                                    \
-    else if (whole) pack(&s, parts, 0, 1, tiles, index, k, depth, out);                                            \
-    else pack(&s, parts, transpose, 0, tiles, index, k, depth, out);                                               \
+/* One function for each kind of source. */
+#define KIND(type, along, parts)                                                                                                                      \
+  static __attribute__((noinline)) void pack_##type##_##along##_##parts(Source s, int transpose, int whole, int64_t index, int64_t k, int64_t depth, Target to) { \
+    Source source = {s.data, s.ld, type, s.limit, along};                                                                                             \
+    if (whole && transpose) pack(source, parts, 1, 1, index, k, depth, to);                                                                           \
+    else if (whole) pack(source, parts, 0, 1, index, k, depth, to);                                                                                   \
+    else pack(source, parts, transpose, 0, index, k, depth, to);                                                                                      \
   }
-CASE(F32, 0, 3) CASE(F32, 1, 3) CASE(F32, 0, 1) CASE(F32, 1, 1) CASE(BF16, 0, 1) CASE(BF16, 1, 1)
-#undef CASE
+KIND(F32, 0, 3)
+KIND(F32, 1, 3)
+KIND(F32, 0, 1)
+KIND(F32, 1, 1)
+KIND(BF16, 0, 1)
+KIND(BF16, 1, 1)
 
-void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t tiles, int64_t index, int64_t k, int64_t depth, void *out) {
-  int transpose = s.along ? across : !across;
-  if (parts == 3) (s.along ? pack_F32_1_3 : pack_F32_0_3)(s.data, s.ld, s.limit, transpose, tiles, index, k, depth, out);
-  else if (s.type == F32) (s.along ? pack_F32_1_1 : pack_F32_0_1)(s.data, s.ld, s.limit, transpose, tiles, index, k, depth, out);
-  else (s.along ? pack_BF16_1_1 : pack_BF16_0_1)(s.data, s.ld, s.limit, transpose, tiles, index, k, depth, out);
+void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t index, int64_t k, int64_t depth, int64_t tiles, int64_t panels, int64_t pitch, void *out) {
+  int transpose = s.along ? across : !across, whole = index + 16 * tiles * panels <= s.limit && depth % STEP == 0;
+  Target to = {tiles, panels, pitch, out};
+  if (parts == 3) (s.along ? pack_F32_1_3 : pack_F32_0_3)(s, transpose, whole, index, k, depth, to);
+  else if (s.type == F32) (s.along ? pack_F32_1_1 : pack_F32_0_1)(s, transpose, whole, index, k, depth, to);
+  else (s.along ? pack_BF16_1_1 : pack_BF16_0_1)(s, transpose, whole, index, k, depth, to);
 }
 #endif

@@ -100,10 +100,18 @@ MULTIPLY(multiply_direct, 3, 0)
 MULTIPLY(multiply_swapped, 1, 1)
 MULTIPLY(multiply_swapped, 3, 1)
 
-static void pack_a_direct(const Gemm *g, int64_t row, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_a(g), amx_parts(g), 0, 2, row, k, depth, out); }
-static void pack_b_direct(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_b(g), amx_parts(g), 1, 2, col, k, depth, out); }
-static void pack_a_swapped(const Gemm *g, int64_t row, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_a(g), amx_parts(g), 1, 2, row, k, depth, out); }
-static void pack_b_swapped(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *out) { KERNEL(amx_pack)(source_b(g), amx_parts(g), 0, 2, col, k, depth, out); }
+static void pack_a_direct(const Gemm *g, int64_t row, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
+  KERNEL(amx_pack)(source_a(g), amx_parts(g), 0, row, k, depth, 2, panels, pitch, out);
+}
+static void pack_b_direct(const Gemm *g, int64_t col, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
+  KERNEL(amx_pack)(source_b(g), amx_parts(g), 1, col, k, depth, 2, panels, pitch, out);
+}
+static void pack_a_swapped(const Gemm *g, int64_t row, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
+  KERNEL(amx_pack)(source_a(g), amx_parts(g), 1, row, k, depth, 2, panels, pitch, out);
+}
+static void pack_b_swapped(const Gemm *g, int64_t col, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
+  KERNEL(amx_pack)(source_b(g), amx_parts(g), 0, col, k, depth, 2, panels, pitch, out);
+}
 
 /* Which operand's rows become A tiles is a matter of speed: the products and their order are the same, and so are the bits. */
 Engine KERNEL(engine_amx)(const Gemm *g) {

@@ -19,8 +19,9 @@ typedef struct Source {
 INLINE Source source_a(const Gemm *g) { return (Source){g->a, g->lda, g->a_type, g->m, !g->a_trans}; }
 INLINE Source source_b(const Gemm *g) { return (Source){g->b, g->ldb, g->b_type, g->n, !!g->b_trans}; }
 
-/* Packs `tiles` tiles (16 indexes each) from `index` on, over [k, min(k + depth, total)); depth is rounded up to whole steps with zeros. */
-void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t tiles, int64_t index, int64_t k, int64_t depth, void *out);
+/* Packs `panels` panels, `pitch` bytes apart, of `tiles` tiles (16 indexes each) from `index` on, over depth from k on; [step][part][tiles] in a panel.
+   Depth is rounded up to whole steps with zeros, and so are the indexes beyond the limit. */
+void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t index, int64_t k, int64_t depth, int64_t tiles, int64_t panels, int64_t pitch, void *out);
 /* Tiles for this thread until _tile_release: 0-5 with so many columns (of C and B), 6 and 7 of 16 × 64 bytes (A). */
 void KERNEL(amx_configure)(int64_t columns);
 

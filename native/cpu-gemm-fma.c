@@ -63,11 +63,11 @@ INLINE void pack(const void *src, int64_t ld, int64_t type, int along, int64_t i
   else if (type == F32) pack_across(src, ld, F32, index, limit, k, depth, width, out);
   else pack_across(src, ld, BF16, index, limit, k, depth, width, out);
 }
-static void pack_a(const Gemm *g, int64_t row, int64_t k, int64_t depth, void *panel) {
-  pack(g->a, g->lda, g->a_type, !g->a_trans, row, g->m, k, depth, ROWS, panel);
+static void pack_a(const Gemm *g, int64_t row, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
+  for (int64_t p = 0; p < panels; p++) pack(g->a, g->lda, g->a_type, !g->a_trans, row + p * ROWS, g->m, k, depth, ROWS, (float *)((char *)out + p * pitch));
 }
-static void pack_b(const Gemm *g, int64_t col, int64_t k, int64_t depth, void *panel) {
-  pack(g->b, g->ldb, g->b_type, !!g->b_trans, col, g->n, k, depth, COLS, panel);
+static void pack_b(const Gemm *g, int64_t col, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
+  for (int64_t p = 0; p < panels; p++) pack(g->b, g->ldb, g->b_type, !!g->b_trans, col + p * COLS, g->n, k, depth, COLS, (float *)((char *)out + p * pitch));
 }
 
 INLINE void tile(const float *a, const float *b, int64_t depth, int rows, int first, float *c) {

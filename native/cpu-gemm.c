@@ -32,7 +32,7 @@ static void fetch_tile(const Gemm *g, int64_t row, int64_t rows, int64_t col, in
 static void pack_task(void *ctx, int64_t i) {
   const Job *j = ctx;
   int64_t panel = i % j->shared_panels, k = i / j->shared_panels * j->e.k_block, depth = MIN(j->e.k_block, j->depth - k);
-  j->shared.pack(j->g, j->index + panel * j->shared.width, j->k + k, depth, j->packed + panel * j->panel_bytes + k * j->shared.bytes);
+  j->shared.pack(j->g, j->index + panel * j->shared.width, j->k + k, depth, 1, 0, j->packed + panel * j->panel_bytes + k * j->shared.bytes);
 }
 
 static void multiply_task(void *ctx, int64_t i) {
@@ -50,6 +50,7 @@ static void multiply_task(void *ctx, int64_t i) {
   for (int64_t k = 0; k == 0 || k < j->depth; k += e->k_block) {
     int64_t depth = MIN(e->k_block, j->depth - k), padded = ceil_div(depth, e->k_step) * e->k_step;
     int first = j->k + k == 0, last = j->k + k + depth >= g->k;
+    j->own.pack(g, o0 * j->own.width, j->k + k, depth, o1 - o0, own_bytes, own);
     /* Along rows of C, so far that what is used of B stays in the second-level cache. */
     for (int64_t b = b0; b < b1; b += CHUNK)
       for (int64_t pa = a0; pa < a1; pa++)
@@ -58,9 +59,8 @@ static void multiply_task(void *ctx, int64_t i) {
           int64_t row = pa * e->a.width + (j->shared_a ? j->index : 0), col = pb * e->b.width + (j->shared_a ? 0 : j->index);
           int64_t rows = MIN(e->a.width, g->m - row), cols = MIN(e->b.width, g->n - col);
           const char *shared_panel = j->packed + s * j->panel_bytes + k * j->shared.bytes;
-          char *own_panel = own + (o - o0) * own_bytes;
+          const char *own_panel = own + (o - o0) * own_bytes;
           float *sum = one_pass ? c : c + ((s - s0) * j->task_own + o - o0) * tile;
-          if (s == s0) j->own.pack(g, o * j->own.width, j->k + k, depth, own_panel);
           if (last && g->a_trans) fetch_tile(g, row, rows, col, cols);
           e->multiply(j->shared_a ? shared_panel : own_panel, j->shared_a ? own_panel : shared_panel, padded, rows, first, last, sum);
           if (last) e->store(g, row, rows, col, cols, sum, e->b.width);

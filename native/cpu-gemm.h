@@ -2,9 +2,10 @@
 #pragma once
 #include "cpu.h"
 
-/* One operand: a panel holds `width` rows of A or columns of B over some depth of k, in the engine's own layout; what lies outside the matrix is packed as 0. */
+/* One operand: a panel holds `width` rows of A or columns of B over some depth of k, in the engine's own layout; what lies outside the matrix is packed as 0.
+   pack makes neighbouring panels from row or column `index` on, `pitch` bytes apart. */
 typedef struct Side {
-  void (*pack)(const Gemm *g, int64_t index, int64_t k, int64_t depth, void *panel);
+  void (*pack)(const Gemm *g, int64_t index, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out);
   int64_t width;
   int64_t bytes; /* of a panel per unit of depth */
 } Side;
