@@ -109,7 +109,9 @@ async function compileAll(units: readonly Unit[]): Promise<string> {
 async function execute(command: readonly string[], what: string): Promise<string> {
   const child = Bun.spawn(command as string[], { cwd: root, stdout: "pipe", stderr: "pipe", env: { ...process.env, LC_ALL: "C" } })
   const [printed, code] = await Promise.all([child.stderr.text(), child.exited])
-  if (code !== 0) throw new AlphaError(`${what} fails (exit ${code})\n${printed.trim()}\n${command.join(" ")}`)
+  // A compiler that is killed, mostly for memory, says nothing itself.
+  const how = child.signalCode === null ? `exit ${code}` : `killed by ${child.signalCode}`
+  if (code !== 0) throw new AlphaError(`${what} fails (${how})\n${printed.trim()}\n${command.join(" ")}`)
   return printed
 }
 

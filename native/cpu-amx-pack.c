@@ -20,7 +20,7 @@ INLINE void tile3(const Source *s, int transpose, int whole, int64_t index, int6
 #pragma GCC unroll 16
     for (int64_t i = 0; i < 16; i++) {
       int64_t row = s->along ? index + i : k + 16 * half + i, col = s->along ? k + 16 * half : index;
-      if (!s->along) __builtin_prefetch((const float *)s->data + row * s->ld + col + 32, 0, 2);
+      __builtin_prefetch((const float *)s->data + (row + STEP) * s->ld + col, 0, 2); /* the next step or the next panel */
       x[half][i] = load16(s, row * s->ld + col, row < (s->along ? s->limit : end) ? (s->along ? end : s->limit) - col : 0, whole);
     }
     if (transpose) vtranspose(x[half]);
@@ -36,12 +36,13 @@ INLINE void tile1(const Source *s, int transpose, int whole, int64_t index, int6
   for (int64_t i = 0; i < 16; i++) {
     if (s->along) {
       int64_t at = (index + i) * s->ld + k, n = index + i < s->limit ? end - k : 0;
+      __builtin_prefetch((const char *)s->data + (at + STEP * s->ld) * type_bytes(s->type), 0, 2);
       if (s->type == BF16 && (whole || n >= STEP)) memcpy(&x[i], (const bf16 *)s->data + at, 64);
       else x[i] = (vu)_mm512_cvtne2ps_pbh((__m512)load16(s, at + 16, n - 16, whole), (__m512)load16(s, at, n, whole));
     } else {
       int64_t at = (k + 2 * i) * s->ld + index, n = s->limit - index;
-      __builtin_prefetch((const char *)s->data + at * type_bytes(s->type) + (s->type == F32 ? 128 : 64), 0, 2);
-      __builtin_prefetch((const char *)s->data + (at + s->ld) * type_bytes(s->type) + (s->type == F32 ? 128 : 64), 0, 2);
+      __builtin_prefetch((const char *)s->data + (at + STEP * s->ld) * type_bytes(s->type), 0, 2);
+      __builtin_prefetch((const char *)s->data + (at + (STEP + 1) * s->ld) * type_bytes(s->type), 0, 2);
       vf a = load16(s, at, k + 2 * i < end ? n : 0, whole), b = load16(s, at + s->ld, k + 2 * i + 1 < end ? n : 0, whole);
       x[i] = s->type == BF16 ? (vu)a >> 16 | (vu)b : round_pairs(a, b);
     }

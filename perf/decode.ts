@@ -4,7 +4,7 @@
  * step over what a plain sum over them reads in the same time. --profile adds the time per op and what is left for the host.
  */
 import { parseArgs } from "node:util"
-import { findPreset, resolveModel } from "../src/config.ts"
+import { findPreset, modelFields, resolveModel } from "../src/config.ts"
 import { openDevice } from "../src/device.ts"
 import { createGenerator, initialise, type Precision, paramSpecs, refreshCopies } from "../src/gpt.ts"
 import { globalNorm } from "../src/op.ts"
@@ -25,26 +25,7 @@ const { values: flags } = parseArgs({
 const precision = flags.precision as Precision
 const [batch, prompt, count] = [flags.batch, flags.prompt, flags.new].map(Number) as [number, number, number]
 const { context, ...fields } = findPreset(flags.preset).values({ isRandom: true }) as Record<string, unknown>
-const names = new Set([
-  "nLayer",
-  "nHead",
-  "nKvHead",
-  "nEmbd",
-  "headDim",
-  "ffnDim",
-  "norm",
-  "position",
-  "activation",
-  "bias",
-  "tie",
-  "vocabSize",
-  "qkNorm",
-])
-const model = resolveModel({
-  vocabSize: 65,
-  blockSize: context as number,
-  ...Object.fromEntries(Object.entries(fields).filter(([name]) => names.has(name))),
-})
+const model = resolveModel({ vocabSize: 65, ...modelFields(fields), blockSize: context as number })
 
 /** Milliseconds of every node of the steps of one token per row, by op; filled with --profile. */
 const profile = new Map<string, { ms: number; bytes: number; nodes: number }>()

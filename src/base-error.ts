@@ -13,7 +13,7 @@ export const EXIT = {
   device: 4,
   /** Another process holds the run, port or lock. */
   busy: 5,
-  /** A second SIGINT or SIGTERM ended the program at once (128 + 2). */
+  /** A second SIGINT, SIGTERM or SIGHUP ended the program at once (128 + 2). */
   interrupted: 130,
 } as const
 

@@ -4,7 +4,7 @@ import { columns, displayWidth, wrap } from "./base-term.ts"
 import { COMMAND_GROUPS, type Command } from "./cli-command.ts"
 import { SWITCHES } from "./cli-flags.ts"
 import { guide } from "./cli-guide.ts"
-import { ENVIRONMENT_NAMES, envName, type Field, type Fields, kebabName, PRESETS, RUNTIME } from "./config.ts"
+import { ENVIRONMENT_NAMES, envName, type Field, type Fields, jsonSchema, kebabName, PRESETS, RUNTIME } from "./config.ts"
 
 const WIDTH = 100
 /** Columns of the flag names; longer ones push their text to the next line. */
@@ -49,16 +49,8 @@ function hang(head: string, body: string, indent: number): string {
 
 /** `alpha COMMAND --help`, all of it or one group of flags. */
 export function commandHelp(command: Command, group = ""): string {
+  if (group !== "") return flagGroup(...groupRows(command, group))
   const groups = groupsOf(command.fields)
-  if (group !== "") {
-    const wanted = [...groups.keys()].find((name) => name.toLowerCase() === group.toLowerCase())
-    if (wanted !== undefined) return flagGroup(wanted, groups.get(wanted)!)
-    const close = nearest(group, groups.keys())
-    throw new AlphaError(`help ${command.name}: no group of flags is called ${group}`, {
-      hint: `${close ? `did you mean ${close}? ` : ""}There are ${[...groups.keys()].join(", ")}`,
-      code: EXIT.usage,
-    })
-  }
   const positionals = command.positionals.map((name) => ` [${name.toUpperCase()}]`).join("")
   const switches = Object.entries(SWITCHES).map(([name, doc]) => hang(`  --${kebabName(name)}`, doc, FLAG_WIDTH))
   return [
@@ -69,6 +61,18 @@ export function commandHelp(command: Command, group = ""): string {
     `Always\n${switches.join("\n")}`,
     "Flags are --camelCase or --kebab-case, --flag=value or --flag value; alpha help config has the rest.",
   ].join("\n\n")
+}
+
+/** The heading that `group` means, whatever its case, and its rows. */
+function groupRows(command: Command, group: string): [string, readonly [string, Field][]] {
+  const groups = groupsOf(command.fields)
+  const found = [...groups].find(([name]) => name.toLowerCase() === group.toLowerCase())
+  if (found !== undefined) return found
+  const close = nearest(group, groups.keys())
+  throw new AlphaError(`help ${command.name}: no group of flags is called ${group}`, {
+    hint: `${close ? `did you mean ${close}? ` : ""}There are ${[...groups.keys()].join(", ")}`,
+    code: EXIT.usage,
+  })
 }
 
 /** Rows by heading, in table order. */
@@ -163,39 +167,91 @@ function environmentPage(): string {
 
 function exitPage(): string {
   const meanings: Record<keyof typeof EXIT, string> = {
-    ok: "the work is done; also after SIGINT or SIGTERM, when training has saved its state",
+    ok: "the work is done; also when a signal ended training and its state is saved",
     failure: "the work was tried and failed",
     usage: "the command line or configuration is wrong; nothing was started",
     data: "an input file is missing, damaged or not what was expected",
     device: "the device that was asked for cannot be had",
     busy: "another process holds the run",
-    interrupted: "a second SIGINT or SIGTERM ended the program at once",
+    interrupted: "a second SIGINT, SIGTERM or SIGHUP ended the program at once",
   }
   const rows = Object.entries(meanings).map(([name, meaning]) => [`  ${EXIT[name as keyof typeof EXIT]}`, meaning])
   return `Exit status\n\n${columns(rows, [0])}`
 }
 
-/** The page of a topic, command or field named by `words`; unknown ones are refused with the nearest. */
-export function helpPage(commands: readonly Command[], words: string): string {
-  if (words === "") return overview(commands)
-  if (Object.hasOwn(TOPICS, words)) return TOPICS[words]!.page()
-  const command = commands.find(({ name, aliases }) => [name, ...aliases].some((known) => words === known || words.startsWith(`${known} `)))
-  if (command) {
-    const name = [command.name, ...command.aliases].find((known) => words === known || words.startsWith(`${known} `))!
-    return commandHelp(command, words.slice(name.length + 1))
+/** What `words` name. */
+type Subject =
+  | { kind: "overview" }
+  | { kind: "topic"; name: string }
+  | { kind: "command"; command: Command; group: string }
+  | { kind: "family"; commands: readonly Command[] }
+  | { kind: "field"; name: string; commands: readonly Command[] }
+
+/** The topic, command or field named by `words`; unknown ones are refused with the nearest. */
+function subjectOf(commands: readonly Command[], words: string): Subject {
+  if (words === "") return { kind: "overview" }
+  if (Object.hasOwn(TOPICS, words)) return { kind: "topic", name: words }
+  for (const command of commands) {
+    const name = [command.name, ...command.aliases].find((known) => words === known || words.startsWith(`${known} `))
+    if (name !== undefined) return { kind: "command", command, group: words.slice(name.length + 1) }
   }
   const family = commands.filter(({ name }) => name.startsWith(`${words} `))
-  if (family.length > 0)
-    return family
-      .map((entry) => `${titleOf(entry)} - ${entry.summary}\n${entry.examples.map((line) => `  ${line}`).join("\n")}`)
-      .join("\n\n")
-  const rows = commands.flatMap(({ name, fields }) =>
-    Object.hasOwn(fields, words) ? [`alpha ${name}\n${flagRow(words, fields[words]!)}`] : [],
-  )
-  if (rows.length > 0) return rows.join("\n\n")
+  if (family.length > 0) return { kind: "family", commands: family }
+  const users = commands.filter(({ fields }) => Object.hasOwn(fields, words))
+  if (users.length > 0) return { kind: "field", name: words, commands: users }
   const close = nearest(words, [...Object.keys(TOPICS), ...commands.flatMap(({ name, aliases }) => [name, ...aliases])])
   throw new AlphaError(`help: nothing is called ${words}`, {
     hint: close ? `did you mean ${close}?` : "alpha help lists what there is",
     code: EXIT.usage,
   })
 }
+
+/** The page of what `words` name. */
+export function helpPage(commands: readonly Command[], words: string): string {
+  const subject = subjectOf(commands, words)
+  switch (subject.kind) {
+    case "overview":
+      return overview(commands)
+    case "topic":
+      return TOPICS[subject.name]!.page()
+    case "command":
+      return commandHelp(subject.command, subject.group)
+    case "family":
+      return subject.commands
+        .map((entry) => `${titleOf(entry)} - ${entry.summary}\n${entry.examples.map((line) => `  ${line}`).join("\n")}`)
+        .join("\n\n")
+    case "field":
+      return subject.commands.map(({ name, fields }) => `alpha ${name}\n${flagRow(subject.name, fields[subject.name]!)}`).join("\n\n")
+  }
+}
+
+/** The same as data: commands and topics by name; the text of a topic; of commands, groups of flags and fields the JSON Schema. */
+export function helpJson(commands: readonly Command[], words: string): unknown {
+  const subject = subjectOf(commands, words)
+  switch (subject.kind) {
+    case "overview": {
+      const topics = Object.entries(TOPICS).map(([name, { about }]) => ({ name, about }))
+      return { commands: commands.map(commandFacts), topics }
+    }
+    case "topic":
+      return { topic: subject.name, about: TOPICS[subject.name]!.about, text: TOPICS[subject.name]!.page() }
+    case "command": {
+      const { command, group } = subject
+      const fields = group === "" ? command.fields : Object.fromEntries(groupRows(command, group)[1])
+      return jsonSchema(fields, `alpha ${command.name}${group === "" ? "" : ` ${group}`}`)
+    }
+    case "family":
+      return { commands: subject.commands.map(commandFacts) }
+    case "field":
+      return subject.commands.map((command) => jsonSchema({ [subject.name]: command.fields[subject.name]! }, `alpha ${command.name}`))
+  }
+}
+
+const commandFacts = ({ name, aliases, group, summary, positionals, examples }: Command) => ({
+  name,
+  aliases,
+  group,
+  summary,
+  positionals,
+  examples,
+})

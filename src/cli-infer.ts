@@ -5,6 +5,7 @@ import type { Invocation } from "./cli-command.ts"
 import { chat } from "./cli-infer-chat.ts"
 import { type Input, type Prompt, readPrompts } from "./cli-infer-prompts.ts"
 import { type About, type Answer, AnswerWriter, answerJson, promptText, speedLine, wholeText } from "./cli-infer-view.ts"
+import { onStop } from "./cli-signal.ts"
 import type { InferConfig } from "./config.ts"
 import { type Engine, type Jobs, startEngine } from "./engine.ts"
 import { modelPath } from "./gpt.ts"
@@ -66,18 +67,16 @@ async function answerAll(engine: Engine, job: Job, { device, threads, seed }: In
       ...(json ? {} : { onNote: note }),
     },
   )
-  const onSignal = () => {
-    if (interrupted) process.exit(EXIT.interrupted)
+  const release = onStop(() => {
     interrupted = true
     running.stop()
-  }
-  process.on("SIGINT", onSignal).on("SIGTERM", onSignal)
+  })
   try {
     const report = await running.result
     if (!json) note(speedLine(report))
     return interrupted ? EXIT.interrupted : undefined
   } finally {
-    process.off("SIGINT", onSignal).off("SIGTERM", onSignal)
+    release()
   }
 }
 

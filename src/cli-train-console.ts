@@ -26,7 +26,7 @@ export function trainConsole(): TrainView {
   let progress: Progress | undefined
   let label = ""
   let valLoss: number | undefined
-  let steps = 0
+  let start: StartEvent | undefined
   const endProgress = () => {
     progress?.finish()
     progress = undefined
@@ -45,10 +45,10 @@ export function trainConsole(): TrainView {
       }
       endProgress()
       if (event.type === "start") {
-        steps = event.steps
+        start = event
         for (const text of startLines(event)) line.print(text)
       } else if (event.type === "step") {
-        const text = stepText(event, steps, valLoss)
+        const text = stepText(event, start?.steps ?? 0, valLoss)
         if (line.isLive) line.show(text)
         else line.print(text)
       } else if (event.type === "eval") {
@@ -60,7 +60,7 @@ export function trainConsole(): TrainView {
         line.print(paint.dim(`checkpoint ${event.path} (${formatBytes(event.bytes)}${event.best ? ", best" : ""})`))
       else {
         line.clear()
-        for (const text of summaryLines(event)) line.print(text)
+        for (const text of summaryLines(event, start?.chat ?? false)) line.print(text)
       }
     },
     note: (text) => line.print(text),
@@ -100,11 +100,11 @@ function evalText(e: EvalRow): string {
   return `eval step ${e.step}  loss ${e.val_loss.toFixed(4)}  perplexity ${e.perplexity.toFixed(2)}${bits}${e.best ? "  (best)" : ""}`
 }
 
-function summaryLines(e: Summary): string[] {
+function summaryLines(e: Summary, isChat: boolean): string[] {
   const word = { completed: "done", stopped: "stopped", early_stop: "stopped early" }[e.status]
   const best = e.best_val_loss === null ? "" : `, best held-out loss ${e.best_val_loss.toFixed(4)}`
   return [
     `${word}: ${e.steps} steps in ${formatDuration(e.wall_s * 1000)}, ${formatCount(e.tokens_per_s)} tokens/s, loss ${e.loss?.toFixed(4) ?? "not a number"}${best}`,
-    `next: alpha infer --model=${e.run} --prompt='…'${e.status === "completed" ? "" : `   or   alpha train --resume=${e.run}`}`,
+    `next: alpha infer --model=${e.run} ${isChat ? "--chat" : "--prompt='…'"}${e.status === "completed" ? "" : `   or   alpha train --resume=${e.run}`}`,
   ]
 }

@@ -4,11 +4,12 @@ import { basename, join, resolve } from "node:path"
 import { buildInfo } from "./base-build.ts"
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { Base, Invocation } from "./cli-command.ts"
+import { onStop } from "./cli-signal.ts"
 import { jsonLines, trainConsole } from "./cli-train-console.ts"
 import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
 import { startEngine } from "./engine.ts"
 import { modelDirectory, readConfig } from "./gpt.ts"
-import { newestRun, readRecord } from "./train.ts"
+import { newestRun, type RunRecord, readRecord } from "./train.ts"
 
 /** The configuration of the run that is continued, or the model that is started from. */
 export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | undefined> {
@@ -21,12 +22,18 @@ export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | 
         hint: `leave --run out; a new run from its weights: --init=${directory} --run=NAME`,
         code: EXIT.usage,
       })
-    return { values: { ...record.config, run: directory, resume: directory }, from: `run ${directory}` }
+    return { values: { ...record.config, ...keptWarmup(record), run: directory, resume: directory }, from: `run ${directory}` }
   }
   if (values.init === undefined) return undefined
   const { model } = readConfig(modelDirectory(values.init, values.runsDir))
   const { vocabSize: _, blockSize, ...fields } = modelFields(model)
   return { values: { ...fields, ...(model.position === "learned" ? { blockSize } : {}) }, from: values.init }
+}
+
+/** A warm-up that was derived from the steps is that of the run for good: with more --steps the learning rate would jump back into it. */
+function keptWarmup({ config }: RunRecord): Record<string, unknown> {
+  const value = config.warmupSteps?.value
+  return value === undefined || value === null ? {} : { warmupSteps: value }
 }
 
 /** Directory of the run that --resume means. */
@@ -35,53 +42,70 @@ function resumed({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "re
   return existsSync(join(resume, "config.json")) ? resume : runDirectory(runsDir, resume).directory
 }
 
-/** Trains; returns 0 also when a signal stopped it after a checkpoint. */
+/** Trains; returns 0 also when a signal stopped it: after a checkpoint, or before the first step with nothing to save. */
 export async function run({ config, loaded, json }: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
   const resume = config.resume !== undefined
   const directory = resume ? resumed(config) : runDirectory(config.runsDir, config.run ?? defaultName(config)).directory
-  if (resume) refuseOther(directory, config)
+  const changes = resume ? changedBatches(directory, config) : []
   const { commit, version } = buildInfo()
   const engine = startEngine()
   const view = json ? jsonLines() : trainConsole()
+  for (const change of changes) view.note(change)
   const job = engine.start(
     "train",
     { values: config, record: { config: recordConfig(loaded), seed: config.seed, commit, version }, directory, resume },
     { device: config.device, threads: config.threads },
     { onEvent: view.show, onNote: view.note },
   )
-  let signals = 0
-  const onSignal = () => {
-    if (++signals > 1) {
-      view.close()
-      process.exit(EXIT.interrupted)
-    }
-    view.note("stopping after this step, then a checkpoint (again: now)")
+  const release = onStop(() => {
     job.stop()
-  }
-  process.on("SIGINT", onSignal).on("SIGTERM", onSignal)
+    view.note("stopping; what is trained is saved first (again: now)")
+  }, view.close)
   try {
     await job.result
-    return EXIT.ok
+  } catch (error) {
+    if (!(error instanceof AlphaError) || error.code !== EXIT.ok) throw error
+    view.note(error.message)
   } finally {
     view.close()
     engine.close()
-    process.off("SIGINT", onSignal).off("SIGTERM", onSignal)
+    release()
   }
+  return EXIT.ok
 }
 
-/** Settings that what a checkpoint holds was made with: under another one its moments and counters mean something else. */
-const KEPT = ["optimizer", "precision", "seed"] as const
+/** Settings that what a checkpoint holds was made with: under another one its moments, or the position in its data, mean something else. */
+const KEPT = ["optimizer", "precision", "order", "documentBoundaries", "maskPrompt"] as const
+/** Settings that a run may go on with differently; which windows are drawn depends on them. */
+const DRAWN = ["batch", "accumSteps", "context"] as const
 
-function refuseOther(directory: string, config: TrainInput): void {
+/**
+ * Refuses what a resumed run cannot change and tells what it may. Sequential data counts windows from the beginning, so that other batches or
+ * windows would skip or repeat some; random windows are drawn anew for each step.
+ */
+function changedBatches(directory: string, config: TrainInput): string[] {
   const { config: before } = readRecord(directory)
-  for (const name of KEPT) {
-    const was = before[name]?.value
-    if (was === undefined || was === config[name]) continue
-    throw new AlphaError(`run ${directory} was trained with ${name} ${was}, the configuration says ${config[name]}`, {
-      hint: `leave --${name} out, or start a new run from its weights: --init=${directory}`,
-      code: EXIT.usage,
-    })
+  const isOther = (name: keyof TrainInput) => before[name]?.value !== undefined && before[name].value !== config[name]
+  const refuse = (name: keyof TrainInput, because = "") => {
+    throw new AlphaError(
+      `run ${directory} was trained with ${name} ${before[name]?.value}, the configuration says ${config[name]}${because}`,
+      {
+        hint: `leave --${name} out, or start a new run from its weights: --init=${directory}`,
+        code: EXIT.usage,
+      },
+    )
   }
+  for (const name of KEPT) if (isOther(name)) refuse(name)
+  const changed = DRAWN.filter(isOther)
+  const rowsBefore = Number(before.batch?.value) * Number(before.accumSteps?.value)
+  const isSameStep = !isOther("context") && rowsBefore === config.batch * config.accumSteps
+  if (changed.length === 0) return []
+  if (config.order === "sequential" && !isSameStep)
+    refuse(changed.at(-1) as keyof TrainInput, ": sequential data would jump to another place")
+  const list = changed.map((name) => `${name} ${config[name]} instead of ${before[name]?.value}`).join(", ")
+  return [
+    `run ${directory} goes on with ${list}: ${isSameStep ? "the same windows, sums rounded otherwise" : "other windows than it would have seen"}`,
+  ]
 }
 
 /** Preset or data, date and time: novels-20260131-142501. */

@@ -1,10 +1,12 @@
 /** The program: the command table, and errors turned into a message and an exit code. */
+import { readlinkSync } from "node:fs"
 import { type CommandDef, runCommand } from "citty"
 import { buildInfo } from "./base-build.ts"
 import { AlphaError, EXIT, nearest } from "./base-error.ts"
 import { colours } from "./base-term.ts"
 import { type Command, defineCommand } from "./cli-command.ts"
 import { parseFlags } from "./cli-flags.ts"
+import { requestStop } from "./cli-signal.ts"
 import {
   DOCTOR,
   EVAL,
@@ -13,7 +15,6 @@ import {
   finishInfer,
   finishTrain,
   INFER,
-  jsonSchema,
   loadConfig,
   RUNTIME,
   readEnvironment,
@@ -182,17 +183,18 @@ function commandTree(dispatch: Dispatch, argv: readonly string[]): CommandDef {
 
 /** The error for a command line that names no command. */
 function unknownCommand(argv: readonly string[]): AlphaError {
-  const flag = argv.find((word) => word.startsWith("-"))
-  if (flag !== undefined && argv.indexOf(flag) < 2) {
-    return new AlphaError(`flag ${flag} stands before the command`, {
+  const names = COMMANDS.flatMap(({ name, aliases }) => [name, ...aliases])
+  const family = names.filter((name) => name.startsWith(`${argv[0]} `))
+  const words = argv.filter((word) => !word.startsWith("-"))
+  const early = argv.slice(0, family.length > 0 && words.length > 1 ? 2 : 1).find((word) => word.startsWith("-"))
+  if (early !== undefined) {
+    return new AlphaError(`flag ${early} stands before the command`, {
       hint: "the command comes first: alpha train --data=book.txt",
       code: EXIT.usage,
     })
   }
-  const names = COMMANDS.flatMap(({ name, aliases }) => [name, ...aliases])
-  const family = names.filter((name) => name.startsWith(`${argv[0]} `))
   if (family.length > 0) {
-    const what = argv.length === 1 ? "a subcommand is missing" : `unknown subcommand ${argv[1]}`
+    const what = words.length === 1 ? "a subcommand is missing" : `unknown subcommand ${words[1]}`
     return new AlphaError(`${argv[0]}: ${what}`, { hint: `one of ${family.join(", ")}`, code: EXIT.usage })
   }
   const close = nearest(argv[0]!, names)
@@ -228,11 +230,9 @@ async function execute(command: Command, args: readonly string[], argv: readonly
 }
 
 async function help(words: readonly string[]): Promise<number> {
-  const { helpPage } = await import("./cli-help.ts")
+  const { helpJson, helpPage } = await import("./cli-help.ts")
   const names = words.filter((word) => word !== "--json").join(" ")
-  const command = COMMANDS.find(({ name, aliases }) => [name, ...aliases].includes(names))
-  if (command && words.includes("--json")) output(JSON.stringify(jsonSchema(command.fields, `alpha ${command.name}`)))
-  else output(helpPage(COMMANDS, names))
+  output(words.includes("--json") ? JSON.stringify(helpJson(COMMANDS, names)) : helpPage(COMMANDS, names))
   return EXIT.ok
 }
 
@@ -266,17 +266,27 @@ let outputExit: number | undefined
 function outputClosed(error: NodeJS.ErrnoException): void {
   if (outputExit !== undefined) return
   outputExit = error.code === "EPIPE" ? EXIT.ok : EXIT.failure
-  if (outputExit !== EXIT.ok) process.stderr.write(`alpha: cannot write standard output: ${error.message}\n`)
-  if (process.listenerCount("SIGTERM") === 0) process.exit(outputExit)
-  process.emit("SIGTERM", "SIGTERM")
+  if (outputExit !== EXIT.ok) process.stderr.write(`alpha: cannot write standard output${outputName()}: ${error.message}\n`)
+  if (!requestStop()) process.exit(outputExit)
+}
+
+/** " (/dev/full)": the file or device behind standard output, where the system tells. */
+function outputName(): string {
+  try {
+    return ` (${readlinkSync("/proc/self/fd/1")})`
+  } catch {
+    return ""
+  }
 }
 
 /** The whole process, from arguments to exit. */
 async function start(): Promise<never> {
   process.stdout.on("error", outputClosed)
+  process.stderr.on("error", () => {}) // a terminal that is gone: there is nobody left to tell
   const code = await main(process.argv.slice(2)).catch(report)
-  // Everything written must be out before the exit ends the workers.
+  // Everything written must be out before the exit ends the workers, and what became of it known: its error comes a turn of the loop later.
   await new Promise((resolve) => process.stdout.write("", resolve))
+  await new Promise(setImmediate)
   process.exit(outputExit ?? code)
 }
 

@@ -17,7 +17,11 @@ const DATA = inGroup("Data", {
 })
 
 const STEPS = inGroup("Steps", {
-  steps: int("optimizer steps", { default: 1000, min: 1, aliases: ["iters", "maxIters"] }),
+  steps: int("optimizer steps; a resumed run may be given more: its warm-up stays, decaySteps follows unless it was set", {
+    default: 1000,
+    min: 1,
+    aliases: ["iters", "maxIters"],
+  }),
   batch: int("B: sequences per device step", { default: 16, min: 1, unit: "sequences", aliases: ["batchSize"] }),
   context: int("T: tokens per training sequence; blockSize follows unless it is given", { default: 256, min: 1, unit: "tokens" }),
   accumSteps: int("device steps whose gradients are summed into one optimizer step", {
@@ -69,7 +73,10 @@ const EVALUATION = inGroup("Evaluation", {
 
 const CHECKPOINTS = inGroup("Run", {
   run: text("name of the run, or the path of its directory", { derive: "preset or data, date and time", aliases: ["runDir"] }),
-  resume: text("continue a run bit for bit; --resume alone continues --run, else the newest run", { bare: "newest" }),
+  resume: text(
+    "continue a run bit for bit; --resume alone continues --run, else the newest run; its settings stay unless given anew, its seed, optimizer, precision and order always",
+    { bare: "newest" },
+  ),
   init: text("start from these weights: a run, checkpoint or Hugging Face model directory", { aliases: ["initCheckpoint"] }),
   checkpointInterval: int("steps between checkpoints", { derive: "evalInterval, else 500", min: 1, unit: "steps" }),
   keepCheckpoints: int("newest checkpoints to keep, beside the best", { default: 2, min: 1 }),
@@ -108,7 +115,7 @@ export type TrainInput = TrainConfig & Omit<Resolved<typeof MODEL>, "vocabSize">
 export function finishTrain(loaded: Loaded<typeof TRAIN_FIELDS>): Loaded<typeof TRAIN_FIELDS> & { values: TrainInput } {
   const { values } = loaded
   linkContext(loaded)
-  yieldPreset(loaded)
+  yieldWeaker(loaded)
   checkModel(values, loaded.naming)
   loaded.derive(deriveModel(values))
   loaded.derive({
@@ -137,13 +144,16 @@ function linkContext(loaded: Loaded<typeof TRAIN_FIELDS>): void {
   else if (stronger > 0) loaded.override("context", values.blockSize, "blockSize")
 }
 
-/** A preset's value that a stronger choice makes impossible gives way: --preset=cpu-small --steps=20 is no contradiction. */
-function yieldPreset(loaded: Loaded<typeof TRAIN_FIELDS>): void {
+/**
+ * A preset's value that a stronger choice makes impossible gives way: --preset=cpu-small --steps=20 is no contradiction. So does the warm-up of a
+ * run that is continued to fewer steps.
+ */
+function yieldWeaker(loaded: Loaded<typeof TRAIN_FIELDS>): void {
   const { values, origins } = loaded
-  const yields = (name: keyof typeof TRAIN_FIELDS) => {
-    if (origins[name].layer === "preset") loaded.override(name, undefined, "")
+  const yields = (name: keyof typeof TRAIN_FIELDS, ...layers: string[]) => {
+    if (["preset", ...layers].includes(origins[name].layer)) loaded.override(name, undefined, "")
   }
-  if ((values.warmupSteps ?? 0) > values.steps) yields("warmupSteps")
+  if ((values.warmupSteps ?? 0) > values.steps) yields("warmupSteps", "base")
   if ((values.minLr ?? 0) > values.lr) yields("minLr")
   if (values.data !== "random" && loaded.strength("tokenizer") > loaded.strength("vocabSize")) yields("vocabSize")
 }

@@ -7,7 +7,11 @@ import { allocate, isaLevel, native } from "./native.ts"
 import type { Device, Executable, Plan, RunInputs, RunOutputs, State } from "./program.ts"
 import { byteLength, elements, type Tensor } from "./tensor.ts"
 
-/** Nanoseconds a submit runs before it looks up; the engine may stop between nodes. */
+/**
+ * Nanoseconds after which a submit would return between two nodes: never. The native loop can (`commands_run` takes the time and gives the next
+ * node), but nothing could use the pause: the Worker runs one job after another and a submit is synchronous, so no other program waits for
+ * the device, and a stop is a flag in shared memory that jobs look at between submits. A scheduler that mixes programs gives a time here.
+ */
 const FOREVER = 2 ** 52
 
 /** Opens the CPU device with `threads` pool threads (results do not depend on it). */

@@ -1,10 +1,10 @@
-/** One pass over a text file: checksum, UTF-8 check, number of characters. */
+/** One pass over text files: checksum, UTF-8 check, number of characters. */
 
 import { isAscii, isUtf8 } from "node:buffer"
 import { open } from "node:fs/promises"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { fileError, firstInvalidUtf8 } from "./base-file.ts"
-import type { Source } from "./data-types.ts"
+import type { DataOptions, Source } from "./data-types.ts"
 
 /** What a pass over a file found. */
 export interface Scan {
@@ -13,6 +13,12 @@ export interface Scan {
   characters: number
   /** Code points per block of BLOCK bytes, to find a character again. */
   perBlock: number[]
+}
+
+/** A file and what scanning it found. */
+export interface ScannedSource {
+  source: Source
+  scan: Scan
 }
 
 const BLOCK = 4 << 20
@@ -51,6 +57,21 @@ export async function scanText(source: Source, onBytes: (done: number) => void):
   }
   if (carry.length > 0) throw notText(source, at - carry.length, carry[0]!, undefined)
   return { sha256: hasher.digest("hex"), characters, perBlock }
+}
+
+/** Scans one file after another; `onProgress` may throw, which ends it. */
+export async function scanAll(sources: readonly Source[], onProgress: DataOptions["onProgress"]): Promise<ScannedSource[]> {
+  const total = sources.reduce((sum, { bytes }) => sum + bytes, 0)
+  const files: ScannedSource[] = []
+  let done = 0
+  for (const source of sources) {
+    const scan = await scanText(source, (bytes) => {
+      done += bytes
+      onProgress?.({ label: "check text", done, total })
+    })
+    files.push({ source, scan })
+  }
+  return files
 }
 
 /** Throws AlphaError naming file and offset unless `bytes`, which stand at `at` of `source` and cut no character, are UTF-8 text. */

@@ -5,7 +5,7 @@ import { open } from "node:fs/promises"
 import { basename, dirname, extname, join } from "node:path"
 import { AlphaError, EXIT, nearest } from "./base-error.ts"
 import { fileError, makeDirectory, sha256, withFile, writeAtomic } from "./base-file.ts"
-import type { Source, SourceKind } from "./data-types.ts"
+import type { DataOptions, Source, SourceKind } from "./data-types.ts"
 
 /** Suffixes with a meaning; every other file is text. */
 const KINDS: Record<string, SourceKind | "array"> = { ".jsonl": "rows", ".ndjson": "rows", ".json": "array", ".bin": "shard" }
@@ -17,9 +17,9 @@ const MAX_ARRAY_BYTES = 256 * 2 ** 20
  * holds .bin shards (a nanoGPT data directory) stands for those alone. A .json file holds an array of rows.
  * Throws AlphaError when nothing is there, naming the nearest path, or when text and shards are mixed.
  */
-export async function findSources(spec: string, cacheDir: string): Promise<Source[]> {
+export async function findSources(spec: string, cacheDir: string, onProgress?: DataOptions["onProgress"]): Promise<Source[]> {
   if (spec === "-") {
-    standardInput ??= spoolStandardInput(cacheDir)
+    standardInput ??= spoolStandardInput(cacheDir, onProgress)
     return [await standardInput]
   }
   const paths = listFiles(spec)
@@ -122,7 +122,7 @@ let standardInput: Promise<Source> | undefined
  * Copies standard input to a file in the cache named by its content, so that it can be read twice and a resumed run finds it.
  * Input whose first line is a JSON object is rows, anything else text.
  */
-async function spoolStandardInput(cacheDir: string): Promise<Source> {
+async function spoolStandardInput(cacheDir: string, onProgress: DataOptions["onProgress"]): Promise<Source> {
   makeDirectory(cacheDir)
   const directory = withFile("write", cacheDir, () => mkdtempSync(join(cacheDir, ".stdin-")))
   const temporary = join(directory, "input")
@@ -132,7 +132,8 @@ async function spoolStandardInput(cacheDir: string): Promise<Source> {
   try {
     const file = await open(temporary, "w")
     try {
-      for await (const part of Bun.stdin.stream()) {
+      const tell = () => onProgress?.({ label: "read standard input", done: bytes, total: 0 })
+      for await (const part of inputParts(tell)) {
         hasher.update(part)
         await file.writeFile(part)
         if (head.length < 4096) head = Buffer.concat([head, part])
@@ -150,6 +151,20 @@ async function spoolStandardInput(cacheDir: string): Promise<Source> {
     throw fileError("write", temporary, error)
   } finally {
     rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+/** Standard input piece by piece; `tell` is called for each, and a few times a second while nothing comes: what it throws ends the waiting. */
+async function* inputParts(tell: () => void): AsyncGenerator<Uint8Array> {
+  const reader = Bun.stdin.stream().getReader()
+  for (;;) {
+    const next = reader.read()
+    for (let part: Awaited<typeof next> | undefined; part === undefined; ) {
+      part = await Promise.race([next, Bun.sleep(200).then(() => undefined)])
+      tell()
+      if (part?.done) return
+      if (part !== undefined) yield part.value
+    }
   }
 }
 

@@ -1,14 +1,8 @@
 /** Which bytes of the input files train, which are held out. */
 
 import { AlphaError, EXIT } from "./base-error.ts"
-import { blocksOf, characterOffset, type Scan } from "./data-scan.ts"
+import { blocksOf, characterOffset, type ScannedSource } from "./data-scan.ts"
 import type { Piece, Source } from "./data-types.ts"
-
-/** A file and what scanning it found. */
-export interface ScannedSource {
-  source: Source
-  scan: Scan
-}
 
 /** All of every file. */
 export function wholePieces(files: readonly ScannedSource[]): Piece[] {

@@ -5,18 +5,24 @@ import { AlphaError } from "./base-error.ts"
 import { withFile } from "./base-file.ts"
 import { chatSpecials } from "./data-chat.ts"
 import { parseRow } from "./data-row.ts"
-import { checkText } from "./data-scan.ts"
+import { checkText, scanAll } from "./data-scan.ts"
 import { findSources } from "./data-source.ts"
-import type { Source } from "./data-types.ts"
+import { splitPieces } from "./data-split.ts"
+import type { DataOptions, Source } from "./data-types.ts"
 
 /** The text and rows files that data means. */
 export interface TextStream {
-  /** Bytes of all files. */
+  /** Bytes of all of it. */
   readonly bytes: number
   /** Special tokens that the data's own markup needs (chat rows). */
   readonly specials: readonly string[]
   /** Blocks of text files that end with a line, contents of rows; the texts `without` (special tokens written in the text) are left out. */
   texts(without?: readonly string[]): Iterable<Uint8Array | string>
+  /**
+   * The part that trains when `fraction` of the characters is held out, cut where `openData` cuts (`marker`: see `splitPieces`).
+   * Scans the files for it, which costs little beside learning from them; `onProgress` may throw, which ends it.
+   */
+  training(fraction: number, marker: string | undefined, onProgress: DataOptions["onProgress"]): Promise<TextStream>
 }
 
 const BLOCK = 1 << 20
@@ -24,14 +30,23 @@ const BLOCK = 1 << 20
 const MAX_LINE = 64 << 20
 
 /** Finds the text and rows files that `data` means (see `openData`). Undefined for shards and random tokens, which hold no text. */
-export async function openText(data: string, cacheDir: string): Promise<TextStream | undefined> {
+export async function openText(data: string, cacheDir: string, onProgress?: DataOptions["onProgress"]): Promise<TextStream | undefined> {
   if (data === "random") return undefined
-  const sources = await findSources(data, cacheDir)
+  const sources = await findSources(data, cacheDir, onProgress)
   if (sources.some(({ kind }) => kind === "shard")) return undefined
+  return streamOf(sources)
+}
+
+function streamOf(sources: readonly Source[]): TextStream {
   return {
     bytes: sources.reduce((sum, { bytes }) => sum + bytes, 0),
     specials: sources.some(isChat) ? chatSpecials : [],
     texts: (without = []) => textsOf(sources, without),
+    async training(fraction, marker, onProgress) {
+      const files = await scanAll(sources, onProgress && ((progress) => onProgress({ ...progress, label: "find the split" })))
+      const { train } = await splitPieces(files, fraction, marker)
+      return streamOf(train.map(({ source, to }) => ({ ...source, bytes: to }))) // a training piece starts where its file does
+    },
   }
 }
 

@@ -26,7 +26,7 @@ export interface Dataset {
   close(): void
 }
 
-/** Progress of a slow part: `done` of `total` bytes. */
+/** Progress of a slow part: `done` of `total` bytes (0: nobody knows). */
 export interface DataProgress {
   label: string
   done: number
@@ -60,6 +60,7 @@ export interface DataOptions {
   documentBoundaries: boolean
   /** Take the loss on assistant messages only; needs chat rows. */
   maskPrompt: boolean
+  /** Called often; what it throws ends the work and leaves no unfinished file. */
   onProgress?: ((progress: DataProgress) => void) | undefined
   /** Something worth saying once (a damaged cache file that is made again). */
   onNote?: ((message: string) => void) | undefined

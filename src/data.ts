@@ -4,9 +4,9 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import { requireWindow } from "./data-batch.ts"
 import { endOfTextName } from "./data-encode.ts"
 import { randomTokens } from "./data-random.ts"
-import { scanText } from "./data-scan.ts"
+import { scanAll } from "./data-scan.ts"
 import { findSources } from "./data-source.ts"
-import { type ScannedSource, splitPieces, wholePieces } from "./data-split.ts"
+import { splitPieces, wholePieces } from "./data-split.ts"
 import type { DataOptions, Dataset, Source } from "./data-types.ts"
 import { shardDataset, splitShards, textDataset, wholeShards } from "./data-view.ts"
 import type { Tokenizer } from "./token.ts"
@@ -58,7 +58,7 @@ function openRandom({ vocabSize, seed }: DataOptions): Omit<OpenedData, "valSour
 /** The files of `data`; held-out data of its own leaves all of them to train on. */
 async function openFiles(options: DataOptions): Promise<Omit<OpenedData, "valSource">> {
   const { data, valData, valFraction } = options
-  const sources = await findSources(data, options.cacheDir)
+  const sources = await findSources(data, options.cacheDir, options.onProgress)
   const parts = await split(data, sources, valData === undefined ? valFraction : 0, options)
   const train = await parts.train(parts.val ? `train split of ${nameOf(data)}` : nameOf(data))
   const val = valData === undefined ? await parts.val?.(`held-out split of ${nameOf(data)}`) : undefined
@@ -75,7 +75,7 @@ export async function openWhole(options: DataOptions): Promise<Dataset> {
 
 /** All of the files of `data`. */
 async function openAll(data: string, name: string, options: DataOptions): Promise<{ all: Dataset; source: string }> {
-  const sources = await findSources(data, options.cacheDir)
+  const sources = await findSources(data, options.cacheDir, options.onProgress)
   const { train } = await split(data, sources, undefined, options)
   return { all: await train(name), source: sourceOf(data, sources) }
 }
@@ -102,7 +102,7 @@ async function split(
   }
   const tokenizer = requireTokenizer(data, options)
   if (options.maskPrompt && sources.every(({ kind }) => kind === "text")) throw noMask(nameOf(data))
-  const files = await scanAll(sources, options)
+  const files = await scanAll(sources, options.onProgress)
   const marker = options.documentBoundaries ? endOfTextName(tokenizer) : undefined
   const { train, val } = fraction ? await splitPieces(files, fraction, marker) : { train: wholePieces(files), val: [] }
   const open = (pieces: typeof train) => (name: string) => textDataset(name, pieces, tokenizer, options)
@@ -129,18 +129,4 @@ function requireTokenizer(data: string, { tokenizer, vocabSize }: DataOptions): 
     })
   }
   return tokenizer
-}
-
-async function scanAll(sources: readonly Source[], { onProgress }: DataOptions): Promise<ScannedSource[]> {
-  const total = sources.reduce((sum, { bytes }) => sum + bytes, 0)
-  const files: ScannedSource[] = []
-  let done = 0
-  for (const source of sources) {
-    const scan = await scanText(source, (bytes) => {
-      done += bytes
-      onProgress?.({ label: "check text", done, total })
-    })
-    files.push({ source, scan })
-  }
-  return files
 }

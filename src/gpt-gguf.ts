@@ -75,19 +75,26 @@ export function writeGguf(path: string, content: GgufContent): number {
   return writeGgufFile(path, { ...keys, ...vocabulary }, ggufTensors(content, family))
 }
 
+/** The field that keeps a model with an exact class of transformers out of llama.cpp, and why; undefined when it can be exported. */
+export function ggufObstacle(model: ModelConfig): { field: "activation" | "ropeScaling"; why: string } | undefined {
+  const family = exactClass(model)
+  if (family === "GPT2LMHeadModel" && model.activation !== "gelu_tanh")
+    return { field: "activation", why: "llama.cpp's gpt2 has gelu_tanh only" }
+  if (family === "Qwen3ForCausalLM" && model.ropeScaling.startsWith("llama3"))
+    return { field: "ropeScaling", why: "llama.cpp's qwen3 has linear scaling only" }
+  return undefined
+}
+
 function ggufClass(model: ModelConfig): HfClass {
   const family = exactClass(model)
-  const refuse = (field: keyof ModelConfig, why: string): never => {
-    throw new AlphaError(`cannot export as GGUF: ${field} ${model[field]}: ${why}`, {
+  if (typeof family !== "string")
+    throw new AlphaError(`cannot export as GGUF: ${family.none} ${model[family.none]}: ${family.why}`, { code: EXIT.usage })
+  const obstacle = ggufObstacle(model)
+  if (obstacle !== undefined)
+    throw new AlphaError(`cannot export as GGUF: ${obstacle.field} ${model[obstacle.field]}: ${obstacle.why}`, {
       hint: "alpha export --format=hf writes this model for transformers",
       code: EXIT.usage,
     })
-  }
-  if (typeof family !== "string")
-    throw new AlphaError(`cannot export as GGUF: ${family.none} ${model[family.none]}: ${family.why}`, { code: EXIT.usage })
-  if (family === "GPT2LMHeadModel" && model.activation !== "gelu_tanh") return refuse("activation", "llama.cpp's gpt2 has gelu_tanh only")
-  if (family === "Qwen3ForCausalLM" && model.ropeScaling.startsWith("llama3"))
-    return refuse("ropeScaling", "llama.cpp's qwen3 has linear scaling only")
   return family
 }
 

@@ -68,7 +68,10 @@ export function flopsPerToken(c: ModelConfig, T: number): number {
   return 6 * (countParams(c) - lookups) + 12 * c.nLayer * c.nHead * c.headDim * T
 }
 
-/** Streams 0x10000 and up belong to parameter initialisation; dropout sites and data use lower ones. */
+/**
+ * Parameter i draws from stream 0x10000 + i. Dropout sites count from 0 and stay below; batches and random data (0xda7a…, data-batch,
+ * data-random) and sampling (0x73616d70, op-sample) lie far above any number of parameters.
+ */
 const INIT_STREAM = 0x10000
 
 /** The program that gives every parameter its first value: a pure function of (seed, position in the table). */

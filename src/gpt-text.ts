@@ -6,14 +6,14 @@ import type { Sampling } from "./gpt-step.ts"
 import type { Device, State } from "./program.ts"
 import { StreamDecoder, type Tokenizer } from "./token.ts"
 
-/** Continues one prompt and returns the new text; ends early at one of `ends`. */
+/** Continues one prompt and returns the new text; ends early at one of `ends`, or with what `onToken` throws. */
 export function generateText(
   device: Device,
   state: State,
   model: ModelConfig,
   tokenizer: Tokenizer,
   prompt: string,
-  options: { precision: Precision; maxTokens: number; sampling: Sampling; ends: readonly number[] },
+  options: { precision: Precision; maxTokens: number; sampling: Sampling; ends: readonly number[]; onToken?: () => void },
 ): string {
   const { precision, sampling, ends } = options
   const ids = tokenizer.encode(prompt, { special: true })
@@ -35,6 +35,7 @@ export function generateText(
       id = choice!.id
       if (ends.includes(id)) break
       text += decoder.push(id)
+      options.onToken?.()
     }
   } finally {
     generator.free()

@@ -11,7 +11,7 @@ export {
 export { exactClass, familyOf, type TokenIds } from "./gpt-family.ts"
 export { type Cache, copyName, type Dropout, gptHidden, gptLogits, gptLoss, type Pass, type Precision } from "./gpt-forward.ts"
 export { type Choice, createGenerator, type Generator, type Sampling } from "./gpt-generate.ts"
-export { writeGguf } from "./gpt-gguf.ts"
+export { ggufObstacle, writeGguf } from "./gpt-gguf.ts"
 export { checkpointPath, listCheckpoints, modelDirectory, modelPath, recoverCheckpoints, retain, setLink } from "./gpt-keep.ts"
 export { initialise, type LoadedModel, loadModel, loadParameters, refreshCopies } from "./gpt-load.ts"
 export { countParams, flopsPerToken, type ParamSpec, paramSpecs } from "./gpt-params.ts"

@@ -127,6 +127,13 @@ function sameContent(path: string, bytes: Uint8Array): boolean {
   }
 }
 
+/** Why a command failed: its own words, and the signal that killed it, for then it may have had none. */
+export function reasonOf(run: Pick<Bun.SyncSubprocess, "stderr" | "exitCode" | "signalCode">): string {
+  const words = run.stderr?.toString().trim() ?? ""
+  if (run.signalCode !== undefined && run.signalCode !== null) return `killed by ${run.signalCode}${words === "" ? "" : `: ${words}`}`
+  return words === "" ? `exit ${run.exitCode}` : words
+}
+
 /** From source: `.bun-out/libalpha.so`, rebuilt when native/ or its builder is newer. */
 function sourceLibrary(): string {
   const root = join(import.meta.dir, "..")
@@ -135,7 +142,7 @@ function sourceLibrary(): string {
   const built = statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0
   if (inputs.some((input) => statSync(join(root, input)).mtimeMs > built)) {
     const run = Bun.spawnSync([process.execPath, join(root, "build-native.ts")], { cwd: root, stdout: "pipe", stderr: "pipe" })
-    if (!run.success) throw new AlphaError(`the native library cannot be built: ${run.stderr.toString().trim()}`, { code: EXIT.device })
+    if (!run.success) throw new AlphaError(`the native library cannot be built: ${reasonOf(run)}`, { code: EXIT.device })
   }
   return path
 }

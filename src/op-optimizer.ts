@@ -127,6 +127,13 @@ const tableRows = ({ params, grads, m, copies }: Lists<Tensor>, v: readonly Tens
     }
   })
 
+/** Arguments of a kernel: the table, where rate and decision lie, and its constants. */
+const kernelArgs = (
+  { lr, control, v, ...lists }: Lists<Tensor> & { readonly lr: Tensor; readonly control: Tensor; readonly v?: readonly Tensor[] },
+  attrs: UpdateAttrs,
+  { beta1, beta2, eps }: { beta1: number; beta2: number; eps: number },
+) => ({ tensors: tableRows(lists, v, attrs), count: lists.params.length, lr, control, beta1, beta2, eps })
+
 function checkLists(name: string, lists: Lists<Tensor>): void {
   lists.params.forEach((p, i) => {
     for (const list of [lists.grads, lists.m]) {
@@ -177,16 +184,7 @@ g = gradient·scale, t = applied steps (this one counted), both from control. On
       return at(lists.params[k] as View, i) * (1 - rate * decay) - rate * step
     })
   },
-  cpu: ({ v, lr, control, ...lists }, _, attrs) =>
-    adamwKernel({
-      tensors: tableRows(lists, v, attrs),
-      count: lists.params.length,
-      lr,
-      control,
-      beta1: attrs.beta1,
-      beta2: attrs.beta2,
-      eps: attrs.eps,
-    }),
+  cpu: (operands, _, attrs) => adamwKernel(kernelArgs(operands, attrs, attrs)),
   cases: [
     {
       inputs: {
@@ -206,12 +204,25 @@ g = gradient·scale, t = applied steps (this one counted), both from control. On
   ],
 })
 
-export const lion = defineOp({
-  name: "lion",
-  doc: "Lion (arXiv:2302.06675): p ← p·(1 − lr·decay) − lr·sign(β1·m + (1−β1)·g), m ← β2·m + (1−β2)·g; g = gradient·scale.",
+/** Operands of the optimizers with one moment, and a case of them. */
+const oneMoment = {
   inputs: { params: "list", grads: "list", m: "list", copies: "list", lr: "scalar", control: "state" },
   outputs: [],
   writes: ["params", "m", "copies"],
+} as const
+const oneMomentCase = {
+  params: [[5, 7], [9]],
+  grads: [[5, 7], [9]],
+  m: [[5, 7], [9]],
+  copies: [],
+  lr: 0.01,
+  control: given([3, 0, 1, 0.5, 1, 0, 0, 0]),
+}
+
+export const lion = defineOp({
+  name: "lion",
+  doc: "Lion (arXiv:2302.06675): p ← p·(1 − lr·decay) − lr·sign(β1·m + (1−β1)·g), m ← β2·m + (1−β2)·g; g = gradient·scale.",
+  ...oneMoment,
   attrs: {} as UpdateAttrs & { beta1: number; beta2: number },
   shape(lists) {
     checkLists("lion", lists)
@@ -227,37 +238,14 @@ export const lion = defineOp({
       return at(lists.params[k] as View, i) * (1 - rate * decay) - rate * step
     })
   },
-  cpu: ({ lr, control, ...lists }, _, attrs) =>
-    lionKernel({
-      tensors: tableRows(lists, undefined, attrs),
-      count: lists.params.length,
-      lr,
-      control,
-      beta1: attrs.beta1,
-      beta2: attrs.beta2,
-      eps: 0,
-    }),
-  cases: [
-    {
-      inputs: {
-        params: [[5, 7], [9]],
-        grads: [[5, 7], [9]],
-        m: [[5, 7], [9]],
-        copies: [],
-        lr: 0.01,
-        control: given([3, 0, 1, 0.5, 1, 0, 0, 0]),
-      },
-      attrs: { beta1: 0.9, beta2: 0.99, decay: [0.1, 0], copies: [undefined, undefined] },
-    },
-  ],
+  cpu: (operands, _, attrs) => lionKernel(kernelArgs(operands, attrs, { ...attrs, eps: 0 })),
+  cases: [{ inputs: oneMomentCase, attrs: { beta1: 0.9, beta2: 0.99, decay: [0.1, 0], copies: [undefined, undefined] } }],
 })
 
 export const sgd = defineOp({
   name: "sgd",
   doc: "SGD with momentum β1 and decoupled decay: m ← β1·m + g, p ← p·(1 − lr·decay) − lr·m; g = gradient·scale.",
-  inputs: { params: "list", grads: "list", m: "list", copies: "list", lr: "scalar", control: "state" },
-  outputs: [],
-  writes: ["params", "m", "copies"],
+  ...oneMoment,
   attrs: {} as UpdateAttrs & { momentum: number },
   shape(lists) {
     checkLists("sgd", lists)
@@ -271,26 +259,10 @@ export const sgd = defineOp({
       return at(lists.params[k] as View, i) * (1 - rate * decay) - rate * (m[i] as number)
     })
   },
-  cpu: ({ lr, control, ...lists }, _, attrs) =>
-    sgdKernel({
-      tensors: tableRows(lists, undefined, attrs),
-      count: lists.params.length,
-      lr,
-      control,
-      beta1: attrs.momentum,
-      beta2: 0,
-      eps: 0,
-    }),
+  cpu: (operands, _, attrs) => sgdKernel(kernelArgs(operands, attrs, { beta1: attrs.momentum, beta2: 0, eps: 0 })),
   cases: [
     {
-      inputs: {
-        params: [[5, 7], [9]],
-        grads: [[5, 7], [9]],
-        m: [[5, 7], [9]],
-        copies: [],
-        lr: 0.01,
-        control: given([3, 0, 1, 0.5, 1, 0, 0, 0]),
-      },
+      inputs: oneMomentCase,
       attrs: { momentum: 0.9, decay: [0.1, 0], copies: [undefined, undefined] },
     },
     {

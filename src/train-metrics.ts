@@ -10,7 +10,7 @@ export interface StepRow {
   readonly tokens: number
   readonly tokens_per_s: number
   readonly ms_per_step: number
-  /** Share of the device's measured matrix-product rate. */
+  /** Share of the best matrix-product rate that the device has shown so far, at most 1. */
   readonly mfu: number
   readonly skipped: number
   readonly elapsed_s: number
@@ -71,8 +71,10 @@ export interface StartEvent {
   readonly memoryBytes: number
   readonly step: number
   readonly steps: number
-  /** Class transformers loads the checkpoints as, or why there is none. */
+  /** Class transformers loads the checkpoints as, or why there is none; whether there can be a GGUF file. */
   readonly saved: string
+  /** The checkpoints carry a chat template. */
+  readonly chat: boolean
 }
 
 export type TrainEvent =

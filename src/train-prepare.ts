@@ -2,12 +2,13 @@
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { BPE_VOCABULARY, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
-import { chatTemplate, endOfTextName, type OpenedData, openData, openText, type TextStream } from "./data.ts"
+import { BPE_VOCABULARY, MODEL, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
+import { chatTemplate, type DataProgress, endOfTextName, type OpenedData, openData, openText, type TextStream } from "./data.ts"
 import { modelDirectory, readCheckpointFile, readConfig, type TokenIds } from "./gpt.ts"
 import { gpt2Tokenizer, loadTokenizer, parseTokenizer, saveTokenizer, type Tokenizer, tokenizerHash, trainTokenizer } from "./token.ts"
 import type { Emit } from "./train-metrics.ts"
 import type { RunRecord } from "./train-run.ts"
+import { type StopFlag, stopIfAsked } from "./train-stop.ts"
 
 /** One call of the trainer. */
 export interface TrainJob {
@@ -35,15 +36,20 @@ export interface Prepared {
   readonly samplePrompts: readonly string[]
 }
 
-/** Opens everything a run needs, in the order in which errors are cheapest to have. */
-export async function prepare(job: TrainJob, emit: Emit): Promise<Prepared> {
+/** Opens everything a run needs, in the order in which errors are cheapest to have. Throws Stopped at the next sign of progress when it is asked to. */
+export async function prepare(job: TrainJob, flag: StopFlag, tell: Emit): Promise<Prepared> {
+  const emit: Emit = (event) => {
+    stopIfAsked(flag)
+    tell(event)
+  }
   const { values, directory } = job
   const last = join(directory, "last")
   const checkpoint = job.resume && existsSync(last) ? last : undefined // a run that ended before its first checkpoint starts anew
   const init = values.init === undefined ? undefined : modelDirectory(values.init, values.runsDir)
   const cacheDir = join(values.runsDir, ".cache")
-  const text = await openText(values.data ?? missingData(), cacheDir)
-  const tokenizer = chooseTokenizer(values, text, checkpoint ?? init, emit)
+  const onProgress = (progress: DataProgress) => emit({ type: "progress", ...progress })
+  const text = await openText(values.data ?? missingData(), cacheDir, onProgress)
+  const tokenizer = await chooseTokenizer(values, text, checkpoint ?? init, emit)
   const data = await openData({
     data: values.data ?? missingData(),
     valData: values.valData,
@@ -56,7 +62,7 @@ export async function prepare(job: TrainJob, emit: Emit): Promise<Prepared> {
     seed: values.seed,
     documentBoundaries: values.documentBoundaries,
     maskPrompt: values.maskPrompt,
-    onProgress: (progress) => emit({ type: "progress", ...progress }),
+    onProgress,
     onNote: (message) => emit({ type: "note", step: 0, level: "warn", message }),
   })
   const source = checkpoint ?? init
@@ -87,16 +93,36 @@ function missingData(): never {
 const END_OF_TEXT = "<|endoftext|>"
 
 /** The artifact if it exists, else the checkpoint's or initial model's tokenizer, else GPT-2's or one learned from the text, saved as the artifact. */
-function chooseTokenizer(values: TrainInput, text: TextStream | undefined, source: string | undefined, emit: Emit): Tokenizer | undefined {
+async function chooseTokenizer(
+  values: TrainInput,
+  text: TextStream | undefined,
+  source: string | undefined,
+  emit: Emit,
+): Promise<Tokenizer | undefined> {
   const artifact = values.tokenizerArtifacts
   const kept = source === undefined ? undefined : readCheckpointFile(source, "tokenizer.json")
   if (artifact !== undefined && existsSync(artifact)) return loadTokenizer(artifact)
   if (kept !== undefined) return parseTokenizer(kept)
   if (text === undefined) return undefined
   const special = [...text.specials, ...values.specialTokens]
-  const tokenizer = values.tokenizer === "gpt2" ? gpt2Tokenizer(special) : learnTokenizer(values.tokenizer, values, text, special, emit)
+  const tokenizer =
+    values.tokenizer === "gpt2"
+      ? gpt2Tokenizer(special)
+      : learnTokenizer(values.tokenizer, values, await seen(values, text, emit), special, emit)
   if (artifact !== undefined) saveTokenizer(tokenizer, artifact)
   return tokenizer
+}
+
+/**
+ * The text a tokenizer learns from. A BPE never sees what is held out, which would make its bits per byte look better than they are; it
+ * has a token for every byte and loses nothing. char and word must know every character or word there is, or evaluation would be refused.
+ */
+async function seen(values: TrainInput, text: TextStream, emit: Emit): Promise<TextStream> {
+  const { tokenizer, valData, valFraction, documentBoundaries } = values
+  if (tokenizer !== "bpe" || valData !== undefined || valFraction === 0) return text
+  return await text.training(valFraction, documentBoundaries ? END_OF_TEXT : undefined, (progress) =>
+    emit({ type: "progress", ...progress }),
+  )
 }
 
 function learnTokenizer(
@@ -123,25 +149,8 @@ function learnTokenizer(
   )
 }
 
-/** Fields that loaded weights fix. */
-const FIXED = [
-  "nLayer",
-  "nHead",
-  "nKvHead",
-  "nEmbd",
-  "headDim",
-  "ffnDim",
-  "norm",
-  "normEps",
-  "position",
-  "ropeTheta",
-  "ropeScaling",
-  "activation",
-  "bias",
-  "tie",
-  "qkNorm",
-  "softCap",
-] as const
+/** Model fields that loaded weights leave free: sizes that may grow or shrink to the data, what matters in training only, how weights began. */
+const FREE: ReadonlySet<string> = new Set(["vocabSize", "blockSize", "dropout", "initStd", "residualScaling"])
 
 /** The configured model; where weights are loaded, their model with the run's own context and dropout. */
 function chooseModel(
@@ -157,8 +166,8 @@ function chooseModel(
       code: EXIT.usage,
     })
   }
-  for (const field of FIXED) {
-    if (known !== undefined && values[field] !== known[field]) {
+  for (const field of Object.keys(MODEL) as (keyof ModelConfig)[]) {
+    if (known !== undefined && !FREE.has(field) && values[field] !== known[field]) {
       throw new AlphaError(`${source} has ${field} ${known[field]}, the configuration says ${values[field]}`, {
         hint: `leave --${field} out, or start a new run without those weights`,
         code: EXIT.usage,

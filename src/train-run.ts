@@ -15,7 +15,8 @@ export interface RunRecord {
   readonly device: string
 }
 
-export type Journal = "metrics" | "events" | "samples"
+const JOURNALS = ["metrics", "events", "samples"] as const
+export type Journal = (typeof JOURNALS)[number]
 
 /** Creates the directory of a new run. Throws when a run of that name already has content. */
 export function createRun(dir: string): void {
@@ -25,8 +26,9 @@ export function createRun(dir: string): void {
   makeDirectory(join(dir, "checkpoints"))
 }
 
-/** Removes what `createRun` made when the run failed before it had a record. */
-export function discardRun(dir: string): void {
+/** Removes what `createRun` made when the run failed before it had a record; `whole`: its record and journals too. */
+export function discardRun(dir: string, whole: boolean): void {
+  if (whole) for (const name of ["config.json", ...JOURNALS.map((journal) => `${journal}.jsonl`)]) rmSync(join(dir, name), { force: true })
   if (existsSync(join(dir, "config.json"))) return
   for (const part of [join(dir, "checkpoints"), dir]) {
     if (existsSync(part) && readdirSync(part).every((name) => name === "lock")) rmSync(part, { recursive: true })
@@ -75,7 +77,7 @@ export function append(dir: string, journal: Journal, row: object): void {
  * Prepares the journals of a run that continues after `step`: rows of later steps, which will be written again, and a torn last line are cut off.
  */
 export function rewindJournals(dir: string, step: number): void {
-  for (const journal of ["metrics", "events", "samples"] as const) {
+  for (const journal of JOURNALS) {
     const path = join(dir, `${journal}.jsonl`)
     if (!existsSync(path)) continue
     const text = readFileSync(path)

@@ -15,7 +15,10 @@ export interface TrainerState {
   /** Evaluations since the best one. */
   readonly stale: number
   readonly dataHash: string
+  /** Key of every random number: with `step` it says where batches, dropout and samples go on. */
   readonly seed: number
+  /** What was due after `step` when the run was stopped; absent when nothing is. */
+  readonly owed?: readonly ("evaluation" | "samples")[] | undefined
 }
 
 const bytesOf = (values: Float32Array | Int32Array | Uint16Array): Uint8Array =>

@@ -1,53 +1,23 @@
 /** The training loop: batches → micro-steps → update → evaluation, samples, checkpoints; tells everything through `emit`. */
-import { AlphaError, EXIT } from "./base-error.ts"
 import { fillBatch } from "./data.ts"
-import {
-  checkpointPath,
-  countParams,
-  exactClass,
-  flopsPerToken,
-  generateText,
-  initialise,
-  loadParameters,
-  recoverCheckpoints,
-  refreshCopies,
-  retain,
-  setLink,
-} from "./gpt.ts"
+import { checkpointPath, flopsPerToken, generateText, recoverCheckpoints, retain, setLink } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
-import type { Device, Executable, State } from "./program.ts"
-import { type Evaluation, evaluate } from "./train-eval.ts"
+import type { Device } from "./program.ts"
+import { evaluate } from "./train-eval.ts"
 import { lockRun } from "./train-lock.ts"
-import { type Emit, median, type Summary, type TrainEvent } from "./train-metrics.ts"
-import { measurePeak } from "./train-peak.ts"
-import { type Prepared, prepare, type TrainJob } from "./train-prepare.ts"
-import { append, createRun, discardRun, rewindJournals, withSources, writeRecord } from "./train-run.ts"
+import { type Emit, median, type SampleRow, type Summary, type TrainEvent } from "./train-metrics.ts"
+import { refreshPeak } from "./train-peak.ts"
+import { prepare, type TrainJob } from "./train-prepare.ts"
+import { append, createRun, discardRun } from "./train-run.ts"
 import { learningRate } from "./train-schedule.ts"
-import { loadState, saveState, type TrainerState } from "./train-state.ts"
-import { evaluationPlan, microPlan, updatePlan } from "./train-step.ts"
+import { announce, openSession, type Session } from "./train-session.ts"
+import { saveState, type TrainerState } from "./train-state.ts"
+import { type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
 
-/** Set from outside to end training after the current step; shared between threads. */
-export interface StopFlag {
-  readonly stopped: boolean
-}
-
-/** One run in progress: what the steps change. */
-interface Session {
-  readonly job: TrainJob
-  readonly prepared: Prepared
-  readonly device: Device
-  readonly state: State
-  readonly micro: Executable
-  readonly update: Executable
-  readonly evaluation: Executable
-  readonly emit: Emit
-  trainer: TrainerState
-  /** Step of the newest checkpoint. */
-  saved: number
-  lastEval: Evaluation | undefined
-}
-
-/** Trains `job` to its end, or until `flag` says stop; a checkpoint is always written last. Returns the summary it emitted. */
+/**
+ * Trains `job` to its end, or until `flag` says stop; a checkpoint is always written last. Returns the summary it emitted. Throws Stopped when it
+ * was stopped before the first step; a new run then leaves nothing behind.
+ */
 export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit): Promise<Summary> {
   const started = performance.now()
   const { directory } = job
@@ -55,12 +25,12 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   const unlock = lockRun(directory)
   try {
     if (job.resume) recoverCheckpoints(directory)
-    const prepared = await prepare(job, emit)
+    const prepared = await prepare(job, flag, emit)
     const journal = (event: TrainEvent) => {
       record(directory, event)
       emit(event)
     }
-    const session = open(job, prepared, device, journal)
+    const session = openSession(job, prepared, device, journal)
     try {
       announce(session)
       return await loop(session, flag, started)
@@ -71,7 +41,7 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
       prepared.data.val?.close()
     }
   } catch (error) {
-    if (!job.resume) discardRun(directory)
+    if (!job.resume) discardRun(directory, error instanceof Stopped)
     throw error
   } finally {
     unlock()
@@ -85,99 +55,25 @@ function record(directory: string, event: TrainEvent): void {
   else if (event.type !== "progress") append(directory, "events", { time: new Date().toISOString(), ...event })
 }
 
-/** Compiles the programs and gives the state its first values. */
-function open(job: TrainJob, prepared: Prepared, device: Device, emit: Emit): Session {
-  const { values } = job
-  const { model } = prepared
-  const { precision, batch: B, context: T } = values
-  const shape = { model, precision, B, T }
-  const state = device.state()
-  const update = updatePlan(shape, values)
-  let trainer: TrainerState = { step: 0, tokens: 0, best: null, stale: 0, dataHash: prepared.data.train.hash, seed: values.seed }
-  if (prepared.checkpoint !== undefined) {
-    trainer = loadState(prepared.checkpoint, state, update, model, precision)
-    checkSameData(trainer, prepared, job)
-    checkUnfinished(trainer, job)
-  } else if (prepared.init !== undefined) loadParameters(state, model, prepared.init)
-  else initialise(device, state, model, values.seed)
-  refreshCopies(device, state, model, precision)
-  rewindJournals(job.directory, prepared.checkpoint === undefined ? -1 : trainer.step)
-  writeRecord(job.directory, {
-    ...job.record,
-    config: withSources(job.record.config, prepared.data),
-    dataHash: prepared.data.train.hash,
-    tokenizerHash: prepared.tokenizerHash,
-    device: device.description,
-  })
-  return {
-    job,
-    prepared,
-    device,
-    state,
-    emit,
-    trainer,
-    micro: device.compile(microPlan(shape, values.activationCheckpointing), state),
-    update: device.compile(update, state),
-    evaluation: device.compile(evaluationPlan(shape), state),
-    saved: trainer.step,
-    lastEval: undefined,
-  }
-}
-
-function checkSameData(trainer: TrainerState, prepared: Prepared, job: TrainJob): void {
-  const now = prepared.data.train.hash
-  if (trainer.dataHash === now) return
-  throw new AlphaError(
-    `run ${job.directory}: the training data changed since it began (tokens ${trainer.dataHash.slice(0, 12)}, now ${now.slice(0, 12)})`,
-    { hint: `restore ${job.values.data}, or start a new run from its weights: --init=${job.directory}`, code: EXIT.data },
-  )
-}
-
-function checkUnfinished({ step }: TrainerState, { directory, values }: TrainJob): void {
-  if (step < values.steps) return
-  throw new AlphaError(`run ${directory} is complete: step ${step} of ${values.steps}`, {
-    hint: `train on with --steps=${step * 2}`,
-    code: EXIT.usage,
-  })
-}
-
-function announce({ job, prepared, device, state, micro, update, emit, trainer }: Session): void {
-  const { values } = job
-  const { model, data } = prepared
-  const exact = exactClass(model)
-  emit({
-    type: "start",
-    run: job.directory,
-    device: device.description,
-    precision: values.precision,
-    parameters: countParams(model),
-    flopsPerToken: flopsPerToken(model, values.context),
-    peakFlops: measurePeak(device, values.precision),
-    trainTokens: data.train.tokens,
-    valTokens: data.val?.tokens ?? 0,
-    vocabSize: model.vocabSize,
-    tokensPerStep: values.batch * values.accumSteps * values.context,
-    memoryBytes: state.bytes() + micro.plan.arenaBytes + update.plan.arenaBytes,
-    step: trainer.step,
-    steps: values.steps,
-    saved: typeof exact === "string" ? exact : `alpha (${exact.none}: ${exact.why})`,
-  })
-}
-
 /** Steps until the end, an early stop or the flag; then the last checkpoint and the summary. */
 async function loop(s: Session, flag: StopFlag, started: number): Promise<Summary> {
   const { values } = s.job
   const times: number[] = []
   const first = s.trainer.step
   const flops = flopsPerToken(s.prepared.model, values.context)
-  const peak = measurePeak(s.device, values.precision)
   const tokensPerStep = values.batch * values.accumSteps * values.context
   const speed = () => (tokensPerStep * 1000 * times.length) / times.reduce((a, b) => a + b, 0)
   let status: Summary["status"] = "completed"
   let loss = Number.NaN
-  if (first === 0 && values.evalInterval !== undefined) await runEvaluation(s)
-  while (s.trainer.step < values.steps) {
+  if (first === 0 && values.evalInterval !== undefined) await runEvaluation(s, flag)
+  if (s.trainer.owed !== undefined) {
+    await afterStep(s, s.trainer.owed, flag)
+    if (s.trainer.owed === undefined) checkpoint(s) // as it would have been written without the stop
+    if (isStale(s)) status = "early_stop"
+  }
+  while (s.trainer.step < values.steps && status !== "early_stop") {
     if (flag.stopped) {
+      if (s.trainer.step === 0) throw new Stopped()
       status = "stopped"
       break
     }
@@ -190,6 +86,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     if (step % values.logInterval === 0 || step === values.steps || step === first + 1) {
       const recent = times.slice(-values.logInterval)
       const ms = recent.reduce((a, b) => a + b, 0) / recent.length
+      const rate = (flops * tokensPerStep * 1000) / ms
       s.emit({
         type: "step",
         step,
@@ -199,20 +96,19 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
         tokens: s.trainer.tokens,
         tokens_per_s: (tokensPerStep * 1000) / ms,
         ms_per_step: ms,
-        mfu: (flops * tokensPerStep * 1000) / ms / peak,
+        mfu: rate / refreshPeak(s.device, values.precision, rate),
         skipped: result.skipped,
         elapsed_s: (performance.now() - started) / 1000,
         eta_s: ((values.steps - step) * ms) / 1000,
       })
     }
-    const isLast = step === values.steps
-    const isEvaluation = values.evalInterval !== undefined && (step % values.evalInterval === 0 || isLast)
-    if (isEvaluation && (await runEvaluation(s)) === "early_stop") status = "early_stop"
-    if (values.sampleInterval !== undefined && (step % values.sampleInterval === 0 || isLast)) runSamples(s)
-    if (step % values.checkpointInterval === 0 || (isEvaluation && s.trainer.best?.step === step)) checkpoint(s)
-    if (status === "early_stop") break
+    const due = dueAfter(step, values)
+    await afterStep(s, due, flag)
+    if (due.includes("evaluation") && isStale(s)) status = "early_stop"
+    if (step % values.checkpointInterval === 0 || (due.includes("evaluation") && s.trainer.best?.step === step)) checkpoint(s)
     await Bun.sleep(0) // lets messages in
   }
+  if (s.trainer.owed !== undefined) status = "stopped"
   if (s.saved !== s.trainer.step) checkpoint(s)
   const steady = times.slice(Math.ceil(times.length / 10))
   const total = steady.reduce((a, b) => a + b, 0)
@@ -275,16 +171,51 @@ function skipReason(control: ArrayLike<number>, count: number): string {
   return `gradient norm ${norm} is a spike, the running mean is ${(control[CONTROL.meanNorm] as number).toPrecision(4)}`
 }
 
-/** Evaluates, remembers the best, counts towards early stop. */
-async function runEvaluation(s: Session): Promise<"early_stop" | undefined> {
+type Due = NonNullable<TrainerState["owed"]>[number]
+
+/** What follows a step at its interval, and the last step. */
+function dueAfter(step: number, { steps, evalInterval, sampleInterval }: TrainJob["values"]): Due[] {
+  const isDue = (interval: number | undefined) => interval !== undefined && (step % interval === 0 || step === steps)
+  return [...(isDue(evalInterval) ? (["evaluation"] as const) : []), ...(isDue(sampleInterval) ? (["samples"] as const) : [])]
+}
+
+/**
+ * Does what is due. A stop ends it without half a result; the rest is owed: the checkpoint remembers it, and the resumed run does it first,
+ * so that it ends in the same bytes.
+ */
+async function afterStep(s: Session, due: readonly Due[], flag: StopFlag): Promise<void> {
+  for (const [i, part] of due.entries()) {
+    try {
+      if (part === "evaluation") await runEvaluation(s, flag)
+      else runSamples(s, flag)
+    } catch (error) {
+      if (!(error instanceof Stopped)) throw error
+      s.trainer = { ...s.trainer, owed: due.slice(i) }
+      return
+    }
+  }
+  s.trainer = { ...s.trainer, owed: undefined }
+}
+
+/** Whether the evaluations without a better loss are as many as the run has patience for. */
+const isStale = ({ job, trainer }: Session): boolean => job.values.patience !== undefined && trainer.stale >= job.values.patience
+
+/** Evaluates, remembers the best, counts evaluations without a better loss. Throws Stopped, with nothing recorded. */
+async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
   const { values } = s.job
   const { val } = s.prepared.data
-  if (val === undefined) return undefined
+  if (val === undefined) return
   const result = await evaluate(
     s.evaluation,
     val,
     { B: values.batch, T: values.context },
-    { batches: values.evalSteps, yieldNow: () => Bun.sleep(0) },
+    {
+      batches: values.evalSteps,
+      yieldNow: async () => {
+        await Bun.sleep(0)
+        stopIfAsked(flag)
+      },
+    },
   )
   const { step, best } = s.trainer
   const isBest = Number.isFinite(result.loss) && (best === null || result.loss < best.loss)
@@ -298,22 +229,24 @@ async function runEvaluation(s: Session): Promise<"early_stop" | undefined> {
     ...(result.bitsPerByte === undefined ? {} : { bits_per_byte: result.bitsPerByte }),
     best: isBest,
   })
-  return values.patience !== undefined && s.trainer.stale >= values.patience ? "early_stop" : undefined
 }
 
-function runSamples(s: Session): void {
+/** Continues the prompts. Throws Stopped, with nothing recorded. */
+function runSamples(s: Session, flag: StopFlag): void {
   const { prepared, job, device, state, trainer } = s
   const { tokenizer } = prepared
   if (tokenizer === undefined) return
-  for (const prompt of prepared.samplePrompts) {
+  const rows = prepared.samplePrompts.map((prompt): SampleRow => {
     const text = generateText(device, state, prepared.model, tokenizer, prompt, {
       precision: job.values.precision,
       maxTokens: job.values.sampleTokens,
       ends: [prepared.ids.eos ?? []].flat(),
       sampling: { temperature: 0.8, topK: 200, topP: 1, minP: 0, repetitionPenalty: 1, seed: job.values.seed + trainer.step },
+      onToken: () => stopIfAsked(flag),
     })
-    s.emit({ type: "sample", step: trainer.step, prompt, text })
-  }
+    return { type: "sample", step: trainer.step, prompt, text }
+  })
+  for (const row of rows) s.emit(row)
 }
 
 /** Writes the checkpoint of the current step, moves the links, deletes what retention lets go. */
@@ -343,3 +276,4 @@ export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
 export { evaluationPlan, microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
+export type { StopFlag } from "./train-stop.ts"

@@ -10,7 +10,7 @@ import { levelsOf } from "../build-native.ts"
 import { findTarget, hostTarget, outputFolder, root, TARGETS } from "../build-target.ts"
 import { readCounts, readSkipped } from "../build-test.ts"
 import { buildInfo } from "../src/base-build.ts"
-import { loadablePath, nativeLibraryPath } from "../src/native-load.ts"
+import { loadablePath, nativeLibraryPath, reasonOf } from "../src/native-load.ts"
 import { testWith } from "./require.ts"
 
 const work = mkdtempSync(join(tmpdir(), "alpha-build-"))
@@ -76,6 +76,17 @@ describe("native library", () => {
     chmodSync(fake, 0o755)
     const run = Bun.spawnSync([process.execPath, join(root, "build-native.ts")], { env: { CC: fake }, stderr: "pipe" })
     expect(run.stderr.toString()).toContain(`C compiler ${fake} builds for sparc-sun-solaris, not for ${hostTarget}`)
+  })
+
+  test("a compiler that is killed without a word is named by its signal, also through the program that asked for it", () => {
+    const killed = join(work, "killedcc")
+    writeFileSync(killed, '#!/bin/sh\ncase "$1" in -dumpmachine) exec cc -dumpmachine;; --version) echo killed;; *) kill -KILL $$;; esac\n')
+    chmodSync(killed, 0o755)
+    const run = Bun.spawnSync([process.execPath, join(root, "build-native.ts")], { env: { ...process.env, CC: killed }, stderr: "pipe" })
+    expect(run.stderr.toString()).toMatch(/^compiling native\/\S+\.c fails \(killed by SIGKILL\)\n/)
+    expect(reasonOf(Bun.spawnSync(["sh", "-c", "kill -KILL $$"]))).toBe("killed by SIGKILL")
+    expect(reasonOf(Bun.spawnSync(["sh", "-c", "exit 3"]))).toBe("exit 3")
+    expect(reasonOf(Bun.spawnSync(["sh", "-c", "echo no room >&2; exit 1"]))).toBe("no room")
   })
 
   test("unknown targets and arguments are refused", () => {

@@ -72,12 +72,35 @@ test("version and help exit 0; the version has a JSON form", () => {
   expect(Object.keys(schema.properties)).toContain("nLayer")
 })
 
+test("every page of help has a JSON form", () => {
+  const json = (...args: string[]) => JSON.parse(alpha(args).stdout)
+  expect(json("help", "--json").commands.map(({ name }: { name: string }) => name)).toEqual(COMMANDS.map(({ name }) => name))
+  expect(json("--help", "--json")).toEqual(json("help", "--json"))
+  expect(json("help", "schedules", "--json")).toMatchObject({ topic: "schedules", text: expect.stringContaining("cosine") })
+  expect(json("help", "tokenizer", "--json").commands.length).toBe(4)
+  expect(json("help", "minP", "--json")).toMatchObject([{ title: "alpha infer", properties: { minP: { type: "number" } } }])
+  expect(Object.keys(json("help", "train", "optimizer", "--json").properties)).toContain("weightDecay")
+})
+
+test("a result that cannot be written is a failure that names the device", () => {
+  for (const args of ["--version", "help", "train --print-config"]) {
+    const command = `"$0" ${join(import.meta.dir, "../src/cli.ts")} ${args} > /dev/full`
+    const { stderr, exitCode } = Bun.spawnSync(["sh", "-c", command, process.execPath], { cwd: directory })
+    expect([args, exitCode, stderr.toString()]).toEqual([
+      args,
+      EXIT.failure,
+      expect.stringContaining("standard output (/dev/full): ENOSPC"),
+    ])
+  }
+})
+
 test("errors are a message, a hint and an exit code, without a stack trace", () => {
   const typo = alpha(["train", "--lrr=3"])
   expect(typo).toEqual({ stdout: "", stderr: "alpha: unknown flag --lrr\nhint: did you mean --lr?\n", exitCode: EXIT.usage })
   expect(alpha(["trian"]).stderr).toBe("alpha: unknown command trian\nhint: did you mean train?\n")
   expect(alpha(["tokenizer", "bild"]).stderr).toContain("tokenizer: unknown subcommand bild")
-  expect(alpha(["tokenizer"]).stderr).toContain("a subcommand is missing")
+  expect(alpha(["bogus", "--json"]).stderr).toStartWith("alpha: unknown command bogus\n")
+  for (const args of [["tokenizer"], ["tokenizer", "--json"]]) expect(alpha(args).stderr).toContain("a subcommand is missing")
   expect(alpha(["--lr=3", "train"]).stderr).toContain("flag --lr=3 stands before the command")
   expect(alpha(["tokenizer", "--vocabSize=3", "build"]).stderr).toContain("flag --vocabSize=3 stands before the command")
   expect(alpha(["train", "--lrr=3"], { ALPHA_DEBUG: "1" }).stderr).toContain("cli-flags.ts")

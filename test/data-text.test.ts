@@ -198,6 +198,24 @@ describe("texts for a tokenizer", () => {
     expect(await read(file(`a${END}b`), [END])).toEqual(["a", "b"])
   })
 
+  test("its training part is what openData trains on: prose, documents, rows, several files", async () => {
+    const many = join(root, "many")
+    mkdirSync(many)
+    for (const name of ["a", "b", "c"]) writeFileSync(join(many, `${name}.txt`), randomText(400, name.charCodeAt(0)))
+    const rows = file(Array.from({ length: 9 }, (_, i) => `{"text": "row ${i}"}\n`).join(""), "x.jsonl")
+    for (const [data, marker] of [
+      [file(prose.repeat(5)), undefined],
+      [file(`${prose}${END}`.repeat(9)), END],
+      [many, undefined],
+      [rows, undefined],
+    ] as const) {
+      const { train } = await openData(options(data, bpe, { documentBoundaries: marker !== undefined }))
+      const part = await (await openText(data, root))!.training(0.1, marker, undefined)
+      const texts = [...part.texts()].map((text) => (typeof text === "string" ? text : new TextDecoder().decode(text)))
+      expect(texts.join("")).toBe(bpe.decode(idsOf(train)).replaceAll(END, marker ?? ""))
+    }
+  })
+
   test("rows give their contents, and chat rows the special tokens they need", async () => {
     const rows = file(
       '{"text": "one"}\n\n{"messages": [{"role": "user", "content": "two"}, {"role": "assistant", "content": "three"}]}',

@@ -46,6 +46,17 @@ test("held-out text may come from the pipe instead", async () => {
   expect(readFileSync(join(folder, String(config.valData?.value)), "utf8")).toBe(text)
 })
 
+test("a BPE learns nothing from what is held out; characters are known wherever they stand", async () => {
+  writeFileSync(join(folder, "two.txt"), `${text}${"zebra quagga ".repeat(30)}`)
+  const vocabulary = (run: string) =>
+    Object.keys(JSON.parse(readFileSync(join(folder, `runs/${run}/last/tokenizer.json`), "utf8")).model.vocab)
+  const flags = ["--data=two.txt", "--steps=1", "--evalSteps=1"]
+  expect(await train(undefined, ...flags, "--vocabSize=300", "--run=bpe")).toMatchObject({ code: 0, err: "" })
+  expect(await train(undefined, ...flags, "--tokenizer=char", "--run=char")).toMatchObject({ code: 0, err: "" })
+  expect(vocabulary("bpe").filter((token) => token.length > 1 && /[zq]/.test(token))).toEqual([])
+  expect(vocabulary("char")).toContain("q")
+})
+
 test("GPT-2's tokenizer on text: 50,257 tokens, kept in the checkpoint", async () => {
   const { code, rows, err } = await train(
     undefined,

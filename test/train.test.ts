@@ -84,6 +84,79 @@ describe("resume", () => {
     expect(code).toBe(0)
     expect(JSON.parse(out.trim().split("\n").at(-1) as string)).toMatchObject({ type: "summary", steps: step + 3, status: "completed" })
   }, 60_000)
+
+  test("a closed terminal (SIGHUP) stops as SIGTERM does; under nohup training goes on", async () => {
+    for (const ignored of [false, true]) {
+      const command = [
+        ...trainer.command,
+        "train",
+        `--data=${data}`,
+        `--runsDir=${runsDir}`,
+        ...SMALL,
+        `--run=hup-${ignored}`,
+        "--steps=500",
+      ]
+      const script = `${ignored ? "trap '' HUP; " : ""}exec "$@"`
+      const flags = ["--evalInterval=none", "--logInterval=1", "--json"]
+      const run = Bun.spawn(["sh", "-c", script, "sh", ...command, ...flags], { stdout: "pipe", stderr: "pipe" })
+      let out = ""
+      for await (const part of run.stdout) {
+        if (!out.includes('"step":2,') && new TextDecoder().decode(part).includes('"step":2,')) run.kill("SIGHUP")
+        out += new TextDecoder().decode(part)
+      }
+      expect(await run.exited).toBe(0)
+      const summary = JSON.parse(out.trim().split("\n").at(-1) as string)
+      expect(summary).toMatchObject({ type: "summary", status: ignored ? "completed" : "stopped" })
+      expect(existsSync(join(runsDir, `hup-${ignored}/last/model.safetensors`))).toBe(true)
+    }
+  }, 60_000)
+
+  test("a signal while data is prepared: exit 0, no run", async () => {
+    const run = alpha("--run=early", "--data=-", "--steps=5") // waits for standard input
+    while (!existsSync(join(runsDir, "early"))) await Bun.sleep(10)
+    run.kill("SIGTERM")
+    const { code, err } = await outcome(run)
+    expect([code, err]).toEqual([0, expect.stringContaining("stopped before the first step")])
+    expect(existsSync(join(runsDir, "early"))).toBe(false)
+  }, 60_000)
+
+  test("more steps: the warm-up stays, the decay follows; the learning rate does not jump back", async () => {
+    const rates = async (...flags: string[]) => {
+      const { out, code, err } = await outcome(alpha(...flags, "--logInterval=1", "--evalInterval=none", "--json"))
+      expect([code, err]).toEqual([0, ""])
+      const rows = out
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line) as { type: string; lr: number })
+      return rows.filter(({ type }) => type === "step").map(({ lr }) => lr)
+    }
+    const first = await rates("--run=longer", "--steps=40")
+    const more = await rates("--resume=longer", "--steps=400")
+    expect(first.slice(0, 2)).toEqual([3e-4, 6e-4]) // 2 steps of warm-up
+    const { config } = JSON.parse(readFileSync(join(runsDir, "longer/config.json"), "utf8"))
+    expect([config.warmupSteps.value, config.decaySteps.value]).toEqual([2, 400])
+    for (let i = 1; i < more.length; i++) expect(more[i]!).toBeLessThan(more[i - 1]!)
+    expect(more[0]!).toBeGreaterThan(5.8e-4) // step 40 of a decay of 400
+  }, 60_000)
+
+  test("changed batches: told for random windows, refused for sequential ones", async () => {
+    const again = (run: string, ...flags: string[]) => outcome(alpha(`--resume=${run}`, "--steps=4", ...flags))
+    expect((await outcome(alpha("--run=random", "--steps=2"))).code).toBe(0)
+    expect((await outcome(alpha("--run=sequential", "--steps=2", "--order=sequential"))).code).toBe(0)
+    const told = await again("random", "--batch=8")
+    expect([told.code, told.err]).toEqual([0, expect.stringContaining("goes on with batch 8 instead of 4: other windows")])
+    const split = await again("sequential", "--batch=2", "--accumSteps=2")
+    expect([split.code, split.err]).toEqual([0, expect.stringContaining("the same windows, sums rounded otherwise")])
+    for (const [flag, message] of [
+      ["--batch=8", "batch 2, the configuration says 8: sequential data would jump"],
+      ["--context=8", "context 16, the configuration says 8: sequential data would jump"],
+      ["--order=random", "order sequential, the configuration says random"],
+      ["--documentBoundaries", "documentBoundaries false, the configuration says true"],
+    ] as const) {
+      const refused = await again("sequential", "--accumSteps=2", flag)
+      expect([refused.code, refused.err]).toEqual([2, expect.stringContaining(message)])
+    }
+  }, 60_000)
 })
 
 describe("errors", () => {

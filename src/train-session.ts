@@ -1,0 +1,120 @@
+/** One run in progress: its programs, its state and their first values. */
+import { AlphaError, EXIT } from "./base-error.ts"
+import { countParams, exactClass, flopsPerToken, ggufObstacle, initialise, loadParameters, refreshCopies } from "./gpt.ts"
+import type { Device, Executable, State } from "./program.ts"
+import type { Evaluation } from "./train-eval.ts"
+import type { Emit } from "./train-metrics.ts"
+import { measurePeak } from "./train-peak.ts"
+import type { Prepared, TrainJob } from "./train-prepare.ts"
+import { rewindJournals, withSources, writeRecord } from "./train-run.ts"
+import { loadState, type TrainerState } from "./train-state.ts"
+import { evaluationPlan, microPlan, updatePlan } from "./train-step.ts"
+
+/** One run in progress: what the steps change. */
+export interface Session {
+  readonly job: TrainJob
+  readonly prepared: Prepared
+  readonly device: Device
+  readonly state: State
+  readonly micro: Executable
+  readonly update: Executable
+  readonly evaluation: Executable
+  readonly emit: Emit
+  trainer: TrainerState
+  /** Step of the newest checkpoint. */
+  saved: number
+  lastEval: Evaluation | undefined
+}
+
+/** Compiles the programs and gives the state its first values. */
+export function openSession(job: TrainJob, prepared: Prepared, device: Device, emit: Emit): Session {
+  const { values } = job
+  const { model } = prepared
+  const { precision, batch: B, context: T } = values
+  const shape = { model, precision, B, T }
+  const state = device.state()
+  const update = updatePlan(shape, values)
+  let trainer: TrainerState = { step: 0, tokens: 0, best: null, stale: 0, dataHash: prepared.data.train.hash, seed: values.seed }
+  if (prepared.checkpoint !== undefined) {
+    trainer = loadState(prepared.checkpoint, state, update, model, precision)
+    checkSame(trainer, prepared, job)
+    checkUnfinished(trainer, job)
+  } else if (prepared.init !== undefined) loadParameters(state, model, prepared.init)
+  else initialise(device, state, model, values.seed)
+  refreshCopies(device, state, model, precision)
+  rewindJournals(job.directory, prepared.checkpoint === undefined ? -1 : trainer.step)
+  writeRecord(job.directory, {
+    ...job.record,
+    config: withSources(job.record.config, prepared.data),
+    dataHash: prepared.data.train.hash,
+    tokenizerHash: prepared.tokenizerHash,
+    device: device.description,
+  })
+  return {
+    job,
+    prepared,
+    device,
+    state,
+    emit,
+    trainer,
+    micro: device.compile(microPlan(shape, values.activationCheckpointing), state),
+    update: device.compile(update, state),
+    evaluation: device.compile(evaluationPlan(shape), state),
+    saved: trainer.step,
+    lastEval: undefined,
+  }
+}
+
+/** The checkpoint's random numbers and data position mean the seed and the data that it was made with. */
+function checkSame(trainer: TrainerState, prepared: Prepared, job: TrainJob): void {
+  const { seed } = job.values
+  if (trainer.seed !== seed) {
+    throw new AlphaError(`run ${job.directory} was trained with seed ${trainer.seed}, the configuration says ${seed}`, {
+      hint: `leave --seed out, or start a new run from its weights: --init=${job.directory}`,
+      code: EXIT.usage,
+    })
+  }
+  const now = prepared.data.train.hash
+  if (trainer.dataHash === now) return
+  throw new AlphaError(
+    `run ${job.directory}: the training data changed since it began (tokens ${trainer.dataHash.slice(0, 12)}, now ${now.slice(0, 12)})`,
+    { hint: `restore ${job.values.data}, or start a new run from its weights: --init=${job.directory}`, code: EXIT.data },
+  )
+}
+
+function checkUnfinished({ step, owed }: TrainerState, { directory, values }: TrainJob): void {
+  if (step < values.steps || owed !== undefined) return
+  throw new AlphaError(`run ${directory} is complete: step ${step} of ${values.steps}`, {
+    hint: `train on with --steps=${step * 2}`,
+    code: EXIT.usage,
+  })
+}
+
+/** Tells what is about to be trained. */
+export function announce({ job, prepared, device, state, micro, update, emit, trainer }: Session): void {
+  const { values } = job
+  const { model, data } = prepared
+  const exact = exactClass(model)
+  const gguf = ggufObstacle(model)
+  emit({
+    type: "start",
+    run: job.directory,
+    device: device.description,
+    precision: values.precision,
+    parameters: countParams(model),
+    flopsPerToken: flopsPerToken(model, values.context),
+    peakFlops: measurePeak(device, values.precision),
+    trainTokens: data.train.tokens,
+    valTokens: data.val?.tokens ?? 0,
+    vocabSize: model.vocabSize,
+    tokensPerStep: values.batch * values.accumSteps * values.context,
+    memoryBytes: state.bytes() + micro.plan.arenaBytes + update.plan.arenaBytes,
+    step: trainer.step,
+    steps: values.steps,
+    saved:
+      typeof exact !== "string"
+        ? `alpha (${exact.none}: ${exact.why})`
+        : `${exact}${gguf === undefined ? "" : ` (no GGUF: ${gguf.field} ${model[gguf.field]})`}`,
+    chat: prepared.chatTemplate !== undefined,
+  })
+}
