@@ -43,7 +43,8 @@ for (const precision of ["f32", "bf16"] as const) {
 const begun = performance.now()
 const data = join(folder, "text.txt")
 writeFileSync(data, sampleText(200_000))
-const busy = ["--evalInterval=20", "--evalSteps=5", "--sampleInterval=20", "--sampleTokens=20", "--checkpointInterval=20"]
+const prompt = "--samplePrompts=the sea"
+const busy = ["--evalInterval=20", "--evalSteps=5", "--sampleInterval=20", prompt, "--sampleTokens=20", "--checkpointInterval=20"]
 const size = ["--preset=cpu-small", `--steps=${STEPS}`, "--logInterval=1", `--data=${data}`, "--run=small"]
 const run = await trainMemory(command, [...size, ...busy, ...common])
 const [early, late] = [residentAt(run, 50), residentAt(run, STEPS)]

@@ -66,23 +66,25 @@ export async function trainWhole(trainer: Trainer): Promise<number> {
 
 /**
  * One run that is killed `kills` times (SIGKILL after up to `ms` milliseconds) and resumed each time, then left to its end.
- * Returns how many kills really hit; throws naming the first file, link or journal row that differs from the whole run.
+ * Returns how many kills hit a living process, and how many of those a run that had a checkpoint; throws naming the first file, link or journal row that differs from the whole run.
  */
-export async function killAndCompare(trainer: Trainer, seed: number, kills: number, ms: number): Promise<number> {
+export async function killAndCompare(trainer: Trainer, seed: number, kills: number, ms: number): Promise<{ hits: number; late: number }> {
   const name = `cut-${seed}`
   const directory = join(trainer.runsDir, name)
-  let hits = 0
+  let [hits, late] = [0, 0]
   for (let k = 0; k < kills && !isComplete(directory); k++) {
     const run = start(trainer, again(directory, name))
     await Promise.race([Bun.sleep(uniform(seed, 1, 0, k) * ms), run.exited])
     run.kill("SIGKILL")
     await run.exited
-    if (run.signalCode === "SIGKILL") hits++
+    if (run.signalCode !== "SIGKILL") continue
+    hits++
+    if (existsSync(join(directory, "last"))) late++
   }
   if (!isComplete(directory)) await finish(trainer, again(directory, name))
   compareRuns(join(trainer.runsDir, "whole"), directory)
   rmSync(directory, { recursive: true })
-  return hits
+  return { hits, late }
 }
 
 const again = (directory: string, name: string): string[] =>
