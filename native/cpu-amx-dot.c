@@ -43,10 +43,10 @@ static void multiply(const void *a, const void *b, int64_t depth, int64_t rows, 
 }
 
 static void pack_a(const Gemm *g, int64_t row, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
-  KERNEL(amx_pack)(source_a(g), 1, 0, row, k, depth, 2, panels, pitch, out);
+  KERNEL(amx_pack)(source_a(g), 1, 0, row, k, depth, (Target){out, 2, panels, pitch});
 }
 static void pack_b(const Gemm *g, int64_t col, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
-  KERNEL(amx_pack)(source_b(g), 1, 1, col, k, depth, 2, panels, pitch, out);
+  KERNEL(amx_pack)(source_b(g), 1, 1, col, k, depth, (Target){out, 2, panels, pitch});
 }
 
 Engine KERNEL(engine_dot)(void) {

@@ -3,8 +3,8 @@
 #include "cpu-gemm-store.h"
 #if defined(__AVX512BF16__)
 
-/* Rows of the weight are the A tiles, x the B tiles with m columns: the products and their order are those of the engine (cpu-amx.c), and so are the bits.
-   A task takes PANEL rows of the weight, four tiles, step by step, and fetches what it will need some steps later. */
+/* Rows of the weight are the A tiles, x the B tiles with m columns: the products and their order are those of the engine (cpu-amx.c), and
+   so are the bits. A task takes PANEL rows of the weight, four tiles, step by step, and fetches what it will need some steps later. */
 enum { PANEL = 64, AHEAD = 2 };
 
 typedef struct Few {
@@ -13,14 +13,16 @@ typedef struct Few {
   const uint32_t *x; /* [step][part][16 pairs][m] */
 } Few;
 
-/* Where the weight's part of the step at k lies, beyond the end of k in this thread's next panel. What is fetched outside the matrix is harmless. */
+/* Where the weight's part of the step at k lies, beyond the end of k in this thread's next panel. What is fetched outside the matrix is
+   harmless. */
 static const char *part_at(const Few *f, int64_t panel, int64_t k) {
   const Gemm *g = f->g;
   if (k >= g->k) panel += f->ahead, k -= g->k;
   return (const char *)g->b + (panel < f->panels ? panel * PANEL * g->ldb + k : 0) * type_bytes(g->b_type);
 }
 
-/* Adds an A tile (row tile t of a part) times a B tile to tile t; neighbours use different registers, so that none waits for the one before. */
+/* Adds an A tile (row tile t of a part) times a B tile to tile t; neighbours use different registers, so that none waits for the one
+   before. */
 #define MULTIPLY(t, a_register, x_register, at, pitch) _tile_loadd(a_register, at, pitch); _tile_dpbf16ps(t, a_register, x_register);
 #define PART(t, a_register, x_register, part) MULTIPLY(t, a_register, x_register, before + (part * 4 + t) * TILE_BYTES, 64)
 #define HIGH 0
@@ -75,7 +77,7 @@ static void task(void *ctx, int64_t panel) {
         a = (const char *)g->b + (row * g->ldb + k) * 2;
         pitch = ld;
       } else {
-        KERNEL(amx_pack)(w, 1, 0, row, k, MIN(STEP, g->k - k), 4, 1, 0, packed[k / STEP & 1]);
+        KERNEL(amx_pack)(w, 1, 0, row, k, MIN(STEP, g->k - k), (Target){packed[k / STEP & 1], 4, 1, 0});
       }
       _tile_loadd(4, x, stride);
       MULTIPLY(0, 6, 4, a, pitch) fetch_rows(later, ld);
@@ -85,13 +87,14 @@ static void task(void *ctx, int64_t panel) {
       end_of_pass(k + STEP, g->k, AMX_PASS_1, m, c);
     }
   } else {
-    /* Vector and tile units work at the same time: one step is split while the one before is multiplied, a few rows and a few products by turns. */
+    /* Vector and tile units work at the same time: one step is split while the one before is multiplied, a few rows and a few products by
+       turns. */
     for (int64_t k = 0; k < g->k + STEP; k += STEP) {
       char *now = packed[k / STEP & 1];
       const char *before = packed[~(k / STEP) & 1], *later = part_at(f, panel, k + AHEAD * STEP);
       const float *from = (const float *)g->b + row * g->ldb + k;
       int64_t ld = g->ldb, whole = rows == PANEL && g->k - k >= STEP;
-      if (!whole && k < g->k) KERNEL(amx_pack)(w, 3, 0, row, k, MIN(STEP, g->k - k), 4, 1, 0, now);
+      if (!whole && k < g->k) KERNEL(amx_pack)(w, 3, 0, row, k, MIN(STEP, g->k - k), (Target){now, 4, 1, 0});
       if (k == 0) {
         for (int64_t i = 0; whole && i < PANEL; i += 8) split_rows(from, ld, i, now, later);
         continue;
@@ -131,7 +134,7 @@ void KERNEL(amx_few_rows)(const Gemm *g) {
   uint32_t *x = scratch(SCRATCH_GEMM_A, (size_t)(steps * parts * 16 * m) * 4);
   uint32_t tile[3][16][16] __attribute__((aligned(64))); /* [part][row][pair] */
   for (int64_t step = 0; step < steps; step++) {
-    KERNEL(amx_pack)(source_a(g), parts, 0, 0, step * STEP, MIN(STEP, g->k - step * STEP), 1, 1, 0, tile);
+    KERNEL(amx_pack)(source_a(g), parts, 0, 0, step * STEP, MIN(STEP, g->k - step * STEP), (Target){(char *)tile, 1, 1, 0});
     for (int64_t p = 0; p < parts; p++)
       for (int64_t pair = 0; pair < 16; pair++)
         for (int64_t i = 0; i < m; i++) x[((step * parts + p) * 16 + pair) * m + i] = tile[p][i][pair];

@@ -4,7 +4,8 @@
 
 /* Sixteen pairs rounded to bf16. */
 INLINE vu round_pairs(vf a, vf b) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i low = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); /* word i is i, i + 16 */
+  const __m512i order = _mm512_or_si512(low, _mm512_slli_epi32(_mm512_add_epi32(low, _mm512_set1_epi32(16)), 16));
   return (vu)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
 }
 
@@ -13,7 +14,8 @@ INLINE vf load16(const Source *s, int64_t at, int64_t n, int whole) {
   return whole || n >= 16 ? vload_type(s->data, at, s->type) : n > 0 ? vload_type_part(s->data, at, n, s->type) : vset(0);
 }
 
-/* Lines of a tile with three parts: pair p of a step is (k + p, k + 16 + p), so that both halves are loads as they are. The transpose comes before the split. */
+/* Lines of a tile with three parts: pair p of a step is (k + p, k + 16 + p), so that both halves are loads as they are. The transpose comes
+   before the split. */
 INLINE void tile3(const Source *s, int transpose, int whole, int64_t index, int64_t k, int64_t end, char *out, int64_t step) {
   vf x[2][16];
   for (int64_t half = 0; half < 2; half++) {
@@ -51,14 +53,10 @@ INLINE void tile1(const Source *s, int transpose, int whole, int64_t index, int6
   memcpy(out, x, TILE_BYTES);
 }
 
-typedef struct Target {
-  int64_t tiles, panels, pitch;
-  char *out;
-} Target;
-
 /* In the order of the source's memory: its rows are indexes (panel by panel, all steps) or k (step by step, all panels). */
 INLINE void pack(Source s, int64_t parts, int transpose, int whole, int64_t index, int64_t k, int64_t depth, Target to) {
-  int64_t steps = (depth + STEP - 1) / STEP, step = to.tiles * TILE_BYTES, outer = s.along ? to.panels : steps, inner = s.along ? steps : to.panels;
+  int64_t steps = (depth + STEP - 1) / STEP, step = to.tiles * TILE_BYTES;
+  int64_t outer = s.along ? to.panels : steps, inner = s.along ? steps : to.panels;
   for (int64_t i = 0; i < outer; i++)
     for (int64_t j = 0; j < inner; j++)
       for (int64_t t = 0; t < to.tiles; t++) {
@@ -70,25 +68,24 @@ INLINE void pack(Source s, int64_t parts, int transpose, int whole, int64_t inde
 }
 
 /* One function for each kind of source. */
-#define KIND(type, along, parts)                                                                                                                      \
-  static __attribute__((noinline)) void pack_##type##_##along##_##parts(Source s, int transpose, int whole, int64_t index, int64_t k, int64_t depth, Target to) { \
-    Source source = {s.data, s.ld, type, s.limit, along};                                                                                             \
-    if (whole && transpose) pack(source, parts, 1, 1, index, k, depth, to);                                                                           \
-    else if (whole) pack(source, parts, 0, 1, index, k, depth, to);                                                                                   \
-    else pack(source, parts, transpose, 0, index, k, depth, to);                                                                                      \
+#define KIND(name, type, along, parts)                                                                                                 \
+  static __attribute__((noinline)) void name(Source s, int transpose, int whole, int64_t index, int64_t k, int64_t depth, Target to) { \
+    Source source = {s.data, s.ld, type, s.limit, along};                                                                              \
+    if (whole && transpose) pack(source, parts, 1, 1, index, k, depth, to);                                                            \
+    else if (whole) pack(source, parts, 0, 1, index, k, depth, to);                                                                    \
+    else pack(source, parts, transpose, 0, index, k, depth, to);                                                                       \
   }
-KIND(F32, 0, 3)
-KIND(F32, 1, 3)
-KIND(F32, 0, 1)
-KIND(F32, 1, 1)
-KIND(BF16, 0, 1)
-KIND(BF16, 1, 1)
+KIND(split_across, F32, 0, 3)
+KIND(split_along, F32, 1, 3)
+KIND(round_across, F32, 0, 1)
+KIND(round_along, F32, 1, 1)
+KIND(copy_across, BF16, 0, 1)
+KIND(copy_along, BF16, 1, 1)
 
-void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t index, int64_t k, int64_t depth, int64_t tiles, int64_t panels, int64_t pitch, void *out) {
-  int transpose = s.along ? across : !across, whole = index + 16 * tiles * panels <= s.limit && depth % STEP == 0;
-  Target to = {tiles, panels, pitch, out};
-  if (parts == 3) (s.along ? pack_F32_1_3 : pack_F32_0_3)(s, transpose, whole, index, k, depth, to);
-  else if (s.type == F32) (s.along ? pack_F32_1_1 : pack_F32_0_1)(s, transpose, whole, index, k, depth, to);
-  else (s.along ? pack_BF16_1_1 : pack_BF16_0_1)(s, transpose, whole, index, k, depth, to);
+void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t index, int64_t k, int64_t depth, Target to) {
+  int transpose = s.along ? across : !across, whole = index + 16 * to.tiles * to.panels <= s.limit && depth % STEP == 0;
+  if (parts == 3) (s.along ? split_along : split_across)(s, transpose, whole, index, k, depth, to);
+  else if (s.type == F32) (s.along ? round_along : round_across)(s, transpose, whole, index, k, depth, to);
+  else (s.along ? copy_along : copy_across)(s, transpose, whole, index, k, depth, to);
 }
 #endif

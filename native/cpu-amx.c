@@ -7,8 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* f32 on AMX: x = h + m + l (8 bits of mantissa each), and x·w = hh + hm + mh + mm + hl + lh but for 2^-24; products are exact and summed in f32.
-   Parts below 2^-126 count as 0; |x| ≥ 2^128 (1 - 2^-9) and infinities give NaN. */
+/* f32 on AMX: x = h + m + l (8 bits of mantissa each), and x·w = hh + hm + mh + mm + hl + lh but for 2^-24; products are exact and summed
+   in f32. Parts below 2^-126 count as 0; |x| ≥ 2^128 (1 - 2^-9) and infinities give NaN. */
 
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 
@@ -16,8 +16,9 @@ enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 int KERNEL(amx_ready)(void) {
   static _Atomic int known; /* 1 no, 2 yes */
   if (!known) {
-    unsigned a, b, c, d, a1 = 0, e;
-    int has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1) && __get_cpuid_count(7, 1, &a1, &b, &c, &e) && (a1 >> 5 & 1);
+    unsigned a, b, c, d;
+    int has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1); /* AMX-BF16, AMX-TILE */
+    has = has && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);                /* AVX512-BF16 */
     known = has && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 ? 2 : 1;
   }
   return known == 2;
@@ -39,9 +40,9 @@ static void end(void) { _tile_release(); }
 #define LOAD_A(part) _tile_loadd(4, a + (part) * 2 * TILE_BYTES, 64); _tile_loadd(5, a + ((part) * 2 + 1) * TILE_BYTES, 64);
 #define LOAD_B(part) _tile_loadd(6, b + (part) * 2 * TILE_BYTES, 64); _tile_loadd(7, b + ((part) * 2 + 1) * TILE_BYTES, 64);
 
-/* 32 × 32 sums over one pass, from 0, into four tiles of `c`, rows `stride` floats apart. Order of the six products, A of the caller before B:
-   hl hm mm mh lh hh, also when the operands trade places. */
-INLINE void multiply_tiles(const char *a, const char *b, int64_t depth, int64_t parts, int swapped, float *c, int64_t stride) {
+/* 32 × 32 sums over one pass, from 0, into c [32][32]. Order of the six products, A of the caller before
+   B: hl hm mm mh lh hh, also when the operands trade places. */
+INLINE void multiply_tiles(const char *a, const char *b, int64_t depth, int64_t parts, int swapped, float *c) {
   _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
   for (int64_t d = 0; d < depth; d += STEP, a += parts * 2 * TILE_BYTES, b += parts * 2 * TILE_BYTES) {
     if (parts == 1) {
@@ -62,17 +63,19 @@ INLINE void multiply_tiles(const char *a, const char *b, int64_t depth, int64_t 
       LOAD_A(0) FOUR
     }
   }
-  _tile_stored(0, c, stride * 4); _tile_stored(1, c + 16, stride * 4); _tile_stored(2, c + 16 * stride, stride * 4); _tile_stored(3, c + 16 * stride + 16, stride * 4);
+  float *below = c + 16 * WIDE;
+  _tile_stored(0, c, WIDE * 4); _tile_stored(1, c + 16, WIDE * 4); _tile_stored(2, below, WIDE * 4); _tile_stored(3, below + 16, WIDE * 4);
 }
 
-/* The sums of the passes are added in order: small terms are not lost in large sums. swapped: rows of B are the A tiles, and c is turned when done. */
+/* The sums of the passes are added in order: small terms are not lost in large sums. swapped: rows of B are the A tiles, and c is turned
+   when done. */
 INLINE void multiply(const void *a, const void *b, int64_t depth, int64_t parts, int swapped, int first, int last, float *c) {
   float pass[WIDE * WIDE] __attribute__((aligned(64)));
   if (first && !(swapped && last)) {
-    multiply_tiles(swapped ? b : a, swapped ? a : b, depth, parts, swapped, c, WIDE);
+    multiply_tiles(swapped ? b : a, swapped ? a : b, depth, parts, swapped, c);
     return;
   }
-  multiply_tiles(swapped ? b : a, swapped ? a : b, depth, parts, swapped, pass, WIDE);
+  multiply_tiles(swapped ? b : a, swapped ? a : b, depth, parts, swapped, pass);
   if (!swapped || !last) {
     for (int i = 0; i < WIDE * WIDE; i += VL) vstore(c + i, vload(c + i) + vload(pass + i));
     return;
@@ -90,10 +93,10 @@ INLINE void multiply(const void *a, const void *b, int64_t depth, int64_t parts,
     }
 }
 
-#define MULTIPLY(name, parts, swapped)                                                                                                             \
-  static void name##_##parts(const void *a, const void *b, int64_t depth, int64_t rows, int first, int last, float *c) {                          \
-    (void)rows;                                                                                                                                    \
-    multiply(a, b, depth, parts, swapped, first, last, c);                                                                                         \
+#define MULTIPLY(name, parts, swapped)                                                                                   \
+  static void name##_##parts(const void *a, const void *b, int64_t depth, int64_t rows, int first, int last, float *c) { \
+    (void)rows;                                                                                                          \
+    multiply(a, b, depth, parts, swapped, first, last, c);                                                               \
   }
 MULTIPLY(multiply_direct, 1, 0)
 MULTIPLY(multiply_direct, 3, 0)
@@ -101,16 +104,16 @@ MULTIPLY(multiply_swapped, 1, 1)
 MULTIPLY(multiply_swapped, 3, 1)
 
 static void pack_a_direct(const Gemm *g, int64_t row, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
-  KERNEL(amx_pack)(source_a(g), amx_parts(g), 0, row, k, depth, 2, panels, pitch, out);
+  KERNEL(amx_pack)(source_a(g), amx_parts(g), 0, row, k, depth, (Target){out, 2, panels, pitch});
 }
 static void pack_b_direct(const Gemm *g, int64_t col, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
-  KERNEL(amx_pack)(source_b(g), amx_parts(g), 1, col, k, depth, 2, panels, pitch, out);
+  KERNEL(amx_pack)(source_b(g), amx_parts(g), 1, col, k, depth, (Target){out, 2, panels, pitch});
 }
 static void pack_a_swapped(const Gemm *g, int64_t row, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
-  KERNEL(amx_pack)(source_a(g), amx_parts(g), 1, row, k, depth, 2, panels, pitch, out);
+  KERNEL(amx_pack)(source_a(g), amx_parts(g), 1, row, k, depth, (Target){out, 2, panels, pitch});
 }
 static void pack_b_swapped(const Gemm *g, int64_t col, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
-  KERNEL(amx_pack)(source_b(g), amx_parts(g), 0, col, k, depth, 2, panels, pitch, out);
+  KERNEL(amx_pack)(source_b(g), amx_parts(g), 0, col, k, depth, (Target){out, 2, panels, pitch});
 }
 
 /* Which operand's rows become A tiles is a matter of speed: the products and their order are the same, and so are the bits. */

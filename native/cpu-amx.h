@@ -2,32 +2,30 @@
 #pragma once
 #include "cpu-gemm.h"
 
-/* A step is 32 deep. A tile of A holds 16 rows of 16 pairs (of k), a tile of B 16 pairs of 16 columns, 1 KiB each; one is the other transposed as
-   16 × 16 words of a pair. An f32 operand is split into PARTS = 3 bf16 (high, middle, low: 24 bits, nothing lost), a bf16 one has 1 part.
-   A panel (32 rows or columns) is [step][part][2 tiles].
-   Sums run over a pass (so deep with so many parts), then the sums of the passes are added: one order, whatever the shape. */
+/* A step is 32 deep. A tile of A holds 16 rows of 16 pairs (of k), a tile of B 16 pairs of 16 columns, 1 KiB each; one is the other
+   transposed as 16 × 16 words of a pair. An f32 operand is split into PARTS = 3 bf16 (high, middle, low: 24 bits, nothing lost), a bf16 one
+   has 1 part. A panel (32 rows or columns) is [step][part][2 tiles]. Sums run over a pass (so deep with so many parts), then the sums of
+   the passes are added: one order, whatever the shape. */
 enum { STEP = 32, TILE_BYTES = 1024, WIDE = 32, AMX_PASS_1 = 1024, AMX_PASS_3 = 384 };
 
 INLINE int64_t amx_parts(const Gemm *g) { return g->a_type == F32 && g->b_type == F32 ? 3 : 1; }
 
-/* Packers: `across` names a target laid out with pairs down and indexes across (B tiles), else A tiles. */
-typedef struct Source {
-  const void *data;
-  int64_t ld, type, limit; /* limit: number of indexes (rows of A or columns of B) */
-  int along;               /* stored (index, k), else (k, index) */
-} Source;
-INLINE Source source_a(const Gemm *g) { return (Source){g->a, g->lda, g->a_type, g->m, !g->a_trans}; }
-INLINE Source source_b(const Gemm *g) { return (Source){g->b, g->ldb, g->b_type, g->n, !!g->b_trans}; }
+/* Packed panels, `pitch` bytes apart, of `tiles` tiles (16 indexes each); [step][part][tiles] in a panel. */
+typedef struct Target {
+  char *out;
+  int64_t tiles, panels, pitch;
+} Target;
 
-/* Packs `panels` panels, `pitch` bytes apart, of `tiles` tiles (16 indexes each) from `index` on, over depth from k on; [step][part][tiles] in a panel.
-   Depth is rounded up to whole steps with zeros, and so are the indexes beyond the limit. */
-void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t index, int64_t k, int64_t depth, int64_t tiles, int64_t panels, int64_t pitch, void *out);
+/* Packs from `index` on, over depth from k on, both filled up with zeros. across: pairs down and indexes across (B tiles), else A tiles. */
+void KERNEL(amx_pack)(Source s, int64_t parts, int across, int64_t index, int64_t k, int64_t depth, Target to);
+
 /* Tiles for this thread until _tile_release: 0-5 with so many columns (of C and B), 6 and 7 of 16 × 64 bytes (A). */
 void KERNEL(amx_configure)(int64_t columns);
 
 #if defined(__AVX512BF16__)
-/* Sixteen pairs of floats (a, b) as three times sixteen words, a below b: a = high + middle + low, exactly. High is rounded and middle cut off, so that
-   the signs of middle and low are even-handed: what the six products leave out, ≤ 2^-24 each, has no bias. The three lines lie `step` bytes apart. */
+/* Sixteen pairs of floats (a, b) as three times sixteen words, a below b: a = high + middle + low, exactly. High is rounded and middle cut
+   off, so that the signs of middle and low are even-handed: what the six products leave out, ≤ 2^-24 each, has no bias. The three lines lie
+   `step` bytes apart. */
 INLINE void split3(vf a, vf b, char *out, int64_t step) {
   const uint32_t top = 0xffff0000u;
   vu high_a = ((vu)a + 0x8000u) & top, high_b = ((vu)b + 0x8000u) & top;

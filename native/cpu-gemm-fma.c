@@ -11,13 +11,14 @@ enum { COLS = 2 * VL, K_BLOCK = 256 };
 
 /* Layout of a packed A: [k][ROWS]; B: [k][COLS]. */
 
-/* VL words of 32 bits (an f32, or two bf16 that then part) of VL rows, transposed, to out[k][width]. whole: nothing lies outside the matrix or the panel.
-   A weight that is used once (decoding) comes as fast as it is fetched: what is needed 128 bytes later is asked for. */
-INLINE void turn(const char *src, int64_t pitch, int64_t type, int whole, int64_t rows, int64_t lanes, int64_t depth, int64_t width, float *out) {
-  const int64_t per_word = type == F32 ? 1 : 2;
+/* VL words of 32 bits (an f32, or two bf16 that then part) of VL rows from `src` on, transposed, to out[k][width]. whole: nothing lies
+   outside the matrix or the panel. A weight that is used once (decoding) comes as fast as it is fetched: what is needed 128 bytes later is
+   asked for. */
+INLINE void turn(const char *src, Source s, int whole, int64_t rows, int64_t lanes, int64_t depth, int64_t width, float *out) {
+  const int64_t per_word = s.type == F32 ? 1 : 2;
   vf x[VL];
 #pragma GCC unroll 16
-  for (int64_t i = 0; i < VL; i++, src += pitch) {
+  for (int64_t i = 0; i < VL; i++, src += s.ld * type_bytes(s.type)) {
     if (whole || (i < rows && depth == VL * per_word)) x[i] = vload((const float *)src);
     else if (x[i] = vset(0), i < rows) memcpy(&x[i], src, (size_t)(depth * 4 / per_word));
     __builtin_prefetch(src + 128, 0, 2);
@@ -25,49 +26,51 @@ INLINE void turn(const char *src, int64_t pitch, int64_t type, int whole, int64_
   vtranspose(x);
 #pragma GCC unroll 16
   for (int64_t i = 0; i < VL; i++, out += per_word * width) {
-    vf first = type == F32 ? x[i] : (vf)((vu)x[i] << 16), second = (vf)((vu)x[i] & 0xffff0000u);
+    vf first = s.type == F32 ? x[i] : (vf)((vu)x[i] << 16), second = (vf)((vu)x[i] & 0xffff0000u);
     if (whole) vstore(out, first);
     else if (i * per_word < depth) vstore_part(out, first, lanes);
-    if (type == BF16 && whole) vstore(out + width, second);
-    else if (type == BF16 && i * 2 + 1 < depth) vstore_part(out + width, second, lanes);
+    if (s.type == BF16 && whole) vstore(out + width, second);
+    else if (s.type == BF16 && i * 2 + 1 < depth) vstore_part(out + width, second, lanes);
   }
 }
 
 /* From an operand stored (index, k): rows of k become columns. */
-INLINE void pack_along(const void *src, int64_t ld, int64_t type, int64_t index, int64_t limit, int64_t k, int64_t depth, int64_t width, float *out) {
-  const int64_t step = type == F32 ? VL : 2 * VL, size = type_bytes(type);
+INLINE void pack_along(Source s, int64_t index, int64_t k, int64_t depth, int64_t width, float *out) {
+  const int64_t step = s.type == F32 ? VL : 2 * VL;
   for (int64_t d = 0; d < depth; d += step)
     for (int64_t i = 0; i < width; i += VL) {
-      int64_t n = MIN(step, depth - d), lanes = MIN(VL, width - i), rows = MIN(lanes, limit - index - i);
-      const char *from = (const char *)src + ((index + i) * ld + k + d) * size;
-      if (rows == VL && n == step) turn(from, ld * size, type, 1, rows, lanes, n, width, out + d * width + i);
-      else turn(from, ld * size, type, 0, rows, lanes, n, width, out + d * width + i);
+      int64_t n = MIN(step, depth - d), lanes = MIN(VL, width - i), rows = MIN(lanes, s.limit - index - i);
+      const char *from = (const char *)s.data + ((index + i) * s.ld + k + d) * type_bytes(s.type);
+      if (rows == VL && n == step) turn(from, s, 1, rows, lanes, n, width, out + d * width + i);
+      else turn(from, s, 0, rows, lanes, n, width, out + d * width + i);
     }
 }
 
 /* From an operand stored (k, index): pieces of rows. */
-INLINE void pack_across(const void *src, int64_t ld, int64_t type, int64_t index, int64_t limit, int64_t k, int64_t depth, int64_t width, float *out) {
-  int64_t valid = MIN(width, limit - index);
+INLINE void pack_across(Source s, int64_t index, int64_t k, int64_t depth, int64_t width, float *out) {
   for (int64_t d = 0; d < depth; d++)
     for (int64_t i = 0; i < width; i += VL) {
-      int64_t at = (k + d) * ld + index + i, lanes = MIN(VL, width - i), n = MIN(lanes, valid - i);
-      vf x = n <= 0 ? vset(0) : n == VL ? vload_type(src, at, type) : vload_type_part(src, at, n, type);
+      int64_t at = (k + d) * s.ld + index + i, lanes = MIN(VL, width - i), n = MIN(lanes, s.limit - index - i);
+      vf x = n <= 0 ? vset(0) : n == VL ? vload_type(s.data, at, s.type) : vload_type_part(s.data, at, n, s.type);
       if (lanes == VL) vstore(out + d * width + i, x);
       else vstore_part(out + d * width + i, x, lanes);
     }
 }
 
-INLINE void pack(const void *src, int64_t ld, int64_t type, int along, int64_t index, int64_t limit, int64_t k, int64_t depth, int64_t width, float *out) {
-  if (along && type == F32) pack_along(src, ld, F32, index, limit, k, depth, width, out);
-  else if (along) pack_along(src, ld, BF16, index, limit, k, depth, width, out);
-  else if (type == F32) pack_across(src, ld, F32, index, limit, k, depth, width, out);
-  else pack_across(src, ld, BF16, index, limit, k, depth, width, out);
+INLINE void pack(Source s, int64_t index, int64_t k, int64_t depth, int64_t panels, int64_t pitch, int64_t width, void *out) {
+  Source f32 = {s.data, s.ld, F32, s.limit, 0}, half = {s.data, s.ld, BF16, s.limit, 0};
+  for (int64_t p = 0; p < panels; p++, index += width, out = (char *)out + pitch) {
+    if (s.along && s.type == F32) pack_along(f32, index, k, depth, width, out);
+    else if (s.along) pack_along(half, index, k, depth, width, out);
+    else if (s.type == F32) pack_across(f32, index, k, depth, width, out);
+    else pack_across(half, index, k, depth, width, out);
+  }
 }
 static void pack_a(const Gemm *g, int64_t row, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
-  for (int64_t p = 0; p < panels; p++) pack(g->a, g->lda, g->a_type, !g->a_trans, row + p * ROWS, g->m, k, depth, ROWS, (float *)((char *)out + p * pitch));
+  pack(source_a(g), row, k, depth, panels, pitch, ROWS, out);
 }
 static void pack_b(const Gemm *g, int64_t col, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out) {
-  for (int64_t p = 0; p < panels; p++) pack(g->b, g->ldb, g->b_type, !!g->b_trans, col + p * COLS, g->n, k, depth, COLS, (float *)((char *)out + p * pitch));
+  pack(source_b(g), col, k, depth, panels, pitch, COLS, out);
 }
 
 INLINE void tile(const float *a, const float *b, int64_t depth, int rows, int first, float *c) {

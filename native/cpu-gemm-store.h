@@ -3,7 +3,8 @@
 #include "cpu-gemm.h"
 
 /* whole: a tile of two full vectors per row; plain: nothing to do but store. */
-INLINE void store_rows(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride, int64_t type, int whole, int plain) {
+INLINE void store_rows(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride, int64_t type,
+                       int whole, int plain) {
   if (whole) cols = stride = 2 * VL;
   for (int64_t r = 0; r < rows; r++, sum += stride) {
     int64_t at = (row + r) * g->ldc + col;

@@ -1,7 +1,8 @@
 /** Matrix product C = epilogue(A · B + bias) + beta·C: cuts it into tasks, packs panels, lets an engine multiply them. */
 #include "cpu-gemm.h"
 
-/* The smaller operand is packed once, by all threads, for everyone (shared); of the larger one each task packs what it alone needs (own). */
+/* The smaller operand is packed once, by all threads, for everyone (shared); of the larger one each task packs what it alone needs (own).
+   */
 enum { GROUP_WIDTH = 1024, GROUP_BYTES = 8 << 20 }; /* bounds of what is packed as shared at a time */
 enum { TASK_WIDTH = 256, CHUNK = 8 };                /* of the own operand; panels of B */
 
@@ -22,7 +23,8 @@ typedef struct Job {
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* Asks for the lines of C that a tile of a weight's gradient will be stored to, while it is computed: they have not been used for a whole step. */
+/* Asks for the lines of C that a tile of a weight's gradient will be stored to, while it is computed: they have not been used for a whole
+   step. */
 static void fetch_tile(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols) {
   int64_t size = type_bytes(g->c_type);
   for (int64_t r = row; r < row + rows; r++)
@@ -42,7 +44,8 @@ static void multiply_task(void *ctx, int64_t i) {
   int64_t s0 = i % j->tasks_shared * j->task_shared, s1 = MIN(s0 + j->task_shared, j->shared_panels);
   int64_t o0 = i / j->tasks_shared * j->task_own, o1 = MIN(o0 + j->task_own, j->own_panels);
   int64_t a0 = j->shared_a ? s0 : o0, a1 = j->shared_a ? s1 : o1, b0 = j->shared_a ? o0 : s0, b1 = j->shared_a ? o1 : s1;
-  int64_t tile = e->a.width * e->b.width, one_pass = !j->tiles && j->depth <= e->k_block, tiles = one_pass ? 1 : j->task_shared * j->task_own;
+  int64_t tile = e->a.width * e->b.width, one_pass = !j->tiles && j->depth <= e->k_block;
+  int64_t tiles = one_pass ? 1 : j->task_shared * j->task_own;
   int64_t own_bytes = ceil_div(MIN(e->k_block, j->depth), e->k_step) * e->k_step * j->own.bytes;
   char *own = scratch(SCRATCH_GEMM_B, (size_t)(j->task_own * own_bytes));
   float *c = j->tiles ? j->tiles + i * tiles * tile : scratch(SCRATCH_GEMM_C, (size_t)(tiles * tile) * sizeof(float));
@@ -69,13 +72,14 @@ static void multiply_task(void *ctx, int64_t i) {
   if (e->end) e->end();
 }
 
-/* Tasks as wide as they can be, yet some for every thread. No sum is cut, so the bits do not depend on this. */
+/* Tasks as wide as they can be, yet four for every thread; where the own operand is too narrow for two, the shared one is cut as well,
+   although its tasks then pack the same. No sum is cut, so the bits do not depend on this. */
 static void choose_tasks(Job *j, int64_t threads) {
-  int64_t enough = threads == 1 ? 1 : 4 * threads;
-  int64_t tasks = MIN(j->own_panels, MAX(enough, ceil_div(j->own_panels, MAX(1, TASK_WIDTH / j->own.width))));
-  j->task_own = ceil_div(j->own_panels, tasks);
+  int64_t tasks = MAX(threads == 1 ? 1 : 4 * threads, ceil_div(j->own_panels, MAX(1, TASK_WIDTH / j->own.width)));
+  j->task_own = ceil_div(j->own_panels, MIN(j->own_panels, tasks));
   j->tasks_own = ceil_div(j->own_panels, j->task_own);
-  j->task_shared = ceil_div(j->shared_panels, MIN(j->shared_panels, ceil_div(enough, j->tasks_own)));
+  int64_t cuts = threads == 1 ? 1 : ceil_div(2 * threads, j->tasks_own);
+  j->task_shared = ceil_div(j->shared_panels, MIN(j->shared_panels, cuts));
   j->tasks_shared = ceil_div(j->shared_panels, j->task_shared);
 }
 
@@ -105,9 +109,8 @@ void KERNEL(gemm)(const Gemm *g) {
   for (j.index = 0; j.index < shared_width; j.index += group) {
     j.shared_panels = ceil_div(MIN(group, shared_width - j.index), j.shared.width);
     choose_tasks(&j, pool_threads());
-    int64_t tasks = j.tasks_shared * j.tasks_own;
-    j.tiles = NULL;
-    if (g->k > deepest) j.tiles = scratch(SCRATCH_GEMM_D, (size_t)(tasks * j.task_shared * j.task_own * j.e.a.width * j.e.b.width) * sizeof(float));
+    int64_t tasks = j.tasks_shared * j.tasks_own, tiles = tasks * j.task_shared * j.task_own;
+    j.tiles = g->k > deepest ? scratch(SCRATCH_GEMM_D, (size_t)(tiles * j.e.a.width * j.e.b.width) * sizeof(float)) : NULL;
     for (j.k = 0; j.k == 0 || j.k < g->k; j.k += deepest) {
       j.depth = MIN(deepest, g->k - j.k);
       j.panel_bytes = ceil_div(j.depth, j.e.k_step) * j.e.k_step * j.shared.bytes;

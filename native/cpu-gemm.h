@@ -2,21 +2,32 @@
 #pragma once
 #include "cpu.h"
 
-/* One operand: a panel holds `width` rows of A or columns of B over some depth of k, in the engine's own layout; what lies outside the matrix is packed as 0.
-   pack makes neighbouring panels from row or column `index` on, `pitch` bytes apart. */
+/* An operand as it lies in memory; an index is a row of A or a column of B. */
+typedef struct Source {
+  const void *data;
+  int64_t ld, type, limit; /* limit: number of indexes */
+  int along;               /* stored (index, k), else (k, index) */
+} Source;
+INLINE Source source_a(const Gemm *g) { return (Source){g->a, g->lda, g->a_type, g->m, !g->a_trans}; }
+INLINE Source source_b(const Gemm *g) { return (Source){g->b, g->ldb, g->b_type, g->n, !!g->b_trans}; }
+
+/* One operand: a panel holds `width` rows of A or columns of B over some depth of k, in the engine's own layout; what lies outside the
+   matrix is packed as 0. pack makes neighbouring panels from row or column `index` on, `pitch` bytes apart. */
 typedef struct Side {
   void (*pack)(const Gemm *g, int64_t index, int64_t k, int64_t depth, int64_t panels, int64_t pitch, void *out);
   int64_t width;
   int64_t bytes; /* of a panel per unit of depth */
 } Side;
 
-/* multiply adds the product of two panels to one tile of C, f32 [a.width][b.width] row-major when `last` (between passes the layout is the engine's). */
+/* multiply adds the product of two panels to one tile of C, f32 [a.width][b.width] row-major when `last` (between passes the layout is the
+   engine's). */
 typedef struct Engine {
   Side a, b;
   int64_t k_step;  /* depths are padded to a multiple of this */
   int64_t k_block; /* depth of one pass */
   void (*multiply)(const void *a, const void *b, int64_t depth, int64_t valid_rows, int first, int last, float *c);
-  void (*store)(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride); /* cpu-gemm-store.h */
+  /* cpu-gemm-store.h */
+  void (*store)(const Gemm *g, int64_t row, int64_t rows, int64_t col, int64_t cols, const float *sum, int64_t stride);
   void (*begin)(const Gemm *g); /* around the work of one task; may be NULL */
   void (*end)(void);
 } Engine;

@@ -4,7 +4,8 @@
 
 /* Polynomials are weighted minimax fits (perf/LOG.md gives the error of each); NaN and infinities come out as mathematics says. */
 
-/* e^x, ≤ 1.1 ulp. e^(n·ln2 + r), |r| ≤ ln2/2; without an instruction for it 2^n is applied in two halves, so that overflow and subnormals come out right. */
+/* e^x, ≤ 1.1 ulp. e^(n·ln2 + r), |r| ≤ ln2/2; without an instruction for it 2^n is applied in two halves, so that overflow and subnormals
+   come out right. */
 INLINE vf vexp(vf x) {
   x = vmax(vset(-104.0f), vmin(vset(89.0f), x));
   vf t = x * 1.44269504f + 12582912.0f; /* 1.5·2^23: the integer is in the low bits */

@@ -7,7 +7,8 @@
 #include <immintrin.h>
 #endif
 
-/* Every kernel file is compiled once per ISA level (-DISA=v4 AVX-512, v3 AVX2 + FMA, base): KERNEL(gemm) is gemm_v4, gemm_v3 or gemm_base. */
+/* Every kernel file is compiled once per ISA level (-DISA=v4 AVX-512, v3 AVX2 + FMA, base): KERNEL(gemm) is gemm_v4, gemm_v3 or gemm_base.
+   */
 #ifndef ISA
 #define ISA base
 #endif
@@ -100,7 +101,8 @@ INLINE vf vsqrt(vf x) {
 #endif
 }
 
-/* Sum and maximum over the lanes, always by halves: lane i with lane i + VL/2, then VL/4 … (halves by memcpy, which compilers make a register move) */
+/* Sum and maximum over the lanes, always by halves: lane i with lane i + VL/2, then VL/4 … (halves by memcpy, which compilers make a
+   register move) */
 typedef float vf8 __attribute__((vector_size(32)));
 typedef int32_t vi8 __attribute__((vector_size(32)));
 typedef float vf4 __attribute__((vector_size(16)));
@@ -199,7 +201,9 @@ INLINE void vstore_type_part(void *p, int64_t i, vf x, int64_t n, int64_t type) 
   if (type == F32) vstore_part((float *)p + i, x, n);
   else vstore_bf16_part((bf16 *)p + i, x, n);
 }
-INLINE float load_type(const void *p, int64_t i, int64_t type) { return type == F32 ? ((const float *)p)[i] : bf16_to_f32(((const bf16 *)p)[i]); }
+INLINE float load_type(const void *p, int64_t i, int64_t type) {
+  return type == F32 ? ((const float *)p)[i] : bf16_to_f32(((const bf16 *)p)[i]);
+}
 INLINE void store_type(void *p, int64_t i, float x, int64_t type) {
   if (type == F32) ((float *)p)[i] = x;
   else ((bf16 *)p)[i] = f32_to_bf16(x);
@@ -207,22 +211,23 @@ INLINE void store_type(void *p, int64_t i, float x, int64_t type) {
 INLINE int64_t type_bytes(int64_t type) { return type == F32 ? 4 : 2; }
 
 /* ---- thread pool (cpu-pool.c) ---- */
-/* Runs fn(ctx, i) for every i in 0 … n-1, in any order, on the pool and the calling thread; returns when all are done. Inside a task it runs inline. */
+/* Runs fn(ctx, i) for every i in 0 … n-1, in any order, on the pool and the calling thread; returns when all are done. Inside a task it
+   runs inline. */
 void parallel(int64_t n, void (*fn)(void *ctx, int64_t i), void *ctx);
 /* Sets the number of threads, the caller's included (1 … 256); idle threads sleep. Returns the number that runs. */
 int64_t pool_start(int64_t threads);
 int64_t pool_threads(void);
 
-/* This thread's scratch memory number slot: ≥ bytes bytes at a 64-byte boundary, contents undefined, kept until asked for again with more bytes.
-   A slot belongs to one user: memory handed to a callee's tasks must come from a slot the callee does not use. */
+/* This thread's scratch memory number slot: ≥ bytes bytes at a 64-byte boundary, contents undefined, kept until asked for again with more
+   bytes. A slot belongs to one user: memory handed to a callee's tasks must come from a slot the callee does not use. */
 enum { SCRATCH_GEMM_A, SCRATCH_GEMM_B, SCRATCH_GEMM_C, SCRATCH_GEMM_D, SCRATCH_FREE, SCRATCH_SLOTS = 16 };
 void *scratch(int slot, size_t bytes);
 
 /* ---- matrix product (cpu-gemm*.c, cpu-amx*.c) ---- */
 enum { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_RELU, ACT_RELU2, ACT_SILU };
 
-/* C (m, n) = epilogue(A (m, k) · B (k, n) + bias (n)) + beta·C.
-   Inside a task it runs on that thread alone. In the forward form (a_trans 0, b_trans 1) the bits of a row of C depend on that row of A and on B, k, types and processor only. */
+/* C (m, n) = epilogue(A (m, k) · B (k, n) + bias (n)) + beta·C. Inside a task it runs on that thread alone. In the forward form (a_trans 0,
+   b_trans 1) the bits of a row of C depend on that row of A and on B, k, types and processor only. */
 typedef struct Gemm {
   int64_t m, n, k;
   const void *a;
