@@ -1,8 +1,7 @@
 /** Matrix product C = epilogue(A · B + bias) + beta·C: cuts it into tasks, packs panels, lets an engine multiply them. */
 #include "cpu-gemm.h"
 
-/* The smaller operand is packed once, by all threads, for everyone (shared); of the larger one each task packs what it alone needs (own).
-   */
+/* The smaller operand is packed once, by all threads, for everyone (shared); of the larger one each task packs what it alone needs (own). */
 enum { GROUP_WIDTH = 1024, GROUP_BYTES = 8 << 20 }; /* bounds of what is packed as shared at a time */
 enum { TASK_WIDTH = 256, CHUNK = 8 };                /* of the own operand; panels of B */
 
