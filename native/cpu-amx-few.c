@@ -10,7 +10,7 @@ enum { PANEL = 64, AHEAD = 2 };
 typedef struct Few {
   const Gemm *g;
   int64_t parts, panels, ahead;
-  const uint32_t *x; /* [step][part][16 pairs][m] */
+  const float *x; /* words [step][part][16 pairs][m] */
 } Few;
 
 /* Where the weight's part of the step at k lies, beyond the end of k in this thread's next panel. What is fetched outside the matrix is
@@ -124,20 +124,23 @@ static void task(void *ctx, int64_t panel) {
     }
   }
   _tile_release();
-  for (int64_t n = 0; n < PANEL; n++)
-    for (int64_t i = 0; i < m; i++) sum[i * PANEL + n] = c[n * m + i];
+  for (int64_t n = 0; n < PANEL; n += 16) {
+    vf x[16];
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < 16; i++) x[i] = vload_part(c + (n + i) * m, m);
+    vtranspose(x);
+    for (int64_t i = 0; i < m; i++) vstore(sum + i * PANEL + n, x[i]);
+  }
   store_tile(g, 0, m, row, rows, sum, PANEL);
 }
 
 void KERNEL(amx_few_rows)(const Gemm *g) {
   int64_t parts = amx_parts(g), m = g->m, steps = (g->k + STEP - 1) / STEP;
-  uint32_t *x = scratch(SCRATCH_GEMM_A, (size_t)(steps * parts * 16 * m) * 4);
-  uint32_t tile[3][16][16] __attribute__((aligned(64))); /* [part][row][pair] */
+  float *x = scratch(SCRATCH_GEMM_A, (size_t)(steps * parts * 16 * m) * 4), *to = x; /* words, moved as floats */
+  float tile[3 * 16 * 16] __attribute__((aligned(64)));                              /* [part][pair][row] */
   for (int64_t step = 0; step < steps; step++) {
-    KERNEL(amx_pack)(source_a(g), parts, 0, 0, step * STEP, MIN(STEP, g->k - step * STEP), (Target){(char *)tile, 1, 1, 0});
-    for (int64_t p = 0; p < parts; p++)
-      for (int64_t pair = 0; pair < 16; pair++)
-        for (int64_t i = 0; i < m; i++) x[((step * parts + p) * 16 + pair) * m + i] = tile[p][i][pair];
+    KERNEL(amx_pack)(source_a(g), parts, 1, 0, step * STEP, MIN(STEP, g->k - step * STEP), (Target){(char *)tile, 1, 1, 0});
+    for (int64_t line = 0; line < parts * 16; line++, to += m) vstore_part(to, vload(tile + line * 16), m);
   }
   Few f = {g, parts, (g->n + PANEL - 1) / PANEL, pool_threads(), x};
   parallel(f.panels, task, &f);

@@ -27,6 +27,7 @@ const SMALL = [
 
 function alpha(...flags: string[]) {
   return Bun.spawn([...trainer.command, "train", `--data=${data}`, `--runsDir=${runsDir}`, ...SMALL, ...flags], {
+    stdin: flags.includes("--data=-") ? "pipe" : "ignore", // an open pipe never ends: the reader waits
     stdout: "pipe",
     stderr: "pipe",
   })
