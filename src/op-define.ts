@@ -1,6 +1,6 @@
 /** defineOp: gives an op its types, so that a forgotten gradient or a misspelt input does not compile. */
 import type { NativeCall } from "./native.ts"
-import { apply, type Beta, type InputKind, type Op, type OpCase, type View } from "./program.ts"
+import { apply, type Beta, type GpuTarget, type InputKind, type Launches, type Op, type OpCase, type View } from "./program.ts"
 import type { Tensor, TensorType } from "./tensor.ts"
 
 type Inputs = Readonly<Record<string, InputKind>>
@@ -32,6 +32,13 @@ export interface OpSpec<I extends Inputs, O extends readonly string[], A extends
   /** Plain loops: the f64 oracle. An output is undefined when nobody reads it. */
   reference(inputs: Named<I, View>, outputs: { [N in O[number]]: View }, attrs: A, beta: Beta<number>): void
   cpu(inputs: Named<I, Tensor>, outputs: { [N in O[number]]: Tensor | undefined }, attrs: A, beta: Beta<Tensor>): NativeCall<Tensor>
+  gpu?(
+    inputs: Named<I, Tensor>,
+    outputs: { [N in O[number]]: Tensor | undefined },
+    attrs: A,
+    beta: Beta<Tensor>,
+    target: GpuTarget,
+  ): Launches
   /** Nodes that compute the gradient of every "grad" input from the gradient of the outputs; undefined only where the input is absent. */
   backward?(
     inputs: Named<I, Tensor>,

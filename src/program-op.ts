@@ -1,5 +1,6 @@
 /** What ops, nodes and programs are: the vocabulary of planner, autograd and devices. */
 import type { NativeCall } from "./native.ts"
+import type { GpuTarget, Launches } from "./program-gpu.ts"
 import type { Dtype, Tensor, TensorType } from "./tensor.ts"
 
 export type Operand = Tensor | readonly Tensor[] | undefined
@@ -33,6 +34,8 @@ export interface Op {
   shape(inputs: Operands, attrs: Attrs): Record<string, TensorType>
   reference(inputs: Views, outputs: Views, attrs: Attrs, beta: Beta<number>): void
   cpu(inputs: Operands, outputs: Operands, attrs: Attrs, beta: Beta<Tensor>): NativeCall<Tensor>
+  /** Kernel launches on a GPU; their memory may overlap only where `inPlace` says so. */
+  gpu?(inputs: Operands, outputs: Operands, attrs: Attrs, beta: Beta<Tensor>, target: GpuTarget): Launches
   backward?(inputs: Operands, outputs: Operands, grads: Operands, attrs: Attrs): Record<string, Tensor | undefined>
   readonly cases: readonly OpCase[]
   /** Inputs that take the activation dtype: each case runs in f32 and again with these in bf16. */

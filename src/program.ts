@@ -86,6 +86,7 @@ export function writeTo(value: Tensor, into: Tensor, beta?: Tensor): boolean {
 }
 
 export type { Device, Executable, Plan, RunInputs, RunOutputs, State } from "./program-device.ts"
+export type { GpuTarget, Launch, Launches, Memory, Part, Scratch, Table } from "./program-gpu.ts"
 export {
   type Attrs,
   type Beta,
