@@ -1,6 +1,8 @@
 /** Every kernel of the pack. */
 import type { Kernel } from "../src/spirv.ts"
 import { geluBackward, geluForward, geluTanhBackward, geluTanhForward } from "./activation.ts"
+import { attentions } from "./attention.ts"
+import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { add } from "./elementwise.ts"
 import { matmuls } from "./matmul.ts"
 import { rmsNormBackward, rmsNormForward } from "./norm.ts"
@@ -16,4 +18,8 @@ export const kernels: readonly Kernel[] = [
   geluTanhForward,
   geluTanhBackward,
   ...matmuls,
+  ...attentions,
+  attentionDelta,
+  ...attentionBackwardQueries,
+  ...attentionBackwardKeys,
 ]

@@ -1,5 +1,6 @@
 /** The gradient of attention with respect to queries, keys and values. */
 import { nativeKernel } from "./native.ts"
+import { attentionBackwardLaunches } from "./op-attention-gpu.ts"
 import {
   type AttentionAttrs,
   at,
@@ -78,6 +79,8 @@ export const attentionBackward = defineOp({
   },
   cpu: ({ qkv, y, lse, dy, seed, step, row }, { dqkv }, attrs) =>
     backwardKernel({ qkv, y, lse, dy, seed, step, row, dqkv, ...attentionSizes(qkv, attrs) }),
+  gpu: ({ qkv, y, lse, dy, seed, step, row }, { dqkv }, attrs, _beta, target) =>
+    attentionBackwardLaunches({ qkv, y, lse, dy, seed, step, row }, dqkv, attrs, target),
   cases: [
     backwardCase(1, { T: 1, nHead: 1, nKvHead: 1, headDim: 1, scale: 1, ...plain }),
     backwardCase(10, { T: 5, nHead: 3, nKvHead: 1, headDim: 17, scale: 0.2, ...plain }, "one key head"),

@@ -1,6 +1,7 @@
 /** Causal self-attention of whole sequences, without a (T, T) matrix. */
 import { nativeKernel } from "./native.ts"
 import { attentionBackward } from "./op-attention-backward.ts"
+import { attentionLaunches } from "./op-attention-gpu.ts"
 import {
   type AttentionAttrs,
   at,
@@ -69,6 +70,7 @@ export const attention = defineOp({
     })
   },
   cpu: ({ qkv, seed, step, row }, { y, lse }, attrs) => forwardKernel({ qkv, seed, step, row, y, lse, ...attentionSizes(qkv, attrs) }),
+  gpu: ({ qkv, seed, step, row }, { y, lse }, attrs) => attentionLaunches({ qkv, seed, step, row }, { y, lse }, attrs),
   backward: ({ qkv, seed, step, row }, { y, lse }, { y: dy }, attrs) => ({
     qkv: attentionBackward({ qkv, y, lse, dy: dy as Tensor, seed, step, row }, attrs).dqkv,
   }),

@@ -81,6 +81,7 @@ export const OPERATIONS = {
     i32: core(132, Math.imul),
     u64: core(132, bigMul),
   }),
+  fma: same({ f32: glsl(50, (a: number, b: number, c: number) => a * b + c) }),
   div: same({ f32: core(136, (a: number, b: number) => a / b), u32: core(134, div), i32: core(135, div) }),
   mod: same({ u32: core(137, mod), i32: core(138, mod) }),
   mulHigh: same({ u32: { code: 151, high: true, js: (a: number, b: number) => Number((BigInt(a) * BigInt(b)) >> 32n) } }),

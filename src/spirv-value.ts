@@ -31,8 +31,10 @@ interface Bits<Self, Other> {
   mod(b: Other): Self
 }
 
-/** There is no fused multiply-add: a device may contract a·b + c, the simulator rounds both steps. */
+/** A device may contract a·b + c, the simulator rounds both steps. */
 interface FloatMath<Self, Other, Truth> {
+  /** this·b + c in the way of the device, fused or not: the same in every kernel, where a contraction depends on what stands around it. */
+  fma(b: Other, c: Other): Self
   neg(): Self
   abs(): Self
   floor(): Self
