@@ -35,7 +35,7 @@ export function launch<B, P, L, C>(
 }
 
 /** Type of the memory's elements. */
-const dtypeOf = (memory: Memory): string => ("kind" in memory && memory.kind === "part" ? memory.of.dtype : (memory as Tensor).dtype)
+export const dtypeOf = (memory: Memory): string => ("kind" in memory && memory.kind === "part" ? memory.of.dtype : (memory as Tensor).dtype)
 
 function variantOf(kernel: Kernel, buffers: Readonly<Record<string, Memory | undefined>>): string {
   const chosen: Record<string, string> = {}
