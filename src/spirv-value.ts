@@ -31,9 +31,9 @@ interface Bits<Self, Other> {
   mod(b: Other): Self
 }
 
-/** A device may contract a·b + c, the simulator rounds both steps. */
+/** A device may contract a.mul(b).add(c) too, as it likes; the simulator rounds both steps there. */
 interface FloatMath<Self, Other, Truth> {
-  /** this·b + c in the way of the device, fused or not: the same in every kernel, where a contraction depends on what stands around it. */
+  /** this·b + c, rounded once where the device can; the same bits wherever it stands in a kernel. */
   fma(b: Other, c: Other): Self
   neg(): Self
   abs(): Self
