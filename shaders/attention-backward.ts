@@ -1,7 +1,7 @@
 /** The gradient of causal attention, for every device: δ, then dq, and dk with dv, without atomics. */
-import { act, type Body, constant, type F32, f32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
+import { act, type Body, type Bool, constant, type F32, f32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
 import { attentionLive, attentionPush, headPlaces } from "./attention.ts"
-import { CHUNK, four, type Four, Keep, LANES, type Rows, SIDES, TILE, Tiles, unitOf } from "./attention-tile.ts"
+import { CHUNK, type Four, four, Keep, LANES, type Rows, SIDES, TILE, Tiles, unitOf } from "./attention-tile.ts"
 
 /** Lanes that sum one row and head of δ, and columns each takes at a time. */
 const SUMMING = 4
@@ -49,7 +49,6 @@ function head(k: Body, h: U32, b: U32, isEdge: boolean, sizes: { readonly T: U32
   const place = (position: U32): U32 => b.mul(T).add(position).mul(H).add(h)
   return {
     places,
-    place,
     /** The rows of a tile from position `from` on, `width` apart. */
     rows: (memory: Rows["memory"], from: U32, width: U32, column: U32): Rows => ({
       memory,
@@ -69,7 +68,7 @@ function gradients(
   k: Body,
   scores: Four<Four<F32>>,
   products: Four<Four<F32>>,
-  of: (a: 0 | 1 | 2 | 3, b: 0 | 1 | 2 | 3) => { sees: import("../src/spirv.ts").Bool; lse: F32; delta: F32; factor: () => F32 },
+  of: (a: 0 | 1 | 2 | 3, b: 0 | 1 | 2 | 3) => { sees: Bool; lse: F32; delta: F32; factor: () => F32 },
   dropout: U32,
 ): { weights: Four<Four<F32>>; ds: Four<Four<F32>> } {
   const cells = four((a) =>
@@ -96,7 +95,7 @@ function queries(chunks: number, isEdge: boolean) {
       const [h, slice, b] = [k.group.mod(H), k.group.div(H), k.groupZ]
       const position = k.groupsY.sub(k.groupY).sub(1).mul(TILE)
       const tiles = new Tiles(k, D, isEdge)
-      const { places, place, rows, statistics } = head(k, h, b, isEdge, { T, H, K, D })
+      const { places, rows, statistics } = head(k, h, b, isEdge, { T, H, K, D })
       const keep = new Keep(k, { seed: seed.toU32(), step: step.toU32(), site, threshold, factor })
       const queryNumber = row.toU32().div(T).add(b).mul(H).add(h).mul(T).add(position)
       const first = slice.mul(chunks * CHUNK)
@@ -107,10 +106,7 @@ function queries(chunks: number, isEdge: boolean) {
         k.if(dropout.ne(0), () => keep.fill(queryNumber, block, T))
         const keys = rows(qkv, block, places.width, places.key)
         const scores = tiles.dots(rows(qkv, position, places.width, places.query), keys, scale2)
-        const products = tiles.dots(
-          rows(dy, position, H.mul(places.size), places.query),
-          rows(qkv, block, places.width, places.value),
-        )
+        const products = tiles.dots(rows(dy, position, H.mul(places.size), places.query), rows(qkv, block, places.width, places.value))
         const { ds } = gradients(
           k,
           scores,
@@ -123,8 +119,7 @@ function queries(chunks: number, isEdge: boolean) {
           dropout,
         )
         tiles.putWeights(ds)
-        for (let chunk = 0; chunk < chunks; chunk++)
-          tiles.weighted(sums.slice(16 * chunk, 16 * chunk + 16), keys, first.add(chunk * CHUNK))
+        for (let chunk = 0; chunk < chunks; chunk++) tiles.weighted(sums.slice(16 * chunk, 16 * chunk + 16), keys, first.add(chunk * CHUNK))
       })
       for (const i of SIDES) {
         const at = position.add(tiles.row(i))
@@ -196,7 +191,12 @@ function keys(chunks: number, isEdge: boolean) {
             const d = first.add(chunk * CHUNK).add(tiles.x.mul(4))
             const start = b.mul(T).add(at).mul(places.width)
             const of = (sums: typeof dKeys) => sums!.slice(16 * chunk + 4 * i, 16 * chunk + 4 * i + 4).map((sum) => sum.get())
-            tiles.store(dqkv, start.add(places.key), d, of(dKeys).map((value) => value.mul(scale)))
+            tiles.store(
+              dqkv,
+              start.add(places.key),
+              d,
+              of(dKeys).map((value) => value.mul(scale)),
+            )
             tiles.store(dqkv, start.add(places.value), d, of(dValues))
           }
         })

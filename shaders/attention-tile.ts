@@ -1,5 +1,17 @@
 /** What the attention kernels share: tiles of 64 rows × 64 keys over 256 lanes, staged through shared memory, and the dropout of their weights. */
-import { type Bool, type Body, type Choice, type F32, f32, type ReadBuffer, type SharedArray, type U32, u32, vec4, type WriteBuffer } from "../src/spirv.ts"
+import {
+  type Body,
+  type Bool,
+  type Choice,
+  type F32,
+  f32,
+  type ReadBuffer,
+  type SharedArray,
+  type U32,
+  u32,
+  vec4,
+  type WriteBuffer,
+} from "../src/spirv.ts"
 import { randomBlockAfter } from "./random.ts"
 
 /** Rows, and columns, of a tile; keys are taken in blocks of so many from position 0 on. */
@@ -96,7 +108,14 @@ export class Tiles {
       k.barrier()
       k.for(0, DEPTH / 4, 1, (e) => {
         const rows = four((i) => staged.at(y.mul(SIDE).add(i).mul(PITCH).add(e)))
-        const columns = four((j) => staged.at(x.add(TILE + 16 * j).mul(PITCH).add(e)))
+        const columns = four((j) =>
+          staged.at(
+            x
+              .add(TILE + 16 * j)
+              .mul(PITCH)
+              .add(e),
+          ),
+        )
         for (const i of SIDES) for (const j of SIDES) sums[i][j].set(dot(rows[i], columns[j], sums[i][j].get()))
       })
     })
@@ -220,13 +239,27 @@ export class Keep {
   fill(query: U32, key: U32, T: U32): void {
     const { k, drop } = this
     const [row, quarter] = [k.lane.shr(2), k.lane.and(3)]
-    const first = query.add(row).toU64().mul(T.toU64()).add(key.add(quarter.mul(16)).toU64())
+    const first = query
+      .add(row)
+      .toU64()
+      .mul(T.toU64())
+      .add(key.add(quarter.mul(16)).toU64())
     const shift = first.toU32().and(3)
     const bits = k.var(u32, 0)
     for (let block = 0; block < 5; block++) {
       const source = { seed: drop.seed, stream: drop.site, step: drop.step }
       const words = randomBlockAfter(k, source, first.shr(2), k.u32(block))
-      words.forEach((word, i) => bits.update((before) => before.or(word.shr(8).ge(drop.threshold).select(k.u32(1), 0).shl(4 * block + i))))
+      words.forEach((word, i) =>
+        bits.update((before) =>
+          before.or(
+            word
+              .shr(8)
+              .ge(drop.threshold)
+              .select(k.u32(1), 0)
+              .shl(4 * block + i),
+          ),
+        ),
+      )
     }
     this.bits.set(k.lane, bits.get().shr(shift))
   }

@@ -1,6 +1,6 @@
 /** Causal attention of whole sequences, forward, for every device. */
 import { act, type Body, constant, type F32, f32, i32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
-import { CHUNK, four, type Four, Keep, LANES, merge, merged, type Rows, RowSums, SIDES, TILE, Tiles, unitOf } from "./attention-tile.ts"
+import { CHUNK, type Four, four, Keep, LANES, merge, merged, RowSums, type Rows, SIDES, TILE, Tiles, unitOf } from "./attention-tile.ts"
 
 /** Rows and keys of one tile of queries of one head. */
 interface Attend {
