@@ -1,5 +1,5 @@
 /** The Vulkan shim's functions, typed: opaque handles, facts by name, errors as AlphaError. */
-import { dlopen, FFIType, type Pointer } from "bun:ffi"
+import { dlopen, FFIType, type Pointer, toArrayBuffer } from "bun:ffi"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { nativeLibraryPath } from "./native-load.ts"
 
@@ -49,6 +49,9 @@ export function vulkan() {
   library ??= load()
   return library
 }
+
+/** Memory of the device that the host sees, from its address there. */
+export const mappedMemory = (address: number, offset: number, length: number): ArrayBuffer => toArrayBuffer(address as Pointer, offset, length)
 
 /** The failure the shim remembers, as an error that says what to do. */
 export function vulkanError(hint: string): AlphaError {

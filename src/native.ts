@@ -106,3 +106,5 @@ export function allocate(bytes: number, what: string): Memory {
     },
   }
 }
+
+export { type Handle, mappedMemory, openVulkan, type VulkanFacts, type VulkanInstance, vulkan, vulkanError } from "./native-vulkan.ts"

@@ -41,12 +41,22 @@ export interface State {
   free(): void
 }
 
+/** A node on the CPU, a launch on a GPU. */
+export interface ProfileRow {
+  readonly op: string
+  /** Variant of the kernel, on a GPU. */
+  readonly kernel?: string
+  readonly ms: number
+  /** Bytes of everything the node reads and writes, once each. */
+  readonly bytes: number
+}
+
 export interface Executable {
   readonly plan: Plan
   /** Runs once; the CPU has finished on return, the GPU has been given the work. */
   submit(inputs: RunInputs): RunOutputs
-  /** Milliseconds per node of one run, in order; for profiles. */
-  profile(inputs: RunInputs): { op: string; ms: number; bytes: number }[]
+  /** Milliseconds of one run, part by part and in order; for profiles. */
+  profile(inputs: RunInputs): ProfileRow[]
   free(): void
 }
 

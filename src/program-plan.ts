@@ -1,10 +1,13 @@
 /** The planner: drops what nobody reads, gives every temporary an offset in one arena, finds which nodes need a barrier between them. */
 
+import { AlphaError } from "./base-error.ts"
 import type { Plan } from "./program-device.ts"
 import { type Node, type Program, tensorsOf } from "./program-op.ts"
 import { byteLength, elements, type Tensor } from "./tensor.ts"
 
 const ALIGN = 256
+/** No tensor crosses a multiple of this: a device may allocate at most 4 GiB at once, NVIDIA's a little less. */
+export const ARENA_SLAB = 0xff00_0000
 
 /** One piece of the arena: the temporaries that share it (in-place chains) and when it is alive. */
 interface Block {
@@ -76,16 +79,27 @@ const sameLayout = (a: Tensor, b: Tensor): boolean => a.dtype === b.dtype && ele
 /** An input that a node reads under two names must not be overwritten while it reads. */
 const readTwice = (node: Node, t: Tensor): boolean => tensorsOf(node.inputs).filter((other) => other.id === t.id).length > 1
 
+/** `offset`, or the next slab where `bytes` would not end in the same one. Throws when no slab is large enough. */
+export function withinSlab(offset: number, bytes: number): number {
+  if (bytes > ARENA_SLAB) {
+    throw new AlphaError(`a tensor of ${(bytes / 2 ** 30).toFixed(1)} GiB is larger than a device allocates at once (4 GiB)`, {
+      hint: "lower --batch; --accumSteps keeps the tokens per step",
+    })
+  }
+  const room = ARENA_SLAB - (offset % ARENA_SLAB)
+  return bytes <= room ? offset : offset + room
+}
+
 /** Largest first, each at the lowest offset that is free during its whole life. Returns the arena's bytes. */
 function place(blocks: Block[]): number {
   const placed: Block[] = []
   let arena = 0
   for (const block of blocks.toSorted((a, b) => b.bytes - a.bytes || a.from - b.from)) {
-    let offset = 0
+    let offset = withinSlab(0, block.bytes)
     for (const other of placed) {
       if (other.to < block.from || other.from > block.to) continue
       if (other.offset >= offset + block.bytes) break
-      offset = Math.max(offset, other.offset + other.bytes)
+      offset = withinSlab(Math.max(offset, other.offset + other.bytes), block.bytes)
     }
     block.offset = offset
     arena = Math.max(arena, offset + block.bytes)

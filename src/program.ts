@@ -85,7 +85,7 @@ export function writeTo(value: Tensor, into: Tensor, beta?: Tensor): boolean {
   return true
 }
 
-export type { Device, Executable, Plan, RunInputs, RunOutputs, State } from "./program-device.ts"
+export type { Device, Executable, Plan, ProfileRow, RunInputs, RunOutputs, State } from "./program-device.ts"
 export type { GpuTarget, Launch, Launches, Memory, Part, Scratch, Table } from "./program-gpu.ts"
 export {
   type Attrs,
@@ -103,4 +103,4 @@ export {
   type View,
   type Views,
 } from "./program-op.ts"
-export { plan } from "./program-plan.ts"
+export { ARENA_SLAB, plan, withinSlab } from "./program-plan.ts"

@@ -1,0 +1,151 @@
+/** One open Vulkan device: buffers, recordings and submits of the shim with errors that say what to do. */
+import { AlphaError, EXIT } from "./base-error.ts"
+import type { GpuInfo } from "./gpu-info.ts"
+import { type Handle, mappedMemory, vulkan, vulkanError } from "./native.ts"
+
+/** VkMemoryPropertyFlagBits. */
+export const LOCAL = 1
+export const HOST = 2 | 4
+export const CACHED = 8
+
+/** A buffer with memory of its own. */
+export interface DeviceBuffer {
+  readonly handle: bigint
+  readonly memory: bigint
+  readonly address: number
+  readonly bytes: number
+  /** The host's view of a piece; only of memory that the host sees. */
+  view(offset: number, length: number): ArrayBuffer
+  free(): void
+}
+
+/** A command buffer that was recorded once and may be submitted again and again. */
+export type Recording = Handle
+
+const EXTENSIONS = [
+  "VK_KHR_cooperative_matrix",
+  "VK_NV_cooperative_matrix2",
+  "VK_KHR_shader_bfloat16",
+  "VK_EXT_memory_budget",
+  "VK_KHR_external_memory_fd",
+]
+
+const FOREVER = 2 ** 62
+/** Most queries that the shim's pool holds. */
+export const MAX_TIMESTAMPS = 8192
+
+export class Driver {
+  readonly gpu: Handle
+  /** Timeline value of the newest submit. */
+  #submitted = 0
+  /** Timeline value known to be reached. */
+  #reached = 0
+  readonly #hasBudget: boolean
+
+  constructor(
+    readonly info: GpuInfo,
+    cache: Uint8Array | undefined,
+  ) {
+    const { facts, instance, index } = info
+    const extensions = EXTENSIONS.filter((name) => facts.extensions.includes(name))
+    this.#hasBudget = extensions.includes("VK_EXT_memory_budget")
+    const names = new TextEncoder().encode(`${extensions.join("\n")}\0`)
+    const gpu = vulkan().gpu_device(instance.handle, index, names, cache ?? null, cache?.length ?? 0)
+    if (gpu === null) throw vulkanError("use --device=cpu, or see alpha doctor")
+    this.gpu = gpu
+  }
+
+  close(): void {
+    vulkan().gpu_device_close(this.gpu)
+  }
+
+  /** Allocates a buffer in memory that has the flags `need`, rather also those of `want`. Throws AlphaError naming sizes when it does not fit. */
+  buffer(bytes: number, need: number, want: number, what: string, exportable = false): DeviceBuffer {
+    const out = new BigInt64Array(4)
+    const size = Math.max(256, Math.ceil(bytes / 256) * 256)
+    if (Number(vulkan().gpu_buffer(this.gpu, size, need, want, exportable ? 1 : 0, out)) === 0) throw this.#outOfMemory(size, what)
+    const [handle = 0n, memory = 0n, address = 0n, mapped = 0n] = out
+    let live = true
+    return {
+      handle,
+      memory,
+      address: Number(address),
+      bytes: size,
+      view: (offset, length) => mappedMemory(Number(mapped), offset, length),
+      free: () => {
+        if (live) vulkan().gpu_buffer_free(this.gpu, handle, memory)
+        live = false
+      },
+    }
+  }
+
+  #outOfMemory(bytes: number, what: string): AlphaError {
+    const { budget, used } = this.memory()
+    const mib = (n: number) => `${(n / 2 ** 20).toFixed(0)} MiB`
+    const room = budget > 0 ? ` (${mib(Math.max(0, budget - used))} of ${mib(budget)} are free)` : ""
+    return new AlphaError(`out of memory on ${this.info.facts.name}: ${what} needs ${mib(bytes)}${room}: ${vulkan().gpu_error()}`, {
+      hint: "lower --batch or --context, add --activationCheckpointing, or use a smaller model",
+      code: EXIT.device,
+    })
+  }
+
+  /** Bytes this process may use and all use on the device; the whole memory and 0 where the driver does not tell. */
+  memory(): { budget: number; used: number } {
+    const out = new BigInt64Array(2)
+    vulkan().gpu_budget(this.gpu, this.#hasBudget ? 1 : 0, out)
+    const budget = Number(out[0])
+    return budget > 0 ? { budget, used: Number(out[1]) } : { budget: this.info.facts.memoryBytes, used: 0 }
+  }
+
+  /** Records once what `body` tells the shim; it begins after everything submitted before, and what follows sees all it wrote. */
+  record(body: (commands: Recording) => void): Recording {
+    const commands = vulkan().gpu_record(this.gpu)
+    if (commands === null) throw vulkanError("see alpha doctor")
+    vulkan().gpu_barrier(this.gpu, commands)
+    body(commands)
+    vulkan().gpu_barrier(this.gpu, commands)
+    if (Number(vulkan().gpu_record_end(this.gpu, commands)) === 0) throw vulkanError("see alpha doctor")
+    return commands
+  }
+
+  freeRecording(commands: Recording): void {
+    vulkan().gpu_record_free(this.gpu, commands)
+  }
+
+  /** Gives a recording to the device; returns the timeline value it will reach. */
+  submit(commands: Recording): number {
+    const value = this.#submitted + 1
+    if (Number(vulkan().gpu_submit(this.gpu, commands, 0, value)) === 0) throw this.#lost("a submit")
+    this.#submitted = value
+    return value
+  }
+
+  /** Waits until the timeline has reached `value`. Throws AlphaError when the device is lost; `what` says what was running. */
+  wait(value: number, what: string): void {
+    if (value <= this.#reached) return
+    if (Number(vulkan().gpu_wait(this.gpu, value, FOREVER)) < 0) throw this.#lost(what)
+    this.#reached = value
+  }
+
+  /** Waits for everything submitted. */
+  idle(what: string): void {
+    this.wait(this.#submitted, what)
+  }
+
+  /** Records, submits and waits. */
+  now(what: string, body: (commands: Recording) => void): void {
+    const commands = this.record(body)
+    try {
+      this.wait(this.submit(commands), what)
+    } finally {
+      this.freeRecording(commands)
+    }
+  }
+
+  #lost(what: string): AlphaError {
+    return new AlphaError(`the device ${this.info.facts.name} failed during ${what}: ${vulkan().gpu_error()}`, {
+      hint: "the last checkpoint is whole: resume the run; --debug-gpu names the kernel",
+      code: EXIT.device,
+    })
+  }
+}

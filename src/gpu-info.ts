@@ -1,0 +1,125 @@
+/** Which Vulkan devices there are, what they can do, and which of the three matrix paths runs on them. */
+import { existsSync, readFileSync } from "node:fs"
+import { availableParallelism } from "node:os"
+import { dirname, isAbsolute, join } from "node:path"
+import { openVulkan, type VulkanFacts, type VulkanInstance } from "./native.ts"
+import type { GpuTarget } from "./program.ts"
+
+/** A device that can run the kernels. */
+export interface GpuInfo {
+  readonly instance: VulkanInstance
+  /** Place in the instance's list. */
+  readonly index: number
+  readonly facts: VulkanFacts
+}
+
+export interface FoundGpus {
+  readonly usable: readonly GpuInfo[]
+  /** What was looked for and why it cannot be used; for people. */
+  readonly problems: readonly string[]
+}
+
+let found: FoundGpus | undefined
+
+/** Usable devices, the fastest kind first; looks once per process. */
+export function findGpus(): FoundGpus {
+  found ??= search()
+  return found
+}
+
+/** The loader first, else the drivers themselves: boxes with a driver but no loader are common. */
+function search(): FoundGpus {
+  const problems: string[] = []
+  for (const file of ["libvulkan.so.1", ...listedDrivers(), "libEGL_nvidia.so.0", "libGLX_nvidia.so.0"]) {
+    const opened = openVulkan(file, process.env.HELIOS_VALIDATE === "1")
+    if ("reason" in opened) {
+      problems.push(opened.reason)
+      continue
+    }
+    if (opened.devices.length === 0) problems.push(`${file}: no device`)
+    const usable: GpuInfo[] = []
+    opened.devices.forEach((facts, index) => {
+      const lacks = missing(facts)
+      if (lacks.length === 0) usable.push({ instance: opened, index, facts })
+      else problems.push(`${facts.name}: lacks ${lacks.join(", ")}`)
+    })
+    if (usable.length > 0) return { usable: usable.sort((a, b) => rank(a) - rank(b)), problems }
+    opened.close()
+  }
+  return { usable: [], problems }
+}
+
+/** Driver libraries named by VK_DRIVER_FILES (or VK_ICD_FILENAMES), which a loader would read. */
+function listedDrivers(): string[] {
+  const list = process.env.VK_DRIVER_FILES ?? process.env.VK_ICD_FILENAMES ?? ""
+  return list
+    .split(":")
+    .filter((file) => file !== "" && existsSync(file))
+    .flatMap((file) => {
+      const path = (JSON.parse(readFileSync(file, "utf8")) as { ICD?: { library_path?: string } }).ICD?.library_path
+      if (path === undefined) return []
+      return [path.includes("/") && !isAbsolute(path) ? join(dirname(file), path) : path]
+    })
+}
+
+const KINDS = ["other", "integrated", "discrete", "virtual", "cpu"] as const
+/** VkPhysicalDeviceType as a word. */
+export const kindOf = (facts: VulkanFacts): (typeof KINDS)[number] => KINDS[facts.kind] ?? "other"
+
+const rank = ({ facts }: GpuInfo): number => ["discrete", "integrated", "virtual", "other", "cpu"].indexOf(kindOf(facts))
+
+const NEEDED = { int64: "shaderInt64", bufferAddress: "bufferDeviceAddress", timeline: "timelineSemaphore" } as const
+const ALSO_NEEDED = { memoryModel: "vulkanMemoryModel", maintenance4: "maintenance4", storage16: "storageBuffer16BitAccess" } as const
+
+/** Features that the kernels need and the device lacks. */
+function missing(facts: VulkanFacts): string[] {
+  const lacks: string[] = Object.entries({ ...NEEDED, ...ALSO_NEEDED }).flatMap(([fact, name]) =>
+    facts[fact as keyof typeof NEEDED] === 1 ? [] : [name],
+  )
+  if (facts.apiVersion < ((1 << 22) | (3 << 12))) lacks.push("Vulkan 1.3")
+  if (facts.subgroupSize < 4 || facts.subgroupSize > 64) lacks.push("a subgroup of 4 to 64 lanes")
+  return lacks
+}
+
+/** Multiprocessors by product name; Vulkan has no portable question for it. Data sheets of the makers. */
+const UNITS: readonly (readonly [RegExp, number])[] = [
+  [/H[12]00|GH200/, 132],
+  [/B200/, 148],
+  [/A100/, 108],
+  [/RTX 5090/, 170],
+  [/RTX 4090/, 128],
+  [/RTX 3090/, 82],
+  [/L40/, 142],
+  [/A10\b/, 72],
+  [/L4\b/, 58],
+  [/T4\b/, 40],
+]
+
+/** VkComponentTypeKHR of f32 and bf16, VkScopeKHR of a subgroup. */
+const [FLOAT32, BFLOAT16, SUBGROUP] = [1, 1000141000, 3]
+
+/** The best matrix path of a device; HELIOS_DISABLE_COOP_MAT=1 allows none, HELIOS_MATRIX a lower one. */
+function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
+  const limit = process.env.HELIOS_DISABLE_COOP_MAT === "1" ? "none" : process.env.HELIOS_MATRIX
+  const khr = facts.matrixShapes.some(
+    ({ m, n, k, a, result, scope, invocations }) =>
+      invocations === 0 && scope === SUBGROUP && m === 16 && n === 16 && k === 16 && a === BFLOAT16 && result === FLOAT32,
+  )
+  if (limit === "none" || !facts.bfloat16Matrix || !khr) return "none"
+  const nv2 = facts.matrixWorkgroup && facts.matrixFunctions && facts.matrixTensors
+  return nv2 && limit !== "khr" ? "nv2" : "khr"
+}
+
+/** What ops may know of the device. */
+export function targetOf(facts: VulkanFacts): GpuTarget {
+  const named = UNITS.find(([name]) => name.test(facts.name))?.[1]
+  return {
+    subgroupSize: facts.subgroupSize,
+    matrix: matrixPath(facts),
+    units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
+    sharedBytes: facts.maxSharedBytes,
+  }
+}
+
+/** Driver version as its maker writes it, where Vulkan's own text has it. */
+export const driverOf = (facts: VulkanFacts): string => [facts.driver, facts.driverInfo].filter(Boolean).join(" ")

@@ -1,0 +1,156 @@
+/** Device memory in pieces: small allocations share slabs, arenas are shared by programs, transfers go through one staging buffer. */
+import { CACHED, type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "./gpu-driver.ts"
+import { vulkan } from "./native.ts"
+import { ARENA_SLAB } from "./program.ts"
+
+/** A piece of a buffer. */
+export interface Allocation {
+  readonly buffer: DeviceBuffer
+  readonly offset: number
+  readonly address: number
+  readonly bytes: number
+  free(): void
+}
+
+const ALIGN = 256
+const SLAB = 64 * 2 ** 20
+const STAGING = 32 * 2 ** 20
+
+interface Slab {
+  readonly buffer: DeviceBuffer
+  /** Free ranges [from, to), in order, never touching. */
+  free: { from: number; to: number }[]
+}
+
+/** The memory of an arena: as many buffers as its size needs; nothing in it crosses a multiple of ARENA_SLAB. */
+export interface Arena {
+  readonly bytes: number
+  readonly buffers: readonly DeviceBuffer[]
+  users: number
+}
+
+export class GpuMemory {
+  readonly #slabs: Slab[] = []
+  readonly #arenas: Arena[] = []
+  #staging: { up: DeviceBuffer; down: DeviceBuffer } | undefined
+
+  constructor(readonly driver: Driver) {}
+
+  /** A piece of device memory, not cleared. */
+  allocate(bytes: number, what: string): Allocation {
+    const size = Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN)
+    if (size > SLAB / 2) {
+      const buffer = this.driver.buffer(size, LOCAL, LOCAL, what)
+      return { buffer, offset: 0, address: buffer.address, bytes: size, free: buffer.free }
+    }
+    let slab = this.#slabs.find(({ free }) => free.some(({ from, to }) => to - from >= size))
+    if (slab === undefined) {
+      slab = { buffer: this.driver.buffer(SLAB, LOCAL, LOCAL, what), free: [{ from: 0, to: SLAB }] }
+      this.#slabs.push(slab)
+    }
+    const owner = slab
+    const range = owner.free.find(({ from, to }) => to - from >= size) as { from: number; to: number }
+    const offset = range.from
+    range.from += size
+    owner.free = owner.free.filter(({ from, to }) => to > from)
+    let live = true
+    return {
+      buffer: owner.buffer,
+      offset,
+      address: owner.buffer.address + offset,
+      bytes: size,
+      free: () => {
+        if (live) this.#release(owner, offset, offset + size)
+        live = false
+      },
+    }
+  }
+
+  #release(slab: Slab, from: number, to: number): void {
+    const ranges = [...slab.free, { from, to }].sort((a, b) => a.from - b.from)
+    slab.free = []
+    for (const range of ranges) {
+      const last = slab.free.at(-1)
+      if (last !== undefined && last.to === range.from) last.to = range.to
+      else slab.free.push({ ...range })
+    }
+    if (slab.free[0]?.from === 0 && slab.free[0].to === SLAB) {
+      slab.buffer.free()
+      this.#slabs.splice(this.#slabs.indexOf(slab), 1)
+    }
+  }
+
+  /** An arena of at least `bytes`; programs run one after another, so all share the largest. */
+  arena(bytes: number, what: string): Arena {
+    let arena = this.#arenas.find((one) => one.bytes >= bytes)
+    if (arena === undefined) {
+      const sizes = Array.from({ length: Math.max(1, Math.ceil(bytes / ARENA_SLAB)) }, (_, i) =>
+        Math.min(ARENA_SLAB, bytes - i * ARENA_SLAB),
+      )
+      arena = { bytes, users: 0, buffers: sizes.map((size) => this.driver.buffer(size, LOCAL, LOCAL, `the arena of ${what}`)) }
+      this.#arenas.push(arena)
+    }
+    arena.users++
+    return arena
+  }
+
+  /** Gives an arena back; the last user's goodbye frees it. */
+  leave(arena: Arena): void {
+    if (--arena.users > 0) return
+    for (const buffer of arena.buffers) buffer.free()
+    this.#arenas.splice(this.#arenas.indexOf(arena), 1)
+  }
+
+  /** Bytes that this process holds on the device. */
+  bytes(): number {
+    const arenas = this.#arenas.reduce((sum, { bytes }) => sum + bytes, 0)
+    return arenas + this.#slabs.length * SLAB
+  }
+
+  fill(to: Allocation, pattern: number): void {
+    this.driver.now("a fill", (commands) =>
+      vulkan().gpu_fill(this.driver.gpu, commands, to.buffer.handle, to.offset, Math.ceil(to.bytes / 4) * 4, pattern),
+    )
+  }
+
+  /** Copies host bytes to the device; they are there on return. */
+  upload(to: Allocation, from: Uint8Array): void {
+    const { up } = this.#transfers()
+    for (let at = 0; at < from.length; at += STAGING) {
+      const part = from.subarray(at, at + STAGING)
+      new Uint8Array(up.view(0, part.length)).set(part)
+      this.driver.now("an upload", (commands) => this.#copy(commands, up, 0, to.buffer, to.offset + at, part.length))
+    }
+  }
+
+  /** Copies device bytes to the host, after everything submitted before. */
+  download(from: Allocation, bytes: number): Uint8Array<ArrayBuffer> {
+    const { down } = this.#transfers()
+    const result = new Uint8Array(bytes)
+    for (let at = 0; at < bytes; at += STAGING) {
+      const length = Math.min(STAGING, bytes - at)
+      this.driver.now("a download", (commands) => this.#copy(commands, from.buffer, from.offset + at, down, 0, length))
+      result.set(new Uint8Array(down.view(0, length)), at)
+    }
+    return result
+  }
+
+  #copy(commands: Recording, from: DeviceBuffer, fromOffset: number, to: DeviceBuffer, toOffset: number, bytes: number): void {
+    vulkan().gpu_copy(this.driver.gpu, commands, from.handle, fromOffset, to.handle, toOffset, bytes)
+  }
+
+  #transfers() {
+    this.#staging ??= {
+      up: this.driver.buffer(STAGING, HOST, 0, "staging"),
+      down: this.driver.buffer(STAGING, HOST, HOST | CACHED, "staging"),
+    }
+    return this.#staging
+  }
+
+  close(): void {
+    for (const { buffer } of this.#slabs) buffer.free()
+    for (const { buffers } of this.#arenas) for (const buffer of buffers) buffer.free()
+    this.#staging?.up.free()
+    this.#staging?.down.free()
+  }
+}

@@ -1,0 +1,256 @@
+/** A schedule becomes command buffers: addresses, params blocks, barriers between steps; one recording per slot of the ring. */
+import { type DeviceBuffer, type Driver, HOST, LOCAL, MAX_TIMESTAMPS, type Recording } from "./gpu-driver.ts"
+import type { Allocation, Arena, GpuMemory } from "./gpu-memory.ts"
+import type { Pipelines } from "./gpu-pipeline.ts"
+import type { Schedule, ScheduledLaunch } from "./gpu-schedule.ts"
+import type { GpuState } from "./gpu-state.ts"
+import { vulkan } from "./native.ts"
+import { ARENA_SLAB, type Memory, type Plan, type RunInputs, type Scratch, type Table } from "./program.ts"
+import { pushBytes } from "./spirv.ts"
+import { byteLength, elements, type Tensor } from "./tensor.ts"
+
+/** Where a tensor's or scratch's first byte lies. */
+export interface Place {
+  readonly buffer: DeviceBuffer
+  readonly offset: number
+}
+
+const ALIGN = 64
+const aligned = (bytes: number): number => Math.ceil(bytes / ALIGN) * ALIGN
+
+/** What the host writes before every run: inputs and the params blocks of the launches, in one buffer per slot. */
+interface HostLayout {
+  readonly bytes: number
+  readonly inputs: ReadonlyMap<number, number>
+  /** Offset of a launch's params block. */
+  readonly params: ReadonlyMap<ScheduledLaunch, number>
+  /** Cells of live scalars: which, where, as float or integer. */
+  readonly live: readonly { readonly name: string; readonly at: number; readonly isFloat: boolean }[]
+  /** Cells that never change. */
+  readonly fixed: readonly { readonly value: number; readonly at: number; readonly isFloat: boolean }[]
+}
+
+function hostLayout(plan: Plan, schedule: Schedule): HostLayout {
+  let bytes = 0
+  const inputs = new Map<number, number>()
+  for (const t of plan.program.inputs.values()) {
+    inputs.set(t.id, bytes)
+    bytes += aligned(byteLength(t))
+  }
+  const params = new Map<ScheduledLaunch, number>()
+  const live: { name: string; at: number; isFloat: boolean }[] = []
+  const fixed: { value: number; at: number; isFloat: boolean }[] = []
+  for (const scheduled of schedule.steps.flat()) {
+    const fields = Object.entries(scheduled.launch.kernel.params)
+    if (fields.length === 0) continue
+    params.set(scheduled, bytes)
+    fields.forEach(([name, { scalar }], i) => {
+      const value = scheduled.launch.params[name]
+      const cell = { at: bytes + 4 * i, isFloat: scalar === "f32" }
+      if (typeof value === "number") fixed.push({ value, ...cell })
+      else if (value?.role === "constant") fixed.push({ value: value.value ?? 0, ...cell })
+      else if (value?.role === "live") live.push({ name: value.name, ...cell })
+      else throw new TypeError(`${scheduled.launch.variant}: param ${name} is no live scalar or number`)
+    })
+    bytes += aligned(4 * fields.length)
+  }
+  return { bytes, inputs, params, live, fixed }
+}
+
+/** A slot of the ring: its own inputs, params, results and recording; used again when the device has passed `value`. */
+export interface Slot {
+  readonly host: DeviceBuffer
+  readonly results: DeviceBuffer
+  readonly recording: Recording
+  value: number
+}
+
+export class Recorder {
+  readonly #layout: HostLayout
+  readonly #tables = new Map<Table, number>()
+  readonly #tableMemory: Allocation | undefined
+  readonly #arena: Arena
+  /** Offset of a program output in a slot's results. */
+  readonly results = new Map<string, number>()
+  readonly #resultBytes: number
+
+  constructor(
+    readonly plan: Plan,
+    readonly schedule: Schedule,
+    readonly memory: GpuMemory,
+    readonly pipelines: Pipelines,
+    readonly state: GpuState,
+  ) {
+    const { program } = plan
+    this.#arena = memory.arena(schedule.arenaBytes, program.name)
+    this.#layout = hostLayout(plan, schedule)
+    let bytes = 0
+    for (const [name, t] of program.outputs) {
+      this.results.set(name, bytes)
+      bytes += aligned(byteLength(t))
+    }
+    this.#resultBytes = bytes
+    this.#tableMemory = this.#writeTables()
+  }
+
+  get driver(): Driver {
+    return this.memory.driver
+  }
+
+  #arenaPlace(offset: number): Place {
+    const buffer = this.#arena.buffers[Math.floor(offset / ARENA_SLAB)] as DeviceBuffer
+    return { buffer, offset: offset % ARENA_SLAB }
+  }
+
+  /** Where a tensor lies; inputs lie in the slot's host buffer. */
+  place(t: Tensor, host: DeviceBuffer): Place {
+    if (t.role === "state") return this.state.at(t.name)
+    const at = this.plan.offsets.get(t.id)
+    if (at !== undefined) return this.#arenaPlace(at)
+    const input = this.#layout.inputs.get(t.id)
+    if (input === undefined) throw new TypeError(`${this.plan.program.name}: ${t.name} (${t.role}) has no memory`)
+    return { buffer: host, offset: input }
+  }
+
+  #address(memory: Memory, host: DeviceBuffer): number {
+    if ("kind" in memory) {
+      if (memory.kind === "table") return (this.#tableMemory as Allocation).address + (this.#tables.get(memory) as number)
+      if (memory.kind === "part") return this.#address(memory.of, host) + memory.from * (memory.of.dtype === "bf16" ? 2 : 4)
+      const { buffer, offset } = this.#arenaPlace(this.schedule.scratch.get(memory as Scratch) as number)
+      return buffer.address + offset
+    }
+    const { buffer, offset } = this.place(memory, host)
+    return buffer.address + offset
+  }
+
+  #writeTables(): Allocation | undefined {
+    let bytes = 0
+    for (const { launch } of this.schedule.steps.flat()) {
+      for (const memory of Object.values(launch.buffers)) {
+        if (memory === undefined || !("kind" in memory) || memory.kind !== "table" || this.#tables.has(memory)) continue
+        this.#tables.set(memory, bytes)
+        bytes += aligned(memory.values.length * (memory.dtype === "u64" ? 8 : 4))
+      }
+    }
+    if (bytes === 0) return undefined
+    const image = new DataView(new ArrayBuffer(bytes))
+    for (const [{ dtype, values }, start] of this.#tables) {
+      values.forEach((value, i) => {
+        if (dtype === "u64") image.setBigUint64(start + 8 * i, BigInt(this.#entry(value)), true)
+        else if (dtype === "f32") image.setFloat32(start + 4 * i, value as number, true)
+        else if (dtype === "u32") image.setUint32(start + 4 * i, value as number, true)
+        else image.setInt32(start + 4 * i, value as number, true)
+      })
+    }
+    const memory = this.memory.allocate(bytes, `the tables of ${this.plan.program.name}`)
+    this.memory.upload(memory, new Uint8Array(image.buffer))
+    return memory
+  }
+
+  #entry(value: Table["values"][number]): number {
+    if (value === undefined) return 0
+    if (typeof value === "number") return value
+    if (!("kind" in value) && value.role === "input") throw new TypeError(`${value.name}: an input's address differs from run to run`)
+    return this.#address(value, undefined as unknown as DeviceBuffer)
+  }
+
+  /** A new slot with its recording. */
+  slot(): Slot {
+    const { program } = this.plan
+    const what = `the inputs of ${program.name}`
+    const host = this.driver.buffer(this.#layout.bytes, HOST, HOST | LOCAL, what)
+    const results = this.driver.buffer(this.#resultBytes, HOST, HOST | 8, `the outputs of ${program.name}`)
+    const view = new DataView(host.view(0, host.bytes))
+    for (const { value, at, isFloat } of this.#layout.fixed) setCell(view, at, value, isFloat)
+    const recording = this.driver.record((commands) => {
+      this.schedule.steps.forEach((step, i) => {
+        if (i > 0) vulkan().gpu_kernel_barrier(this.driver.gpu, commands)
+        for (const scheduled of step) this.#dispatch(commands, scheduled, host)
+      })
+      vulkan().gpu_barrier(this.driver.gpu, commands)
+      for (const [name, t] of program.outputs) {
+        const { buffer, offset } = this.place(t, host)
+        const to = this.results.get(name) as number
+        vulkan().gpu_copy(this.driver.gpu, commands, buffer.handle, offset, results.handle, to, byteLength(t))
+      }
+    })
+    return { host, results, recording, value: 0 }
+  }
+
+  #dispatch(commands: Recording, scheduled: ScheduledLaunch, host: DeviceBuffer): void {
+    const { launch } = scheduled
+    const { module, handle, layout } = this.pipelines.of(launch)
+    const values: Record<string, number> = { ...launch.push }
+    for (const { name } of module.buffers) {
+      const memory = launch.buffers[name]
+      values[name] = memory === undefined ? 0 : this.#address(memory, host)
+    }
+    const block = this.#layout.params.get(scheduled)
+    if (block !== undefined) values.params = host.address + block
+    const push = pushBytes(module.push, values)
+    const [x, y, z] = launch.groups
+    vulkan().gpu_dispatch(this.driver.gpu, commands, handle, layout, push, push.length, x, y, z)
+  }
+
+  /** Writes the inputs of one run into a slot. Throws a TypeError where one is missing or of another size. */
+  fill(slot: Slot, inputs: RunInputs): void {
+    const { program } = this.plan
+    const view = new DataView(slot.host.view(0, slot.host.bytes))
+    for (const { name, at, isFloat } of this.#layout.live) {
+      const value = inputs[name]
+      if (typeof value !== "number")
+        throw new TypeError(`${program.name}: ${name} needs a number, got ${value === undefined ? "none" : "several"}`)
+      setCell(view, at, value, isFloat)
+    }
+    for (const [name, t] of program.inputs) {
+      const value = inputs[name]
+      const length = typeof value === "number" ? 1 : value?.length
+      if (value === undefined || length !== elements(t))
+        throw new TypeError(`${program.name}: input ${name} needs ${elements(t)} values, got ${length ?? "none"}`)
+      const place = slot.host.view(this.#layout.inputs.get(t.id) as number, byteLength(t))
+      const target = t.dtype === "f32" ? new Float32Array(place) : new Int32Array(place)
+      if (typeof value === "number") target[0] = value
+      else target.set(value)
+    }
+  }
+
+  /** Runs once with a timestamp after every launch; milliseconds per launch in the order they ran. */
+  profile(slot: Slot): { launch: ScheduledLaunch; ms: number }[] {
+    const launches = this.schedule.steps.flat()
+    const times: number[] = []
+    const { driver } = this
+    for (let from = 0; from < launches.length; from += MAX_TIMESTAMPS - 1) {
+      const some = launches.slice(from, from + MAX_TIMESTAMPS - 1)
+      driver.now(`a profile of ${this.plan.program.name}`, (commands) => {
+        vulkan().gpu_timestamp(driver.gpu, commands, -(some.length + 1))
+        vulkan().gpu_timestamp(driver.gpu, commands, 0)
+        some.forEach((scheduled, i) => {
+          this.#dispatch(commands, scheduled, slot.host)
+          vulkan().gpu_kernel_barrier(driver.gpu, commands)
+          vulkan().gpu_timestamp(driver.gpu, commands, i + 1)
+        })
+      })
+      const ticks = new BigUint64Array(some.length + 1)
+      vulkan().gpu_timestamps(driver.gpu, ticks.length, ticks)
+      const unit = driver.info.facts.timestampPicoseconds / 1e9
+      some.forEach((_, i) => times.push(Number((ticks[i + 1] as bigint) - (ticks[i] as bigint)) * unit))
+    }
+    return launches.map((launch, i) => ({ launch, ms: times[i] as number }))
+  }
+
+  free(slots: readonly Slot[]): void {
+    for (const { host, results, recording } of slots) {
+      this.driver.freeRecording(recording)
+      host.free()
+      results.free()
+    }
+    this.#tableMemory?.free()
+    this.memory.leave(this.#arena)
+  }
+}
+
+function setCell(view: DataView, at: number, value: number, isFloat: boolean): void {
+  if (isFloat) view.setFloat32(at, value, true)
+  else if (value < 0) view.setInt32(at, value, true)
+  else view.setUint32(at, value, true)
+}

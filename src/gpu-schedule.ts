@@ -1,0 +1,69 @@
+/** Turns a plan into steps of launches: what runs side by side, what waits, where scratch memory lies. */
+import { AlphaError } from "./base-error.ts"
+import { type GpuTarget, type Launch, type Memory, type Node, type Plan, type Scratch, withinSlab } from "./program.ts"
+import { DTYPE_BYTES } from "./tensor.ts"
+
+export interface ScheduledLaunch {
+  readonly node: Node
+  readonly launch: Launch
+}
+
+export interface Schedule {
+  /** Steps in order; launches of one step have no hazard between them. */
+  readonly steps: readonly (readonly ScheduledLaunch[])[]
+  /** Where scratch lies in the arena: behind the plan's temporaries, one level's over another's. */
+  readonly scratch: ReadonlyMap<Scratch, number>
+  /** Bytes of the arena with scratch. */
+  readonly arenaBytes: number
+}
+
+const ALIGN = 256
+const scratchBytes = ({ dtype, elements }: Scratch): number => {
+  const size = dtype === "u32" ? 4 : DTYPE_BYTES[dtype]
+  return Math.ceil((elements * size) / ALIGN) * ALIGN
+}
+
+const isScratch = (memory: Memory | number | undefined): memory is Scratch =>
+  typeof memory === "object" && "kind" in memory && memory.kind === "scratch"
+
+/** Scratch that a launch names: in its buffers, parts of them, tables of addresses. */
+function scratchOf({ buffers }: Launch): Scratch[] {
+  return Object.values(buffers).flatMap((memory) => {
+    if (memory === undefined || !("kind" in memory)) return []
+    if (memory.kind === "scratch") return [memory]
+    if (memory.kind === "part") return isScratch(memory.of) ? [memory.of] : []
+    return memory.values.filter(isScratch)
+  })
+}
+
+/** Asks every op for its launches. Throws AlphaError when one has none for a GPU. */
+export function schedule(plan: Plan, target: GpuTarget): Schedule {
+  const { nodes } = plan.program
+  const depth = Math.max(-1, ...plan.levels) + 1
+  const levels = Array.from({ length: depth }, (_, level) => nodes.filter((_, i) => plan.levels[i] === level))
+  const steps: ScheduledLaunch[][] = []
+  const scratch = new Map<Scratch, number>()
+  const start = Math.ceil(plan.arenaBytes / ALIGN) * ALIGN
+  let arenaBytes = start
+  for (const level of levels) {
+    const first = steps.length
+    let next = start
+    for (const node of level) {
+      const { op } = node
+      if (op.gpu === undefined) throw new AlphaError(`${op.name} has no GPU kernels`, { hint: "use --device=cpu" })
+      op.gpu(node.inputs, node.outputs, node.attrs, (output) => node.accumulate[output], target).forEach((step, i) => {
+        const launches = "kernel" in step ? [step] : step
+        const at = first + i
+        steps[at] = [...(steps[at] ?? []), ...launches.map((launch) => ({ node, launch }))]
+        for (const memory of launches.flatMap(scratchOf)) {
+          if (scratch.has(memory)) continue
+          const offset = withinSlab(next, scratchBytes(memory))
+          scratch.set(memory, offset)
+          next = offset + scratchBytes(memory)
+        }
+      })
+    }
+    arenaBytes = Math.max(arenaBytes, next)
+  }
+  return { steps, scratch, arenaBytes }
+}

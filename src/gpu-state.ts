@@ -1,0 +1,89 @@
+/** Named buffers in device memory that outlive runs. */
+import { AlphaError } from "./base-error.ts"
+import type { Allocation, GpuMemory } from "./gpu-memory.ts"
+import type { State } from "./program.ts"
+import { byteLength, type Dtype, elements, sameShape, shapeText } from "./tensor.ts"
+
+type Values = Float32Array | Int32Array | Uint16Array
+
+interface Entry {
+  readonly dtype: Dtype
+  readonly shape: readonly number[]
+  readonly memory: Allocation
+}
+
+const ARRAYS = { f32: Float32Array, i32: Int32Array, bf16: Uint16Array } as const
+
+export class GpuState implements State {
+  readonly #entries = new Map<string, Entry>()
+
+  constructor(readonly memory: GpuMemory) {}
+
+  ensure(name: string, dtype: Dtype, shape: readonly number[]): void {
+    const known = this.#entries.get(name)
+    if (known === undefined) {
+      const memory = this.memory.allocate(byteLength({ dtype, shape }), `state ${name}`)
+      this.#entries.set(name, { dtype, shape, memory })
+      this.memory.fill(memory, 0)
+    } else if (known.dtype !== dtype || !sameShape(known.shape, shape)) {
+      throw new AlphaError(`state ${name} is ${known.dtype} ${shapeText(known.shape)}, a program wants ${dtype} ${shapeText(shape)}`)
+    }
+  }
+
+  has(name: string): boolean {
+    return this.#entries.has(name)
+  }
+
+  names(): string[] {
+    return [...this.#entries.keys()]
+  }
+
+  /** Where a buffer lies on the device. */
+  at(name: string): Allocation {
+    return this.#entry(name).memory
+  }
+
+  read(name: string): Values {
+    const { dtype, shape, memory } = this.#entry(name)
+    return new ARRAYS[dtype](this.memory.download(memory, byteLength({ dtype, shape })).buffer)
+  }
+
+  write(name: string, values: Values): void {
+    const { dtype, shape, memory } = this.#entry(name)
+    const count = elements({ shape })
+    if (values.length !== count || values.constructor !== ARRAYS[dtype]) {
+      throw new AlphaError(`state ${name} holds ${count} values (${ARRAYS[dtype].name}), got ${values.length} (${values.constructor.name})`)
+    }
+    this.memory.upload(memory, new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
+  }
+
+  fill(work: (into: (name: string) => Float32Array) => void): void {
+    const given = new Map<string, Float32Array>()
+    work((name) => {
+      const known = given.get(name) ?? new Float32Array(elements(this.#entry(name)))
+      given.set(name, known)
+      return known
+    })
+    for (const [name, values] of given) this.write(name, values)
+  }
+
+  drop(name: string): void {
+    this.#entry(name).memory.free()
+    this.#entries.delete(name)
+  }
+
+  bytes(): number {
+    return [...this.#entries.values()].reduce((sum, { memory }) => sum + memory.bytes, 0)
+  }
+
+  free(): void {
+    for (const { memory } of this.#entries.values()) memory.free()
+    this.#entries.clear()
+  }
+
+  #entry(name: string): Entry {
+    const entry = this.#entries.get(name)
+    if (entry === undefined) throw new AlphaError(`state ${name} does not exist`)
+    return entry
+  }
+}

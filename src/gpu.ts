@@ -1,0 +1,116 @@
+/** The Vulkan device: a plan becomes command buffers that are recorded once and replayed for every run. */
+import { AlphaError, EXIT } from "./base-error.ts"
+import { formatBytes } from "./base-term.ts"
+import { Driver } from "./gpu-driver.ts"
+import { driverOf, findGpus, type GpuInfo, kindOf, targetOf } from "./gpu-info.ts"
+import { GpuMemory } from "./gpu-memory.ts"
+import { Pipelines, pipelineCache } from "./gpu-pipeline.ts"
+import { Recorder, type Slot } from "./gpu-record.ts"
+import { schedule } from "./gpu-schedule.ts"
+import { GpuState } from "./gpu-state.ts"
+import { type Device, type Executable, type GpuTarget, type Plan, type RunInputs, tensorsOf } from "./program.ts"
+import { byteLength } from "./tensor.ts"
+
+/** Runs that may be under way at once. */
+const SLOTS = 3
+
+const PATHS: Record<GpuTarget["matrix"], string> = {
+  none: "portable kernels",
+  khr: "KHR cooperative matrices",
+  nv2: "NV cooperative matrices 2",
+}
+
+/** Opens the Vulkan device of this place in `gpus()`, or whose UUID begins so. Throws AlphaError where there is none. */
+export function openGpu(which: number | string = 0): Device {
+  const { usable, problems } = findGpus()
+  const info = typeof which === "number" ? usable[which] : usable.find(({ facts }) => facts.uuid.startsWith(which))
+  if (info === undefined) {
+    const there =
+      usable.length === 0 ? "no usable Vulkan device" : `only ${usable.map((gpu, i) => `gpu:${i} (${gpu.facts.name})`).join(", ")}`
+    throw new AlphaError(`device gpu:${which}: ${there}${problems.length === 0 ? "" : ` (${problems.join("; ")})`}`, {
+      hint: "install the maker's driver with Vulkan (Debian: mesa-vulkan-drivers, NVIDIA: nvidia-driver), or use --device=cpu",
+      code: EXIT.device,
+    })
+  }
+  return open(info, usable.indexOf(info))
+}
+
+/** Names of the usable devices in order: what gpu:N means. Software devices run on the CPU. */
+export function gpus(): { name: string; isSoftware: boolean; problems: readonly string[] }[] {
+  const { usable, problems } = findGpus()
+  return usable.map(({ facts }) => ({ name: facts.name, isSoftware: kindOf(facts) === "cpu", problems }))
+}
+
+/** Why there is no usable device; for people. */
+export const gpuProblems = (): readonly string[] => findGpus().problems
+
+function open(info: GpuInfo, index: number): Device {
+  const target = targetOf(info.facts)
+  const cache = pipelineCache(info.facts)
+  const driver = new Driver(info, cache.bytes)
+  const memory = new GpuMemory(driver)
+  const pipelines = new Pipelines(driver, target, cache.file)
+  return {
+    name: `gpu:${index}`,
+    description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}`,
+    state: () => new GpuState(memory),
+    compile: (plan, state) => compile(plan, state as GpuState, memory, pipelines, target),
+    close() {
+      driver.idle("the end")
+      pipelines.close()
+      memory.close()
+      driver.close()
+    },
+  }
+}
+
+function compile(plan: Plan, state: GpuState, memory: GpuMemory, pipelines: Pipelines, target: GpuTarget): Executable {
+  const { program } = plan
+  const { driver } = memory
+  for (const t of program.states.values()) state.ensure(t.name, t.dtype, t.shape)
+  const recorder = new Recorder(plan, schedule(plan, target), memory, pipelines, state)
+  const slots: Slot[] = [recorder.slot()]
+  pipelines.save()
+  let next = 0
+  const claim = (inputs: RunInputs): Slot => {
+    let slot = slots[next]
+    if (slot === undefined) {
+      slot = recorder.slot()
+      slots.push(slot)
+    }
+    next = (next + 1) % SLOTS
+    driver.wait(slot.value, program.name)
+    recorder.fill(slot, inputs)
+    return slot
+  }
+  return {
+    plan,
+    submit(inputs) {
+      const slot = claim(inputs)
+      const value = driver.submit(slot.recording)
+      slot.value = value
+      return {
+        read(name) {
+          const t = program.outputs.get(name)
+          if (t === undefined) throw new TypeError(`${program.name} has no output ${name}`)
+          driver.wait(value, program.name)
+          const bytes = slot.results.view(recorder.results.get(name) as number, byteLength(t))
+          return t.dtype === "i32" ? new Int32Array(bytes) : new Float32Array(bytes)
+        },
+      }
+    },
+    profile(inputs) {
+      const slot = claim(inputs)
+      return recorder.profile(slot).map(({ launch: { node, launch }, ms }) => ({
+        op: node.op.name,
+        kernel: launch.variant,
+        ms,
+        bytes: [...tensorsOf(node.inputs), ...tensorsOf(node.outputs)].reduce((sum, t) => sum + byteLength(t), 0),
+      }))
+    },
+    free() {
+      driver.idle(program.name)
+      recorder.free(slots)
+    },
+  }
+}

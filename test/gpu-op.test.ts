@@ -1,0 +1,25 @@
+/** The op table on a Vulkan device, every case against the f64 reference. */
+import { describe, expect, test } from "bun:test"
+import { gpus, openGpu } from "../src/gpu.ts"
+import { checkCase, ops, variants } from "../src/op.ts"
+import { testWith } from "./require.ts"
+
+const found = gpus()
+const withGpu = testWith("vulkan", found.length === 0 ? "no usable Vulkan device" : undefined)
+const device = found.length === 0 ? undefined : openGpu(0)
+
+test("a device that is not there is refused by name", () => {
+  expect(() => openGpu(99)).toThrow(/gpu:99/)
+})
+
+for (const op of ops.filter(({ gpu }) => gpu !== undefined)) {
+  describe(op.name, () => {
+    for (const variant of variants(op)) {
+      const about = variant.opCase.about ?? ""
+      withGpu(`gpu = reference, ${variant.act}${variant.beta === 1 ? ", adding" : ""}, case ${variant.index} ${about}`, () => {
+        const { worst, tensor } = checkCase(device as NonNullable<typeof device>, variant)
+        expect(worst, tensor).toBeLessThanOrEqual(1)
+      })
+    }
+  })
+}
