@@ -1,5 +1,20 @@
 /** Gradients of layer norm and RMS norm: dx, and per workgroup the sums that make up dw and db. */
-import { bf16, type Body, choice, constant, type F32, f32, kernel, type ReadWriteBuffer, read, readWrite, type U32, u32, type Var, write } from "../src/spirv.ts"
+import {
+  type Body,
+  bf16,
+  choice,
+  constant,
+  type F32,
+  f32,
+  kernel,
+  type ReadWriteBuffer,
+  read,
+  readWrite,
+  type U32,
+  u32,
+  type Var,
+  write,
+} from "../src/spirv.ts"
 import { ROW_LAYOUTS, type RowLayoutName, Rows } from "./row.ts"
 
 /** Most columns of a short row: what a subgroup of 64 lanes holds. */

@@ -65,11 +65,8 @@ export class Rows {
     const { k, packs, share, lane } = this
     for (const i of count(HELD)) {
       const p = share.mul(i).add(lane)
-      k.if(
-        packs.ge(share.mul(i + 1)),
-        () => body(p, i),
-        () => k.if(p.lt(packs), () => body(p, i)),
-      )
+      const isFull = packs.ge(share.mul(i + 1)) // known when the pipeline is made
+      k.if(isFull.or(p.lt(packs)), () => body(p, i))
     }
   }
 
@@ -86,7 +83,11 @@ export class Rows {
   }
 
   /** body(p, values) for all packs of the row: those kept, then those that `load` reads again. */
-  all(values: readonly (readonly Var<typeof f32>[])[], load: (p: U32) => readonly F32[], body: (p: U32, values: readonly F32[]) => void): void {
+  all(
+    values: readonly (readonly Var<typeof f32>[])[],
+    load: (p: U32) => readonly F32[],
+    body: (p: U32, values: readonly F32[]) => void,
+  ): void {
     this.held((p, i) =>
       body(
         p,

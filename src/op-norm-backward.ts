@@ -195,6 +195,9 @@ export const layerNormBackward = defineOp({
       attrs: { branch: "bf16" },
       about: "several tasks, branch",
     },
+    { inputs: { x: [200, 40], w: [40], mean: [200], rstd: [200], dy: [200, 40] }, about: "short aligned rows" },
+    { inputs: { x: [3, 8216], w: [8216], mean: [3], rstd: [3], dy: [3, 8216] }, about: "more columns than registers hold" },
+    { inputs: { x: [3, 1037], w: [1037], mean: [3], rstd: [3], dy: [3, 1037] }, about: "the same, not aligned" },
   ],
 })
 

@@ -2,8 +2,8 @@
 import { AlphaError } from "./base-error.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
-import { normLaunches } from "./op-norm-gpu.ts"
 import { expectVectors, layerNormBackward, rmsNormBackward } from "./op-norm-backward.ts"
+import { normLaunches } from "./op-norm-gpu.ts"
 import type { View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, type Tensor } from "./tensor.ts"
 
@@ -203,6 +203,9 @@ export const addLayerNorm = defineOp({
     { inputs: { x: [1, 1], r: [1, 1], w: [1], b: [1] }, attrs: f32 },
     { inputs: { x: [2, 3, 37], r: [2, 3, 37], w: [37] }, attrs: f32, about: "odd sizes, no bias" },
     { inputs: { x: [61, 300], r: [61, 300], w: [300], b: [300] }, attrs: { eps: 1e-5, out: "bf16" }, about: "several tasks, bf16 result" },
+    { inputs: { x: [70, 96], r: [70, 96], w: [96], b: [96] }, attrs: f32, about: "short aligned rows" },
+    { inputs: { x: [2, 8216], r: [2, 8216], w: [8216], b: [8216] }, attrs: f32, about: "more columns than registers hold" },
+    { inputs: { x: [2, 1037], r: [2, 1037], w: [1037], b: [1037] }, attrs: f32, about: "the same, not aligned" },
   ],
 })
 
