@@ -5,12 +5,14 @@ import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { add } from "./elementwise.ts"
 import { matmuls } from "./matmul.ts"
-import { rmsNormBackward, rmsNormForward } from "./norm.ts"
+import { addNorms, norms } from "./norm.ts"
+import { normBackwards } from "./norm-backward.ts"
 import { columnSum } from "./reduce.ts"
 
 export const kernels: readonly Kernel[] = [
-  rmsNormForward,
-  rmsNormBackward,
+  ...Object.values(norms),
+  ...Object.values(addNorms),
+  ...Object.values(normBackwards),
   columnSum,
   add,
   geluForward,
