@@ -1,14 +1,18 @@
 /** Every kernel of the pack. */
 import type { Kernel } from "../src/spirv.ts"
 import { geluBackward, geluForward, geluTanhBackward, geluTanhForward } from "./activation.ts"
+import { attentions } from "./attention.ts"
+import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { add } from "./elementwise.ts"
 import { matmuls } from "./matmul.ts"
-import { rmsNormBackward, rmsNormForward } from "./norm.ts"
+import { addNorms, norms } from "./norm.ts"
+import { normBackwards } from "./norm-backward.ts"
 import { columnSum } from "./reduce.ts"
 
 export const kernels: readonly Kernel[] = [
-  rmsNormForward,
-  rmsNormBackward,
+  ...Object.values(norms),
+  ...Object.values(addNorms),
+  ...Object.values(normBackwards),
   columnSum,
   add,
   geluForward,
@@ -16,4 +20,8 @@ export const kernels: readonly Kernel[] = [
   geluTanhForward,
   geluTanhBackward,
   ...matmuls,
+  ...attentions,
+  attentionDelta,
+  ...attentionBackwardQueries,
+  ...attentionBackwardKeys,
 ]

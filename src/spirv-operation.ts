@@ -83,6 +83,7 @@ export const OPERATIONS = {
   }),
   div: same({ f32: core(136, (a: number, b: number) => a / b), u32: core(134, div), i32: core(135, div) }),
   mod: same({ u32: core(137, mod), i32: core(138, mod) }),
+  fma: same({ f32: glsl(50, (a: number, b: number, c: number) => a * b + c) }),
   mulHigh: same({ u32: { code: 151, high: true, js: (a: number, b: number) => Number((BigInt(a) * BigInt(b)) >> 32n) } }),
   min: same({ f32: glsl(37, Math.min), u32: glsl(38, Math.min), i32: glsl(39, Math.min) }),
   max: same({ f32: glsl(40, Math.max), u32: glsl(41, Math.max), i32: glsl(42, Math.max) }),

@@ -41,7 +41,7 @@ export class Registers {
 
   operation(node: Node & { readonly name: OperationName }, lanes: Lanes): void {
     const { scalar, size } = node.args[0]!.type as Plain
-    const js = formOf(node.name, scalar)!.js as unknown as (a: number | bigint, b?: number | bigint) => number | bigint
+    const js = formOf(node.name, scalar)!.js as unknown as (...operands: (number | bigint)[]) => number | bigint
     const out = this.get(node)
     const a = this.get(node.args[0]!)
     if (node.args.length === 1) {
@@ -49,6 +49,11 @@ export class Registers {
       return
     }
     const b = this.get(node.args[1]!)
+    if (node.args.length === 3) {
+      const c = this.get(node.args[2]!)
+      for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) out[i] = js(a[i]!, b[i]!, c[i]!)
+      return
+    }
     this.check(node.name, scalar, size, b, lanes)
     for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) out[i] = js(a[i]!, b[i]!)
   }

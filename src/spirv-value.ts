@@ -31,8 +31,10 @@ interface Bits<Self, Other> {
   mod(b: Other): Self
 }
 
-/** There is no fused multiply-add: a device may contract a·b + c, the simulator rounds both steps. */
+/** A device may contract a.mul(b).add(c) too, as it likes; the simulator rounds both steps there. */
 interface FloatMath<Self, Other, Truth> {
+  /** this·b + c, rounded once where the device can; the same bits wherever it stands in a kernel. */
+  fma(b: Other, c: Other): Self
   neg(): Self
   abs(): Self
   floor(): Self
