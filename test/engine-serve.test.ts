@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, test } from "bun:test"
 import { randomBits } from "../src/base-random.ts"
 import type { ServeRequest } from "../src/engine-serve-protocol.ts"
-import { bytesOf, clean, END, makeModel, PLAIN, ServeEngine } from "./serve-engine.ts"
+import { bytesOf, clean, makeModel, ServeEngine } from "./serve-engine.ts"
 
 afterAll(clean)
 

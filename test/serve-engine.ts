@@ -37,11 +37,17 @@ export const END = tokenizer.special.get("<|end|>")!
 /** A model directory with random weights, whose vocabulary is padded beyond the tokenizer's. */
 export function makeModel(
   name: string,
-  { seed = 3, blockSize = 128, own = tokenizer }: { seed?: number; blockSize?: number; own?: Tokenizer } = {},
+  {
+    seed = 3,
+    blockSize = 128,
+    own = tokenizer,
+    poison = false,
+  }: { seed?: number; blockSize?: number; own?: Tokenizer; poison?: boolean } = {},
 ): string {
   const model = resolveModel({ vocabSize: own.vocabSize + 20, blockSize, nLayer: 2, nHead: 2, nEmbd: 32, initStd: 0.4 })
   const state = device.state()
   initialise(device, state, model, seed)
+  if (poison) (state.read("norm.weight") as Float32Array).fill(Number.NaN)
   const dir = join(work, name)
   saveCheckpoint(dir, { model, ids: { eos: END }, tokenizerJson: own.toJson(), weights: (weight) => state.read(weight) as Float32Array })
   state.free()
