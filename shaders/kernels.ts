@@ -3,6 +3,8 @@ import type { Kernel } from "../src/spirv.ts"
 import { geluBackward, geluForward, geluTanhBackward, geluTanhForward } from "./activation.ts"
 import { add } from "./elementwise.ts"
 import { matmuls } from "./matmul.ts"
+import { matmulCombine } from "./matmul-combine.ts"
+import { matmulFew } from "./matmul-few.ts"
 import { rmsNormBackward, rmsNormForward } from "./norm.ts"
 import { columnSum } from "./reduce.ts"
 
@@ -15,5 +17,7 @@ export const kernels: readonly Kernel[] = [
   geluBackward,
   geluTanhForward,
   geluTanhBackward,
-  ...matmuls,
+  ...Object.values(matmuls).flatMap((of) => Object.values(of)),
+  ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
+  matmulCombine,
 ]
