@@ -1,7 +1,8 @@
 /** Opens the device that a name asks for. */
 import { availableParallelism } from "node:os"
-import { AlphaError, EXIT } from "./base-error.ts"
+import { AlphaError, EXIT, nearest } from "./base-error.ts"
 import { openCpu } from "./cpu.ts"
+import { gpuProblems, gpus, openGpu } from "./gpu.ts"
 import type { Device } from "./program.ts"
 
 export interface Opened {
@@ -10,13 +11,31 @@ export interface Opened {
   readonly choice: string | undefined
 }
 
-/** Names of the devices this machine has. */
-export const deviceNames = (): string[] => ["cpu"]
+/** Names of the devices this machine has; a Vulkan driver that itself runs on the CPU is only used when asked for. */
+export const deviceNames = (): string[] => ["cpu", ...gpus().flatMap(({ isSoftware }, i) => (isSoftware ? [] : [`gpu:${i}`]))]
 
-/** `cpu`, `gpu`, `gpu:N` or `auto`. Throws when what was asked for cannot be had. */
+/** `cpu`, `gpu`, `gpu:N`, `gpu:UUID` (its first 8 digits or more) or `auto`. Throws when what was asked for cannot be had. */
 export function openDevice(name: string, threads: number | undefined): Opened {
-  const cpu = () => openCpu(threads ?? availableParallelism())
-  if (name === "cpu") return { device: cpu(), choice: undefined }
-  if (name === "auto") return { device: cpu(), choice: "device auto: cpu (this build has no GPU device)" }
-  throw new AlphaError(`device ${name}: this build has no GPU device`, { hint: "use --device=cpu", code: EXIT.device })
+  if (name === "auto") return automatic(threads)
+  if (name === "cpu") return { device: cpu(threads), choice: undefined }
+  const [, which] = /^gpu(?::(\d{1,3}|[0-9a-f]{8,32}))?$/.exec(name) ?? [undefined, null]
+  if (which === null) {
+    throw new AlphaError(`device ${name}: expected cpu, gpu, gpu:N, gpu:UUID or auto`, {
+      hint: `did you mean ${nearest(name, ["cpu", "gpu", "auto"]) ?? "auto"}?`,
+      code: EXIT.usage,
+    })
+  }
+  return { device: openGpu(which !== undefined && which.length > 3 ? which : Number(which ?? 0)), choice: undefined }
+}
+
+const cpu = (threads: number | undefined): Device => openCpu(threads ?? availableParallelism())
+
+/** The first GPU that is one; a Vulkan driver that itself runs on the CPU is slower than our own kernels there. */
+function automatic(threads: number | undefined): Opened {
+  const found = gpus()
+  const first = found.findIndex(({ isSoftware }) => !isSoftware)
+  if (first >= 0) return { device: openGpu(first), choice: `device auto: gpu:${first} (${found[first]?.name})` }
+  const software = found.map(({ name }) => `${name} runs on the CPU`)
+  const why = [...software, ...gpuProblems()].join("; ")
+  return { device: cpu(threads), choice: `device auto: cpu (no GPU: ${why})` }
 }

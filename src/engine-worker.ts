@@ -4,7 +4,9 @@ import { type Opened, openDevice } from "./device.ts"
 import { doctor } from "./engine-doctor.ts"
 import { evaluateModel } from "./engine-eval.ts"
 import { generate } from "./engine-generate.ts"
-import type { DeviceChoice, JobName, Jobs, Reply, Request } from "./engine-protocol.ts"
+import { Inbox } from "./engine-inbox.ts"
+import type { DeviceChoice, JobName, Jobs, MessageOf, Reply, Request, Telling } from "./engine-protocol.ts"
+import { serve } from "./engine-serve.ts"
 import type { Device } from "./program.ts"
 import { type StopFlag, train } from "./train.ts"
 
@@ -16,17 +18,26 @@ type Runs = {
     device: Device,
     flag: StopFlag,
     emit: (event: Jobs[N]["event"]) => void,
+    inbox: Inbox<MessageOf<N>>,
   ) => Promise<Jobs[N]["result"]>
 }
-const RUNS: Runs = { train, generate, eval: evaluateModel, doctor }
+const RUNS: Runs = { train, generate, eval: evaluateModel, doctor, serve }
 
 let queue = Promise.resolve()
 
 /** Devices stay open, so that what one job keeps there (a model, its cache) is there for the next. */
 const opened = new Map<string, Opened>()
 
-self.onmessage = ({ data }: MessageEvent<Request>) => {
-  queue = queue.then(() => answer(data))
+/** What jobs were told and have not taken yet. */
+const inboxes = new Map<number, Inbox<MessageOf<JobName>>>()
+
+self.onmessage = ({ data }: MessageEvent<Request | Telling>) => {
+  if ("message" in data) {
+    inboxes.get(data.id)?.push(data.message)
+    return
+  }
+  inboxes.set(data.id, new Inbox())
+  queue = queue.then(() => answer(data)).finally(() => inboxes.delete(data.id))
 }
 
 async function answer({ id, job, input, where, stop }: Request): Promise<void> {
@@ -44,8 +55,9 @@ async function answer({ id, job, input, where, stop }: Request): Promise<void> {
       device: Device,
       flag: StopFlag,
       emit: (event: Jobs[JobName]["event"]) => void,
+      inbox: Inbox<MessageOf<JobName>>,
     ) => Promise<Jobs[JobName]["result"]>
-    const result = await run(input, device, flag, (event) => reply({ id, event }))
+    const result = await run(input, device, flag, (event) => reply({ id, event }), inboxes.get(id) ?? new Inbox())
     reply({ id, result })
   } catch (error) {
     const known = error instanceof AlphaError ? error : undefined

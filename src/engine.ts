@@ -1,23 +1,6 @@
 /** The engine as the main thread sees it: jobs that run in a Worker. */
 import { AlphaError } from "./base-error.ts"
-import type { DeviceChoice, JobName, Jobs, Reply, Request } from "./engine-protocol.ts"
-
-export interface RunningJob<N extends JobName> {
-  readonly result: Promise<Jobs[N]["result"]>
-  /** Asks the job to end at the next safe point. */
-  stop(): void
-}
-
-export interface Engine {
-  /** Starts a job; `onEvent` is called in order, `onNote` for what the user should know once (the device that auto chose). */
-  start<N extends JobName>(
-    job: N,
-    input: Jobs[N]["input"],
-    where: DeviceChoice,
-    listen: { onEvent?: (event: Jobs[N]["event"]) => void; onNote?: (note: string) => void },
-  ): RunningJob<N>
-  close(): void
-}
+import type { Engine, Reply, Request, Telling } from "./engine-protocol.ts"
 
 interface Waiting {
   resolve(result: unknown): void
@@ -54,7 +37,11 @@ export function startEngine(): Engine {
         waiting.set(id, { resolve: resolve as Waiting["resolve"], reject, onEvent: onEvent as Waiting["onEvent"], onNote })
       })
       worker.postMessage({ id, job, input, where, stop } satisfies Request)
-      return { result, stop: () => void Atomics.store(new Int32Array(stop), 0, 1) }
+      return {
+        result,
+        tell: (message) => worker.postMessage({ id, message } satisfies Telling),
+        stop: () => void Atomics.store(new Int32Array(stop), 0, 1),
+      }
     },
     close: () => worker.terminate(),
   }
@@ -75,4 +62,6 @@ function failure({
   return Object.assign(new Error(message), { stack })
 }
 
-export type { DeviceChoice, Jobs } from "./engine-protocol.ts"
+export type { DeviceChoice, Engine, Jobs, RunningJob } from "./engine-protocol.ts"
+export { type Serving, startServing } from "./engine-serve-client.ts"
+export type * from "./engine-serve-protocol.ts"

@@ -43,8 +43,9 @@ function variantOf(kernel: Kernel, buffers: Readonly<Record<string, Memory | und
     const memory = buffers[name]
     if (memory === undefined || !("choice" in element)) continue
     const dtype = dtypeOf(memory)
-    if ((chosen[element.choice] ??= dtype) !== dtype)
-      throw new TypeError(`${kernel.name}: ${name} is ${dtype}, another ${element.choice} buffer is ${chosen[element.choice]}`)
+    const before = chosen[element.choice] ?? dtype
+    if (before !== dtype) throw new TypeError(`${kernel.name}: ${name} is ${dtype}, another ${element.choice} buffer is ${before}`)
+    chosen[element.choice] = dtype
   }
   const fits = kernel.variants.find((variant) => Object.entries(chosen).every(([choice, dtype]) => variant.chosen[choice] === dtype))
   if (fits === undefined) throw new TypeError(`${kernel.name}: no variant for ${JSON.stringify(chosen)}`)
