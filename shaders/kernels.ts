@@ -5,6 +5,7 @@ import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { add } from "./elementwise.ts"
 import { matmuls } from "./matmul.ts"
+import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
 import { matmulFew } from "./matmul-few.ts"
 import { addNorms, norms } from "./norm.ts"
@@ -24,6 +25,7 @@ export const kernels: readonly Kernel[] = [
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
+  ...Object.values(biasSums),
   ...attentions,
   attentionDelta,
   ...attentionBackwardQueries,
