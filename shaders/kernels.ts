@@ -3,6 +3,7 @@ import type { Kernel } from "../src/spirv.ts"
 import { geluBackward, geluForward, geluTanhBackward, geluTanhForward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
+import { crossEntropy, lossSum } from "./classifier.ts"
 import { add } from "./elementwise.ts"
 import { matmuls } from "./matmul.ts"
 import { biasSums } from "./matmul-bias.ts"
@@ -25,6 +26,8 @@ export const kernels: readonly Kernel[] = [
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
+  crossEntropy,
+  lossSum,
   ...Object.values(biasSums),
   ...attentions,
   attentionDelta,
