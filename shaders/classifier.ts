@@ -10,7 +10,10 @@ const LOWEST = -3.4e38
 function tanh(k: Body, u: F32): F32 {
   const square = u.mul(u)
   const series = u.mul(square.mul(square.mul(2 / 15).sub(1 / 3)).add(1))
-  return u.abs().lt(0.04).select(series, k.f32(1).sub(k.f32(2).div(u.mul(2).exp().add(1))))
+  return u
+    .abs()
+    .lt(0.04)
+    .select(series, k.f32(1).sub(k.f32(2).div(u.mul(2).exp().add(1))))
 }
 
 /**
@@ -58,7 +61,10 @@ export const crossEntropy = kernel({
         const isKnown = target.toU32().lt(V)
         const goal = capped(logits.at(k.group.mul(pitch).add(isKnown.select(target.toU32(), 0))))
         const most = k.workgroupMax(max.get())
-        const lse = k.workgroupSum(sum.get().mul(max.get().sub(most).exp())).log().add(most)
+        const lse = k
+          .workgroupSum(sum.get().mul(max.get().sub(most).exp()))
+          .log()
+          .add(most)
         k.if(k.lane.eq(0), () => losses.set(k.group, isKnown.select(lse.sub(goal), k.u32(0x7fc00000).asF32())))
         k.if(writesGradient.ne(0), () =>
           eachPack((i) => {
@@ -66,7 +72,13 @@ export const crossEntropy = kernel({
             const gradient = before.map((x, j) => {
               const v = i.mul(PACK).add(j)
               const z = capped(x)
-              const dz = k.var(f32, z.sub(lse).exp().sub(v.eq(target.toU32()).select(k.f32(1), 0)))
+              const dz = k.var(
+                f32,
+                z
+                  .sub(lse)
+                  .exp()
+                  .sub(v.eq(target.toU32()).select(k.f32(1), 0)),
+              )
               k.if(isCapped.ne(0), () => {
                 const ratio = z.div(cap)
                 dz.update((d) => d.mul(k.f32(1).sub(ratio.mul(ratio))))
