@@ -1,6 +1,6 @@
 /** How training looks: a live line with lasting lines above it, or JSON lines. */
-import { colours, formatBytes, formatCount, formatDuration, LiveLine, Progress } from "./base-term.ts"
-import type { EvalRow, StartEvent, StepRow, Summary, TrainEvent } from "./train.ts"
+import { colours, columns, formatBytes, formatCount, formatDuration, LiveLine, Progress } from "./base-term.ts"
+import type { EvalRow, ProfileEvent, StartEvent, StepRow, Summary, TrainEvent } from "./train.ts"
 
 export interface TrainView {
   show(event: TrainEvent): void
@@ -56,6 +56,7 @@ export function trainConsole(): TrainView {
         line.print(paint.cyan(evalText(event)))
       } else if (event.type === "sample") line.print(`${paint.dim("sample")} ${paint.bold(event.prompt)}${event.text}`)
       else if (event.type === "note") line.print(event.level === "warn" ? paint.yellow(event.message) : event.message)
+      else if (event.type === "profile") for (const text of profileLines(event)) line.print(text)
       else if (event.type === "checkpoint")
         line.print(paint.dim(`checkpoint ${event.path} (${formatBytes(event.bytes)}${event.best ? ", best" : ""})`))
       else {
@@ -93,6 +94,25 @@ function stepText(e: StepRow, steps: number, valLoss: number | undefined): strin
     ...(e.skipped > 0 ? [`skipped ${e.skipped}`] : []),
     `eta ${formatDuration(e.eta_s * 1000)}`,
   ].join("  ")
+}
+
+/** The kernels of a step, the longest first. */
+function profileLines({ step, ms, launches, kernels, traceFile }: ProfileEvent): string[] {
+  const head = ["op", "kernel", "launches", "ms", "share", "GB/s", "TFLOP/s"]
+  const rows = kernels.map((k) => [
+    k.op,
+    k.kernel ?? "",
+    String(k.launches),
+    k.ms.toFixed(3),
+    `${(100 * k.share).toFixed(1)} %`,
+    k.gb_per_s.toFixed(0),
+    k.tflop_per_s === 0 ? "" : k.tflop_per_s.toFixed(2),
+  ])
+  return [
+    `profile of step ${step}: ${launches} launches, ${ms.toFixed(2)} ms one after another`,
+    columns([head, ...rows], [2, 3, 4, 5, 6]),
+    ...(traceFile === undefined ? [] : [`timeline in ${traceFile} (open it in chrome://tracing)`]),
+  ]
 }
 
 function evalText(e: EvalRow): string {

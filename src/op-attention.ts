@@ -16,7 +16,7 @@ import {
   sumOver,
 } from "./op-attention-heads.ts"
 import { defineOp } from "./op-define.ts"
-import type { Tensor } from "./tensor.ts"
+import { rows, type Tensor } from "./tensor.ts"
 
 const forwardKernel = nativeKernel("attention", {
   qkv: "pointer",
@@ -68,6 +68,7 @@ export const attention = defineOp({
       }
     })
   },
+  flops: ({ qkv }, { T, nHead, headDim }) => 2 * rows(qkv) * (T + 1) * nHead * headDim, // q·k and p·v over half of T × T
   cpu: ({ qkv, seed, step, row }, { y, lse }, attrs) => forwardKernel({ qkv, seed, step, row, y, lse, ...attentionSizes(qkv, attrs) }),
   backward: ({ qkv, seed, step, row }, { y, lse }, { y: dy }, attrs) => ({
     qkv: attentionBackward({ qkv, y, lse, dy: dy as Tensor, seed, step, row }, attrs).dqkv,

@@ -73,6 +73,7 @@ export const linear = defineOp({
       }
     }
   },
+  flops: ({ x, w }) => 2 * rows(x) * lastDim(x) * (w.shape[0] as number),
   cpu: ({ x, w, b }, { y, pre }, { activation, out }) =>
     forwardKernel({
       x,
@@ -137,6 +138,7 @@ export const linearBackwardInput = defineOp({
       }
     }
   },
+  flops: ({ dy, w }) => 2 * rows(dy) * lastDim(w) * lastDim(dy),
   cpu: ({ dy, w, pre }, { dx }, { activation, out }) =>
     backwardInputKernel({
       dy,
@@ -195,6 +197,7 @@ export const linearBackwardWeight = defineOp({
       db.data[n] = sum + keep(db, n, beta("db"))
     }
   },
+  flops: ({ x, dy }) => 2 * rows(x) * lastDim(x) * lastDim(dy),
   cpu: ({ x, dy }, { dw, db }, _, beta) =>
     backwardWeightKernel({
       x,

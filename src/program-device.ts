@@ -41,22 +41,26 @@ export interface State {
   free(): void
 }
 
-/** A node on the CPU, a launch on a GPU. */
+/** What a node took on the CPU, a launch on a GPU. */
 export interface ProfileRow {
   readonly op: string
   /** Variant of the kernel, on a GPU. */
   readonly kernel?: string
+  /** When it began, from the start of the program, and how long it took. */
+  readonly startMs: number
   readonly ms: number
-  /** Bytes of everything the node reads and writes, once each. */
+  /** Bytes of what it reads and writes, once each. */
   readonly bytes: number
+  /** Floating-point operations; 0 where memory decides. */
+  readonly flops: number
 }
 
 export interface Executable {
   readonly plan: Plan
   /** Runs once; the CPU has finished on return, the GPU has been given the work. */
   submit(inputs: RunInputs): RunOutputs
-  /** Milliseconds of one run, part by part and in order; for profiles. */
-  profile(inputs: RunInputs): ProfileRow[]
+  /** Runs once, part by part with nothing side by side, and times each. */
+  profile(inputs: RunInputs): { readonly rows: readonly ProfileRow[]; readonly outputs: RunOutputs }
   free(): void
 }
 

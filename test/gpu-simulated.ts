@@ -20,7 +20,7 @@ export function simulatedDevice(subgroupSize: number): Device {
       return {
         plan,
         submit: (inputs) => run(plan, steps, state as CpuState, inputs, subgroupSize),
-        profile: () => [],
+        profile: (inputs) => ({ rows: [], outputs: run(plan, steps, state as CpuState, inputs, subgroupSize) }),
         free() {},
       }
     },
