@@ -9,7 +9,7 @@ import { about, withFlops } from "./gpu-profile.ts"
 import { Recorder, type Slot } from "./gpu-record.ts"
 import { schedule } from "./gpu-schedule.ts"
 import { GpuState } from "./gpu-state.ts"
-import { type Device, type Executable, type GpuTarget, type Plan, type RunInputs, type RunOutputs } from "./program.ts"
+import type { Device, Executable, GpuTarget, Plan, RunInputs, RunOutputs } from "./program.ts"
 import { byteLength } from "./tensor.ts"
 
 /** Runs that may be under way at once. */
@@ -55,6 +55,11 @@ function open(info: GpuInfo, index: number): Device {
     name: `gpu:${index}`,
     description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}`,
     ahead: SLOTS - 1,
+    arenaBytes: (plan) => schedule(plan, target).arenaBytes,
+    memoryBytes() {
+      const { budget, used } = driver.memory()
+      return Math.max(0, budget - used)
+    },
     state: () => new GpuState(memory),
     compile: (plan, state) => compile(plan, state as GpuState, memory, pipelines, target),
     close() {

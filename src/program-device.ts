@@ -72,6 +72,10 @@ export interface Device {
   /** Runs to give the device before the oldest one's outputs are read, so that it never waits for the host; 0 where a submit has finished on return. */
   readonly ahead: number
   state(): State
+  /** Bytes of the arena that `plan` needs here, scratch memory of the kernels included. */
+  arenaBytes(plan: Plan): number
+  /** Bytes that this process may still allocate; undefined where the device does not tell. */
+  memoryBytes(): number | undefined
   compile(plan: Plan, state: State): Executable
   close(): void
 }

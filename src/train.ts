@@ -4,6 +4,7 @@ import { checkpointPath, generateText, recoverCheckpoints, retain, setLink } fro
 import { CONTROL } from "./op.ts"
 import type { Device, Executable, RunInputs } from "./program.ts"
 import { evaluate } from "./train-eval.ts"
+import { checkFits, memoryOf } from "./train-fit.ts"
 import { lockRun } from "./train-lock.ts"
 import { StepLog, type Submitted } from "./train-log.ts"
 import type { Emit, SampleRow, Summary, TrainEvent } from "./train-metrics.ts"
@@ -27,6 +28,12 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   try {
     if (job.resume) recoverCheckpoints(directory)
     const prepared = await prepare(job, flag, emit)
+    const memory = memoryOf(job, prepared, device)
+    if (job.values.dryRun) {
+      emit(memory)
+      throw new Stopped("nothing was trained (--dryRun)")
+    }
+    checkFits(memory)
     const journal = (event: TrainEvent) => {
       record(directory, event)
       emit(event)
@@ -233,6 +240,7 @@ function checkpoint(s: Session): void {
 }
 
 export { type Evaluation, evaluate } from "./train-eval.ts"
+export type { MemoryEvent } from "./train-fit.ts"
 export type { EvalRow, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
 export { measurePeak } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
