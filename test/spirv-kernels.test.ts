@@ -2,7 +2,6 @@
 import { describe, expect, test } from "bun:test"
 import { geluBackward, geluForward, geluTanhBackward, geluTanhForward } from "../shaders/activation.ts"
 import { add } from "../shaders/elementwise.ts"
-import { matmuls } from "../shaders/matmul.ts"
 import { columnSum } from "../shaders/reduce.ts"
 import { simulate } from "../src/spirv.ts"
 import { fromBf16, relativeL2, toBf16 } from "./support.ts"
@@ -96,29 +95,4 @@ test("gelu far out: no NaN, the lower tail keeps its digits", () => {
   ;[...x].forEach((v, i) => {
     expect(Math.abs(y[i]! - geluTanh(v))).toBeLessThan(1e-6 * Math.max(1, Math.abs(v)))
   })
-})
-
-describe("matrix products", () => {
-  const at = (values: ArrayLike<number>, rows: number, columns: number, isTransposed: boolean) => (r: number, c: number) =>
-    values[isTransposed ? c * rows + r : r * columns + c]!
-  for (const kernel of matmuls) {
-    const isEdge = kernel.name.endsWith("_edge")
-    const layout = kernel.name.split("_")[1]!
-    const sizes = isEdge ? [[1, 1, 1], [67, 3, 19], [5, 70, 33]] : [[64, 128, 32]] // biome-ignore format: one line
-    for (const { name } of kernel.variants) {
-      test(`${name}: ${sizes.map((size) => size.join("×")).join(", ")}`, () => {
-        const [, act, out] = name.split(".") as [string, Dtype, Dtype]
-        for (const [M, N, K] of sizes as [number, number, number][]) {
-          const [a, b] = [sample(M * K, act), sample(K * N, act, 2)]
-          const c = empty(M * N, out)
-          const grid = [Math.ceil(N / 64), Math.ceil(M / 64)] as const
-          simulate(kernel, { variant: name, grid, buffers: { a: a.data, b: b.data, c }, push: { M, N, K } })
-          const [left, right] = [at(a.values, M, K, layout[0] === "t"), at(b.values, K, N, layout[1] === "t")]
-          const want = new Float64Array(M * N)
-          for (let m = 0; m < M; m++) for (let n = 0; n < N; n++) for (let i = 0; i < K; i++) want[m * N + n]! += left(m, i) * right(i, n)
-          expectClose(c, want)
-        }
-      })
-    }
-  }
 })
