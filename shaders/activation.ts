@@ -22,7 +22,7 @@ function normal(k: Body, x: F32): F32 {
   return x.lt(0).select(tail, k.f32(1).sub(tail))
 }
 
-const gelu: Activation = {
+export const gelu: Activation = {
   value: (k, x) => x.mul(normal(k, x)),
   derivative: (k, x) => normal(k, x).add(x.mul(x.mul(x).mul(-0.5).exp()).mul(1 / Math.sqrt(2 * Math.PI))),
 }
@@ -35,7 +35,7 @@ function sigmoid(k: Body, x: F32): F32 {
   return k.f32(1).div(u.mul(-2).exp().add(1))
 }
 
-const geluTanh: Activation = {
+export const geluTanh: Activation = {
   value: (k, x) => x.mul(sigmoid(k, x)),
   derivative(k, x) {
     const s = sigmoid(k, x)

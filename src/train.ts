@@ -175,18 +175,13 @@ async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
   const { values } = s.job
   const { val } = s.prepared.data
   if (val === undefined) return
-  const result = await evaluate(
-    s.evaluation,
-    val,
-    { B: values.batch, T: values.context },
-    {
-      batches: values.evalSteps,
-      yieldNow: async () => {
-        await Bun.sleep(0)
-        stopIfAsked(flag)
-      },
+  const result = await evaluate(s.evaluation, val, {
+    batches: values.evalSteps,
+    yieldNow: async () => {
+      await Bun.sleep(0)
+      stopIfAsked(flag)
     },
-  )
+  })
   const { step, best } = s.trainer
   const isBest = Number.isFinite(result.loss) && (best === null || result.loss < best.loss)
   s.lastEval = result
@@ -239,7 +234,7 @@ function checkpoint(s: Session): void {
   s.emit({ type: "checkpoint", step: trainer.step, path, bytes, best })
 }
 
-export { type Evaluation, evaluate } from "./train-eval.ts"
+export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
 export type { MemoryEvent } from "./train-fit.ts"
 export type { EvalRow, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
 export { measurePeak } from "./train-peak.ts"
@@ -247,5 +242,5 @@ export type { TrainJob } from "./train-prepare.ts"
 export type { ProfileEvent } from "./train-profile.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
-export { evaluationPlan, microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
+export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
 export type { StopFlag } from "./train-stop.ts"
