@@ -1,7 +1,9 @@
 /** Every kernel of the pack. */
 import type { Kernel } from "../src/spirv.ts"
-import { geluBackward, geluForward, geluTanhBackward, geluTanhForward } from "./activation.ts"
-import { add } from "./elementwise.ts"
+import { activationBackward } from "./activation.ts"
+import { dropout, dropoutEdge } from "./dropout.ts"
+import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
+import { randomNormal } from "./init.ts"
 import { matmuls } from "./matmul.ts"
 import { rmsNormBackward, rmsNormForward } from "./norm.ts"
 import { columnSum } from "./reduce.ts"
@@ -11,9 +13,14 @@ export const kernels: readonly Kernel[] = [
   rmsNormBackward,
   columnSum,
   add,
-  geluForward,
-  geluBackward,
-  geluTanhForward,
-  geluTanhBackward,
+  cast,
+  assign,
+  fill,
+  softCap,
+  softCapBackward,
+  ...Object.values(activationBackward),
+  dropout,
+  dropoutEdge,
+  randomNormal,
   ...matmuls,
 ]
