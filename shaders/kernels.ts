@@ -1,16 +1,22 @@
 /** Every kernel of the pack. */
 import type { Kernel } from "../src/spirv.ts"
 import { activationBackward } from "./activation.ts"
+import { attentions } from "./attention.ts"
+import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { dropout, dropoutEdge } from "./dropout.ts"
 import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
 import { randomNormal } from "./init.ts"
 import { matmuls } from "./matmul.ts"
-import { rmsNormBackward, rmsNormForward } from "./norm.ts"
+import { matmulCombine } from "./matmul-combine.ts"
+import { matmulFew } from "./matmul-few.ts"
+import { addNorms, norms } from "./norm.ts"
+import { normBackwards } from "./norm-backward.ts"
 import { columnSum } from "./reduce.ts"
 
 export const kernels: readonly Kernel[] = [
-  rmsNormForward,
-  rmsNormBackward,
+  ...Object.values(norms),
+  ...Object.values(addNorms),
+  ...Object.values(normBackwards),
   columnSum,
   add,
   cast,
@@ -22,5 +28,11 @@ export const kernels: readonly Kernel[] = [
   dropout,
   dropoutEdge,
   randomNormal,
-  ...matmuls,
+  ...Object.values(matmuls).flatMap((of) => Object.values(of)),
+  ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
+  matmulCombine,
+  ...attentions,
+  attentionDelta,
+  ...attentionBackwardQueries,
+  ...attentionBackwardKeys,
 ]

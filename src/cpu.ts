@@ -20,6 +20,7 @@ export function openCpu(threads: number = cpus().length): Device {
   return {
     name: "cpu",
     description: `${cpus()[0]?.model.trim() ?? "unknown processor"}, ${threads} threads, ${isaLevel()}`,
+    ahead: 0,
     state: () => new CpuState(),
     compile: (plan, state) => compile(plan, state as CpuState),
     close: () => {},

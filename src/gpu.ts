@@ -53,6 +53,7 @@ function open(info: GpuInfo, index: number): Device {
   return {
     name: `gpu:${index}`,
     description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}`,
+    ahead: SLOTS - 1,
     state: () => new GpuState(memory),
     compile: (plan, state) => compile(plan, state as GpuState, memory, pipelines, target),
     close() {

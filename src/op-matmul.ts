@@ -2,6 +2,7 @@
 import { nativeKernel } from "./native.ts"
 import { type Activation, activate, activateDerivative, activationBackward, activationIndex } from "./op-activation.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { gemm } from "./op-matmul-gpu.ts"
 import { type Op, tracer, type View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
@@ -88,6 +89,10 @@ export const linear = defineOp({
       yType: out === "bf16" ? 1 : 0,
       activation: activationIndex(activation),
     }),
+  gpu({ x, w, b }, { y, pre }, { activation }, _, target) {
+    const product = { layout: "nt", a: x, b: w, bias: b, M: rows(x), N: w.shape[0] as number, K: lastDim(x), order: "forward" } as const
+    return y === undefined ? gemm({ ...product, c: pre as Tensor }, target) : gemm({ ...product, c: y, activation, pre }, target)
+  },
   backward({ x, w, b }, { pre }, { y }, { activation }) {
     const dy = y as Tensor
     const dz = activation === "none" ? dy : throughActivation(dy, pre, activation)
@@ -151,6 +156,11 @@ export const linearBackwardInput = defineOp({
       dxType: out === "bf16" ? 1 : 0,
       activation: activationIndex(activation),
     }),
+  gpu({ dy, w, pre }, { dx }, { activation }, _, target) {
+    const derivative = pre === undefined ? undefined : { activation, pre }
+    const product = { layout: "nn", a: dy, b: w, M: rows(dy), N: lastDim(w), K: lastDim(dy), order: "any" } as const
+    return gemm({ ...product, c: dx as Tensor, derivative }, target)
+  },
   cases: [
     { inputs: { dy: [70, 40], w: [40, 33] }, attrs: { activation: "none", out: "f32" } },
     {

@@ -65,6 +65,8 @@ export interface Device {
   readonly name: string
   /** One line for people: model, cores or memory, path taken. */
   readonly description: string
+  /** Runs to give the device before the oldest one's outputs are read, so that it never waits for the host; 0 where a submit has finished on return. */
+  readonly ahead: number
   state(): State
   compile(plan: Plan, state: State): Executable
   close(): void

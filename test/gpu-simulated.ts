@@ -12,6 +12,7 @@ export function simulatedDevice(subgroupSize: number): Device {
   return {
     name: "simulated",
     description: `simulated, subgroups of ${subgroupSize}`,
+    ahead: 0,
     state: () => new CpuState(),
     compile(plan, state) {
       for (const t of plan.program.states.values()) state.ensure(t.name, t.dtype, t.shape)
