@@ -5,19 +5,32 @@ import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { dropout, dropoutEdge } from "./dropout.ts"
 import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
+import { embeddings } from "./embedding.ts"
+import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
 import { randomNormal } from "./init.ts"
 import { matmuls } from "./matmul.ts"
+import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
 import { matmulFew } from "./matmul-few.ts"
 import { addNorms, norms } from "./norm.ts"
 import { normBackwards } from "./norm-backward.ts"
 import { columnSum } from "./reduce.ts"
+import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
 
 export const kernels: readonly Kernel[] = [
   ...Object.values(norms),
   ...Object.values(addNorms),
   ...Object.values(normBackwards),
   columnSum,
+  ...Object.values(embeddings),
+  ...Object.values(bucketFolds),
+  ...Object.values(bucketSums),
+  ...Object.values(periodicSums),
+  clear,
+  sortCount,
+  sortScan,
+  sortScatter,
+  sortBounds,
   add,
   cast,
   assign,
@@ -31,6 +44,7 @@ export const kernels: readonly Kernel[] = [
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
+  ...Object.values(biasSums),
   ...attentions,
   attentionDelta,
   ...attentionBackwardQueries,

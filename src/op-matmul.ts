@@ -2,6 +2,8 @@
 import { nativeKernel } from "./native.ts"
 import { type Activation, activate, activateDerivative, activationBackward, activationIndex } from "./op-activation.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { sideBySide } from "./op-gpu.ts"
+import { biasGradient } from "./op-matmul-bias.ts"
 import { gemm } from "./op-matmul-gpu.ts"
 import { type Op, tracer, type View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
@@ -219,6 +221,13 @@ export const linearBackwardWeight = defineOp({
       xType: typeOf(x),
       dyType: typeOf(dy),
     }),
+  gpu({ x, dy }, { dw, db }, _, beta, target) {
+    const [M, N, K] = [lastDim(dy), lastDim(x), rows(x)]
+    const product = { layout: "tn", a: dy, b: x, M, N, K, order: "any" } as const
+    const weight = dw === undefined ? [] : gemm({ ...product, c: dw, beta: beta("dw") }, target)
+    const bias = db === undefined ? [] : biasGradient(dy, db, K, M, beta("db") ?? 0, target)
+    return sideBySide(weight, bias)
+  },
   cases: [
     { inputs: { x: [1, 1], dy: [1, 1] }, attrs: { bias: true } },
     { inputs: { x: [70, 33], dy: [70, 19] }, attrs: { bias: true }, about: "odd sizes" },
