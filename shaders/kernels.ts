@@ -15,7 +15,10 @@ import { matmulFew } from "./matmul-few.ts"
 import { addNorms, norms } from "./norm.ts"
 import { normBackwards } from "./norm-backward.ts"
 import { columnSum } from "./reduce.ts"
+import { takeRows, takeRowsEdge } from "./rows.ts"
 import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
+import { swiglu, swigluBackward } from "./swiglu.ts"
+import { weightedSum, weightedSumBackward } from "./weighted-sum.ts"
 
 export const kernels: readonly Kernel[] = [
   ...Object.values(norms),
@@ -41,6 +44,12 @@ export const kernels: readonly Kernel[] = [
   dropout,
   dropoutEdge,
   randomNormal,
+  ...Object.values(swiglu),
+  ...Object.values(swigluBackward),
+  weightedSum,
+  weightedSumBackward,
+  takeRows,
+  takeRowsEdge,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
