@@ -12,8 +12,11 @@ import { matmulCombine } from "./matmul-combine.ts"
 import { matmulFew } from "./matmul-few.ts"
 import { addNorms, norms } from "./norm.ts"
 import { normBackwards } from "./norm-backward.ts"
+import { adamw, lion, sgd } from "./optimizer.ts"
 import { columnSum } from "./reduce.ts"
 import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
+import { stepControl } from "./step-control.ts"
+import { normOfSums, squareSums } from "./tensor-list.ts"
 
 export const kernels: readonly Kernel[] = [
   ...Object.values(norms),
@@ -29,6 +32,12 @@ export const kernels: readonly Kernel[] = [
   sortScan,
   sortScatter,
   sortBounds,
+  squareSums,
+  normOfSums,
+  stepControl,
+  adamw,
+  lion,
+  sgd,
   add,
   geluForward,
   geluBackward,
