@@ -1,11 +1,13 @@
 /** Every kernel of the pack. */
 import type { Kernel } from "../src/spirv.ts"
-import { geluBackward, geluForward, geluTanhBackward, geluTanhForward } from "./activation.ts"
+import { activationBackward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
-import { add } from "./elementwise.ts"
+import { dropout, dropoutEdge } from "./dropout.ts"
+import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
 import { embeddings } from "./embedding.ts"
 import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
+import { randomNormal } from "./init.ts"
 import { matmuls } from "./matmul.ts"
 import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
@@ -39,10 +41,15 @@ export const kernels: readonly Kernel[] = [
   lion,
   sgd,
   add,
-  geluForward,
-  geluBackward,
-  geluTanhForward,
-  geluTanhBackward,
+  cast,
+  assign,
+  fill,
+  softCap,
+  softCapBackward,
+  ...Object.values(activationBackward),
+  dropout,
+  dropoutEdge,
+  randomNormal,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
