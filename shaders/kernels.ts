@@ -14,10 +14,13 @@ import { matmulCombine } from "./matmul-combine.ts"
 import { matmulFew } from "./matmul-few.ts"
 import { addNorms, norms } from "./norm.ts"
 import { normBackwards } from "./norm-backward.ts"
+import { adamw, lion, sgd } from "./optimizer.ts"
 import { columnSum } from "./reduce.ts"
 import { takeRows, takeRowsEdge } from "./rows.ts"
 import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
+import { stepControl } from "./step-control.ts"
 import { swiglu, swigluBackward } from "./swiglu.ts"
+import { normOfSums, squareSums } from "./tensor-list.ts"
 import { weightedSum, weightedSumBackward } from "./weighted-sum.ts"
 
 export const kernels: readonly Kernel[] = [
@@ -34,6 +37,12 @@ export const kernels: readonly Kernel[] = [
   sortScan,
   sortScatter,
   sortBounds,
+  squareSums,
+  normOfSums,
+  stepControl,
+  adamw,
+  lion,
+  sgd,
   add,
   cast,
   assign,
