@@ -5,7 +5,17 @@ export type { Var } from "./spirv-flow.ts"
 export { constant, type Kernel, kernel, type Variant } from "./spirv-kernel.ts"
 export { type PushField, pushBytes } from "./spirv-layout.ts"
 export type { Matrices as Body } from "./spirv-matrix.ts"
-export { type ReadBuffer, type ReadWriteBuffer, read, readWrite, type SharedArray, type WriteBuffer, write } from "./spirv-memory.ts"
+export {
+  type PackReads,
+  type PackWrites,
+  type ReadBuffer,
+  type ReadWriteBuffer,
+  read,
+  readWrite,
+  type SharedArray,
+  type WriteBuffer,
+  write,
+} from "./spirv-memory.ts"
 export { type PackEntry, pack, readPack } from "./spirv-pack.ts"
 export { type Dispatch, simulate } from "./spirv-simulate.ts"
 export { DeviceMemory } from "./spirv-simulate-memory.ts"
