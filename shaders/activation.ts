@@ -1,4 +1,4 @@
-/** GELU, exact and by tanh, forward and backward. */
+/** Activations: their formulas in a kernel, GELU (exact and by tanh) forward and backward. */
 import { act, type Body, type F32, kernel, read, u32, write } from "../src/spirv.ts"
 import { eachElement } from "./elementwise.ts"
 
@@ -47,6 +47,30 @@ const geluTanh: Activation = {
     return s.add(x.mul(s).mul(k.f32(1).sub(s)).mul(slope))
   },
 }
+
+/** Zero where x < 0; NaN stays. */
+const positive = (k: Body, x: F32): F32 => x.lt(0).select(k.f32(0), x)
+
+const relu: Activation = { value: positive, derivative: (k, x) => x.gt(0).select(k.f32(1), 0) }
+
+const relu2: Activation = {
+  value: (k, x) => positive(k, x).mul(positive(k, x)),
+  derivative: (k, x) => positive(k, x).mul(2),
+}
+
+/** 1/(1 + e^(−x)). */
+const logistic = (k: Body, x: F32): F32 => k.f32(1).div(x.neg().exp().add(1))
+
+const silu: Activation = {
+  value: (k, x) => x.mul(logistic(k, x)),
+  derivative(k, x) {
+    const s = logistic(k, x)
+    return s.mul(x.mul(k.f32(1).sub(s)).add(1))
+  },
+}
+
+/** By name; their order is that of ACTIVATIONS in op-activation, whose first is "none". */
+export const activations = { gelu, gelu_tanh: geluTanh, relu, relu2, silu } as const satisfies Record<string, Activation>
 
 const forward = (name: string, { value }: Activation) =>
   kernel({
