@@ -1,13 +1,15 @@
-/** Builds the one file `alpha`: native library, bundle, checks; `npm run build -- --target=linux-arm64` for another machine. */
-import { readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync } from "node:fs"
+/** Builds the one file `alpha`: native library, kernel pack, bundle, checks; `npm run build -- --target=linux-arm64` for another machine. */
+import { readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { join, relative } from "node:path"
 import { canRun, checkGlibc, runAlone } from "./build-check.ts"
 import { libsqlPlugin } from "./build-libsql.ts"
 import { buildNative } from "./build-native.ts"
 import { packageFile } from "./build-package.ts"
 import { findTarget, hostTarget, outputFolder, root, run, type Target } from "./build-target.ts"
+import { kernels } from "./shaders/kernels.ts"
 import type { BuildInfo } from "./src/base-build.ts"
 import { AlphaError, EXIT } from "./src/base-error.ts"
+import { pack } from "./src/spirv.ts"
 
 /** Commit of this checkout, "-dirty" when tracked files differ from it; "unknown" in an unpacked archive. */
 export function gitCommit(): string {
@@ -22,8 +24,15 @@ export function gitCommit(): string {
 const entrypoints = (): string[] =>
   ["cli.ts", ...readdirSync(join(root, "src")).filter((file) => file.endsWith("-worker.ts"))].map((file) => join(root, "src", file))
 
+/** Files that the binary carries and finds by these names. */
+export interface Assets {
+  readonly "native-library": string
+  /** Every kernel of shaders/ as SPIR-V. */
+  readonly "kernel-pack": string
+}
+
 /** Bundles `programs` and Bun itself into the executable `outfile`. */
-export async function bundle(programs: string[], library: string, info: BuildInfo, target: Target, outfile: string): Promise<void> {
+export async function bundle(programs: string[], assets: Assets, info: BuildInfo, target: Target, outfile: string): Promise<void> {
   const isHost = target.name === hostTarget
   try {
     await Bun.build({
@@ -35,9 +44,13 @@ export async function bundle(programs: string[], library: string, info: BuildInf
       minify: { whitespace: true, syntax: true, identifiers: false },
       bytecode: true,
       define: { ALPHA_BUILD: JSON.stringify(info) },
-      loader: { ".so": "file", ".node": "file" },
+      loader: { ".so": "file", ".node": "file", ".pack": "file" },
       plugins: [
-        { name: "native-library", setup: (build) => void build.onResolve({ filter: /^alpha:native-library$/ }, () => ({ path: library })) },
+        {
+          name: "assets",
+          setup: (build) =>
+            void build.onResolve({ filter: /^alpha:/ }, ({ path }) => ({ path: assets[path.slice("alpha:".length) as keyof Assets] })),
+        },
         libsqlPlugin(() => packageFile(target.libsqlPackage, "index.node")),
       ],
       compile: {
@@ -94,6 +107,18 @@ async function build(target: Target): Promise<void> {
     ({ compiler, compiled, cached }) => `${compiler}: ${compiled} objects compiled, ${cached} cached`,
   )
 
+  const kernelPack = join(outputFolder(target), "kernels.pack")
+  await step(
+    "kernels",
+    () => {
+      const bytes = pack(kernels)
+      writeFileSync(kernelPack, bytes)
+      return bytes.length
+    },
+    (bytes) =>
+      `${kernels.length} kernels, ${kernels.reduce((sum, { variants }) => sum + variants.length, 0)} modules, ${bytes >> 10} KiB of SPIR-V`,
+  )
+
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }
   const info: BuildInfo = { version, commit: gitCommit(), target: target.name, compiler, bun: Bun.version }
   const final = join(root, target.name === hostTarget ? "alpha" : `alpha-${target.name}`)
@@ -101,7 +126,7 @@ async function build(target: Target): Promise<void> {
   try {
     await step(
       "bundle",
-      () => bundle(entrypoints(), library, info, target, candidate),
+      () => bundle(entrypoints(), { "native-library": library, "kernel-pack": kernelPack }, info, target, candidate),
       () => `alpha ${version}, commit ${info.commit}, Bun ${info.bun}`,
     )
     await step(

@@ -42,7 +42,7 @@ function watched(device: Device): Device {
         ...run,
         submit(inputs) {
           const outputs = run.submit(inputs)
-          const nodes = run.profile(inputs)
+          const nodes = run.profile(inputs).rows
           profiled++
           for (const { op, ms, bytes } of nodes) {
             const sum = profile.get(op) ?? { ms: 0, bytes: 0, nodes: 0 }

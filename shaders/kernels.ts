@@ -1,19 +1,56 @@
 /** Every kernel of the pack. */
 import type { Kernel } from "../src/spirv.ts"
-import { geluBackward, geluForward, geluTanhBackward, geluTanhForward } from "./activation.ts"
-import { add } from "./elementwise.ts"
+import { activationBackward } from "./activation.ts"
+import { attentions } from "./attention.ts"
+import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
+import { dropout, dropoutEdge } from "./dropout.ts"
+import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
+import { embeddings } from "./embedding.ts"
+import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
+import { randomNormal } from "./init.ts"
 import { matmuls } from "./matmul.ts"
-import { rmsNormBackward, rmsNormForward } from "./norm.ts"
+import { biasSums } from "./matmul-bias.ts"
+import { matmulCombine } from "./matmul-combine.ts"
+import { matmulFew } from "./matmul-few.ts"
+import { matrixMatmuls } from "./matmul-matrix.ts"
+import { tensorKernels } from "./matmul-tensor.ts"
+import { addNorms, norms } from "./norm.ts"
+import { normBackwards } from "./norm-backward.ts"
 import { columnSum } from "./reduce.ts"
+import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
 
 export const kernels: readonly Kernel[] = [
-  rmsNormForward,
-  rmsNormBackward,
+  ...Object.values(norms),
+  ...Object.values(addNorms),
+  ...Object.values(normBackwards),
   columnSum,
+  ...Object.values(embeddings),
+  ...Object.values(bucketFolds),
+  ...Object.values(bucketSums),
+  ...Object.values(periodicSums),
+  clear,
+  sortCount,
+  sortScan,
+  sortScatter,
+  sortBounds,
   add,
-  geluForward,
-  geluBackward,
-  geluTanhForward,
-  geluTanhBackward,
-  ...matmuls,
+  cast,
+  assign,
+  fill,
+  softCap,
+  softCapBackward,
+  ...Object.values(activationBackward),
+  dropout,
+  dropoutEdge,
+  randomNormal,
+  ...Object.values(matmuls).flatMap((of) => Object.values(of)),
+  ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
+  matmulCombine,
+  ...tensorKernels,
+  ...Object.values(matrixMatmuls).flat(),
+  ...Object.values(biasSums),
+  ...attentions,
+  attentionDelta,
+  ...attentionBackwardQueries,
+  ...attentionBackwardKeys,
 ]

@@ -2,21 +2,18 @@
 import {
   type Body,
   bf16,
-  choice,
   constant,
-  f32,
   type F32,
+  f32,
   kernel,
   type ReadBuffer,
   read,
-  readWrite,
   type SharedArray,
   type U32,
   u32,
   vec4,
-  write,
 } from "../src/spirv.ts"
-import { activated, slope } from "./matmul-epilogue.ts"
+import { epilogue, finish } from "./matmul-epilogue.ts"
 
 /** Rows, columns and depth of a fragment. */
 export const FRAGMENT = 16
@@ -52,6 +49,8 @@ interface Factor {
   readonly isAlongRows: boolean
   readonly side: U32
   readonly start: U32
+  /** Elements from one stored row to the next. */
+  readonly stride: U32
   /** Rows or columns of the tile; its first pack in shared memory. */
   readonly span: number
   readonly base: number
@@ -82,12 +81,12 @@ function product(layout: Layout, tile: MatrixTile) {
      * are summed, a multiple of the depth, from KS · z on; GROUP tiles along M lie side by side in the grid; EDGE: 0 where all tiles are whole.
      */
     run(k: Body, a: ReadBuffer<typeof bf16>, b: ReadBuffer<typeof bf16>, sizes: Sizes, use: (row: U32, column: U32, sums: F32[]) => void) {
-      const { M, N, K, KS, GROUP } = sizes
+      const { M, N, KS, GROUP, LDA, LDB } = sizes
       const row = k.groupY.mul(GROUP).add(k.group.mod(GROUP)).mul(rows)
       const column = k.group.div(GROUP).mul(columns)
       const factors: Factor[] = [
-        { ...left, memory: a, side: M, start: row },
-        { ...right, memory: b, side: N, start: column },
+        { ...left, memory: a, side: M, start: row, stride: LDA },
+        { ...right, memory: b, side: N, start: column, stride: LDB },
       ]
       const shared: Shared = k.shared("tiles", vec4(u32), Math.max(packs, up * across * strip))
       const [A, B, C] = [
@@ -147,12 +146,14 @@ const constants = {
   KS: constant(u32, 4096),
   GROUP: constant(u32, 1),
   EDGE: constant(u32, 0),
+  LDA: constant(u32, 4096),
+  LDB: constant(u32, 4096),
 }
 type Sizes = { readonly [N in keyof typeof constants]: U32 }
 
 /** A lane's share of a factor's tile, in registers from the load of a tile until it is stored to shared memory. */
 function fetch(k: Body, factor: Factor, depth: number, lanes: number, { K, EDGE }: Sizes) {
-  const { memory, isAlongRows, side, start, span, base } = factor
+  const { memory, isAlongRows, side, start, stride, span, base } = factor
   const perRow = (isAlongRows ? depth : span) / PACK
   const places = range((span * depth) / PACK / lanes).map((turn) => {
     const piece = k.lane.add(turn * lanes)
@@ -162,7 +163,7 @@ function fetch(k: Body, factor: Factor, depth: number, lanes: number, { K, EDGE 
     load(from: U32) {
       for (const { line, pack, held } of places) {
         const [outer, inner] = isAlongRows ? [start.add(line), from.add(pack.mul(PACK))] : [start.add(pack.mul(PACK)), from.add(line)]
-        const at = (isAlongRows ? outer.mul(K).add(inner) : inner.mul(side).add(outer)).div(PACK)
+        const at = (isAlongRows ? outer.mul(stride).add(inner) : inner.mul(stride).add(outer)).div(PACK)
         const isInside = EDGE.eq(0).or(outer.lt(side).and(inner.lt(K)))
         held.set(isInside.select(memory.as(vec4(u32)).at(isInside.select(at, 0)), 0))
       }
@@ -173,73 +174,19 @@ function fetch(k: Body, factor: Factor, depth: number, lanes: number, { K, EDGE 
   }
 }
 
-const out = choice("out")
-
-function forward(tile: MatrixTile) {
-  const { lanes, run } = product("nt", tile)
+function matmul(layout: Layout, tile: MatrixTile) {
+  const { lanes, run } = product(layout, tile)
   return kernel({
-    name: `matmul_matrix_nt_${tileName(tile)}`,
+    name: `matmul_matrix_${layout}_${tileName(tile)}`,
     workgroup: lanes,
     sharedKiB: 48,
-    buffers: { a: read(bf16), b: read(bf16), bias: read(f32), c: write(out), pre: write(out) },
-    constants: { ...constants, BIAS: constant(u32, 0), PRE: constant(u32, 0), ACTIVATION: constant(u32, 0) },
-    body(k, { a, b, bias, c, pre, BIAS, PRE, ACTIVATION, ...sizes }) {
-      run(k, a, b, sizes, (row, column, sums) =>
-        inside(k, sizes, row, column, () => {
-          const values = sums.map((sum) => k.var(f32, sum))
-          k.if(BIAS.ne(0), () => bias.pack(QUAD).at(column.div(QUAD)).forEach((b, i) => values[i]!.add(b)))
-          const at = row.mul(sizes.N).add(column).div(QUAD)
-          k.if(PRE.ne(0), () => pre.pack(QUAD).set(at, values.map((value) => value.get())))
-          c.pack(QUAD).set(at, values.map((value) => activated(k, ACTIVATION, value.get())))
-        }),
-      )
-    },
-  })
-}
-
-function input(tile: MatrixTile) {
-  const { lanes, run } = product("nn", tile)
-  return kernel({
-    name: `matmul_matrix_nn_${tileName(tile)}`,
-    workgroup: lanes,
-    sharedKiB: 48,
-    buffers: { a: read(bf16), b: read(bf16), pre: read(out), c: write(out) },
-    constants: { ...constants, ACTIVATION: constant(u32, 0) },
-    body(k, { a, b, pre, c, ACTIVATION, ...sizes }) {
-      const part = k.groupZ.mul(sizes.M.mul(sizes.N))
-      run(k, a, b, sizes, (row, column, sums) =>
-        inside(k, sizes, row, column, () => {
-          const at = row.mul(sizes.N).add(column)
-          const values = sums.map((sum) => k.var(f32, sum))
-          k.if(ACTIVATION.ne(0), () => {
-            pre.pack(QUAD).at(at.div(QUAD)).forEach((before, i) => values[i]!.update((value) => value.mul(slope(k, ACTIVATION, before))))
-          })
-          c.pack(QUAD).set(part.add(at).div(QUAD), values.map((value) => value.get()))
-        }),
-      )
-    },
-  })
-}
-
-function weight(tile: MatrixTile) {
-  const { lanes, run } = product("tn", tile)
-  return kernel({
-    name: `matmul_matrix_tn_${tileName(tile)}`,
-    workgroup: lanes,
-    sharedKiB: 48,
-    buffers: { a: read(bf16), b: read(bf16), c: readWrite(f32) },
-    params: { beta: f32 },
-    constants,
-    body(k, { a, b, c, beta, ...sizes }) {
-      const part = k.groupZ.mul(sizes.M.mul(sizes.N))
-      run(k, a, b, sizes, (row, column, sums) =>
-        inside(k, sizes, row, column, () => {
-          const at = part.add(row.mul(sizes.N).add(column)).div(QUAD)
-          const values = sums.map((sum) => k.var(f32, sum))
-          k.if(beta.ne(0), () => c.pack(QUAD).at(at).forEach((before, i) => values[i]!.add(before.mul(beta))))
-          c.pack(QUAD).set(at, values.map((value) => value.get()))
-        }),
-      )
+    buffers: { a: read(bf16), b: read(bf16), ...epilogue.buffers },
+    push: epilogue.push,
+    params: epilogue.params,
+    constants: { ...constants, ...epilogue.constants },
+    body(k, { a, b, ...rest }) {
+      const part = k.groupZ.mul(rest.M)
+      run(k, a, b, rest, (row, column, sums) => inside(k, rest, row, column, () => finish(k, rest, part.add(row), column, sums)))
     },
   })
 }
@@ -249,19 +196,14 @@ function inside(k: Body, { M, N, EDGE }: Sizes, row: U32, column: U32, body: () 
   k.if(EDGE.eq(0).or(row.lt(M).and(column.lt(N))), body)
 }
 
-const perTile = <T>(make: (tile: MatrixTile) => T): readonly T[] => MATRIX_TILES.map(make)
-
 /**
- * Products of bf16 factors, summed in f32, for sizes along rows that are multiples of 8: K, and N and M where they run along rows of a factor
- * or of c. One kernel per tile of MATRIX_TILES, in its order. Grid: (⌈N / columns⌉ · GROUP, ⌈M / rows⌉ / GROUP, splits of K), GROUP a divisor of
- * ⌈M / rows⌉. 2·M·N·K FLOP. Subgroups of 32 lanes. Source: SPV_KHR_cooperative_matrix.
- *
- * forward: c = act(a·bᵀ + bias), pre = what the activation takes; BIAS, PRE: 1 where that is there; ACTIVATION: its number, 0 = none.
+ * c = epilogue(a·b) (M, N), bf16 factors, summed in f32. Sizes along rows are multiples of 8: K, N and M where they run along rows of a factor, LDA
+ * and LDB; N and ldc of 4. With more than one split of K c holds their sums, one after the other, ldc · M elements each. One kernel per tile of
+ * MATRIX_TILES, in its order. Grid: (⌈N / columns⌉ · GROUP, ⌈M / rows⌉ / GROUP, splits of K), GROUP a divisor of ⌈M / rows⌉.
+ * 2·M·N·K FLOP. Subgroups of 32 lanes. Source: SPV_KHR_cooperative_matrix.
  */
-export const matrixForward = perTile(forward)
-/** c = a·b ⊙ act'(pre). With ACTIVATION 0: c = a·b or, with more than one split of K, its partial sums one after the other. */
-export const matrixInput = perTile(input)
-/** c = aᵀ·b + beta·c, c not read where beta is 0; or partial sums as above. */
-export const matrixWeight = perTile(weight)
-
-export const matrixKernels = [...matrixForward, ...matrixInput, ...matrixWeight]
+export const matrixMatmuls = {
+  nt: MATRIX_TILES.map((tile) => matmul("nt", tile)),
+  nn: MATRIX_TILES.map((tile) => matmul("nn", tile)),
+  tn: MATRIX_TILES.map((tile) => matmul("tn", tile)),
+}

@@ -1,60 +1,136 @@
-/** RMS norm, forward and backward. */
-import { act, f32, kernel, read, readWrite, u32, write } from "../src/spirv.ts"
+/** Layer norm and RMS norm, forward, alone or behind the residual sum. */
+import { type Body, type Bool, choice, constant, type F32, f32, kernel, read, readWrite, type U32, u32, write } from "../src/spirv.ts"
+import { ROW_LAYOUTS, type RowLayoutName, Rows, type Source, type Target } from "./row.ts"
 
-/**
- * RMS norm, forward: y[r,c] = x[r,c] · rstd[r] · w[c],  rstd[r] = 1/√(mean(x[r,:]²) + eps).
- * x, y (R, C) · w (C) · rstd (R) f32, kept for backward. Grid: one workgroup per row. Moves (2·R·C + C)·s + 4·R bytes, s = element size.
- * Source: Zhang & Sennrich 2019, arXiv:1910.07467.
- */
-export const rmsNormForward = kernel({
-  name: "rms_norm_forward",
-  workgroup: 256,
-  buffers: { x: read(act), w: read(f32), y: write(act), rstd: write(f32) },
-  push: { C: u32, eps: f32 },
-  body(k, { x, w, y, rstd, C, eps }) {
-    const row = k.group.mul(C)
-    const sum = k.var(f32, 0)
-    k.for(k.lane, C, k.workgroup, (c) => {
-      const v = x.at(row.add(c))
-      sum.add(v.mul(v))
+interface Operands {
+  readonly R: U32
+  readonly C: U32
+  readonly eps: F32
+  readonly centred: U32
+  readonly biased: U32
+  readonly keepsMean: U32
+  readonly keepsRstd: U32
+  readonly x: Source
+  readonly w: Source
+  readonly b: Source
+  readonly y: Target
+  readonly mean: { set(r: U32, value: F32): void }
+  readonly rstd: { set(r: U32, value: F32): void }
+}
+/** What is added to x, and where the sum goes when it is kept. */
+interface Residual {
+  readonly r: Source
+  readonly sum: Source & Target
+  readonly keepsSum: Bool
+}
+
+function norm(k: Body, layout: RowLayoutName, operands: Operands, residual?: Residual): void {
+  const { R, C, eps, centred, biased, keepsMean, keepsRstd, x, w, b, y, mean, rstd } = operands
+  const rows = new Rows(k, ROW_LAYOUTS[layout], C)
+  rows.each(R, (r) => {
+    const values = rows.hold((p) => rows.load(x, r, p))
+    const total = k.var(f32, 0)
+    const again = residual === undefined ? (p: U32) => rows.load(x, r, p) : addResidual(k, rows, x, residual, r, values)
+    rows.all(values, again, (_, v) => {
+      for (const value of v) total.add(value)
     })
-    const scale = k.workgroupSum(sum.get()).div(C.toF32()).add(eps).rsqrt()
-    k.if(k.lane.eq(0), () => rstd.set(k.group, scale))
-    k.for(k.lane, C, k.workgroup, (c) => y.set(row.add(c), x.at(row.add(c)).mul(scale).mul(w.at(c))))
-  },
-})
-
-/**
- * RMS norm, backward: with h = x·rstd and g = dy·w, dx[r,c] = rstd[r]·(g − h·mean(g·h)), and partial[p,c] = Σ dy·h over the rows p, p + P, …
- * x, dy, dx (R, C) · w (C), rstd (R) f32 · partial (P, C) f32, whose column sums are dw. Grid: P ≤ R workgroups, each takes every P-th row.
- * Moves 3·R·C·s + 8·R·C bytes, the second term (partial) through the cache. Source: arXiv:1910.07467, differentiated.
- */
-export const rmsNormBackward = kernel({
-  name: "rms_norm_backward",
-  workgroup: 256,
-  buffers: { x: read(act), dy: read(act), w: read(f32), rstd: read(f32), dx: write(act), partial: readWrite(f32) },
-  push: { R: u32, C: u32 },
-  body(k, { x, dy, w, rstd, dx, partial, R, C }) {
-    k.for(k.group, R, k.groups, (r) => {
-      const row = r.mul(C)
-      const scale = rstd.at(r)
-      const sum = k.var(f32, 0)
-      k.for(k.lane, C, k.workgroup, (c) =>
-        sum.add(
-          dy
-            .at(row.add(c))
-            .mul(w.at(c))
-            .mul(x.at(row.add(c)).mul(scale)),
-        ),
-      )
-      const mean = k.workgroupSum(sum.get()).div(C.toF32())
-      k.for(k.lane, C, k.workgroup, (c) => {
-        const [d, h] = [dy.at(row.add(c)), x.at(row.add(c)).mul(scale)]
-        dx.set(row.add(c), d.mul(w.at(c)).sub(h.mul(mean)).mul(scale))
-        const own = k.group.mul(C).add(c)
-        const before = r.eq(k.group).select(k.f32(0), partial.at(own)) // a workgroup's first row finds nothing there
-        partial.set(own, before.add(d.mul(h)))
+    const m = k.var(f32, 0)
+    k.if(centred.ne(0), () => m.set(rows.sum(total.get()).div(C.toF32())))
+    const squares = k.var(f32, 0)
+    rows.all(values, again, (_, v) => {
+      for (const value of v) squares.add(value.sub(m.get()).mul(value.sub(m.get())))
+    })
+    const scale = k.f32(1).div(rows.sum(squares.get()).div(C.toF32()).add(eps).sqrt())
+    k.if(rows.isFirst(), () => {
+      k.if(keepsMean.ne(0), () => mean.set(r, m.get()))
+      k.if(keepsRstd.ne(0), () => rstd.set(r, scale))
+    })
+    rows.all(values, again, (p, v) => {
+      const weights = rows.load(w, 0, p)
+      const out = v.map((value, j) => {
+        const scaled = k.var(f32, value.sub(m.get()).mul(scale).mul(weights[j]!))
+        return scaled
       })
+      k.if(biased.ne(0), () => rows.load(b, 0, p).forEach((value, j) => out[j]!.add(value)))
+      rows.store(
+        y,
+        r,
+        p,
+        out.map((value) => value.get()),
+      )
     })
-  },
-})
+  })
+}
+
+/** Adds r to the values held and writes the sum where it is kept; returns how the columns that are not held are read from then on. */
+function addResidual(k: Body, rows: Rows, x: Source, { r: added, sum, keepsSum }: Residual, r: U32, values: ReturnType<Rows["hold"]>) {
+  const parts = rows.hold((p) => rows.load(added, r, p))
+  const both = (p: U32) => {
+    const own = rows.load(x, r, p)
+    return rows.load(added, r, p).map((value, j) => own[j]!.add(value))
+  }
+  rows.held((p, i) => {
+    values[i]!.forEach((value, j) => value.add(parts[i]![j]!.get()))
+    const sums = values[i]!.map((value) => value.get())
+    k.if(keepsSum, () => rows.store(sum, r, p, sums))
+  })
+  rows.rest((p) => {
+    const sums = both(p)
+    k.if(keepsSum, () => rows.store(sum, r, p, sums))
+  })
+  // the sum may lie where x was, so x is gone once the sum is written
+  return (p: U32) => {
+    const out = rows.zeros()[0]!
+    k.if(
+      keepsSum,
+      () => rows.load(sum, r, p).forEach((value, j) => out[j]!.set(value)),
+      () => both(p).forEach((value, j) => out[j]!.set(value)),
+    )
+    return out.map((value) => value.get())
+  }
+}
+
+const constants = {
+  C: constant(u32, 768),
+  centred: constant(u32, 1),
+  biased: constant(u32, 1),
+  keepsMean: constant(u32, 1),
+  keepsRstd: constant(u32, 1),
+}
+const statistics = { w: read(f32), b: read(f32), mean: write(f32), rstd: write(f32) }
+
+function plainNorm(layout: RowLayoutName) {
+  return kernel({
+    name: `norm_${layout}`,
+    workgroup: 256,
+    buffers: { x: read(choice("x")), y: write(choice("y")), ...statistics },
+    push: { R: u32, eps: f32 },
+    constants,
+    body: (k, operands) => norm(k, layout, operands),
+  })
+}
+
+/**
+ * y[r,c] = (x[r,c] − mean[r])·rstd[r]·w[c] + b[c], rstd[r] = 1/√(mean((x[r,:] − mean[r])²) + eps); centred 0: mean is 0 (RMS norm); biased 0: no b.
+ * x, y (R, C), w, b (C), mean, rstd (R) f32, written when kept. Short: a row per subgroup, C a multiple of 8, at most 32·subgroupSize;
+ * long: a row per workgroup, C a multiple of 8; uneven: any C, R·C < 2^31. Grid: any. Moves R·C·(x + y) bytes.
+ * Source: arXiv:1607.06450, arXiv:1910.07467.
+ */
+export const norms = { short: plainNorm("short"), long: plainNorm("long"), uneven: plainNorm("uneven") }
+
+function addNorm(layout: RowLayoutName) {
+  return kernel({
+    name: `add_norm_${layout}`,
+    workgroup: 256,
+    buffers: { x: read(f32), r: read(choice("r")), y: write(choice("y")), sum: readWrite(f32), ...statistics },
+    push: { R: u32, eps: f32 },
+    constants: { ...constants, keepsSum: constant(u32, 1) },
+    body: (k, { r, sum, keepsSum, ...operands }) => norm(k, layout, operands, { r, sum, keepsSum: keepsSum.ne(0) }),
+  })
+}
+
+/**
+ * sum[r,c] = x[r,c] + r[r,c] (f32, written when kept; it may lie where x does), y = norm of the sum, as in `norms`; y may lie where r does.
+ * Moves R·C·(8 + r + y) bytes.
+ */
+export const addNorms = { short: addNorm("short"), long: addNorm("long"), uneven: addNorm("uneven") }

@@ -3,7 +3,7 @@ import { f32, kernel, read, readWrite, u32 } from "../src/spirv.ts"
 
 /** Columns and rows of lanes in a workgroup. */
 const COLUMNS = 32
-const STRIPS = 8
+const STRIPS = 16
 
 /**
  * Column sums: y[c] = beta·y[c] + Σ_r x[r,c], in a fixed order; beta 0 does not read y. x (R, C), y (C) f32.
@@ -13,7 +13,8 @@ export const columnSum = kernel({
   name: "column_sum",
   workgroup: COLUMNS * STRIPS,
   buffers: { x: read(f32), y: readWrite(f32) },
-  push: { R: u32, C: u32, beta: f32 },
+  push: { R: u32, C: u32 },
+  params: { beta: f32 },
   body(k, { x, y, R, C, beta }) {
     const partial = k.shared("partial", f32, COLUMNS * STRIPS)
     const column = k.group.mul(COLUMNS).add(k.lane.and(COLUMNS - 1))

@@ -84,13 +84,19 @@ const CHECKPOINTS = inGroup("Run", {
   ...FILES,
 })
 
+const OBSERVE = inGroup("Device", {
+  profile: int("step at which every kernel is timed alone: time, share, rate of each", { optional: true, bare: "10", min: 1 }),
+  traceFile: text("file for the timeline of the profiled step, for chrome://tracing (implies --profile)", {}),
+  dryRun: bool("say what would be trained and what memory it takes, then stop", { default: false }),
+})
+
 const TOKENIZER = inGroup("Tokenizer", {
   ...VOCABULARY,
   tokenizerArtifacts: text("tokenizer.json that is loaded if it exists, else built and saved there", {}),
 })
 
 /** Every field of a training run that is not the model's. */
-export const TRAIN = { ...DATA, ...TOKENIZER, ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...COMPUTE }
+export const TRAIN = { ...DATA, ...TOKENIZER, ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...COMPUTE, ...OBSERVE }
 
 /** What `alpha train` reads: one flat set of names; vocabSize is the tokenizer's wish and the model's size at once. */
 export const TRAIN_FIELDS = {
@@ -103,6 +109,7 @@ export const TRAIN_FIELDS = {
   ...EVALUATION,
   ...CHECKPOINTS,
   ...COMPUTE,
+  ...OBSERVE,
 }
 
 /** Derived fields that wait for what training finds out: the tokenizer's size, the split, the run's name. */
@@ -125,6 +132,7 @@ export function finishTrain(loaded: Loaded<typeof TRAIN_FIELDS>): Loaded<typeof 
     beta2: values.optimizer === "lion" ? 0.99 : 0.95,
     momentum: values.optimizer === "sgd" ? 0.9 : 0.95,
     checkpointInterval: values.evalInterval ?? 500,
+    profile: values.traceFile === undefined ? undefined : 10,
   })
   checkTrain(loaded)
   return loaded as Loaded<typeof TRAIN_FIELDS> & { values: TrainInput }

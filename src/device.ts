@@ -11,8 +11,8 @@ export interface Opened {
   readonly choice: string | undefined
 }
 
-/** Names of the devices this machine has. */
-export const deviceNames = (): string[] => ["cpu", ...gpus().map((_, i) => `gpu:${i}`)]
+/** Names of the devices this machine has; a Vulkan driver that itself runs on the CPU is only used when asked for. */
+export const deviceNames = (): string[] => ["cpu", ...gpus().flatMap(({ isSoftware }, i) => (isSoftware ? [] : [`gpu:${i}`]))]
 
 /** `cpu`, `gpu`, `gpu:N`, `gpu:UUID` (its first 8 digits or more) or `auto`. Throws when what was asked for cannot be had. */
 export function openDevice(name: string, threads: number | undefined): Opened {

@@ -168,13 +168,17 @@ export class Recorder {
         for (const scheduled of step) this.#dispatch(commands, scheduled, host)
       })
       vulkan().gpu_barrier(this.driver.gpu, commands)
-      for (const [name, t] of program.outputs) {
-        const { buffer, offset } = this.place(t, host)
-        const to = this.results.get(name) as number
-        vulkan().gpu_copy(this.driver.gpu, commands, buffer.handle, offset, results.handle, to, byteLength(t))
-      }
+      this.#copyOutputs(commands, { host, results })
     })
     return { host, results, recording, value: 0 }
+  }
+
+  #copyOutputs(commands: Recording, { host, results }: Pick<Slot, "host" | "results">): void {
+    for (const [name, t] of this.plan.program.outputs) {
+      const { buffer, offset } = this.place(t, host)
+      const to = this.results.get(name) as number
+      vulkan().gpu_copy(this.driver.gpu, commands, buffer.handle, offset, results.handle, to, byteLength(t))
+    }
   }
 
   #dispatch(commands: Recording, scheduled: ScheduledLaunch, host: DeviceBuffer): void {
@@ -214,11 +218,13 @@ export class Recorder {
     }
   }
 
-  /** Runs once with a timestamp after every launch; milliseconds per launch in the order they ran. */
-  profile(slot: Slot): { launch: ScheduledLaunch; ms: number }[] {
-    const launches = this.schedule.steps.flat()
-    const times: number[] = []
+  /** Runs once with a timestamp after every launch; start and length of each in milliseconds, in the order they ran. */
+  profile(slot: Slot): { launch: ScheduledLaunch; startMs: number; ms: number }[] {
     const { driver } = this
+    const launches = this.schedule.steps.flat()
+    const unit = driver.info.facts.timestampPicoseconds / 1e9
+    const rows: { launch: ScheduledLaunch; startMs: number; ms: number }[] = []
+    let startMs = 0
     for (let from = 0; from < launches.length; from += MAX_TIMESTAMPS - 1) {
       const some = launches.slice(from, from + MAX_TIMESTAMPS - 1)
       driver.now(`a profile of ${this.plan.program.name}`, (commands) => {
@@ -232,10 +238,14 @@ export class Recorder {
       })
       const ticks = new BigUint64Array(some.length + 1)
       vulkan().gpu_timestamps(driver.gpu, ticks.length, ticks)
-      const unit = driver.info.facts.timestampPicoseconds / 1e9
-      some.forEach((_, i) => times.push(Number((ticks[i + 1] as bigint) - (ticks[i] as bigint)) * unit))
+      some.forEach((launch, i) => {
+        const ms = Number((ticks[i + 1] as bigint) - (ticks[i] as bigint)) * unit
+        rows.push({ launch, startMs, ms })
+        startMs += ms
+      })
     }
-    return launches.map((launch, i) => ({ launch, ms: times[i] as number }))
+    driver.now(`the outputs of ${this.plan.program.name}`, (commands) => this.#copyOutputs(commands, slot))
+    return rows
   }
 
   free(slots: readonly Slot[]): void {

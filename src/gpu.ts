@@ -5,10 +5,11 @@ import { Driver } from "./gpu-driver.ts"
 import { driverOf, findGpus, type GpuInfo, kindOf, targetOf } from "./gpu-info.ts"
 import { GpuMemory } from "./gpu-memory.ts"
 import { Pipelines, pipelineCache } from "./gpu-pipeline.ts"
+import { about, withFlops } from "./gpu-profile.ts"
 import { Recorder, type Slot } from "./gpu-record.ts"
 import { schedule } from "./gpu-schedule.ts"
 import { GpuState } from "./gpu-state.ts"
-import { type Device, type Executable, type GpuTarget, type Plan, type RunInputs, tensorsOf } from "./program.ts"
+import type { Device, Executable, GpuTarget, Plan, RunInputs, RunOutputs } from "./program.ts"
 import { byteLength } from "./tensor.ts"
 
 /** Runs that may be under way at once. */
@@ -53,6 +54,12 @@ function open(info: GpuInfo, index: number): Device {
   return {
     name: `gpu:${index}`,
     description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}`,
+    ahead: SLOTS - 1,
+    arenaBytes: (plan) => schedule(plan, target).arenaBytes,
+    memoryBytes() {
+      const { budget, used } = driver.memory()
+      return Math.max(0, budget - used)
+    },
     state: () => new GpuState(memory),
     compile: (plan, state) => compile(plan, state as GpuState, memory, pipelines, target),
     close() {
@@ -83,30 +90,26 @@ function compile(plan: Plan, state: GpuState, memory: GpuMemory, pipelines: Pipe
     recorder.fill(slot, inputs)
     return slot
   }
+  const outputsOf = (slot: Slot, value: number): RunOutputs => ({
+    read(name) {
+      const t = program.outputs.get(name)
+      if (t === undefined) throw new TypeError(`${program.name} has no output ${name}`)
+      driver.wait(value, program.name)
+      const bytes = slot.results.view(recorder.results.get(name) as number, byteLength(t))
+      return t.dtype === "i32" ? new Int32Array(bytes) : new Float32Array(bytes)
+    },
+  })
   return {
     plan,
     submit(inputs) {
       const slot = claim(inputs)
-      const value = driver.submit(slot.recording)
-      slot.value = value
-      return {
-        read(name) {
-          const t = program.outputs.get(name)
-          if (t === undefined) throw new TypeError(`${program.name} has no output ${name}`)
-          driver.wait(value, program.name)
-          const bytes = slot.results.view(recorder.results.get(name) as number, byteLength(t))
-          return t.dtype === "i32" ? new Int32Array(bytes) : new Float32Array(bytes)
-        },
-      }
+      slot.value = driver.submit(slot.recording)
+      return outputsOf(slot, slot.value)
     },
     profile(inputs) {
       const slot = claim(inputs)
-      return recorder.profile(slot).map(({ launch: { node, launch }, ms }) => ({
-        op: node.op.name,
-        kernel: launch.variant,
-        ms,
-        bytes: [...tensorsOf(node.inputs), ...tensorsOf(node.outputs)].reduce((sum, t) => sum + byteLength(t), 0),
-      }))
+      const rows = recorder.profile(slot).map(({ launch, startMs, ms }) => ({ ...about(launch), startMs, ms }))
+      return { rows: withFlops(rows), outputs: outputsOf(slot, 0) }
     },
     free() {
       driver.idle(program.name)

@@ -51,7 +51,8 @@ export function vulkan() {
 }
 
 /** Memory of the device that the host sees, from its address there. */
-export const mappedMemory = (address: number, offset: number, length: number): ArrayBuffer => toArrayBuffer(address as Pointer, offset, length)
+export const mappedMemory = (address: number, offset: number, length: number): ArrayBuffer =>
+  toArrayBuffer(address as Pointer, offset, length)
 
 /** The failure the shim remembers, as an error that says what to do. */
 export function vulkanError(hint: string): AlphaError {

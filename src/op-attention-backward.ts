@@ -1,5 +1,6 @@
 /** The gradient of attention with respect to queries, keys and values. */
 import { nativeKernel } from "./native.ts"
+import { attentionBackwardLaunches } from "./op-attention-gpu.ts"
 import {
   type AttentionAttrs,
   at,
@@ -15,7 +16,7 @@ import {
   sumOver,
 } from "./op-attention-heads.ts"
 import { defineOp } from "./op-define.ts"
-import { expectShape } from "./tensor.ts"
+import { expectShape, rows } from "./tensor.ts"
 
 const backwardKernel = nativeKernel("attention_backward", {
   qkv: "pointer",
@@ -76,14 +77,20 @@ export const attentionBackward = defineOp({
       }
     })
   },
+  flops: ({ qkv }, { T, nHead, headDim }) => 5 * rows(qkv) * (T + 1) * nHead * headDim, // five products over half of T × T
   cpu: ({ qkv, y, lse, dy, seed, step, row }, { dqkv }, attrs) =>
     backwardKernel({ qkv, y, lse, dy, seed, step, row, dqkv, ...attentionSizes(qkv, attrs) }),
+  gpu: ({ qkv, y, lse, dy, seed, step, row }, { dqkv }, attrs, _beta, target) =>
+    attentionBackwardLaunches({ qkv, y, lse, dy, seed, step, row }, dqkv, attrs, target),
   cases: [
     backwardCase(1, { T: 1, nHead: 1, nKvHead: 1, headDim: 1, scale: 1, ...plain }),
     backwardCase(10, { T: 5, nHead: 3, nKvHead: 1, headDim: 17, scale: 0.2, ...plain }, "one key head"),
     backwardCase(140, { T: 70, nHead: 4, nKvHead: 2, headDim: 8, scale: 0.3, ...plain }, "two blocks of keys"),
-    backwardCase(600, { T: 600, nHead: 1, nKvHead: 1, headDim: 4, scale: 0.5, ...plain }, "queries in parts"),
+    backwardCase(514, { T: 514, nHead: 1, nKvHead: 1, headDim: 4, scale: 0.5, ...plain }, "queries in parts"),
     backwardCase(67, { T: 67, nHead: 2, nKvHead: 1, headDim: 5, scale: 0.3, dropout: 0.3, site: 9 }, "dropout"),
+    backwardCase(66, { T: 66, nHead: 1, nKvHead: 1, headDim: 72, scale: 0.1, ...plain }, "wide heads"),
+    backwardCase(3, { T: 3, nHead: 1, nKvHead: 1, headDim: 144, scale: 0.1, ...plain }, "wider heads"),
+    backwardCase(6, { T: 3, nHead: 2, nKvHead: 1, headDim: 70, scale: 0.1, ...plain }, "odd wide heads"),
   ],
 })
 

@@ -1,6 +1,7 @@
 /** Causal self-attention of whole sequences, without a (T, T) matrix. */
 import { nativeKernel } from "./native.ts"
 import { attentionBackward } from "./op-attention-backward.ts"
+import { attentionLaunches } from "./op-attention-gpu.ts"
 import {
   type AttentionAttrs,
   at,
@@ -16,7 +17,7 @@ import {
   sumOver,
 } from "./op-attention-heads.ts"
 import { defineOp } from "./op-define.ts"
-import type { Tensor } from "./tensor.ts"
+import { rows, type Tensor } from "./tensor.ts"
 
 const forwardKernel = nativeKernel("attention", {
   qkv: "pointer",
@@ -68,7 +69,9 @@ export const attention = defineOp({
       }
     })
   },
+  flops: ({ qkv }, { T, nHead, headDim }) => 2 * rows(qkv) * (T + 1) * nHead * headDim, // q·k and p·v over half of T × T
   cpu: ({ qkv, seed, step, row }, { y, lse }, attrs) => forwardKernel({ qkv, seed, step, row, y, lse, ...attentionSizes(qkv, attrs) }),
+  gpu: ({ qkv, seed, step, row }, { y, lse }, attrs) => attentionLaunches({ qkv, seed, step, row }, { y, lse }, attrs),
   backward: ({ qkv, seed, step, row }, { y, lse }, { y: dy }, attrs) => ({
     qkv: attentionBackward({ qkv, y, lse, dy: dy as Tensor, seed, step, row }, attrs).dqkv,
   }),
@@ -96,6 +99,9 @@ export const attention = defineOp({
       attrs: { T: 67, nHead: 1, nKvHead: 1, headDim: 3, scale: 0.5, dropout: 0.5, site: 9 },
       about: "dropout, two blocks",
     },
+    { inputs: { qkv: [66, 216] }, attrs: { T: 66, nHead: 1, nKvHead: 1, headDim: 72, scale: 0.1, ...plain }, about: "wide heads" },
+    { inputs: { qkv: [3, 432] }, attrs: { T: 3, nHead: 1, nKvHead: 1, headDim: 144, scale: 0.1, ...plain }, about: "wider heads" },
+    { inputs: { qkv: [6, 280] }, attrs: { T: 3, nHead: 2, nKvHead: 1, headDim: 70, scale: 0.1, ...plain }, about: "odd wide heads" },
   ],
 })
 

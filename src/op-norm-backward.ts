@@ -1,6 +1,7 @@
 /** Gradients of layer norm and RMS norm. */
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { normBackwardLaunches } from "./op-norm-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, rows, shapeText, type Tensor } from "./tensor.ts"
 
@@ -132,6 +133,8 @@ export const rmsNormBackward = defineOp({
       xType: typeOf(x),
       dyType: typeOf(dy),
     }),
+  gpu: ({ x, w, rstd, dy, dsum }, { dx, dr, dw }, _, beta, target) =>
+    normBackwardLaunches({ x, w, rstd, dy, dsum, dx, dr, dw }, beta, target),
   cases: [
     { inputs: { x: [1, 1], w: [1], rstd: [1], dy: [1, 1] } },
     { inputs: { x: [2, 3, 37], w: [37], rstd: [2, 3], dy: [2, 3, 37] }, about: "odd sizes" },
@@ -182,6 +185,8 @@ export const layerNormBackward = defineOp({
       xType: typeOf(x),
       dyType: typeOf(dy),
     }),
+  gpu: ({ x, w, mean, rstd, dy, dsum }, { dx, dr, dw, db }, _, beta, target) =>
+    normBackwardLaunches({ x, w, mean, rstd, dy, dsum, dx, dr, dw, db }, beta, target),
   cases: [
     { inputs: { x: [1, 1], w: [1], mean: [1], rstd: [1], dy: [1, 1] } },
     { inputs: { x: [2, 3, 37], w: [37], mean: [2, 3], rstd: [2, 3], dy: [2, 3, 37] }, about: "odd sizes" },
@@ -190,6 +195,9 @@ export const layerNormBackward = defineOp({
       attrs: { branch: "bf16" },
       about: "several tasks, branch",
     },
+    { inputs: { x: [200, 40], w: [40], mean: [200], rstd: [200], dy: [200, 40] }, about: "short aligned rows" },
+    { inputs: { x: [3, 8216], w: [8216], mean: [3], rstd: [3], dy: [3, 8216] }, about: "more columns than registers hold" },
+    { inputs: { x: [3, 1037], w: [1037], mean: [3], rstd: [3], dy: [3, 1037] }, about: "the same, not aligned" },
   ],
 })
 

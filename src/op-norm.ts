@@ -3,6 +3,7 @@ import { AlphaError } from "./base-error.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
 import { expectVectors, layerNormBackward, rmsNormBackward } from "./op-norm-backward.ts"
+import { normLaunches } from "./op-norm-gpu.ts"
 import type { View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, type Tensor } from "./tensor.ts"
 
@@ -97,6 +98,7 @@ export const rmsNorm = defineOp({
   },
   reference: ({ x, w }, { y, rstd }, { eps }) => referenceNorm({ x, w, y, rstd }, eps, false),
   cpu: ({ x, w }, { y, rstd }, a) => callNorm({ x, r: undefined, w, b: undefined, y, sum: undefined, mean: undefined, rstd }, a, false),
+  gpu: ({ x, w }, { y, rstd }, { eps }, _, target) => normLaunches({ x, w, y, rstd, eps, centred: false }, target),
   backward({ x, w }, { rstd }, { y: dy }) {
     const { dx, dw } = rmsNormBackward({ x, w, rstd, dy: dy as Tensor }, {})
     return { x: dx, w: dw }
@@ -123,6 +125,7 @@ export const layerNorm = defineOp({
   },
   reference: ({ x, w, b }, { y, mean, rstd }, { eps }) => referenceNorm({ x, w, b, y, mean, rstd }, eps, true),
   cpu: ({ x, w, b }, { y, mean, rstd }, a) => callNorm({ x, r: undefined, w, b, y, sum: undefined, mean, rstd }, a, true),
+  gpu: ({ x, w, b }, { y, mean, rstd }, { eps }, _, target) => normLaunches({ x, w, b, y, mean, rstd, eps, centred: true }, target),
   backward({ x, w, b }, { mean, rstd }, { y: dy }) {
     const { dx, dw, db } = layerNormBackward({ x, w, mean, rstd, dy: dy as Tensor }, {})
     return { x: dx, w: dw, b: b && db }
@@ -158,6 +161,7 @@ export const addRmsNorm = defineOp({
   },
   reference: ({ x, r, w }, { y, sum, rstd }, { eps }) => referenceNorm({ x, r, w, y, sum, rstd }, eps, false),
   cpu: ({ x, r, w }, { y, sum, rstd }, a) => callNorm({ x, r, w, b: undefined, y, sum, mean: undefined, rstd }, a, false),
+  gpu: ({ x, r, w }, { y, sum, rstd }, { eps }, _, target) => normLaunches({ x, r, w, y, sum, rstd, eps, centred: false }, target),
   backward({ r, w }, { sum, rstd }, { y, sum: dsum }) {
     const dy = needed("add_rms_norm", y)
     const branch = r.dtype === "bf16" ? r.dtype : undefined
@@ -187,6 +191,8 @@ export const addLayerNorm = defineOp({
   },
   reference: ({ x, r, w, b }, { y, sum, mean, rstd }, { eps }) => referenceNorm({ x, r, w, b, y, sum, mean, rstd }, eps, true),
   cpu: ({ x, r, w, b }, { y, sum, mean, rstd }, a) => callNorm({ x, r, w, b, y, sum, mean, rstd }, a, true),
+  gpu: ({ x, r, w, b }, { y, sum, mean, rstd }, { eps }, _, target) =>
+    normLaunches({ x, r, w, b, y, sum, mean, rstd, eps, centred: true }, target),
   backward({ r, w, b }, { sum, mean, rstd }, { y, sum: dsum }) {
     const dy = needed("add_layer_norm", y)
     const branch = r.dtype === "bf16" ? r.dtype : undefined
@@ -197,6 +203,9 @@ export const addLayerNorm = defineOp({
     { inputs: { x: [1, 1], r: [1, 1], w: [1], b: [1] }, attrs: f32 },
     { inputs: { x: [2, 3, 37], r: [2, 3, 37], w: [37] }, attrs: f32, about: "odd sizes, no bias" },
     { inputs: { x: [61, 300], r: [61, 300], w: [300], b: [300] }, attrs: { eps: 1e-5, out: "bf16" }, about: "several tasks, bf16 result" },
+    { inputs: { x: [70, 96], r: [70, 96], w: [96], b: [96] }, attrs: f32, about: "short aligned rows" },
+    { inputs: { x: [2, 8216], r: [2, 8216], w: [8216], b: [8216] }, attrs: f32, about: "more columns than registers hold" },
+    { inputs: { x: [2, 1037], r: [2, 1037], w: [1037], b: [1037] }, attrs: f32, about: "the same, not aligned" },
   ],
 })
 

@@ -1,5 +1,8 @@
 /** What training tells the outside: the events, and the metrics row of a step. */
 
+import type { MemoryEvent } from "./train-fit.ts"
+import type { ProfileEvent } from "./train-profile.ts"
+
 /** One logged step. Losses in nats per counted target, ms per optimizer step, tokens/s of the whole run. */
 export interface StepRow {
   readonly type: "step"
@@ -85,6 +88,8 @@ export type TrainEvent =
   | { readonly type: "progress"; readonly label: string; readonly done: number; readonly total: number }
   | { readonly type: "note"; readonly step: number; readonly level: "info" | "warn"; readonly message: string }
   | { readonly type: "checkpoint"; readonly step: number; readonly path: string; readonly bytes: number; readonly best: boolean }
+  | ProfileEvent
+  | MemoryEvent
   | Summary
 
 export type Emit = (event: TrainEvent) => void

@@ -1,13 +1,15 @@
 /** The training loop: batches → micro-steps → update → evaluation, samples, checkpoints; tells everything through `emit`. */
 import { fillBatch } from "./data.ts"
-import { checkpointPath, flopsPerToken, generateText, recoverCheckpoints, retain, setLink } from "./gpt.ts"
+import { checkpointPath, generateText, recoverCheckpoints, retain, setLink } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
-import type { Device } from "./program.ts"
+import type { Device, Executable, RunInputs } from "./program.ts"
 import { evaluate } from "./train-eval.ts"
+import { checkFits, memoryOf } from "./train-fit.ts"
 import { lockRun } from "./train-lock.ts"
-import { type Emit, median, type SampleRow, type Summary, type TrainEvent } from "./train-metrics.ts"
-import { refreshPeak } from "./train-peak.ts"
+import { StepLog, type Submitted } from "./train-log.ts"
+import type { Emit, SampleRow, Summary, TrainEvent } from "./train-metrics.ts"
 import { prepare, type TrainJob } from "./train-prepare.ts"
+import { StepProfile } from "./train-profile.ts"
 import { append, createRun, discardRun } from "./train-run.ts"
 import { learningRate } from "./train-schedule.ts"
 import { announce, openSession, type Session } from "./train-session.ts"
@@ -26,6 +28,12 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   try {
     if (job.resume) recoverCheckpoints(directory)
     const prepared = await prepare(job, flag, emit)
+    const memory = memoryOf(job, prepared, device)
+    if (job.values.dryRun) {
+      emit(memory)
+      throw new Stopped("nothing was trained (--dryRun)")
+    }
+    checkFits(memory)
     const journal = (event: TrainEvent) => {
       record(directory, event)
       emit(event)
@@ -58,13 +66,9 @@ function record(directory: string, event: TrainEvent): void {
 /** Steps until the end, an early stop or the flag; then the last checkpoint and the summary. */
 async function loop(s: Session, flag: StopFlag, started: number): Promise<Summary> {
   const { values } = s.job
-  const times: number[] = []
   const first = s.trainer.step
-  const flops = flopsPerToken(s.prepared.model, values.context)
-  const tokensPerStep = values.batch * values.accumSteps * values.context
-  const speed = () => (tokensPerStep * 1000 * times.length) / times.reduce((a, b) => a + b, 0)
+  const steps = new StepLog(s, first, started)
   let status: Summary["status"] = "completed"
-  let loss = Number.NaN
   if (first === 0 && values.evalInterval !== undefined) await runEvaluation(s, flag)
   if (s.trainer.owed !== undefined) {
     await afterStep(s, s.trainer.owed, flag)
@@ -77,48 +81,26 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
       status = "stopped"
       break
     }
-    const at = performance.now()
-    const result = oneStep(s)
-    times.push(performance.now() - at)
-    loss = result.loss
+    steps.push(submitStep(s))
     const { step } = s.trainer
-    if (result.skip !== undefined) s.emit({ type: "note", step, level: "warn", message: `step ${step} skipped: ${result.skip}` })
-    if (step % values.logInterval === 0 || step === values.steps || step === first + 1) {
-      const recent = times.slice(-values.logInterval)
-      const ms = recent.reduce((a, b) => a + b, 0) / recent.length
-      const rate = (flops * tokensPerStep * 1000) / ms
-      s.emit({
-        type: "step",
-        step,
-        loss,
-        lr: result.lr,
-        gradNorm: result.gradNorm,
-        tokens: s.trainer.tokens,
-        tokens_per_s: (tokensPerStep * 1000) / ms,
-        ms_per_step: ms,
-        mfu: rate / refreshPeak(s.device, values.precision, rate),
-        skipped: result.skipped,
-        elapsed_s: (performance.now() - started) / 1000,
-        eta_s: ((values.steps - step) * ms) / 1000,
-      })
-    }
     const due = dueAfter(step, values)
+    const saves = step % values.checkpointInterval === 0
+    if (due.length > 0 || saves) steps.drain()
     await afterStep(s, due, flag)
     if (due.includes("evaluation") && isStale(s)) status = "early_stop"
-    if (step % values.checkpointInterval === 0 || (due.includes("evaluation") && s.trainer.best?.step === step)) checkpoint(s)
+    if (saves || (due.includes("evaluation") && s.trainer.best?.step === step)) checkpoint(s)
     await Bun.sleep(0) // lets messages in
   }
+  steps.drain()
   if (s.trainer.owed !== undefined) status = "stopped"
   if (s.saved !== s.trainer.step) checkpoint(s)
-  const steady = times.slice(Math.ceil(times.length / 10))
-  const total = steady.reduce((a, b) => a + b, 0)
+  const { loss } = steps
   const summary: Summary = {
     type: "summary",
     run: s.job.directory,
     status,
     steps: s.trainer.step,
-    tokens_per_s: steady.length > 0 ? (tokensPerStep * 1000 * steady.length) / total : speed() || 0,
-    ms_per_step: median(steady),
+    ...steps.speed(),
     loss: Number.isFinite(loss) ? loss : null,
     val_loss: s.lastEval?.loss ?? null,
     best_val_loss: s.trainer.best?.loss ?? null,
@@ -133,11 +115,14 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
   return summary
 }
 
-/** Batches, micro-steps, update; `skip` says why nothing was updated. */
-function oneStep(s: Session): { loss: number; lr: number; gradNorm: number; skipped: number; skip: string | undefined } {
+/** Batches and micro-steps, then the update; its results may still be on their way. */
+function submitStep(s: Session): Submitted {
+  const at = performance.now()
   const { values } = s.job
   const { batch: rows, context: T, accumSteps, seed } = values
   const { step } = s.trainer
+  const profile = values.profile === step + 1 ? new StepProfile() : undefined
+  const run = (program: Executable, inputs: RunInputs) => profile?.run(program, inputs) ?? program.submit(inputs)
   const tokens = new Int32Array(rows * T)
   const targets = new Int32Array(rows * T)
   for (let k = 0; k < accumSteps; k++) {
@@ -147,28 +132,13 @@ function oneStep(s: Session): { loss: number; lr: number; gradNorm: number; skip
       tokens,
       targets,
     )
-    s.micro.submit({ tokens, targets, accumulate: k === 0 ? 0 : 1, seed: seed | 0, step, row: k * rows * T })
+    run(s.micro, { tokens, targets, accumulate: k === 0 ? 0 : 1, seed: seed | 0, step, row: k * rows * T })
   }
   const lr = learningRate(step, values)
-  const out = s.update.submit({ lr })
-  const control = out.read("control")
-  const count = out.read("count")[0] as number
-  const loss = (out.read("loss")[0] as number) / count
+  const out = run(s.update, { lr })
+  if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
-  return {
-    loss,
-    lr,
-    gradNorm: control[CONTROL.norm] as number,
-    skipped: control[CONTROL.skipped] as number,
-    skip: control[CONTROL.skip] === 1 ? skipReason(control, count) : undefined,
-  }
-}
-
-function skipReason(control: ArrayLike<number>, count: number): string {
-  if (count === 0) return "no token of its batch takes the loss"
-  const norm = (control[CONTROL.norm] as number).toPrecision(4)
-  if (!Number.isFinite(control[CONTROL.norm])) return `gradient norm ${norm}`
-  return `gradient norm ${norm} is a spike, the running mean is ${(control[CONTROL.meanNorm] as number).toPrecision(4)}`
+  return { step: step + 1, tokens: s.trainer.tokens, lr, at, out }
 }
 
 type Due = NonNullable<TrainerState["owed"]>[number]
@@ -205,18 +175,13 @@ async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
   const { values } = s.job
   const { val } = s.prepared.data
   if (val === undefined) return
-  const result = await evaluate(
-    s.evaluation,
-    val,
-    { B: values.batch, T: values.context },
-    {
-      batches: values.evalSteps,
-      yieldNow: async () => {
-        await Bun.sleep(0)
-        stopIfAsked(flag)
-      },
+  const result = await evaluate(s.evaluation, val, {
+    batches: values.evalSteps,
+    yieldNow: async () => {
+      await Bun.sleep(0)
+      stopIfAsked(flag)
     },
-  )
+  })
   const { step, best } = s.trainer
   const isBest = Number.isFinite(result.loss) && (best === null || result.loss < best.loss)
   s.lastEval = result
@@ -269,11 +234,13 @@ function checkpoint(s: Session): void {
   s.emit({ type: "checkpoint", step: trainer.step, path, bytes, best })
 }
 
-export { type Evaluation, evaluate } from "./train-eval.ts"
+export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
+export type { MemoryEvent } from "./train-fit.ts"
 export type { EvalRow, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
 export { measurePeak } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
+export type { ProfileEvent } from "./train-profile.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
-export { evaluationPlan, microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
+export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
 export type { StopFlag } from "./train-stop.ts"

@@ -12,6 +12,9 @@ export function simulatedDevice(subgroupSize: number): Device {
   return {
     name: "simulated",
     description: `simulated, subgroups of ${subgroupSize}`,
+    ahead: 0,
+    arenaBytes: (plan) => schedule(plan, target).arenaBytes,
+    memoryBytes: () => undefined,
     state: () => new CpuState(),
     compile(plan, state) {
       for (const t of plan.program.states.values()) state.ensure(t.name, t.dtype, t.shape)
@@ -19,7 +22,7 @@ export function simulatedDevice(subgroupSize: number): Device {
       return {
         plan,
         submit: (inputs) => run(plan, steps, state as CpuState, inputs, subgroupSize),
-        profile: () => [],
+        profile: (inputs) => ({ rows: [], outputs: run(plan, steps, state as CpuState, inputs, subgroupSize) }),
         free() {},
       }
     },

@@ -1,0 +1,163 @@
+/** Gradients of layer norm and RMS norm: dx, and per workgroup the sums that make up dw and db. */
+import {
+  type Body,
+  bf16,
+  choice,
+  constant,
+  type F32,
+  f32,
+  kernel,
+  type ReadWriteBuffer,
+  read,
+  readWrite,
+  type U32,
+  u32,
+  type Var,
+  write,
+} from "../src/spirv.ts"
+import { ROW_LAYOUTS, type RowLayoutName, Rows } from "./row.ts"
+
+/** Most columns of a short row: what a subgroup of 64 lanes holds. */
+const MOST_SHORT = 64 * 32
+
+type Held = readonly (readonly Var<typeof f32>[])[]
+const valuesAt = (held: Held, i: number): F32[] => held[i]!.map((value) => value.get())
+
+/** Columns that a lane works on: their pack, where it is held (undefined: it is not), h = (x − mean)·rstd, dy and g = dy·w. */
+interface Columns {
+  readonly p: U32
+  readonly i: number | undefined
+  readonly h: readonly F32[]
+  readonly d: readonly F32[]
+  readonly g: readonly F32[]
+}
+
+function normBackward(layout: RowLayoutName) {
+  return kernel({
+    name: `norm_backward_${layout}`,
+    workgroup: layout === "short" ? 128 : 256, // a lane of a short row needs many registers
+    buffers: {
+      x: read(choice("x")),
+      dy: read(choice("dy")),
+      w: read(f32),
+      mean: read(f32),
+      rstd: read(f32),
+      dsum: read(f32),
+      dx: write(choice("x")),
+      dr: write(bf16),
+      dw: readWrite(f32),
+      db: readWrite(f32),
+    },
+    push: { R: u32 },
+    constants: {
+      C: constant(u32, 768),
+      centred: constant(u32, 1),
+      adds: constant(u32, 1),
+      branches: constant(u32, 1),
+      keepsW: constant(u32, 1),
+      keepsB: constant(u32, 1),
+    },
+    variants: [
+      { x: "f32", dy: "f32" },
+      { x: "f32", dy: "bf16" },
+      { x: "bf16", dy: "bf16" },
+    ],
+    body(k, { x, dy, w, mean, rstd, dsum, dx, dr, dw, db, R, C, centred, adds, branches, keepsW, keepsB }) {
+      const rows = new Rows(k, ROW_LAYOUTS[layout], C)
+      const partials = [
+        { to: dw, keeps: keepsW, sums: rows.zeros(), term: ({ h, d }: Columns) => d.map((value, j) => value.mul(h[j]!)) },
+        { to: db, keeps: keepsB, sums: rows.zeros(), term: ({ d }: Columns) => d },
+      ]
+      for (const { to, keeps } of partials) {
+        k.if(keeps.ne(0), () => rows.rest((p) => rows.store(to, k.group, p, Array(rows.layout.pack).fill(k.f32(0)))))
+      }
+      rows.each(R, (r) => {
+        const scale = rstd.at(r)
+        const centre = k.var(f32, 0)
+        k.if(centred.ne(0), () => centre.set(mean.at(r)))
+        const [xs, ds] = [rows.hold((p) => rows.load(x, r, p)), rows.hold((p) => rows.load(dy, r, p))]
+        const each = (body: (columns: Columns) => void) => {
+          const use = (p: U32, i: number | undefined, values: readonly F32[], d: readonly F32[]) => {
+            const weights = rows.load(w, 0, p)
+            const h = values.map((value) => value.sub(centre.get()).mul(scale))
+            body({ p, i, h, d, g: d.map((value, j) => value.mul(weights[j]!)) })
+          }
+          rows.held((p, i) => use(p, i, valuesAt(xs, i), valuesAt(ds, i)))
+          rows.rest((p) => use(p, undefined, rows.load(x, r, p), rows.load(dy, r, p)))
+        }
+        const [sumG, sumGh] = [k.var(f32, 0), k.var(f32, 0)]
+        each(({ h, g }) => {
+          g.forEach((value, j) => {
+            sumG.add(value)
+            sumGh.add(value.mul(h[j]!))
+          })
+        })
+        const means = rows.sum(k.vector(sumG.get(), sumGh.get())).div(C.toF32())
+        const meanG = k.var(f32, 0)
+        k.if(centred.ne(0), () => meanG.set(means.x))
+        each((columns) => {
+          const { p, i, h, g } = columns
+          const out = g.map((value, j) => k.var(f32, value.sub(meanG.get()).sub(h[j]!.mul(means.y)).mul(scale)))
+          k.if(adds.ne(0), () => rows.load(dsum, r, p).forEach((value, j) => out[j]!.add(value)))
+          const result = out.map((value) => value.get())
+          rows.store(dx, r, p, result)
+          k.if(branches.ne(0), () => rows.store(dr, r, p, result))
+          for (const { to, keeps, sums, term } of partials) {
+            k.if(keeps.ne(0), () => {
+              const terms = term(columns)
+              if (i !== undefined) terms.forEach((value, j) => sums[i]![j]!.add(value))
+              else
+                rows.store(
+                  to,
+                  k.group,
+                  p,
+                  rows.load(to, k.group, p).map((before, j) => before.add(terms[j]!)),
+                )
+            })
+          }
+        })
+      })
+      const shared = layout === "short" ? k.shared("columns", f32, MOST_SHORT) : undefined
+      for (const { to, keeps, sums } of partials) {
+        k.if(keeps.ne(0), () => {
+          if (shared === undefined) rows.held((p, i) => rows.store(to, k.group, p, valuesAt(sums, i)))
+          else combine(k, rows, C, sums, shared, to)
+        })
+      }
+    },
+  })
+}
+
+/** Adds the sums of the workgroup's subgroups in their order and writes them as row `group` of `to`. */
+function combine(
+  k: Body,
+  rows: Rows,
+  C: U32,
+  sums: Held,
+  shared: { at(i: U32): F32; set(i: U32, value: F32): void },
+  to: ReadWriteBuffer<typeof f32>,
+): void {
+  const add = (isFirst: boolean) =>
+    rows.held((p, i) =>
+      valuesAt(sums, i).forEach((value, j) => {
+        const c = p.mul(rows.layout.pack).add(j)
+        shared.set(c, isFirst ? value : shared.at(c).add(value))
+      }),
+    )
+  k.if(k.subgroup.eq(0), () => add(true))
+  k.barrier()
+  k.for(1, k.workgroup.div(k.subgroupSize), 1, (subgroup) => {
+    k.if(k.subgroup.eq(subgroup), () => add(false))
+    k.barrier()
+  })
+  k.for(k.lane, C, k.workgroup, (c) => to.set(k.group.mul(C).add(c), shared.at(c)))
+  k.barrier()
+}
+
+/**
+ * With h = (x − mean)·rstd and g = dy·w: dx[r,c] = rstd[r]·(g − mean(g) − h·mean(g·h)) + dsum[r,c], without mean(g) where not centred; dr is dx as bf16;
+ * dw[p,c] = Σ dy·h and db[p,c] = Σ dy over the rows that workgroup p took, whose column sums are the gradients.
+ * x, dy, dsum, dx, dr (R, C), w (C), mean, rstd (R), dw, db (groups, C). Grid: any. Layouts as in `norms`.
+ * Moves R·C·(2·x + dy + dsum + dr) bytes. Source: arXiv:1607.06450, arXiv:1910.07467, differentiated.
+ */
+export const normBackwards = { short: normBackward("short"), long: normBackward("long"), uneven: normBackward("uneven") }

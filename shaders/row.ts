@@ -1,0 +1,125 @@
+/** Rows of a matrix as lanes work on them: who takes which columns, what stays in registers, sums over a row. */
+import { type Body, type F32, type FloatVector, f32, type Index, type U32, type Var } from "../src/spirv.ts"
+
+/** What rows are read from: floats of any type. */
+export interface Source {
+  at(index: Index): F32
+  pack(count: 8): { at(index: Index): readonly F32[] }
+}
+export interface Target {
+  set(index: Index, value: F32): void
+  pack(count: 8): { set(index: Index, values: readonly F32[]): void }
+}
+
+/** The lanes that share a row, the columns each takes at a time, and how many such packs it keeps in registers. */
+export interface RowLayout {
+  readonly lanes: "subgroup" | "workgroup"
+  readonly pack: 1 | 8
+}
+/** Packs of a row that a lane keeps in registers; what is beyond them is read again from the cache. */
+const HELD = 4
+
+/** By name: short rows per subgroup, long rows per workgroup, and rows that are not aligned to packs. */
+export const ROW_LAYOUTS = {
+  short: { lanes: "subgroup", pack: 8 },
+  long: { lanes: "workgroup", pack: 8 },
+  uneven: { lanes: "workgroup", pack: 1 },
+} as const satisfies Record<string, RowLayout>
+export type RowLayoutName = keyof typeof ROW_LAYOUTS
+
+const count = (n: number): number[] => Array.from({ length: n }, (_, i) => i)
+
+/** Rows of C columns; C is a specialization constant, so that what does not depend on the lane is decided when the pipeline is made. */
+export class Rows {
+  /** Packs in a row, lanes that share a row, this lane's number among them. */
+  readonly packs: U32
+  private readonly share: U32
+  private readonly lane: U32
+
+  constructor(
+    private readonly k: Body,
+    readonly layout: RowLayout,
+    readonly C: U32,
+  ) {
+    const isShort = layout.lanes === "subgroup"
+    this.packs = C.div(layout.pack)
+    this.share = isShort ? k.subgroupSize : k.workgroup
+    this.lane = isShort ? k.subgroupLane : k.lane
+  }
+
+  /** body(r) for the rows this lane takes part in: every so many, so that any grid does them all. */
+  each(R: U32, body: (r: U32) => void): void {
+    const { k } = this
+    if (this.layout.lanes === "workgroup") k.for(k.group, R, k.groups, body)
+    else {
+      const perGroup = k.workgroup.div(k.subgroupSize)
+      k.for(k.group.mul(perGroup).add(k.subgroup), R, k.groups.mul(perGroup), body)
+    }
+  }
+
+  /** A variable per column that this lane keeps, all 0. */
+  zeros(): Var<typeof f32>[][] {
+    return count(HELD).map(() => count(this.layout.pack).map(() => this.k.var(f32, 0)))
+  }
+
+  /** body(p, i) for the packs p that this lane keeps, i being the place where it keeps them. */
+  held(body: (p: U32, i: number) => void): void {
+    const { k, packs, share, lane } = this
+    for (const i of count(HELD)) {
+      const p = share.mul(i).add(lane)
+      const isFull = packs.ge(share.mul(i + 1)) // known when the pipeline is made
+      k.if(isFull.or(p.lt(packs)), () => body(p, i))
+    }
+  }
+
+  /** What `load` gives for the packs that this lane keeps, 0 beyond the row. */
+  hold(load: (p: U32) => readonly F32[]): Var<typeof f32>[][] {
+    const values = this.zeros()
+    this.held((p, i) => load(p).forEach((value, j) => values[i]![j]!.set(value)))
+    return values
+  }
+
+  /** body(p) for the packs of the row that this lane does not keep; short rows have none. */
+  rest(body: (p: U32) => void): void {
+    if (this.layout.lanes === "workgroup") this.k.for(this.share.mul(HELD).add(this.lane), this.packs, this.share, body)
+  }
+
+  /** body(p, values) for all packs of the row: those kept, then those that `load` reads again. */
+  all(
+    values: readonly (readonly Var<typeof f32>[])[],
+    load: (p: U32) => readonly F32[],
+    body: (p: U32, values: readonly F32[]) => void,
+  ): void {
+    this.held((p, i) =>
+      body(
+        p,
+        values[i]!.map((value) => value.get()),
+      ),
+    )
+    this.rest((p) => body(p, load(p)))
+  }
+
+  /** Sum over the row in every lane. */
+  sum<V extends F32 | FloatVector<2>>(own: V): V {
+    return this.layout.lanes === "subgroup" ? this.k.subgroupAdd(own) : this.k.workgroupSum(own)
+  }
+
+  /** True in one lane of a row. */
+  isFirst() {
+    return this.lane.eq(0)
+  }
+
+  /** Pack p of row r. */
+  load(from: Source, r: U32 | number, p: U32): readonly F32[] {
+    const place = this.place(r, p)
+    return this.layout.pack === 8 ? from.pack(8).at(place) : [from.at(place)]
+  }
+  store(to: Target, r: U32 | number, p: U32, values: readonly F32[]): void {
+    const place = this.place(r, p)
+    if (this.layout.pack === 8) to.pack(8).set(place, values)
+    else to.set(place, values[0]!)
+  }
+  private place(r: U32 | number, p: U32): U32 {
+    return r === 0 ? p : this.packs.mul(r).add(p)
+  }
+}

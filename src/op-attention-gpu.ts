@@ -1,0 +1,61 @@
+/** Launches of the attention kernels: which variant a head size takes, grids, push constants. */
+import { attentions } from "../shaders/attention.ts"
+import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "../shaders/attention-backward.ts"
+import { type AttentionAttrs, attentionSizes, type Counters } from "./op-attention-heads.ts"
+import { type GpuTarget, groupsFor, type Launches, launch, scratch } from "./op-gpu.ts"
+import { rows, type Tensor } from "./tensor.ts"
+
+const TILE = 64
+
+/** The kernel for a head size, and over how many workgroups its columns are spread: 64 or 128 each, or 64 where 8 does not divide it. */
+export function bySize<K>([narrow, wide, edge]: readonly [K, K, K], D: number): readonly [kernel: K, slices: number] {
+  if (D % 8 !== 0) return [edge, Math.ceil(D / 64)]
+  return D <= 64 ? [narrow, 1] : [wide, Math.ceil(D / 128)]
+}
+
+/** Push constants, live scalars and specialization of a training kernel. */
+function settings(qkv: Tensor, { seed, step, row }: Counters<Tensor>, attrs: AttentionAttrs) {
+  const { T, heads, keyHeads, D, scale, dropout, site, threshold, batch } = attentionSizes(qkv, attrs)
+  return {
+    batch,
+    values: {
+      ...{ T, H: heads, K: keyHeads, D, scale, site, threshold, factor: 1 / (1 - dropout) },
+      ...{ seed: seed ?? 0, step: step ?? 0, row: row ?? 0 },
+    },
+    constants: { dropout: dropout > 0 ? 1 : 0 },
+  }
+}
+
+export function attentionLaunches(
+  { qkv, ...live }: { readonly qkv: Tensor } & Counters<Tensor>,
+  { y, lse }: { readonly y: Tensor | undefined; readonly lse: Tensor | undefined },
+  attrs: AttentionAttrs,
+): Launches {
+  const { batch, values, constants } = settings(qkv, live, attrs)
+  const [kernel, slices] = bySize(attentions, values.D)
+  const groups = [values.H * slices, Math.ceil(values.T / TILE), batch] as const
+  return [launch(kernel, { qkv, y, lse, ...values, hasLse: lse === undefined ? 0 : 1 }, groups, constants)]
+}
+
+export function attentionBackwardLaunches(
+  { qkv, y, lse, dy, ...live }: { readonly qkv: Tensor; readonly y: Tensor; readonly lse: Tensor; readonly dy: Tensor } & Counters<Tensor>,
+  dqkv: Tensor | undefined,
+  attrs: AttentionAttrs,
+  target: GpuTarget,
+): Launches {
+  const { batch, values, constants } = settings(qkv, live, attrs)
+  const { T, H, K, D } = values
+  const n = rows(qkv) * H
+  const delta = scratch("f32", n)
+  const buffers = { qkv, dy, lse, delta, dqkv }
+  const [queries, slices] = bySize(attentionBackwardQueries, D)
+  const [keys] = bySize(attentionBackwardKeys, D)
+  const tiles = Math.ceil(T / TILE)
+  return [
+    launch(attentionDelta, { y, dy, delta, n, D }, groupsFor(n, 0.25, target)),
+    [
+      launch(keys, { ...buffers, ...values }, [K * slices, tiles, batch], constants),
+      launch(queries, { ...buffers, ...values }, [H * slices, tiles, batch], constants),
+    ],
+  ]
+}

@@ -1,0 +1,84 @@
+/** Launches of the norms and their gradients. */
+import { addNorms, norms } from "../shaders/norm.ts"
+import { normBackwards } from "../shaders/norm-backward.ts"
+import { columnSum } from "../shaders/reduce.ts"
+import { groupsForRows, launch, scratch } from "./op-gpu.ts"
+import type { Beta, GpuTarget, Launch, Launches } from "./program.ts"
+import { lastDim, rows, type Tensor } from "./tensor.ts"
+
+type Absent = Tensor | undefined
+const flag = (value: unknown): number => (value === undefined ? 0 : 1)
+
+/** Columns that a lane of a short row holds. */
+const HELD_COLUMNS = 32
+
+/** How the rows of a matrix are laid over lanes; a choice by the row alone, so that its bits do not depend on its neighbours. */
+export function rowLayout(columns: number, { subgroupSize }: GpuTarget): "short" | "long" | "uneven" {
+  if (columns % 8 !== 0) return "uneven"
+  return columns <= HELD_COLUMNS * subgroupSize ? "short" : "long"
+}
+
+interface Norm {
+  readonly x: Tensor
+  readonly r?: Tensor
+  readonly w: Tensor
+  readonly b?: Absent
+  readonly y: Absent
+  readonly sum?: Absent
+  readonly mean?: Absent
+  readonly rstd: Absent
+  readonly eps: number
+  readonly centred: boolean
+}
+
+/** y and what else is wanted, in one pass. */
+export function normLaunches({ x, r, w, b, y, sum, mean, rstd, eps, centred }: Norm, target: GpuTarget): Launches {
+  const [R, C] = [rows(x), lastDim(x)]
+  const layout = rowLayout(C, target)
+  const groups = layout === "short" ? groupsForRows(Math.ceil(R / (256 / target.subgroupSize))) : groupsForRows(R)
+  const values = { x, w, b, y: y ?? scratch("f32", R * C), mean, rstd, R, eps }
+  const constants = { C, centred: Number(centred), biased: flag(b), keepsMean: flag(mean), keepsRstd: flag(rstd) }
+  if (r === undefined) return [launch(norms[layout], values, groups, constants)]
+  return [launch(addNorms[layout], { ...values, r, sum }, groups, { ...constants, keepsSum: flag(sum) })]
+}
+
+interface NormBackward {
+  readonly x: Tensor
+  readonly w: Tensor
+  readonly mean?: Tensor
+  readonly rstd: Tensor
+  readonly dy: Tensor
+  readonly dsum: Absent
+  readonly dx: Absent
+  readonly dr: Absent
+  readonly dw: Absent
+  readonly db?: Absent
+}
+
+/** dx and partial sums in one pass over the rows, then the partial sums' columns. */
+export function normBackwardLaunches(operands: NormBackward, beta: Beta<Tensor>, target: GpuTarget): Launches {
+  const { x, w, mean, rstd, dy, dsum, dx, dr, dw, db } = operands
+  const [R, C] = [rows(x), lastDim(x)]
+  const layout = rowLayout(C, target)
+  const atOnce = layout === "short" ? 128 / target.subgroupSize : 1
+  const groups = Math.min(Math.ceil(R / atOnce), target.units * (layout === "short" ? 4 : 2))
+  const partial = (out: Absent) => out && scratch("f32", groups * C)
+  const [partialW, partialB] = [partial(dw), partial(db)]
+  const sums = (
+    [
+      ["dw", dw, partialW],
+      ["db", db, partialB],
+    ] as const
+  ).flatMap(([name, y, part]): Launch[] =>
+    y === undefined || part === undefined
+      ? []
+      : [launch(columnSum, { x: part, y, R: groups, C, beta: beta(name) ?? 0 }, Math.ceil(C / 32))],
+  )
+  const backward = launch(
+    normBackwards[layout],
+    { x, dy, w, mean, rstd, dsum, dx: dx ?? scratch(x.dtype, R * C), dr, dw: partialW, db: partialB, R },
+    groups,
+    { C, centred: flag(mean), adds: flag(dsum), branches: flag(dr), keepsW: flag(dw), keepsB: flag(db) },
+  )
+  return sums.length === 0 ? [backward] : [backward, sums]
+}

@@ -1,0 +1,100 @@
+/** What steps have to tell: their results are read when the device is as far ahead as it wants to be, and become step events. */
+import { flopsPerToken } from "./gpt.ts"
+import { CONTROL } from "./op.ts"
+import type { RunOutputs } from "./program.ts"
+import { median } from "./train-metrics.ts"
+import { refreshPeak } from "./train-peak.ts"
+import type { Session } from "./train-session.ts"
+
+/** A step that was given to the device. */
+export interface Submitted {
+  /** Number of the step, counted from 1. */
+  readonly step: number
+  /** Tokens of the run with this step. */
+  readonly tokens: number
+  readonly lr: number
+  /** When its batch began to be made, by performance.now(). */
+  readonly at: number
+  /** loss and count (sums), control. */
+  readonly out: RunOutputs
+}
+
+export class StepLog {
+  /** Loss of the newest step that was read. */
+  loss = Number.NaN
+  readonly #pending: Submitted[] = []
+  /** Milliseconds of every step. */
+  readonly #times: number[] = []
+  #readAt = 0
+  readonly #flops: number
+  readonly #tokensPerStep: number
+
+  constructor(
+    private readonly session: Session,
+    private readonly first: number,
+    private readonly started: number,
+  ) {
+    const { job, prepared } = session
+    this.#flops = flopsPerToken(prepared.model, job.values.context)
+    this.#tokensPerStep = job.values.batch * job.values.accumSteps * job.values.context
+  }
+
+  push(step: Submitted): void {
+    this.#pending.push(step)
+    while (this.#pending.length > this.session.device.ahead) this.#read()
+  }
+
+  /** Waits for all steps given to the device. */
+  drain(): void {
+    while (this.#pending.length > 0) this.#read()
+  }
+
+  #read(): void {
+    const submitted = this.#pending.shift() as Submitted
+    const { step, lr, out, at } = submitted
+    const control = out.read("control")
+    const count = out.read("count")[0] as number
+    this.loss = (out.read("loss")[0] as number) / count
+    const now = performance.now()
+    this.#times.push(now - Math.max(at, this.#readAt)) // steps overlap: each has the time from the one before
+    this.#readAt = now
+    const { emit, device, job } = this.session
+    const { values } = job
+    if (control[CONTROL.skip] === 1) {
+      emit({ type: "note", step, level: "warn", message: `step ${step} skipped: ${skipReason(control, count)}` })
+    }
+    if (step % values.logInterval !== 0 && step !== values.steps && step !== this.first + 1) return
+    const recent = this.#times.slice(-values.logInterval)
+    const ms = recent.reduce((a, b) => a + b, 0) / recent.length
+    const rate = (this.#flops * this.#tokensPerStep * 1000) / ms
+    emit({
+      type: "step",
+      step,
+      loss: this.loss,
+      lr,
+      gradNorm: control[CONTROL.norm] as number,
+      tokens: submitted.tokens,
+      tokens_per_s: (this.#tokensPerStep * 1000) / ms,
+      ms_per_step: ms,
+      mfu: rate / refreshPeak(device, values.precision, rate),
+      skipped: control[CONTROL.skipped] as number,
+      elapsed_s: (performance.now() - this.started) / 1000,
+      eta_s: ((values.steps - step) * ms) / 1000,
+    })
+  }
+
+  /** Over all steps but the first tenth; over all where there are few. */
+  speed(): { tokens_per_s: number; ms_per_step: number } {
+    const steady = this.#times.slice(Math.ceil(this.#times.length / 10))
+    const some = steady.length > 0 ? steady : this.#times
+    const total = some.reduce((a, b) => a + b, 0)
+    return { tokens_per_s: (this.#tokensPerStep * 1000 * some.length) / total || 0, ms_per_step: median(steady) }
+  }
+}
+
+function skipReason(control: ArrayLike<number>, count: number): string {
+  if (count === 0) return "no token of its batch takes the loss"
+  const norm = (control[CONTROL.norm] as number).toPrecision(4)
+  if (!Number.isFinite(control[CONTROL.norm])) return `gradient norm ${norm}`
+  return `gradient norm ${norm} is a spike, the running mean is ${(control[CONTROL.meanNorm] as number).toPrecision(4)}`
+}
