@@ -16,8 +16,14 @@ import { matrixMatmuls } from "./matmul-matrix.ts"
 import { tensorKernels } from "./matmul-tensor.ts"
 import { addNorms, norms } from "./norm.ts"
 import { normBackwards } from "./norm-backward.ts"
+import { adamw, lion, sgd } from "./optimizer.ts"
 import { columnSum } from "./reduce.ts"
+import { takeRows, takeRowsEdge } from "./rows.ts"
 import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
+import { stepControl } from "./step-control.ts"
+import { swiglu, swigluBackward } from "./swiglu.ts"
+import { normOfSums, squareSums } from "./tensor-list.ts"
+import { weightedSum, weightedSumBackward } from "./weighted-sum.ts"
 
 export const kernels: readonly Kernel[] = [
   ...Object.values(norms),
@@ -33,6 +39,12 @@ export const kernels: readonly Kernel[] = [
   sortScan,
   sortScatter,
   sortBounds,
+  squareSums,
+  normOfSums,
+  stepControl,
+  adamw,
+  lion,
+  sgd,
   add,
   cast,
   assign,
@@ -43,6 +55,12 @@ export const kernels: readonly Kernel[] = [
   dropout,
   dropoutEdge,
   randomNormal,
+  ...Object.values(swiglu),
+  ...Object.values(swigluBackward),
+  weightedSum,
+  weightedSumBackward,
+  takeRows,
+  takeRowsEdge,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
