@@ -175,7 +175,7 @@ function time(record: (commands: Recording) => void): Times {
     } finally {
       driver.freeRecording(recording)
     }
-    return Array.from({ length: runs }, (_, i) => (Number(ticks[2 * i + 1]! - ticks[2 * i]!) * facts.timestampPicoseconds) / 1e12)
+    return Array.from({ length: runs }, (_, i) => (Number(ticks[2 * i + 1]! - ticks[2 * i]!) * facts.timestampFemtoseconds) / 1e15)
   }
   const [first] = measure(1)
   const sorted = measure(Math.max(5, Math.min(50, Math.round(0.03 / Math.max(1e-6, first!))))).sort((a, b) => a - b)
