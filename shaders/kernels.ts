@@ -18,9 +18,12 @@ import { adamw, lion, sgd } from "./optimizer.ts"
 import { qkNormBackwards, qkNorms } from "./qk-norm.ts"
 import { columnSum } from "./reduce.ts"
 import { ropes } from "./rope.ts"
+import { takeRows, takeRowsEdge } from "./rows.ts"
 import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
 import { stepControl } from "./step-control.ts"
+import { swiglu, swigluBackward } from "./swiglu.ts"
 import { normOfSums, squareSums } from "./tensor-list.ts"
+import { weightedSum, weightedSumBackward } from "./weighted-sum.ts"
 
 export const kernels: readonly Kernel[] = [
   ...Object.values(norms),
@@ -55,6 +58,12 @@ export const kernels: readonly Kernel[] = [
   dropout,
   dropoutEdge,
   randomNormal,
+  ...Object.values(swiglu),
+  ...Object.values(swigluBackward),
+  weightedSum,
+  weightedSumBackward,
+  takeRows,
+  takeRowsEdge,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,

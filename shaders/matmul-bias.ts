@@ -14,7 +14,10 @@ function sums(name: string, per: 1 | 8) {
     params: { beta: f32 },
     body(k, { x, y, R, N, rows, beta }) {
       const strips = k.shared("strips", f32, WIDTH * STRIPS * per)
-      const column = k.group.mul(WIDTH).add(k.lane.and(WIDTH - 1)).mul(per)
+      const column = k.group
+        .mul(WIDTH)
+        .add(k.lane.and(WIDTH - 1))
+        .mul(per)
       const first = k.groupY.mul(rows)
       const totals = Array.from({ length: per }, () => k.var(f32, 0))
       k.if(column.lt(N), () => {

@@ -222,7 +222,7 @@ export class Recorder {
   profile(slot: Slot): { launch: ScheduledLaunch; startMs: number; ms: number }[] {
     const { driver } = this
     const launches = this.schedule.steps.flat()
-    const unit = driver.info.facts.timestampPicoseconds / 1e9
+    const unit = driver.info.facts.timestampFemtoseconds / 1e12
     const rows: { launch: ScheduledLaunch; startMs: number; ms: number }[] = []
     let startMs = 0
     for (let from = 0; from < launches.length; from += MAX_TIMESTAMPS - 1) {
