@@ -35,9 +35,10 @@ function eachHead(k: Body, pack: Pack, sizes: Heads, body: (at: U32, isActive: R
 
 /** Sum of one value per lane over the lanes of a head, in their order. */
 function headSum(k: Body, pack: Pack, sizes: Heads, values: SharedArray<typeof f32>): F32 {
-  const { share, slot } = placeOf(k, pack, sizes)
+  const { share, slot, slots } = placeOf(k, pack, sizes)
+  const first = slot.min(slots.sub(1)).mul(share) // the lanes left over follow the last head
   const sum = k.var(f32, 0)
-  k.for(slot.mul(share), slot.add(1).mul(share), 1, (i) => sum.add(values.at(i)))
+  k.for(0, share, 1, (i) => sum.add(values.at(first.add(i))))
   return sum.get()
 }
 
@@ -65,9 +66,9 @@ function forward(pack: Pack) {
         })
         squares.set(k.lane, sum.get())
         k.barrier()
+        const rstd = k.f32(1).div(headSum(k, pack, sizes, squares).div(sizes.D.toF32()).add(eps).sqrt())
         k.if(isActive, () => {
           k.if(kind.lt(2), () => {
-            const rstd = k.f32(1).div(headSum(k, pack, sizes, squares).div(sizes.D.toF32()).add(eps).sqrt())
             const scaleBy = (w: typeof qw) =>
               (pack === 8 ? w.pack(8).at(j) : [w.at(j)]).forEach((weight, i) => values[i]!.update((value) => value.mul(rstd).mul(weight)))
             k.if(
@@ -125,11 +126,11 @@ function backward(pack: Pack) {
         squares.set(k.lane, square.get())
         products.set(k.lane, product.get())
         k.barrier()
+        const rstd = k.f32(1).div(headSum(k, pack, sizes, squares).div(D.toF32()).add(eps).sqrt())
+        const mean = headSum(k, pack, sizes, products).mul(rstd).div(D.toF32())
         k.if(isActive, () => {
           const out = ds.map((value) => k.var(f32, value.get()))
           k.if(kind.lt(2), () => {
-            const rstd = k.f32(1).div(headSum(k, pack, sizes, squares).div(D.toF32()).add(eps).sqrt())
-            const mean = headSum(k, pack, sizes, products).mul(rstd).div(D.toF32())
             out.forEach((value, i) => {
               const normed = xs[i]!.get().mul(rstd)
               const term = value.get().mul(normed)
@@ -147,10 +148,13 @@ function backward(pack: Pack) {
       ;([dqw, dkw] as const).forEach((to, which) => {
         sums[which]!.forEach((sum, i) => columns.set(k.lane.mul(pack).add(i), sum.get()))
         k.barrier()
-        k.for(k.lane, D, LANES, (c) => {
+        // all lanes go through the loops together: lavapipe (Mesa 22.3) adds wrongly otherwise
+        k.for(0, D, LANES, (start) => {
+          const c = start.add(k.lane)
           const total = k.var(f32, 0)
-          k.for(0, slots, 1, (slot) => total.add(columns.at(slot.mul(D).add(c))))
-          to.set(k.group.mul(D).add(c), total.get())
+          const own = c.min(D.sub(1))
+          k.for(0, slots, 1, (slot) => total.add(columns.at(slot.mul(D).add(own))))
+          k.if(c.lt(D), () => to.set(k.group.mul(D).add(c), total.get()))
         })
         k.barrier()
       })
