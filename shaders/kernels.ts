@@ -12,6 +12,8 @@ import { matmuls } from "./matmul.ts"
 import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
 import { matmulFew } from "./matmul-few.ts"
+import { matrixMatmuls } from "./matmul-matrix.ts"
+import { tensorKernels } from "./matmul-tensor.ts"
 import { addNorms, norms } from "./norm.ts"
 import { normBackwards } from "./norm-backward.ts"
 import { adamw, lion, sgd } from "./optimizer.ts"
@@ -67,6 +69,8 @@ export const kernels: readonly Kernel[] = [
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
+  ...tensorKernels,
+  ...Object.values(matrixMatmuls).flat(),
   ...Object.values(biasSums),
   ...attentions,
   attentionDelta,

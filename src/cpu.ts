@@ -21,6 +21,7 @@ export function openCpu(threads: number = cpus().length): Device {
     name: "cpu",
     description: `${cpus()[0]?.model.trim() ?? "unknown processor"}, ${threads} threads, ${isaLevel()}`,
     ahead: 0,
+    telemetry: () => undefined,
     arenaBytes: (plan) => plan.arenaBytes,
     memoryBytes: () => process.availableMemory(),
     state: () => new CpuState(),

@@ -9,11 +9,12 @@ import { about, withFlops } from "./gpu-profile.ts"
 import { Recorder, type Slot } from "./gpu-record.ts"
 import { schedule } from "./gpu-schedule.ts"
 import { GpuState } from "./gpu-state.ts"
+import { openNvml } from "./native.ts"
 import type { Device, Executable, GpuTarget, Plan, RunInputs, RunOutputs } from "./program.ts"
 import { byteLength } from "./tensor.ts"
 
-/** Runs that may be under way at once. */
-const SLOTS = 3
+/** Runs of a program that may be under way at once. */
+const SLOTS = 4
 
 const PATHS: Record<GpuTarget["matrix"], string> = {
   none: "portable kernels",
@@ -51,10 +52,12 @@ function open(info: GpuInfo, index: number): Device {
   const driver = new Driver(info, cache.bytes)
   const memory = new GpuMemory(driver)
   const pipelines = new Pipelines(driver, target, cache.file)
+  const sample = openNvml(info.facts.uuid)
   return {
     name: `gpu:${index}`,
     description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}`,
     ahead: SLOTS - 1,
+    telemetry: () => sample?.(),
     arenaBytes: (plan) => schedule(plan, target).arenaBytes,
     memoryBytes() {
       const { budget, used } = driver.memory()

@@ -13,6 +13,7 @@ export function simulatedDevice(subgroupSize: number): Device {
     name: "simulated",
     description: `simulated, subgroups of ${subgroupSize}`,
     ahead: 0,
+    telemetry: () => undefined,
     arenaBytes: (plan) => schedule(plan, target).arenaBytes,
     memoryBytes: () => undefined,
     state: () => new CpuState(),
