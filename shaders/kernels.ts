@@ -17,7 +17,9 @@ import { tensorKernels } from "./matmul-tensor.ts"
 import { addNorms, norms } from "./norm.ts"
 import { normBackwards } from "./norm-backward.ts"
 import { adamw, lion, sgd } from "./optimizer.ts"
+import { qkNormBackwards, qkNorms } from "./qk-norm.ts"
 import { columnSum } from "./reduce.ts"
+import { ropes } from "./rope.ts"
 import { takeRows, takeRowsEdge } from "./rows.ts"
 import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
 import { stepControl } from "./step-control.ts"
@@ -39,6 +41,9 @@ export const kernels: readonly Kernel[] = [
   sortScan,
   sortScatter,
   sortBounds,
+  ...Object.values(ropes),
+  ...Object.values(qkNorms),
+  ...Object.values(qkNormBackwards),
   squareSums,
   normOfSums,
   stepControl,
