@@ -70,12 +70,8 @@ const ROWS: readonly Row[] = [
 ]
 
 async function json(command: readonly string[]): Promise<Record<string, number> | undefined> {
-  const run = Bun.spawn([...command], {
-    cwd: root,
-    stdout: "pipe",
-    stderr: "pipe",
-    env: { ...process.env, ...(command[0] === alpha ? { BUN_BE_BUN: "" } : {}) },
-  })
+  const { BUN_BE_BUN: _, ...plain } = process.env // set where the binary itself is the Bun that runs this file
+  const run = Bun.spawn([...command], { cwd: root, stdout: "pipe", stderr: "pipe", env: command[0] === alpha ? plain : process.env })
   const [out, err] = await Promise.all([new Response(run.stdout).text(), new Response(run.stderr).text()])
   if ((await run.exited) === 0) return JSON.parse(out.trim().split("\n").at(-1) ?? "") as Record<string, number>
   console.error(`${command.join(" ")} fails:\n${err.slice(-2000)}`)

@@ -32,6 +32,7 @@ export interface Arena {
 export class GpuMemory {
   readonly #slabs: Slab[] = []
   readonly #arenas: Arena[] = []
+  readonly #large = new Set<DeviceBuffer>()
   #staging: { up: DeviceBuffer; down: DeviceBuffer } | undefined
 
   constructor(readonly driver: Driver) {}
@@ -41,7 +42,12 @@ export class GpuMemory {
     const size = Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN)
     if (size > SLAB / 2) {
       const buffer = this.driver.buffer(size, LOCAL, LOCAL, what)
-      return { buffer, offset: 0, address: buffer.address, bytes: size, free: buffer.free }
+      this.#large.add(buffer)
+      const free = () => {
+        this.#large.delete(buffer)
+        buffer.free()
+      }
+      return { buffer, offset: 0, address: buffer.address, bytes: size, free }
     }
     let slab = this.#slabs.find(({ free }) => free.some(({ from, to }) => to - from >= size))
     if (slab === undefined) {
@@ -101,6 +107,11 @@ export class GpuMemory {
     this.#arenas.splice(this.#arenas.indexOf(arena), 1)
   }
 
+  /** Every buffer of the device's own memory. */
+  buffers(): DeviceBuffer[] {
+    return [...this.#slabs.map(({ buffer }) => buffer), ...this.#arenas.flatMap(({ buffers }) => buffers), ...this.#large]
+  }
+
   fill(to: Allocation, pattern: number): void {
     this.driver.now("a fill", (commands) =>
       vulkan().gpu_fill(this.driver.gpu, commands, to.buffer.handle, to.offset, Math.ceil(to.bytes / 4) * 4, pattern),
@@ -142,8 +153,7 @@ export class GpuMemory {
   }
 
   close(): void {
-    for (const { buffer } of this.#slabs) buffer.free()
-    for (const { buffers } of this.#arenas) for (const buffer of buffers) buffer.free()
+    for (const buffer of this.buffers()) buffer.free()
     this.#staging?.up.free()
     this.#staging?.down.free()
   }
