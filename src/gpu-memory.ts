@@ -101,12 +101,6 @@ export class GpuMemory {
     this.#arenas.splice(this.#arenas.indexOf(arena), 1)
   }
 
-  /** Bytes that this process holds on the device. */
-  bytes(): number {
-    const arenas = this.#arenas.reduce((sum, { bytes }) => sum + bytes, 0)
-    return arenas + this.#slabs.length * SLAB
-  }
-
   fill(to: Allocation, pattern: number): void {
     this.driver.now("a fill", (commands) =>
       vulkan().gpu_fill(this.driver.gpu, commands, to.buffer.handle, to.offset, Math.ceil(to.bytes / 4) * 4, pattern),

@@ -58,6 +58,7 @@ function open(info: GpuInfo, index: number): Device {
     description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}`,
     ahead: SLOTS - 1,
     telemetry: () => sample?.(),
+    peakBytes: () => driver.peakBytes,
     arenaBytes: (plan) => schedule(plan, target).arenaBytes,
     memoryBytes() {
       const { budget, used } = driver.memory()

@@ -65,6 +65,8 @@ export interface Summary {
   readonly skipped: number
   readonly wall_s: number
   readonly peak_rss_bytes: number
+  /** Most bytes on the GPU at once; null on the CPU. */
+  readonly peak_gpu_bytes: number | null
   readonly device: string
   readonly precision: string
 }

@@ -110,6 +110,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     skipped: (s.state.read("control") as Float32Array)[CONTROL.skipped] as number,
     wall_s: (performance.now() - started) / 1000,
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    peak_gpu_bytes: s.device.peakBytes() ?? null,
     device: s.device.name,
     precision: values.precision,
   }

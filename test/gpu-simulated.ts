@@ -14,6 +14,7 @@ export function simulatedDevice(subgroupSize: number): Device {
     description: `simulated, subgroups of ${subgroupSize}`,
     ahead: 0,
     telemetry: () => undefined,
+    peakBytes: () => undefined,
     arenaBytes: (plan) => schedule(plan, target).arenaBytes,
     memoryBytes: () => undefined,
     state: () => new CpuState(),
