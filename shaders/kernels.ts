@@ -14,6 +14,7 @@ import { matmulCombine } from "./matmul-combine.ts"
 import { matmulFew } from "./matmul-few.ts"
 import { matrixMatmuls } from "./matmul-matrix.ts"
 import { tensorKernels } from "./matmul-tensor.ts"
+import { muonApply, muonMomentum, muonStart } from "./muon.ts"
 import { addNorms, norms } from "./norm.ts"
 import { normBackwards } from "./norm-backward.ts"
 import { adamw, lion, sgd } from "./optimizer.ts"
@@ -50,6 +51,9 @@ export const kernels: readonly Kernel[] = [
   adamw,
   lion,
   sgd,
+  muonMomentum,
+  muonStart,
+  muonApply,
   add,
   cast,
   assign,
