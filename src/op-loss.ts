@@ -73,6 +73,7 @@ export const classifier = defineOp({
     if (loss !== undefined) loss.data[0] = sum
     if (count !== undefined) count.data[0] = counted
   },
+  flops: ({ x, w }) => 6 * rows(x) * lastDim(x) * (w.shape[0] as number),
   cpu: ({ x, w, targets }, { loss, count, dx, dw }, { softCap }, beta) =>
     classifierKernel({
       x,

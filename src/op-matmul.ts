@@ -76,6 +76,7 @@ export const linear = defineOp({
       }
     }
   },
+  flops: ({ x, w }) => 2 * rows(x) * lastDim(x) * (w.shape[0] as number),
   cpu: ({ x, w, b }, { y, pre }, { activation, out }) =>
     forwardKernel({
       x,
@@ -144,6 +145,7 @@ export const linearBackwardInput = defineOp({
       }
     }
   },
+  flops: ({ dy, w }) => 2 * rows(dy) * lastDim(w) * lastDim(dy),
   cpu: ({ dy, w, pre }, { dx }, { activation, out }) =>
     backwardInputKernel({
       dy,
@@ -207,6 +209,7 @@ export const linearBackwardWeight = defineOp({
       db.data[n] = sum + keep(db, n, beta("db"))
     }
   },
+  flops: ({ x, dy }) => 2 * rows(x) * lastDim(x) * lastDim(dy),
   cpu: ({ x, dy }, { dw, db }, _, beta) =>
     backwardWeightKernel({
       x,
