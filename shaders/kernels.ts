@@ -3,6 +3,7 @@ import type { Kernel } from "../src/spirv.ts"
 import { geluBackward, geluForward, geluTanhBackward, geluTanhForward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
+import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
 import { add } from "./elementwise.ts"
 import { matmuls } from "./matmul.ts"
 import { addNorms, norms } from "./norm.ts"
@@ -24,4 +25,8 @@ export const kernels: readonly Kernel[] = [
   attentionDelta,
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
+  ...attentionAppends,
+  ...attentionChunks,
+  ...attentionDecodes.one,
+  ...attentionDecodes.two,
 ]
