@@ -9,7 +9,7 @@ typedef struct Sample {
   const float *temperature, *top_p, *min_p, *penalty;
   const int32_t *top_k, *seed, *draw, *history, *lengths; /* history (rows, longest) and lengths may be NULL */
   int32_t *token;
-  float *logprob;
+  float *logprob; /* or NULL */
   int64_t rows, classes, allowed, longest, stream; /* ids from `allowed` on are never chosen */
 } Sample;
 
@@ -124,8 +124,11 @@ static void sample_row(void *ctx, int64_t b) {
   int64_t V = a->classes, token = 0;
   const float *logits = a->logits + b * V;
   float *w = scratch(SCRATCH_WEIGHTS, 2 * V * 4), *z = w + V, top = maximum(logits, V);
-  exponentials(w, logits, V, top, 1);
-  double lse = top + log(ROW_SUM(V, vget(w, i, n, F32)));
+  double lse = 0;
+  if (a->logprob) {
+    exponentials(w, logits, V, top, 1);
+    lse = top + log(ROW_SUM(V, vget(w, i, n, F32)));
+  }
   memcpy(z, logits, V * 4);
   if (a->history && a->penalty[b] != 1) penalise(a, b, z);
   top = maximum(z, a->allowed);
@@ -136,7 +139,7 @@ static void sample_row(void *ctx, int64_t b) {
     while (token < a->allowed - 1 && z[token] != top) token++;
   }
   a->token[b] = token;
-  a->logprob[b] = logits[token] - lse;
+  if (a->logprob) a->logprob[b] = logits[token] - lse;
 }
 
 /** token (B), logprob (B) of logits (B, V); settings per row. */

@@ -1,9 +1,9 @@
-/** GELU, exact and by tanh, forward and backward. */
+/** The activations as functions of a value in a kernel, and the step back through one. */
 import { act, type Body, type F32, kernel, read, u32, write } from "../src/spirv.ts"
 import { eachElement } from "./elementwise.ts"
 
 /** What an activation computes, and its derivative. */
-interface Activation {
+export interface Activation {
   readonly value: (k: Body, x: F32) => F32
   readonly derivative: (k: Body, x: F32) => F32
 }
@@ -27,50 +27,70 @@ const gelu: Activation = {
   derivative: (k, x) => normal(k, x).add(x.mul(x.mul(x).mul(-0.5).exp()).mul(1 / Math.sqrt(2 * Math.PI))),
 }
 
-const SCALE = Math.sqrt(2 / Math.PI)
-const CUBIC = 0.044715
-/** 1/(1 + e^(−2u)) = (1 + tanh u)/2 for u = √(2/π)·(x + 0.044715·x³); where e overflows it is 0, as it should be, while tanh may be NaN. */
-function sigmoid(k: Body, x: F32): F32 {
-  const u = x.mul(x).mul(CUBIC).add(1).mul(x).mul(SCALE)
-  return k.f32(1).div(u.mul(-2).exp().add(1))
-}
+/** −2·√(2/π)·(x + 0.044715·x³): gelu_tanh is x·σ of the negative, since (1 + tanh u)/2 = σ(2u). */
+const SCALE = 2 * Math.sqrt(2 / Math.PI)
+const CUBIC = 0.044715 * SCALE
+const geluTanhExponent = (x: F32): F32 => x.mul(x.mul(x).mul(-CUBIC).sub(SCALE))
 
-const geluTanh: Activation = {
-  value: (k, x) => x.mul(sigmoid(k, x)),
-  derivative(k, x) {
-    const s = sigmoid(k, x)
-    const slope = x
-      .mul(x)
-      .mul(3 * CUBIC)
-      .add(1)
-      .mul(2 * SCALE)
-    return s.add(x.mul(s).mul(k.f32(1).sub(s)).mul(slope))
+/** x kept within ±limit; NaN stays. */
+const within = (k: Body, x: F32, limit: number): F32 => x.gt(limit).select(k.f32(limit), x.lt(-limit).select(k.f32(-limit), x))
+/** max(x, 0); NaN stays. */
+const positive = (k: Body, x: F32): F32 => x.lt(0).select(k.f32(0), x)
+/** 1/(1 + e^y); where e^y overflows it is 0, as it should be. */
+const logistic = (k: Body, y: F32): F32 => k.f32(1).div(y.exp().add(1))
+
+/** What each kind computes, and its derivative: as in src/op-activation.ts, finite for every finite x; the relus' derivatives are 0 at 0. */
+export const activations = {
+  none: { value: (_, x) => x, derivative: (k) => k.f32(1) },
+  gelu,
+  gelu_tanh: {
+    value: (k, x) => x.mul(logistic(k, geluTanhExponent(x))),
+    derivative(k, x) {
+      const w = within(k, x, 10) // beyond, the derivative is 0 or 1
+      const e = geluTanhExponent(w).exp()
+      const s = k.f32(1).div(e.add(1))
+      return s.add(
+        s
+          .mul(s.mul(e))
+          .mul(w)
+          .mul(
+            w
+              .mul(w)
+              .mul(3 * CUBIC)
+              .add(SCALE),
+          ),
+      ) // σ' is σ²·e^−x: nothing cancels
+    },
   },
-}
+  relu: { value: positive, derivative: (k, x) => x.gt(0).select(k.f32(1), x.mul(0)) },
+  relu2: { value: (k, x) => positive(k, x).mul(positive(k, x)), derivative: (k, x) => positive(k, x).mul(2) },
+  silu: {
+    value: (k, x) => x.mul(logistic(k, x.neg())),
+    derivative(k, x) {
+      const w = within(k, x, 80)
+      const e = w.neg().exp()
+      const s = k.f32(1).div(e.add(1))
+      return s.add(s.mul(s.mul(e)).mul(w))
+    },
+  },
+} as const satisfies Record<string, Activation>
+export type ActivationName = keyof typeof activations
 
-const forward = (name: string, { value }: Activation) =>
+const backward = (name: ActivationName) =>
   kernel({
-    name,
-    workgroup: 256,
-    buffers: { x: read(act), y: write(act) },
-    push: { n: u32 },
-    body: (k, { x, y, n }) => eachElement(k, n, [x], y, (v) => value(k, v)),
-  })
-
-const backward = (name: string, { derivative }: Activation) =>
-  kernel({
-    name,
+    name: `${name}_backward`,
     workgroup: 256,
     buffers: { x: read(act), dy: read(act), dx: write(act) },
     push: { n: u32 },
-    body: (k, { x, dy, dx, n }) => eachElement(k, n, [x, dy], dx, (v, d) => d.mul(derivative(k, v))),
+    body: (k, { x, dy, dx, n }) => eachElement(k, n, [x, dy], dx, (v, d) => d.mul(activations[name].derivative(k, v))),
   })
 
-/** y = x·Φ(x), n elements. Grid: any; ⌈n / 2048⌉ gives each lane one pack. Moves 2·n·s bytes. Source: arXiv:1606.08415. */
-export const geluForward = forward("gelu_forward", gelu)
-/** dx = dy·(Φ(x) + x·φ(x)), n elements. Grid as forward. Moves 3·n·s bytes. */
-export const geluBackward = backward("gelu_backward", gelu)
-/** y = x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2, n elements. Grid as gelu_forward. Moves 2·n·s bytes. Source: arXiv:1606.08415. */
-export const geluTanhForward = forward("gelu_tanh_forward", geluTanh)
-/** dx = dy·d/dx of gelu_tanh_forward, n elements. Grid as forward. Moves 3·n·s bytes. */
-export const geluTanhBackward = backward("gelu_tanh_backward", geluTanh)
+/** dx = dy·act'(x), n elements. Grid: any; ⌈n / 2048⌉ gives each lane one pack. Moves 3·n·s bytes. Sources: arXiv:1606.08415 (gelu), 2109.08668 (relu2). */
+export const activationBackward = {
+  none: backward("none"),
+  gelu: backward("gelu"),
+  gelu_tanh: backward("gelu_tanh"),
+  relu: backward("relu"),
+  relu2: backward("relu2"),
+  silu: backward("silu"),
+}

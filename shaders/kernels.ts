@@ -1,26 +1,85 @@
 /** Every kernel of the pack. */
 import type { Kernel } from "../src/spirv.ts"
-import { geluBackward, geluForward, geluTanhBackward, geluTanhForward } from "./activation.ts"
+import { activationBackward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
-import { add } from "./elementwise.ts"
+import { crossEntropy, lossSum } from "./classifier.ts"
+import { dropout, dropoutEdge } from "./dropout.ts"
+import { add, add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
+import { embeddings } from "./embedding.ts"
+import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
+import { randomNormal } from "./init.ts"
 import { matmuls } from "./matmul.ts"
+import { biasSums } from "./matmul-bias.ts"
+import { matmulCombine } from "./matmul-combine.ts"
+import { matmulFew } from "./matmul-few.ts"
+import { matrixMatmuls } from "./matmul-matrix.ts"
+import { tensorKernels } from "./matmul-tensor.ts"
+import { muonApply, muonMomentum, muonStart } from "./muon.ts"
 import { addNorms, norms } from "./norm.ts"
 import { normBackwards } from "./norm-backward.ts"
+import { adamw, lion, sgd } from "./optimizer.ts"
+import { qkNormBackwards, qkNorms } from "./qk-norm.ts"
 import { columnSum } from "./reduce.ts"
+import { ropes } from "./rope.ts"
+import { takeRows, takeRowsEdge } from "./rows.ts"
+import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
+import { stepControl } from "./step-control.ts"
+import { swiglu, swigluBackward } from "./swiglu.ts"
+import { normOfSums, squareSums } from "./tensor-list.ts"
+import { weightedSum, weightedSumBackward } from "./weighted-sum.ts"
 
 export const kernels: readonly Kernel[] = [
   ...Object.values(norms),
   ...Object.values(addNorms),
   ...Object.values(normBackwards),
   columnSum,
+  ...Object.values(embeddings),
+  ...Object.values(bucketFolds),
+  ...Object.values(bucketSums),
+  ...Object.values(periodicSums),
+  clear,
+  sortCount,
+  sortScan,
+  sortScatter,
+  sortBounds,
+  ...Object.values(ropes),
+  ...Object.values(qkNorms),
+  ...Object.values(qkNormBackwards),
+  squareSums,
+  normOfSums,
+  stepControl,
+  adamw,
+  lion,
+  sgd,
+  muonMomentum,
+  muonStart,
+  muonApply,
   add,
-  geluForward,
-  geluBackward,
-  geluTanhForward,
-  geluTanhBackward,
-  ...matmuls,
+  cast,
+  assign,
+  fill,
+  softCap,
+  softCapBackward,
+  ...Object.values(activationBackward),
+  dropout,
+  dropoutEdge,
+  randomNormal,
+  ...Object.values(swiglu),
+  ...Object.values(swigluBackward),
+  weightedSum,
+  weightedSumBackward,
+  takeRows,
+  takeRowsEdge,
+  ...Object.values(matmuls).flatMap((of) => Object.values(of)),
+  ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
+  matmulCombine,
+  crossEntropy,
+  lossSum,
+  ...tensorKernels,
+  ...Object.values(matrixMatmuls).flat(),
+  ...Object.values(biasSums),
   ...attentions,
   attentionDelta,
   ...attentionBackwardQueries,

@@ -50,9 +50,11 @@ export class Rows {
   /** body(r) for the rows this lane takes part in: every so many, so that any grid does them all. */
   each(R: U32, body: (r: U32) => void): void {
     const { k } = this
-    if (this.layout.lanes === "workgroup") return k.for(k.group, R, k.groups, body)
-    const perGroup = k.workgroup.div(k.subgroupSize)
-    k.for(k.group.mul(perGroup).add(k.subgroup), R, k.groups.mul(perGroup), body)
+    if (this.layout.lanes === "workgroup") k.for(k.group, R, k.groups, body)
+    else {
+      const perGroup = k.workgroup.div(k.subgroupSize)
+      k.for(k.group.mul(perGroup).add(k.subgroup), R, k.groups.mul(perGroup), body)
+    }
   }
 
   /** A variable per column that this lane keeps, all 0. */

@@ -1,6 +1,6 @@
 /** How training looks: a live line with lasting lines above it, or JSON lines. */
-import { colours, formatBytes, formatCount, formatDuration, LiveLine, Progress } from "./base-term.ts"
-import type { EvalRow, StartEvent, StepRow, Summary, TrainEvent } from "./train.ts"
+import { colours, columns, formatBytes, formatCount, formatDuration, LiveLine, Progress } from "./base-term.ts"
+import type { EvalRow, MemoryEvent, ProfileEvent, StartEvent, StepRow, Summary, TrainEvent } from "./train.ts"
 
 export interface TrainView {
   show(event: TrainEvent): void
@@ -56,6 +56,8 @@ export function trainConsole(): TrainView {
         line.print(paint.cyan(evalText(event)))
       } else if (event.type === "sample") line.print(`${paint.dim("sample")} ${paint.bold(event.prompt)}${event.text}`)
       else if (event.type === "note") line.print(event.level === "warn" ? paint.yellow(event.message) : event.message)
+      else if (event.type === "memory") for (const text of memoryLines(event)) line.print(text)
+      else if (event.type === "profile") for (const text of profileLines(event)) line.print(text)
       else if (event.type === "checkpoint")
         line.print(paint.dim(`checkpoint ${event.path} (${formatBytes(event.bytes)}${event.best ? ", best" : ""})`))
       else {
@@ -93,6 +95,49 @@ function stepText(e: StepRow, steps: number, valLoss: number | undefined): strin
     ...(e.skipped > 0 ? [`skipped ${e.skipped}`] : []),
     `eta ${formatDuration(e.eta_s * 1000)}`,
   ].join("  ")
+}
+
+/** Every part of a run's memory, and whether it fits. */
+function memoryLines(e: MemoryEvent): string[] {
+  const parts = [
+    [`weights (${formatCount(e.parameters)} parameters)`, e.weights],
+    ["bf16 copies", e.copies],
+    ["gradients", e.gradients],
+    ["moments", e.moments],
+    ["activations and scratch", e.arena],
+    ["cache of samples", e.cache],
+    ["together", e.total],
+  ] as const
+  const rows = parts.filter(([, bytes]) => bytes > 0).map(([name, bytes]) => [name, formatBytes(bytes)])
+  const free = e.budget === undefined ? "the device does not tell what is free" : `${formatBytes(e.budget)} are free`
+  const verdict = e.fits
+    ? "it fits"
+    : e.options.length > 0
+      ? `it does not fit; it would with ${e.options.join(", or with ")}`
+      : "it does not fit"
+  return [`memory on ${e.device}`, columns(rows, [1]), `${free}: ${verdict}`]
+}
+
+/** The kernels of a step, the longest first. */
+function profileLines({ step, ms, launches, kernels, traceFile }: ProfileEvent): string[] {
+  const named = kernels.some(({ kernel }) => kernel !== undefined)
+  const rows = kernels.map((k) => [
+    k.op,
+    ...(named ? [k.kernel ?? ""] : []),
+    String(k.launches),
+    k.ms.toFixed(3),
+    `${(100 * k.share).toFixed(1)} %`,
+    k.gb_per_s.toFixed(0),
+    k.tflop_per_s === 0 ? "" : k.tflop_per_s.toFixed(2),
+  ])
+  return [
+    `profile of step ${step}: ${launches} launches, ${ms.toFixed(2)} ms one after another`,
+    columns(
+      [["op", ...(named ? ["kernel"] : []), "launches", "ms", "share", "GB/s", "TFLOP/s"], ...rows],
+      named ? [2, 3, 4, 5, 6] : [1, 2, 3, 4, 5],
+    ),
+    ...(traceFile === undefined ? [] : [`timeline in ${traceFile} (open it in chrome://tracing)`]),
+  ]
 }
 
 function evalText(e: EvalRow): string {

@@ -21,6 +21,10 @@ export function openCpu(threads: number = cpus().length): Device {
     name: "cpu",
     description: `${cpus()[0]?.model.trim() ?? "unknown processor"}, ${threads} threads, ${isaLevel()}`,
     ahead: 0,
+    telemetry: () => undefined,
+    peakBytes: () => undefined,
+    arenaBytes: (plan) => plan.arenaBytes,
+    memoryBytes: () => process.availableMemory(),
     state: () => new CpuState(),
     compile: (plan, state) => compile(plan, state as CpuState),
     close: () => {},
@@ -70,11 +74,20 @@ function compile(plan: Plan, state: CpuState): Executable {
     },
     profile(inputs) {
       fill(inputs)
-      return program.nodes.map((node, i) => {
+      const begin = Bun.nanoseconds()
+      const rows = program.nodes.map((node, i) => {
         const start = Bun.nanoseconds()
         native().commands_run(commands.address as Pointer, i, i + 1, FOREVER)
-        return { op: node.op.name, ms: (Bun.nanoseconds() - start) / 1e6, bytes: touched(node.inputs) + touched(node.outputs) }
+        const end = Bun.nanoseconds()
+        return {
+          op: node.op.name,
+          startMs: (start - begin) / 1e6,
+          ms: (end - start) / 1e6,
+          bytes: touched(node.inputs) + touched(node.outputs),
+          flops: node.op.flops?.(node.inputs, node.attrs) ?? 0,
+        }
       })
+      return { rows, outputs }
     },
     free() {
       arena.free()

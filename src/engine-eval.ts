@@ -5,7 +5,7 @@ import { type DataProgress, evalWindows, openWhole } from "./data.ts"
 import { loadModel, modelPath, type Precision } from "./gpt.ts"
 import type { Device } from "./program.ts"
 import { parseTokenizer } from "./token.ts"
-import { evaluate, evaluationPlan, type StopFlag } from "./train.ts"
+import { createEvaluator, evaluate, type StopFlag } from "./train.ts"
 
 export interface EvalJob {
   readonly model: string
@@ -74,14 +74,14 @@ export async function evaluateModel(job: EvalJob, device: Device, flag: StopFlag
       onProgress: emit,
     })
     const B = Math.min(job.batch, evalWindows(dataset, T, false, stride).count)
-    const run = device.compile(evaluationPlan({ model, precision, B, T }), state)
+    const run = createEvaluator(device, state, { model, precision, B, T })
     try {
       const started = performance.now()
       const onProgress = (done: number, total: number) => {
         if (flag.stopped) throw new AlphaError("eval: stopped before the end, there is no result", { code: EXIT.interrupted })
         emit({ label: "evaluate", done: done * B, total: total * B })
       }
-      const result = await evaluate(run, dataset, { B, T, stride }, { onProgress, yieldNow: () => Bun.sleep(0) })
+      const result = await evaluate(run, dataset, { stride, onProgress, yieldNow: () => Bun.sleep(0) })
       const { loss, perplexity, targets } = result
       return {
         type: "eval",

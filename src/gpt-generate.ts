@@ -1,8 +1,14 @@
 /** Generation: sequences live in slots of a paged cache; prompts are prefilled in chunks, then slots grow together, one token a step. */
 import type { ModelConfig } from "./config.ts"
 import type { Precision } from "./gpt-forward.ts"
-import { type Choice, GENERATED, PAGE, type Row, type Sampling, Step } from "./gpt-step.ts"
+import { type Adjustment, type Choice, type Draw, GENERATED, type Row, Step } from "./gpt-step.ts"
 import type { Device, State } from "./program.ts"
+
+/** How one sequence chooses its tokens. */
+export interface Sampling extends Draw {
+  /** Of all tokens the slot holds; 1 = off. */
+  readonly repetitionPenalty: number
+}
 
 export interface GeneratorOptions {
   readonly precision: Precision
@@ -31,13 +37,15 @@ export interface Generator {
   /** Makes the slot hold exactly `ids` (1 … length of them), computing only what it does not hold yet, and chooses the token after them. */
   prefill(turn: Omit<Turn, "id"> & { readonly ids: ArrayLike<number> }): Choice & { readonly computed: number }
   /** Appends one token to each of some slots and chooses the tokens after them. */
-  decode(turns: readonly Turn[]): Choice[]
+  decode(turns: readonly Turn[]): readonly Choice[]
   /** Tokens the slot holds. */
   held(slot: number): number
   /** Gives programs and cache back; the weights stay. */
   free(): void
 }
 
+/** Positions per page of the cache. */
+const PAGE = 64
 /** Longest prefill chunk, in tokens. */
 const CHUNK = 256
 /** Chunks up to this size cost about as much as one token: reading the weights dominates. */
@@ -47,22 +55,36 @@ const CHEAP = 32
 export function createGenerator(device: Device, state: State, model: ModelConfig, options: GeneratorOptions): Generator {
   const { slots, length } = options
   const maxPages = Math.ceil(length / PAGE)
+  const shared = {
+    model,
+    precision: options.precision,
+    vocabulary: options.vocabulary,
+    pageSize: PAGE,
+    pageCount: slots * maxPages,
+    maxPages,
+  }
+  const pages = Array.from({ length: slots }, (_, slot) => Int32Array.from({ length: maxPages }, (_, page) => slot * maxPages + page))
   const tokens = Array.from({ length: slots }, () => new Int32Array(length))
   const lengths = new Int32Array(slots)
   const steps = new Map<string, Step>()
 
   /** Appends to each slot its chunk (at most T tokens); chooses the next tokens, or only fills the cache. */
-  const run = (rows: readonly Row[], T: number, chooses: boolean): Choice[] => {
-    const choice = !chooses ? "none" : rows.some((row) => row.sampling.repetitionPenalty !== 1) ? "penalised" : "plain"
-    const shape = { model, ...options, B: 2 ** Math.ceil(Math.log2(rows.length)), T, maxPages, choice } as const
-    const key = `${shape.B} ${T} ${choice}`
-    const step = steps.get(key) ?? new Step(device, state, shape)
+  const run = (turns: readonly (Omit<Turn, "id"> & { readonly chunk: Int32Array })[], T: number, chooses: boolean): readonly Choice[] => {
+    const rows = turns.map(({ slot, chunk, sampling, draw }): Row => {
+      const before = lengths[slot]!
+      tokens[slot]!.set(chunk, before)
+      lengths[slot] = before + chunk.length
+      const adjust = chooses ? repetition(tokens[slot]!.subarray(0, lengths[slot]), sampling.repetitionPenalty) : undefined
+      return { chunk, before, pages: pages[slot]!, draw: sampling, number: draw, adjust }
+    })
+    const longest = Math.max(...rows.map(({ adjust }) => adjust?.ids.length ?? 0))
+    const adjusted = longest === 0 ? undefined : Math.max(64, 2 ** Math.ceil(Math.log2(longest)))
+    const B = 2 ** Math.ceil(Math.log2(rows.length))
+    const key = `${B} ${T} ${chooses} ${adjusted}`
+    const shape = { B, T, chooses, adjusted, masked: false, top: 0, scores: false, hidden: false }
+    const step = steps.get(key) ?? new Step(device, state, shared, shape)
     steps.set(key, step)
-    for (const { slot, chunk } of rows) {
-      tokens[slot]!.set(chunk, lengths[slot]!)
-      lengths[slot]! += chunk.length
-    }
-    return step.run(rows, tokens, lengths)
+    return step.run(rows).choices
   }
 
   return {
@@ -78,7 +100,7 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
       for (;;) {
         const left = all.subarray(lengths[slot])
         const T = chunkSize(left.length)
-        const [choice] = run([{ slot, chunk: left.subarray(0, T), ...turn }], T, left.length <= T)
+        const [choice] = run([{ ...turn, slot, chunk: left.subarray(0, T) }], T, left.length <= T)
         if (choice !== undefined) return { ...choice, computed }
       }
     },
@@ -95,6 +117,13 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
   }
 }
 
+/** The penalty of every token among `held`; undefined where it changes nothing. */
+function repetition(held: Int32Array, penalty: number): Adjustment | undefined {
+  if (penalty === 1) return undefined
+  const ids = Int32Array.from(new Set(held))
+  return { ids, scale: new Float32Array(ids.length).fill(penalty), bias: new Float32Array(ids.length) }
+}
+
 /** Length of the longest common beginning. */
 function commonStart(a: Int32Array, b: Int32Array): number {
   const end = Math.min(a.length, b.length)
@@ -102,10 +131,10 @@ function commonStart(a: Int32Array, b: Int32Array): number {
   return end
 }
 
-/** Power of two for the next chunk of `left` tokens: the whole rest, unless a quarter or more of it would be padding. */
-function chunkSize(left: number): number {
+/** Power of two, at most `limit`, for the next chunk of `left` tokens: the whole rest, unless a quarter or more of it would be padding. */
+export function chunkSize(left: number, limit = CHUNK): number {
   const whole = 2 ** Math.ceil(Math.log2(left))
-  return Math.min(CHUNK, whole <= CHEAP || left > 0.75 * whole ? whole : whole / 2)
+  return Math.min(limit, whole <= CHEAP || left > 0.75 * whole ? whole : whole / 2)
 }
 
-export type { Choice, Sampling } from "./gpt-step.ts"
+export type { Choice } from "./gpt-step.ts"

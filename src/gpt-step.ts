@@ -1,118 +1,216 @@
-/** One step of generation: chunks of tokens for some sequences through the model and its cache, and the choice of the next ones. */
+/** One step of generation: chunks of tokens for some sequences through the model and its cache; choice of the next ones, scores, hidden states. */
 import type { ModelConfig } from "./config.ts"
 import { type Cache, gptHidden, gptLogits, type Precision } from "./gpt-forward.ts"
 import * as op from "./op.ts"
-import { type Device, type Executable, type Plan, plan, type State, trace, writeTo } from "./program.ts"
+import { type Device, type Executable, type Plan, plan, type RunOutputs, type State, trace, writeTo } from "./program.ts"
 
-/** How one sequence chooses its tokens. */
-export interface Sampling {
+/** How one token is drawn from its logits. */
+export interface Draw {
   /** Divides the logits; 0 = the most likely token. */
   readonly temperature: number
   /** Undefined keeps all. */
   readonly topK: number | undefined
   readonly topP: number
   readonly minP: number
-  /** Of all tokens the slot holds; 1 = off. */
-  readonly repetitionPenalty: number
   readonly seed: number
 }
 
-/** A chosen token, and ln of its probability under the model itself (no temperature, nothing cut off). */
+/** Most likely tokens of a position, by falling probability. */
+export interface Alternatives {
+  readonly ids: Int32Array
+  readonly logprobs: Float32Array
+}
+
+/** A chosen token, and ln of its probability under the model itself (no temperature, nothing cut off or added). */
 export interface Choice {
   readonly id: number
   readonly logprob: number
+  /** As many as the step was asked for. */
+  readonly top?: Alternatives | undefined
 }
 
-/** Positions per page of the cache. */
-export const PAGE = 64
+/** Changes to the logits before one token is drawn: lists of equal length, each id once; a bit per id where only some may be chosen. */
+export interface Adjustment {
+  readonly ids: ArrayLike<number>
+  /** Divides positive and multiplies negative logits. */
+  readonly scale: ArrayLike<number>
+  /** Added after that. */
+  readonly bias: ArrayLike<number>
+  readonly mask?: Int32Array | undefined
+}
 
 /** Names of the states that steps add to the model's: the cache and the newest logits. */
 export const GENERATED = /^(cache|generate)\./
 
 /** One sequence's part of a step. */
 export interface Row {
-  readonly slot: number
+  /** New tokens. */
   readonly chunk: Int32Array
-  readonly sampling: Sampling
-  readonly draw: number
+  /** Tokens in the cache before them. */
+  readonly before: number
+  /** Pages of all its tokens in order, those of the chunk included. */
+  readonly pages: Int32Array
+  /** How the token after the chunk is chosen; every row of a step that chooses needs it. */
+  readonly draw?: Draw | undefined
+  /** Number of the random draw, so that a sequence's choices depend on its seed alone. */
+  readonly number?: number
+  readonly adjust?: Adjustment | undefined
+  /** Where the step scores: the token that follows each of the chunk's, −1 = none. */
+  readonly targets?: Int32Array | undefined
 }
 
-interface StepShape {
-  readonly model: ModelConfig
-  readonly precision: Precision
-  readonly slots: number
-  readonly vocabulary: number
+/** What a compiled step computes. */
+export interface StepShape {
   /** Rows of the program, a power of two; those without a sequence are empty. */
   readonly B: number
   /** Tokens per row. */
   readonly T: number
+  readonly chooses: boolean
+  /** Longest list of an adjustment; undefined: logits stay as they are. */
+  readonly adjusted: number | undefined
+  readonly masked: boolean
+  /** Alternatives per token. */
+  readonly top: number
+  readonly scores: boolean
+  readonly hidden: boolean
+}
+
+/** The cache and the model that steps share. */
+export interface StepModel {
+  readonly model: ModelConfig
+  readonly precision: Precision
+  /** Ids from here on are never chosen. */
+  readonly vocabulary: number
+  readonly pageSize: number
+  readonly pageCount: number
+  /** Pages of the longest sequence. */
   readonly maxPages: number
-  readonly choice: "none" | "plain" | "penalised"
+}
+
+/** What a step found, row by row; valid until its next run where it says so. */
+export interface StepResult {
+  readonly choices: readonly Choice[]
+  /** Per row: of the targets. */
+  readonly scores: readonly { readonly logprobs: Float32Array; readonly top: readonly Alternatives[] | undefined }[]
+  /** (B·T, C): valid until the next run. */
+  readonly hidden: Float32Array | undefined
 }
 
 /** A compiled step with its input buffers, which are written anew for every run. */
 export class Step {
+  readonly #model: StepModel
   readonly #shape: StepShape
   readonly #run: Executable
   readonly #ints: Readonly<
-    Record<"tokens" | "positions" | "pages" | "lengths" | "counts" | "last" | "topK" | "seed" | "draw" | "history" | "seen", Int32Array>
+    Record<"tokens" | "positions" | "pages" | "lengths" | "counts" | "last" | "topK" | "seed" | "draw" | "targets", Int32Array>
   >
   readonly #floats: Readonly<Record<"temperature" | "topP" | "minP" | "repetitionPenalty", Float32Array>>
+  readonly #adjust: { ids: Int32Array; scale: Float32Array; bias: Float32Array; listed: Int32Array; mask: Int32Array }
 
-  constructor(device: Device, state: State, shape: StepShape) {
-    const { B, T, maxPages } = shape
+  constructor(device: Device, state: State, model: StepModel, shape: StepShape) {
+    const { B, T } = shape
+    const words = Math.ceil(model.model.vocabSize / 32)
     const ints = (size: number) => new Int32Array(size)
-    const floats = () => new Float32Array(B)
+    const floats = (size = B) => new Float32Array(size)
+    this.#model = model
     this.#shape = shape
-    this.#run = device.compile(stepPlan(shape), state)
+    this.#run = device.compile(stepPlan(model, shape), state)
     this.#ints = {
       tokens: ints(B * T),
       positions: ints(B * T),
-      pages: ints(B * maxPages),
+      pages: ints(B * model.maxPages),
       lengths: ints(B),
       counts: ints(B),
       last: ints(B),
       topK: ints(B),
       seed: ints(B),
       draw: ints(B),
-      history: ints(shape.choice === "penalised" ? B * maxPages * PAGE : 0),
-      seen: ints(B),
+      targets: ints(B * T),
     }
-    this.#floats = { temperature: floats(), topP: floats(), minP: floats(), repetitionPenalty: floats() }
+    this.#floats = { temperature: floats(), topP: floats(), minP: floats(), repetitionPenalty: floats().fill(1) }
+    const listed = B * (shape.adjusted ?? 0)
+    this.#adjust = {
+      ids: ints(listed),
+      scale: floats(listed),
+      bias: floats(listed),
+      listed: ints(B),
+      mask: ints(shape.masked ? B * words : 0),
+    }
   }
 
-  /** `tokens` and `lengths` are those of the slots, the chunks included. */
-  run(rows: readonly Row[], tokens: readonly Int32Array[], lengths: Int32Array): Choice[] {
-    const { B, T, maxPages, choice, model } = this.#shape
-    const [i, f] = [this.#ints, this.#floats]
+  run(rows: readonly Row[]): StepResult {
+    const { B, T, chooses } = this.#shape
     for (let b = 0; b < B; b++) {
-      const row = rows[b]
-      const count = row?.chunk.length ?? 0
-      const before = row === undefined ? 0 : lengths[row.slot]! - count
-      i.counts[b] = count
-      i.lengths[b] = before
-      i.last[b] = b * T + Math.max(0, count - 1)
-      // Rows of padding get positions too, and these must exist.
-      for (let t = 0; t < T; t++) i.positions[b * T + t] = before + Math.min(t, Math.max(0, count - 1))
-      for (let p = 0; p < maxPages; p++) i.pages[b * maxPages + p] = row === undefined ? 0 : row.slot * maxPages + p
-      i.tokens.fill(0, b * T, (b + 1) * T)
-      if (row === undefined) continue
-      i.tokens.set(row.chunk, b * T)
-      const { temperature, topK, topP, minP, repetitionPenalty, seed } = row.sampling
-      f.temperature[b] = temperature
-      f.topP[b] = topP
-      f.minP[b] = minP
-      f.repetitionPenalty[b] = repetitionPenalty
-      i.topK[b] = topK ?? model.vocabSize
-      i.seed[b] = seed
-      i.draw[b] = row.draw
-      i.seen[b] = lengths[row.slot]!
-      if (choice === "penalised") i.history.set(tokens[row.slot]!.subarray(0, i.seen[b]), b * maxPages * PAGE)
+      this.#place(b, rows[b])
+      if (chooses) this.#choose(b, rows[b])
     }
-    const out = this.#run.submit({ ...i, ...f })
-    if (choice === "none") return []
-    const [ids, logprobs] = [out.read("token"), out.read("logprob")]
-    return rows.map((_, b) => ({ id: ids[b]!, logprob: logprobs[b]! }))
+    return this.#read(this.#run.submit({ ...this.#ints, ...this.#floats, ...this.#adjust }), rows, T)
+  }
+
+  #place(b: number, row: Row | undefined): void {
+    const { T } = this.#shape
+    const { maxPages } = this.#model
+    const i = this.#ints
+    const [count, before] = [row?.chunk.length ?? 0, row?.before ?? 0]
+    i.counts[b] = count
+    i.lengths[b] = before
+    i.last[b] = b * T + Math.max(0, count - 1)
+    // Rows of padding get positions too, and these must exist.
+    for (let t = 0; t < T; t++) i.positions[b * T + t] = before + Math.min(t, Math.max(0, count - 1))
+    i.tokens.fill(0, b * T, (b + 1) * T)
+    if (row === undefined) return
+    i.tokens.set(row.chunk, b * T)
+    i.pages.set(row.pages, b * maxPages)
+    if (!this.#shape.scores) return
+    i.targets.fill(-1, b * T, (b + 1) * T)
+    if (row.targets !== undefined) i.targets.set(row.targets, b * T)
+  }
+
+  #choose(b: number, row: Row | undefined): void {
+    const [i, f, a] = [this.#ints, this.#floats, this.#adjust]
+    const { adjusted, masked } = this.#shape
+    f.temperature[b] = row?.draw?.temperature ?? 0
+    f.topP[b] = row?.draw?.topP ?? 1
+    f.minP[b] = row?.draw?.minP ?? 0
+    i.topK[b] = row?.draw?.topK ?? this.#model.model.vocabSize
+    i.seed[b] = row?.draw?.seed ?? 0
+    i.draw[b] = row?.number ?? 0
+    if (adjusted === undefined) return
+    const { ids, scale, bias, mask } = row?.adjust ?? { ids: [], scale: [], bias: [], mask: undefined }
+    a.listed[b] = ids.length
+    a.ids.set(ids, b * adjusted)
+    a.scale.set(scale, b * adjusted)
+    a.bias.set(bias, b * adjusted)
+    if (!masked) return
+    const words = a.mask.length / this.#shape.B
+    if (mask === undefined) a.mask.fill(-1, b * words, (b + 1) * words)
+    else a.mask.set(mask, b * words)
+  }
+
+  #read(out: RunOutputs, rows: readonly Row[], T: number): StepResult {
+    const { chooses, scores, hidden, top } = this.#shape
+    const alternatives = (name: string) => {
+      if (top === 0) return undefined
+      const [ids, logprobs] = [out.read(`${name}.topIds`) as Int32Array, out.read(`${name}.topLogprobs`) as Float32Array]
+      return (r: number): Alternatives => ({
+        ids: ids.slice(r * top, (r + 1) * top),
+        logprobs: logprobs.slice(r * top, (r + 1) * top),
+      })
+    }
+    const read = { choices: [] as Choice[], scores: [] as StepResult["scores"][number][], hidden: undefined as Float32Array | undefined }
+    if (chooses) {
+      const [ids, logprobs, best] = [out.read("token"), out.read("choice.logprob"), alternatives("choice")]
+      read.choices = rows.map((_, b) => ({ id: ids[b]!, logprob: logprobs[b]!, ...(best && { top: best(b) }) }))
+    }
+    if (scores) {
+      const [logprobs, best] = [out.read("score.logprob") as Float32Array, alternatives("score")]
+      read.scores = rows.map(({ chunk }, b) => ({
+        logprobs: logprobs.slice(b * T, b * T + chunk.length),
+        top: best && Array.from(chunk, (_, t) => best(b * T + t)),
+      }))
+    }
+    if (hidden) read.hidden = out.read("hidden") as Float32Array
+    return read
   }
 
   free(): void {
@@ -120,29 +218,49 @@ export class Step {
   }
 }
 
-/** B chunks of T tokens through the model; the logits after each row's last token go to a state (B, V), and one token per row is chosen. */
-function stepPlan({ model, precision, slots, vocabulary, B, T, maxPages, choice }: StepShape): Plan {
+/** B chunks of T tokens through the model and its cache; the logits after each row's last token go to a state (B, V), and one token per row is chosen. */
+function stepPlan({ model, precision, vocabulary, pageSize, pageCount, maxPages }: StepModel, shape: StepShape): Plan {
+  const { B, T, chooses, adjusted, masked, top, scores } = shape
   return plan(
     trace(`generate ${B}×${T}`, (t) => {
       const perRow = (name: string, dtype: "i32" | "f32" = "i32") => t.input(name, dtype, [B])
       const cache: Cache = {
-        pageSize: PAGE,
+        pageSize,
         maxPages,
-        pageCount: slots * maxPages,
+        pageCount,
         pages: t.input("pages", "i32", [B, maxPages]),
         lengths: perRow("lengths"),
         counts: perRow("counts"),
       }
       const pass = { precision, T, cache, positions: t.input("positions", "i32", [B * T]) }
       const hidden = gptHidden(model, t.input("tokens", "i32", [B * T]), pass) // (B·T, C)
-      if (choice === "none") return
+      if (shape.hidden) t.output("hidden", precision === "f32" ? hidden : op.cast({ x: hidden }, { to: "f32" }).y)
+      const tell = (name: string, found: ReturnType<typeof op.logprobs>) => {
+        for (const [key, value] of Object.entries(found)) if (value !== undefined) t.output(`${name}.${key}`, value)
+      }
+      if (scores) {
+        const logits = gptLogits(model, hidden, pass) // (B·T, V)
+        tell("score", op.logprobs({ logits, targets: t.input("targets", "i32", [B * T]) }, { top, vocabulary }))
+      }
+      if (!chooses) return
       const last = T === 1 ? hidden : op.takeRows({ x: hidden, rows: perRow("last") }).y // (B, C)
       const logits = t.state(`generate.logits.${B}`, "f32", [B, model.vocabSize])
       writeTo(gptLogits(model, last, pass), logits)
-      const history = choice === "penalised" ? { history: t.input("history", "i32", [B, maxPages * PAGE]), lengths: perRow("seen") } : {}
-      const { token, logprob } = op.sample(
+      const list = (name: string, dtype: "i32" | "f32") => t.input(name, dtype, [B, adjusted ?? 0])
+      const choosable =
+        adjusted === undefined
+          ? logits
+          : op.logitAdjust({
+              logits,
+              ids: list("ids", "i32"),
+              scale: list("scale", "f32"),
+              bias: list("bias", "f32"),
+              counts: perRow("listed"),
+              ...(masked ? { mask: t.input("mask", "i32", [B, Math.ceil(model.vocabSize / 32)]) } : {}),
+            }).y
+      const { token } = op.sample(
         {
-          logits,
+          logits: choosable,
           temperature: perRow("temperature", "f32"),
           topK: perRow("topK"),
           topP: perRow("topP", "f32"),
@@ -150,12 +268,11 @@ function stepPlan({ model, precision, slots, vocabulary, B, T, maxPages, choice 
           repetitionPenalty: perRow("repetitionPenalty", "f32"),
           seed: perRow("seed"),
           draw: perRow("draw"),
-          ...history,
         },
         { vocabulary },
       )
       t.output("token", token)
-      t.output("logprob", logprob)
+      tell("choice", op.logprobs({ logits, targets: token }, { top, vocabulary }))
     }),
   )
 }

@@ -1,8 +1,7 @@
 /** One prompt continued as text: samples during training. */
 import type { ModelConfig } from "./config.ts"
 import type { Precision } from "./gpt-forward.ts"
-import { createGenerator } from "./gpt-generate.ts"
-import type { Sampling } from "./gpt-step.ts"
+import { createGenerator, type Sampling } from "./gpt-generate.ts"
 import type { Device, State } from "./program.ts"
 import { StreamDecoder, type Tokenizer } from "./token.ts"
 

@@ -1,7 +1,17 @@
 /** Turns a plan into steps of launches: what runs side by side, what waits, where scratch memory lies. */
-import { AlphaError } from "./base-error.ts"
-import { type GpuTarget, type Launch, type Memory, type Node, type Plan, type Scratch, withinSlab } from "./program.ts"
-import { DTYPE_BYTES } from "./tensor.ts"
+import { AlphaError, EXIT } from "./base-error.ts"
+import {
+  ARENA_SLAB,
+  type GpuTarget,
+  type Launch,
+  type Memory,
+  type Node,
+  type Plan,
+  type Scratch,
+  tensorsOf,
+  withinSlab,
+} from "./program.ts"
+import { byteLength, DTYPE_BYTES } from "./tensor.ts"
 
 export interface ScheduledLaunch {
   readonly node: Node
@@ -36,6 +46,15 @@ function scratchOf({ buffers }: Launch): Scratch[] {
   })
 }
 
+/** Throws AlphaError where `bytes` are more than a device allocates at once. */
+function checkSize(bytes: number, what: string): void {
+  if (bytes <= ARENA_SLAB) return
+  throw new AlphaError(`${what} takes ${(bytes / 2 ** 30).toFixed(1)} GiB, a GPU allocates at most 4 GiB at once`, {
+    hint: "lower --batch; --accumSteps keeps the tokens per step",
+    code: EXIT.device,
+  })
+}
+
 /** Asks every op for its launches. Throws AlphaError when one has none for a GPU. */
 export function schedule(plan: Plan, target: GpuTarget): Schedule {
   const { nodes } = plan.program
@@ -50,6 +69,7 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
     let next = start
     for (const node of level) {
       const { op } = node
+      for (const t of tensorsOf(node.outputs)) checkSize(byteLength(t), t.name)
       if (op.gpu === undefined) throw new AlphaError(`${op.name} has no GPU kernels`, { hint: "use --device=cpu" })
       op.gpu(node.inputs, node.outputs, node.attrs, (output) => node.accumulate[output], target).forEach((step, i) => {
         const launches = "kernel" in step ? [step] : step
@@ -57,6 +77,7 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
         steps[at] = [...(steps[at] ?? []), ...launches.map((launch) => ({ node, launch }))]
         for (const memory of launches.flatMap(scratchOf)) {
           if (scratch.has(memory)) continue
+          checkSize(scratchBytes(memory), `scratch memory of ${op.name}`)
           const offset = withinSlab(next, scratchBytes(memory))
           scratch.set(memory, offset)
           next = offset + scratchBytes(memory)

@@ -1,6 +1,9 @@
 /** The activations: their formulas in f64, and the step back through one. */
+import { activationBackward as activationBackwardShaders } from "../shaders/activation.ts"
+import { PACK } from "../shaders/elementwise.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { groupsFor, launch } from "./op-gpu.ts"
 import { elements, expectShape } from "./tensor.ts"
 
 /** Activations in the order of the C enum; gelu is exact (erf), gelu_tanh OpenAI's approximation. */
@@ -78,6 +81,9 @@ export const activationBackward = defineOp({
   },
   cpu: ({ dy, pre }, { dz }, { activation }) =>
     activationBackwardKernel({ dy, pre, dz, size: elements(dy), type: typeOf(dy), activation: activationIndex(activation) }),
+  gpu: ({ dy, pre }, { dz }, { activation }, _, target) => [
+    launch(activationBackwardShaders[activation], { x: pre, dy, dx: dz, n: elements(dy) }, groupsFor(elements(dy), PACK, target)),
+  ],
   cases: ACTIVATIONS.slice(1).map((activation) => ({ inputs: { dy: [3, 37], pre: [3, 37] }, attrs: { activation }, about: activation })),
 })
 export const activationOps = [activationBackward]

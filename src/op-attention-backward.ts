@@ -16,7 +16,7 @@ import {
   sumOver,
 } from "./op-attention-heads.ts"
 import { defineOp } from "./op-define.ts"
-import { expectShape } from "./tensor.ts"
+import { expectShape, rows } from "./tensor.ts"
 
 const backwardKernel = nativeKernel("attention_backward", {
   qkv: "pointer",
@@ -77,6 +77,7 @@ export const attentionBackward = defineOp({
       }
     })
   },
+  flops: ({ qkv }, { T, nHead, headDim }) => 5 * rows(qkv) * (T + 1) * nHead * headDim, // five products over half of T × T
   cpu: ({ qkv, y, lse, dy, seed, step, row }, { dqkv }, attrs) =>
     backwardKernel({ qkv, y, lse, dy, seed, step, row, dqkv, ...attentionSizes(qkv, attrs) }),
   gpu: ({ qkv, y, lse, dy, seed, step, row }, { dqkv }, attrs, _beta, target) =>

@@ -17,7 +17,7 @@ import {
   sumOver,
 } from "./op-attention-heads.ts"
 import { defineOp } from "./op-define.ts"
-import type { Tensor } from "./tensor.ts"
+import { rows, type Tensor } from "./tensor.ts"
 
 const forwardKernel = nativeKernel("attention", {
   qkv: "pointer",
@@ -69,6 +69,7 @@ export const attention = defineOp({
       }
     })
   },
+  flops: ({ qkv }, { T, nHead, headDim }) => 2 * rows(qkv) * (T + 1) * nHead * headDim, // q·k and p·v over half of T × T
   cpu: ({ qkv, seed, step, row }, { y, lse }, attrs) => forwardKernel({ qkv, seed, step, row, y, lse, ...attentionSizes(qkv, attrs) }),
   gpu: ({ qkv, seed, step, row }, { y, lse }, attrs) => attentionLaunches({ qkv, seed, step, row }, { y, lse }, attrs),
   backward: ({ qkv, seed, step, row }, { y, lse }, { y: dy }, attrs) => ({

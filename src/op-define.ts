@@ -39,6 +39,8 @@ export interface OpSpec<I extends Inputs, O extends readonly string[], A extends
     beta: Beta<Tensor>,
     target: GpuTarget,
   ): Launches
+  /** Floating-point operations, for ops that are bound by them. */
+  flops?(inputs: Named<I, Tensor>, attrs: A): number
   /** Nodes that compute the gradient of every "grad" input from the gradient of the outputs; undefined only where the input is absent. */
   backward?(
     inputs: Named<I, Tensor>,

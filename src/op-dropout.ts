@@ -1,7 +1,11 @@
 /** Dropout by counter: the same mask for any batching, thread count or recomputation. */
+
+import { dropoutEdge, dropout as dropoutShader } from "../shaders/dropout.ts"
+import { PACK } from "../shaders/elementwise.ts"
 import { uniform } from "./base-random.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { groupsFor, launch } from "./op-gpu.ts"
 import { elements, lastDim, ShapeError, type Tensor } from "./tensor.ts"
 
 const dropoutKernel = nativeKernel("dropout", {
@@ -56,11 +60,17 @@ export const dropout = defineOp({
       threshold: Math.ceil(p * 2 ** 24),
       scale: 1 / (1 - p),
     }),
+  gpu({ x, seed, step, row }, { y }, { p, site }, _, target) {
+    const [n, C] = [elements(x), lastDim(x)]
+    const values = { x, y, n, C, site, threshold: Math.ceil(p * 2 ** 24), scale: 1 / (1 - p), seed, step, row }
+    return [launch(C % 4 === 0 ? dropoutShader : dropoutEdge, values, groupsFor(n, PACK, target))]
+  },
   backward: (counters, _, { y: dy }, attrs) => ({ x: masked({ ...counters, x: dy as Tensor }, attrs) }),
   cases: [
     { inputs: { x: [1, 1], ...counters }, attrs: { p: 0.5, site: 1 } },
     { inputs: { x: [3, 37], ...counters }, attrs: { p: 0.2, site: 9 }, about: "rows that do not begin a random block" },
     { inputs: { x: [2, 5, 3001], ...counters, seed: integer(-5) }, attrs: { p: 0.9, site: 2 }, about: "several tasks" },
+    { inputs: { x: [37, 84], ...counters }, attrs: { p: 0.4, site: 5 }, about: "rows that begin a random block, half a pack at the end" },
     { inputs: { x: [4, 8], ...counters, row: integer(2 ** 31 - 5) }, attrs: { p: 0.3, site: 3 }, about: "an index beyond 32 bits" },
   ],
 })

@@ -1,6 +1,8 @@
 /** Element by element: sums, copies, casts, the soft cap. */
+import * as shaders from "../shaders/elementwise.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { groupsFor, launch } from "./op-gpu.ts"
 import type { View } from "./program.ts"
 import { type Dtype, elements, expectShape, type Tensor } from "./tensor.ts"
 
@@ -36,6 +38,7 @@ export const add = defineOp({
   },
   cpu: ({ a, b }, { y }) =>
     addKernel({ a, b, y, size: elements(a), aType: typeOf(a), bType: typeOf(b), yType: wider(a, b) === "bf16" ? 1 : 0 }),
+  gpu: ({ a, b }, { y }, _, __, target) => [launch(shaders.add, { a, b, y, n: elements(a) }, groupsFor(elements(a), shaders.PACK, target))],
   backward: ({ a, b }, _, { y }) => ({ a: asType(y as Tensor, a.dtype), b: asType(y as Tensor, b.dtype) }),
   cases: [
     { inputs: { a: [], b: [] }, about: "scalars" },
@@ -63,6 +66,7 @@ export const cast = defineOp({
     for (let i = 0; i < y.data.length; i++) y.data[i] = at(x, i)
   },
   cpu: ({ x }, { y }, { to }) => castKernel({ x, y, size: elements(x), xType: typeOf(x), yType: to === "bf16" ? 1 : 0 }),
+  gpu: ({ x }, { y }, _, __, target) => [launch(shaders.cast, { x, y, n: elements(x) }, groupsFor(elements(x), shaders.PACK, target))],
   backward: ({ x }, _, { y }) => ({ x: asType(y as Tensor, x.dtype) }),
   cases: [
     { inputs: { x: [1] }, attrs: { to: "bf16" } },
@@ -84,6 +88,9 @@ export const assign = defineOp({
     for (let i = 0; i < y.data.length; i++) y.data[i] = at(x, i) + (factor === 0 ? 0 : factor * at(y, i))
   },
   cpu: ({ x }, { y }, _, beta) => assignKernel({ x, y, beta: beta("y"), size: elements(x), xType: typeOf(x) }),
+  gpu: ({ x }, { y }, _, beta, target) => [
+    launch(shaders.assign, { x, y, n: elements(x), beta: beta("y") ?? 0 }, groupsFor(elements(x), shaders.PACK, target)),
+  ],
   backward: ({ x }, _, { y }) => ({ x: asType(y as Tensor, x.dtype) }),
   cases: [{ inputs: { x: [] }, about: "scalar" }, { inputs: { x: [3, 37] } }, { inputs: { x: [2, 9001] }, about: "several tasks" }],
 })
@@ -103,6 +110,9 @@ export const softCap = defineOp({
     for (let i = 0; i < y.data.length; i++) y.data[i] = cap * Math.tanh(at(x, i) / cap)
   },
   cpu: ({ x }, { y }, { cap }) => softCapKernel({ x, dy: undefined, y, size: elements(x), type: typeOf(x), cap }),
+  gpu: ({ x }, { y }, { cap }, _, target) => [
+    launch(shaders.softCap, { x, y, n: elements(x), cap, inverse: 1 / cap }, groupsFor(elements(x), shaders.PACK, target)),
+  ],
   backward: ({ x }, _, { y: dy }, attrs) => ({ x: softCapBackward({ x, dy: dy as Tensor }, attrs).dx }),
   cases: [
     { inputs: { x: [1] }, attrs: { cap: 30 } },
@@ -127,6 +137,9 @@ export const softCapBackward = defineOp({
     for (let i = 0; i < dx.data.length; i++) dx.data[i] = at(dy, i) * (1 - Math.tanh(at(x, i) / cap) ** 2)
   },
   cpu: ({ x, dy }, { dx }, { cap }) => softCapKernel({ x, dy, y: dx, size: elements(x), type: typeOf(x), cap }),
+  gpu: ({ x, dy }, { dx }, { cap }, _, target) => [
+    launch(shaders.softCapBackward, { x, dy, dx, n: elements(x), inverse: 1 / cap }, groupsFor(elements(x), shaders.PACK, target)),
+  ],
   cases: [
     { inputs: { x: [3, 37], dy: [3, 37] }, attrs: { cap: 0.7 }, about: "mostly capped" },
     { inputs: { x: [2, 9001], dy: [2, 9001] }, attrs: { cap: 30 }, about: "several tasks" },

@@ -1,6 +1,7 @@
 /** Embeddings: the table rows of tokens and positions, and the tables' gradients. */
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { bucketSumLaunches, embeddingLaunches, periodicSumLaunches } from "./op-embedding-gpu.ts"
 import type { View } from "./program.ts"
 import { elements, expectShape, lastDim, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
@@ -62,6 +63,8 @@ export const embedding = defineOp({
   },
   cpu: ({ tokens, wte, wpe, positions }, { y }, { T }) =>
     embeddingKernel({ tokens, positions, wte, wpe, y, rows: elements(tokens), columns: lastDim(wte), T, wteType: typeOf(wte) }),
+  gpu: ({ tokens, wte, wpe, positions }, { y }, { T }, _, target) =>
+    y === undefined ? [] : embeddingLaunches({ tokens, positions, wte, wpe, y, T }, target),
   backward({ tokens, wte, wpe, positions }, _, { y: dy }, { T }) {
     const sizes = { T, vocabSize: wte.shape[0] as number, wpeRows: wpe?.shape[0] }
     const { dwte, dwpe } = embeddingBackward({ tokens, positions, dy: dy as Tensor }, sizes)
@@ -124,6 +127,13 @@ export const embeddingBackward = defineOp({
       vocabSize,
       wpeRows,
     }),
+  gpu({ tokens, positions, dy }, { dwte, dwpe }, { T }, beta, target) {
+    const sums = (keys: Tensor | undefined, out: Tensor | undefined, factor: Tensor | undefined) => {
+      if (out === undefined) return []
+      return keys === undefined ? periodicSumLaunches(dy, out, T, factor, target) : bucketSumLaunches(keys, dy, out, factor, target)
+    }
+    return [...sums(tokens, dwte, beta("dwte")), ...sums(positions, dwpe, beta("dwpe"))]
+  },
   cases: [
     { inputs: { tokens: { shape: [1], below: 1 }, dy: [1, 1] }, attrs: { T: 1, vocabSize: 1, wpeRows: undefined } },
     {
@@ -140,6 +150,11 @@ export const embeddingBackward = defineOp({
       inputs: { tokens: { shape: [300], below: 3 }, dy: [300, 130] },
       attrs: { T: 100, vocabSize: 3, wpeRows: undefined },
       about: "long runs",
+    },
+    {
+      inputs: { tokens: { shape: [3300], below: 2 }, dy: [3300, 4] },
+      attrs: { T: 100, vocabSize: 3, wpeRows: 100 },
+      about: "runs of thousands, rows of four",
     },
   ],
 })

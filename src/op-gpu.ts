@@ -1,5 +1,5 @@
 /** Builders of GPU launches that check names and types of a kernel's buffers, numbers and live scalars. */
-import type { GpuTarget, Launch, Memory, Part, Scratch, Table } from "./program.ts"
+import type { GpuTarget, Launch, Launches, Memory, Part, Scratch, Table } from "./program.ts"
 import type { Kernel } from "./spirv.ts"
 import type { Tensor } from "./tensor.ts"
 
@@ -50,6 +50,12 @@ function variantOf(kernel: Kernel, buffers: Readonly<Record<string, Memory | und
   const fits = kernel.variants.find((variant) => Object.entries(chosen).every(([choice, dtype]) => variant.chosen[choice] === dtype))
   if (fits === undefined) throw new TypeError(`${kernel.name}: no variant for ${JSON.stringify(chosen)}`)
   return fits.name
+}
+
+/** Independent launches, step by step together. */
+export function sideBySide(...parts: readonly Launches[]): Launches {
+  const steps = Math.max(...parts.map((part) => part.length))
+  return Array.from({ length: steps }, (_, i) => parts.flatMap((part) => part[i] ?? []))
 }
 
 /** Memory of this node alone, `count` elements. */

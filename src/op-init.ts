@@ -1,7 +1,11 @@
 /** First values of parameters: normal random numbers and constants. */
+
+import { fill as fillShader, PACK } from "../shaders/elementwise.ts"
+import { randomNormal as randomNormalShader } from "../shaders/init.ts"
 import { normal } from "./base-random.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp } from "./op-define.ts"
+import { groupsFor, launch } from "./op-gpu.ts"
 import { elements } from "./tensor.ts"
 
 const randomNormalKernel = nativeKernel("random_normal", { seed: "pointer", y: "pointer", size: "int", stream: "int", std: "float" })
@@ -18,6 +22,9 @@ export const randomNormal = defineOp({
     for (let i = 0; i < y.data.length; i++) y.data[i] = std * normal((seed.data[0] as number) >>> 0, stream, 0, i)
   },
   cpu: ({ seed }, { y }, { shape, stream, std }) => randomNormalKernel({ seed, y, size: elements({ shape }), stream, std }),
+  gpu: ({ seed }, { y }, { shape, stream, std }, _, target) => [
+    launch(randomNormalShader, { y, n: elements({ shape }), stream, std, seed }, groupsFor(elements({ shape }), 4, target)),
+  ],
   cases: [
     { inputs: { seed: { shape: [], dtype: "i32", values: [1337] } }, attrs: { shape: [1], stream: 3, std: 1 } },
     {
@@ -39,7 +46,13 @@ export const fill = defineOp({
   shape: (_, { shape }) => ({ y: { shape, dtype: "f32" } }),
   reference: (_, { y }, { value }) => void y.data.fill(value),
   cpu: (_, { y }, { shape, value }) => fillKernel({ y, size: elements({ shape }), value }),
-  cases: [{ inputs: {}, attrs: { shape: [3, 5], value: 1 } }],
+  gpu: (_, { y }, { shape, value }, __, target) => [
+    launch(fillShader, { y, n: elements({ shape }), value }, groupsFor(elements({ shape }), PACK, target)),
+  ],
+  cases: [
+    { inputs: {}, attrs: { shape: [3, 5], value: 1 } },
+    { inputs: {}, attrs: { shape: [2, 2053], value: -2 }, about: "several turns" },
+  ],
   tolerance: { f32: 0 },
 })
 

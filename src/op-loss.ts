@@ -2,6 +2,7 @@
 import { AlphaError } from "./base-error.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { classifierLaunches } from "./op-loss-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, rows, ShapeError, shapeText } from "./tensor.ts"
 
@@ -72,6 +73,7 @@ export const classifier = defineOp({
     if (loss !== undefined) loss.data[0] = sum
     if (count !== undefined) count.data[0] = counted
   },
+  flops: ({ x, w }) => 6 * rows(x) * lastDim(x) * (w.shape[0] as number),
   cpu: ({ x, w, targets }, { loss, count, dx, dw }, { softCap }, beta) =>
     classifierKernel({
       x,
@@ -89,6 +91,7 @@ export const classifier = defineOp({
       wType: typeOf(w),
       softCap: softCap ?? 0,
     }),
+  gpu: (inputs, outputs, { softCap }, beta, target) => classifierLaunches(inputs, outputs, softCap, beta, target),
   backward(_, { dx, dw }, { loss }) {
     if (loss?.role !== "constant" || loss.value !== 1) {
       throw new AlphaError("classifier: its loss must be the loss that is differentiated, not a part of it", {

@@ -2,6 +2,9 @@
 import { nativeKernel } from "./native.ts"
 import { type Activation, activate, activateDerivative, activationBackward, activationIndex } from "./op-activation.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { sideBySide } from "./op-gpu.ts"
+import { biasGradient } from "./op-matmul-bias.ts"
+import { gemm } from "./op-matmul-gpu.ts"
 import { type Op, tracer, type View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
@@ -73,6 +76,7 @@ export const linear = defineOp({
       }
     }
   },
+  flops: ({ x, w }) => 2 * rows(x) * lastDim(x) * (w.shape[0] as number),
   cpu: ({ x, w, b }, { y, pre }, { activation, out }) =>
     forwardKernel({
       x,
@@ -88,6 +92,10 @@ export const linear = defineOp({
       yType: out === "bf16" ? 1 : 0,
       activation: activationIndex(activation),
     }),
+  gpu({ x, w, b }, { y, pre }, { activation }, _, target) {
+    const product = { layout: "nt", a: x, b: w, bias: b, M: rows(x), N: w.shape[0] as number, K: lastDim(x), order: "forward" } as const
+    return y === undefined ? gemm({ ...product, c: pre as Tensor }, target) : gemm({ ...product, c: y, activation, pre }, target)
+  },
   backward({ x, w, b }, { pre }, { y }, { activation }) {
     const dy = y as Tensor
     const dz = activation === "none" ? dy : throughActivation(dy, pre, activation)
@@ -137,6 +145,7 @@ export const linearBackwardInput = defineOp({
       }
     }
   },
+  flops: ({ dy, w }) => 2 * rows(dy) * lastDim(w) * lastDim(dy),
   cpu: ({ dy, w, pre }, { dx }, { activation, out }) =>
     backwardInputKernel({
       dy,
@@ -151,6 +160,11 @@ export const linearBackwardInput = defineOp({
       dxType: out === "bf16" ? 1 : 0,
       activation: activationIndex(activation),
     }),
+  gpu({ dy, w, pre }, { dx }, { activation }, _, target) {
+    const derivative = pre === undefined ? undefined : { activation, pre }
+    const product = { layout: "nn", a: dy, b: w, M: rows(dy), N: lastDim(w), K: lastDim(dy), order: "any" } as const
+    return gemm({ ...product, c: dx as Tensor, derivative }, target)
+  },
   cases: [
     { inputs: { dy: [70, 40], w: [40, 33] }, attrs: { activation: "none", out: "f32" } },
     {
@@ -195,6 +209,7 @@ export const linearBackwardWeight = defineOp({
       db.data[n] = sum + keep(db, n, beta("db"))
     }
   },
+  flops: ({ x, dy }) => 2 * rows(x) * lastDim(x) * lastDim(dy),
   cpu: ({ x, dy }, { dw, db }, _, beta) =>
     backwardWeightKernel({
       x,
@@ -209,6 +224,13 @@ export const linearBackwardWeight = defineOp({
       xType: typeOf(x),
       dyType: typeOf(dy),
     }),
+  gpu({ x, dy }, { dw, db }, _, beta, target) {
+    const [M, N, K] = [lastDim(dy), lastDim(x), rows(x)]
+    const product = { layout: "tn", a: dy, b: x, M, N, K, order: "any" } as const
+    const weight = dw === undefined ? [] : gemm({ ...product, c: dw, beta: beta("dw") }, target)
+    const bias = db === undefined ? [] : biasGradient(dy, db, K, M, beta("db") ?? 0, target)
+    return sideBySide(weight, bias)
+  },
   cases: [
     { inputs: { x: [1, 1], dy: [1, 1] }, attrs: { bias: true } },
     { inputs: { x: [70, 33], dy: [70, 19] }, attrs: { bias: true }, about: "odd sizes" },

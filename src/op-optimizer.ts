@@ -1,11 +1,13 @@
 /** The update of a training step: global norm, the decision to skip, and the elementwise optimizers over all parameters at once. */
+import { CONTROL, stepControl as stepControlKernel } from "../shaders/step-control.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp } from "./op-define.ts"
+import { launch } from "./op-gpu.ts"
+import { globalNormLaunches, updateLaunches } from "./op-optimizer-gpu.ts"
 import type { View } from "./program.ts"
 import { elements, expectShape, type Tensor } from "./tensor.ts"
 
-/** Cells of the `control` state (f32): what the device remembers between steps and decides for this one. */
-export const CONTROL = { applied: 0, skipped: 1, meanNorm: 2, scale: 3, norm: 4, skip: 5, variance: 6 } as const
+export { CONTROL }
 export const CONTROL_SIZE = 8
 
 const at = (view: View, i: number): number => view.data[i] as number
@@ -23,6 +25,7 @@ export const globalNorm = defineOp({
   },
   cpu: ({ grads }, { norm }) =>
     globalNormKernel({ tensors: grads.map((g) => ({ data: g, size: elements(g) })), count: grads.length, norm }),
+  gpu: ({ grads }, { norm }) => (norm === undefined ? [] : globalNormLaunches(grads, norm)),
   cases: [
     { inputs: { grads: [[3, 5], [7], [1]] } },
     { inputs: { grads: [[300, 301], [70000]] }, about: "more than 65,536 elements, where an ancestor lost half the sum" },
@@ -75,6 +78,9 @@ for ever; what is not finite does not enter. clip, spike: 0 = off.`,
     c[CONTROL.variance] = applied === 0 ? 0 : (1 - SPIKE_DECAY) * (variance + SPIKE_DECAY * delta ** 2)
   },
   cpu: ({ norm, targets, control }, _, { clip, spike }) => controlKernel({ norm, targets, control, clip, spike }),
+  gpu: ({ norm, targets, control }, _, { clip, spike }) => [
+    launch(stepControlKernel, { norm, targets, control, clip, spike, warmup: SPIKE_WARMUP, decay: SPIKE_DECAY }, 1),
+  ],
   cases: [
     {
       inputs: { norm: given([30]), targets: given([10]), control: given([7, 1, 2, 0, 0, 0, 0.5, 0]) },
@@ -185,17 +191,18 @@ g = gradient·scale, t = applied steps (this one counted), both from control. On
     })
   },
   cpu: (operands, _, attrs) => adamwKernel(kernelArgs(operands, attrs, attrs)),
+  gpu: (operands, _, attrs) => updateLaunches("adamw", operands, { ...attrs, copyOf: attrs.copies }),
   cases: [
     {
       inputs: {
-        params: [[5, 7], [70000]],
-        grads: [[5, 7], [70000]],
-        m: [[5, 7], [70000]],
+        params: [[5, 7], [70003]],
+        grads: [[5, 7], [70003]],
+        m: [[5, 7], [70003]],
         v: [
           { shape: [5, 7], positive: true },
-          { shape: [70000], positive: true },
+          { shape: [70003], positive: true },
         ],
-        copies: [{ shape: [70000], dtype: "bf16" }],
+        copies: [{ shape: [70003], dtype: "bf16" }],
         lr: 0.01,
         control: given([3, 0, 1, 0.5, 1, 0, 0, 0]),
       },
@@ -239,6 +246,7 @@ export const lion = defineOp({
     })
   },
   cpu: (operands, _, attrs) => lionKernel(kernelArgs(operands, attrs, { ...attrs, eps: 0 })),
+  gpu: (operands, _, attrs) => updateLaunches("lion", operands, { ...attrs, copyOf: attrs.copies, eps: 0 }),
   cases: [{ inputs: oneMomentCase, attrs: { beta1: 0.9, beta2: 0.99, decay: [0.1, 0], copies: [undefined, undefined] } }],
 })
 
@@ -260,6 +268,7 @@ export const sgd = defineOp({
     })
   },
   cpu: (operands, _, attrs) => sgdKernel(kernelArgs(operands, attrs, { beta1: attrs.momentum, beta2: 0, eps: 0 })),
+  gpu: (operands, _, attrs) => updateLaunches("sgd", operands, { ...attrs, copyOf: attrs.copies, beta1: attrs.momentum, beta2: 0, eps: 0 }),
   cases: [
     {
       inputs: oneMomentCase,

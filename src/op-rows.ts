@@ -1,7 +1,9 @@
 /** Picks rows of a matrix, for the logits of each sequence's last token. */
+import { takeRowsEdge, takeRows as takeRowsShader } from "../shaders/rows.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
-import { elements, lastDim } from "./tensor.ts"
+import { launch } from "./op-gpu.ts"
+import { DTYPE_BYTES, elements, lastDim } from "./tensor.ts"
 
 const takeRowsKernel = nativeKernel("take_rows", { x: "pointer", rows: "pointer", y: "pointer", count: "int", cols: "int", type: "int" })
 
@@ -19,7 +21,16 @@ export const takeRows = defineOp({
     })
   },
   cpu: ({ x, rows }, { y }) => takeRowsKernel({ x, rows, y, count: elements(rows), cols: lastDim(x), type: typeOf(x) }),
-  cases: [{ inputs: { x: [5, 7], rows: { shape: [3], below: 5 } } }, { inputs: { x: [1, 1], rows: { shape: [1], below: 1 } } }],
+  gpu({ x, rows }, { y }) {
+    const [N, C, pieces] = [elements(rows), lastDim(x), (lastDim(x) * DTYPE_BYTES[x.dtype]) / 16]
+    if (!Number.isInteger(pieces)) return [launch(takeRowsEdge, { x, rows, y, C }, [Math.ceil(C / 256), N])]
+    return [launch(takeRowsShader, { x, rows, y, pieces }, [Math.ceil(pieces / 256), N])]
+  },
+  cases: [
+    { inputs: { x: [5, 7], rows: { shape: [3], below: 5 } } },
+    { inputs: { x: [1, 1], rows: { shape: [1], below: 1 } } },
+    { inputs: { x: [9, 2056], rows: { shape: [4], below: 9 } }, about: "whole pieces of 16 bytes" },
+  ],
   tolerance: { f32: 0, bf16: 0 },
 })
 

@@ -1,7 +1,10 @@
 /** SwiGLU: the gated activation of Llama's feed-forward layer. */
+import { PACK } from "../shaders/elementwise.ts"
+import * as shaders from "../shaders/swiglu.ts"
 import { nativeKernel } from "./native.ts"
 import { activate, activateDerivative } from "./op-activation.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { groupsFor, launch } from "./op-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
@@ -39,6 +42,10 @@ export const swiglu = defineOp({
     }
   },
   cpu: ({ x }, { y }) => swigluKernel({ x, y, rows: rows(x), columns: lastDim(x) / 2, type: typeOf(x) }),
+  gpu({ x }, { y }, _, __, target) {
+    const [R, F] = [rows(x), lastDim(x) / 2]
+    return [launch(shaders.swiglu[F % PACK === 0 ? "packed" : "any"], { x, y, R, F }, groupsFor(R * F, PACK, target))]
+  },
   backward: ({ x }, _, { y: dy }) => ({ x: swigluBackward({ x, dy: dy as Tensor }).dx }),
   cases: [
     { inputs: { x: [1, 2] } },
@@ -67,6 +74,10 @@ export const swigluBackward = defineOp({
     }
   },
   cpu: ({ x, dy }, { dx }) => swigluBackwardKernel({ x, dy, dx, rows: rows(x), columns: lastDim(dy), type: typeOf(x) }),
+  gpu({ x, dy }, { dx }, _, __, target) {
+    const [R, F] = [rows(x), lastDim(dy)]
+    return [launch(shaders.swigluBackward[F % PACK === 0 ? "packed" : "any"], { x, dy, dx, R, F }, groupsFor(R * F, PACK, target))]
+  },
   cases: [
     { inputs: { x: [1, 2], dy: [1, 1] } },
     { inputs: { x: [3, 7, 74], dy: [3, 7, 37] }, about: "odd sizes" },

@@ -1,7 +1,9 @@
 /** A random projection to a scalar: how the gradient check makes a loss of any output. */
+import * as shaders from "../shaders/weighted-sum.ts"
 import { normal } from "./base-random.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { groupsFor, launch } from "./op-gpu.ts"
 import { type Dtype, elements, type Tensor } from "./tensor.ts"
 
 const weightedSumKernel = nativeKernel("weighted_sum", { x: "pointer", y: "pointer", size: "int", xType: "int", stream: "int" })
@@ -30,6 +32,7 @@ export const weightedSum = defineOp({
     y.data[0] = sum
   },
   cpu: ({ x }, { y }, { stream }) => weightedSumKernel({ x, y, size: elements(x), xType: typeOf(x), stream }),
+  gpu: ({ x }, { y }, { stream }) => [launch(shaders.weightedSum, { x, y, n: elements(x), stream }, 1)],
   backward: ({ x }, _, { y: dy }, { stream }) => ({
     x: weightedSumBackward({ dy: dy as Tensor }, { stream, shape: x.shape, dtype: x.dtype }).dx,
   }),
@@ -51,6 +54,9 @@ export const weightedSumBackward = defineOp({
   },
   cpu: ({ dy }, { dx }, { stream, shape, dtype }) =>
     weightedSumBackwardKernel({ dy, dx, size: elements({ shape }), dxType: dtype === "bf16" ? 1 : 0, stream }),
+  gpu: ({ dy }, { dx }, { stream, shape }, _, target) => [
+    launch(shaders.weightedSumBackward, { dy, dx, n: elements({ shape }), stream }, groupsFor(elements({ shape }), 4, target)),
+  ],
   cases: [{ inputs: { dy: [] }, attrs: { stream: 5, shape: [3, 7], dtype: "f32" } }],
 })
 

@@ -8,6 +8,7 @@ import { dropoutOps } from "./op-dropout.ts"
 import { elementwiseOps } from "./op-elementwise.ts"
 import { embeddingOps } from "./op-embedding.ts"
 import { initOps } from "./op-init.ts"
+import { logitOps } from "./op-logits.ts"
 import { lossOps } from "./op-loss.ts"
 import { matmulOps } from "./op-matmul.ts"
 import { normOps } from "./op-norm.ts"
@@ -37,6 +38,7 @@ export const ops: readonly Op[] = [
   ...attentionBackwardOps,
   ...attentionCachedOps,
   ...lossOps,
+  ...logitOps,
   ...sampleOps,
   ...qkNormOps,
   ...ropeOps,
@@ -56,6 +58,7 @@ export * from "./op-dropout.ts"
 export * from "./op-elementwise.ts"
 export * from "./op-embedding.ts"
 export * from "./op-init.ts"
+export * from "./op-logits.ts"
 export * from "./op-loss.ts"
 export * from "./op-matmul.ts"
 export * from "./op-norm.ts"

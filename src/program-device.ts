@@ -1,4 +1,5 @@
 /** What a device must do with a plan: hold state, compile once, replay many times. */
+import type { GpuSample } from "./native.ts"
 import type { Program } from "./program-op.ts"
 import type { Dtype } from "./tensor.ts"
 
@@ -41,22 +42,26 @@ export interface State {
   free(): void
 }
 
-/** A node on the CPU, a launch on a GPU. */
+/** What a node took on the CPU, a launch on a GPU. */
 export interface ProfileRow {
   readonly op: string
   /** Variant of the kernel, on a GPU. */
   readonly kernel?: string
+  /** When it began, from the start of the program, and how long it took. */
+  readonly startMs: number
   readonly ms: number
-  /** Bytes of everything the node reads and writes, once each. */
+  /** Bytes of what it reads and writes, once each. */
   readonly bytes: number
+  /** Floating-point operations; 0 where memory decides. */
+  readonly flops: number
 }
 
 export interface Executable {
   readonly plan: Plan
   /** Runs once; the CPU has finished on return, the GPU has been given the work. */
   submit(inputs: RunInputs): RunOutputs
-  /** Milliseconds of one run, part by part and in order; for profiles. */
-  profile(inputs: RunInputs): ProfileRow[]
+  /** Runs once, part by part with nothing side by side, and times each. */
+  profile(inputs: RunInputs): { readonly rows: readonly ProfileRow[]; readonly outputs: RunOutputs }
   free(): void
 }
 
@@ -68,6 +73,14 @@ export interface Device {
   /** Runs to give the device before the oldest one's outputs are read, so that it never waits for the host; 0 where a submit has finished on return. */
   readonly ahead: number
   state(): State
+  /** Bytes of the arena that `plan` needs here, scratch memory of the kernels included. */
+  arenaBytes(plan: Plan): number
+  /** Bytes that this process may still allocate; undefined where the device does not tell. */
+  memoryBytes(): number | undefined
+  /** Most bytes that this process had on the device at once; undefined where its memory is the host's. */
+  peakBytes(): number | undefined
+  /** How the device fares right now; undefined where nothing tells. */
+  telemetry(): GpuSample | undefined
   compile(plan: Plan, state: State): Executable
   close(): void
 }

@@ -36,6 +36,8 @@ export interface Op {
   cpu(inputs: Operands, outputs: Operands, attrs: Attrs, beta: Beta<Tensor>): NativeCall<Tensor>
   /** Kernel launches on a GPU; their memory may overlap only where `inPlace` says so. */
   gpu?(inputs: Operands, outputs: Operands, attrs: Attrs, beta: Beta<Tensor>, target: GpuTarget): Launches
+  /** Floating-point operations, for ops that are bound by them. */
+  flops?(inputs: Operands, attrs: Attrs): number
   backward?(inputs: Operands, outputs: Operands, grads: Operands, attrs: Attrs): Record<string, Tensor | undefined>
   readonly cases: readonly OpCase[]
   /** Inputs that take the activation dtype: each case runs in f32 and again with these in bf16. */

@@ -1,6 +1,40 @@
 /** Loss, perplexity and bits per byte on held-out windows. */
 import { type Dataset, evalWindows } from "./data.ts"
-import type { Executable } from "./program.ts"
+import type { Device, State } from "./program.ts"
+import { evaluationPlan, type StepShape, scoredTogether } from "./train-step.ts"
+
+/** Scores B sequences of T tokens at a time. */
+export interface Evaluator {
+  readonly B: number
+  readonly T: number
+  /** ln of the probability of each of targets (B·T) after tokens (B·T); 0 where the target is −1. */
+  logprobs(tokens: Int32Array, targets: Int32Array): Float32Array
+  free(): void
+}
+
+export function createEvaluator(device: Device, state: State, shape: StepShape): Evaluator {
+  const { B, T } = shape
+  const run = device.compile(evaluationPlan(shape), state)
+  const most = scoredTogether(shape)
+  const starts = Array.from({ length: Math.ceil((B * T) / most) }, (_, i) => i * most)
+  const rows = Object.fromEntries(
+    starts.map((from, i) => [`rows.${i}`, Int32Array.from({ length: Math.min(most, B * T - from) }, (_, r) => from + r)]),
+  )
+  const logprobs = new Float32Array(B * T)
+  return {
+    B,
+    T,
+    logprobs(tokens, targets) {
+      const parts = Object.fromEntries(starts.map((from, i) => [`targets.${i}`, targets.subarray(from, from + most)]))
+      const out = run.submit({ tokens, ...rows, ...parts })
+      starts.forEach((from, i) => {
+        logprobs.set(out.read(`logprob.${i}`), from)
+      })
+      return logprobs
+    },
+    free: () => run.free(),
+  }
+}
 
 export interface Evaluation {
   /** Nats per counted target. */
@@ -13,16 +47,16 @@ export interface Evaluation {
 
 /**
  * Evaluates windows of T tokens that start `stride` (default T) tokens apart, B at a time: all of them, or `batches` groups spread evenly over the data (the same ones every time).
- * Sums in f64, in order: the same bits for the same data and program. `yieldNow` is awaited between batches.
+ * Adds the targets' log-probabilities in f64, in order: whoever adds those that `alpha serve` tells of the same windows gets the same bits.
+ * `yieldNow` is awaited between batches.
  */
 export async function evaluate(
-  run: Executable,
+  evaluator: Evaluator,
   dataset: Dataset,
-  shape: { B: number; T: number; stride?: number },
-  options: { batches?: number; onProgress?: (done: number, total: number) => void; yieldNow?: () => Promise<void> } = {},
+  options: { stride?: number; batches?: number; onProgress?: (done: number, total: number) => void; yieldNow?: () => Promise<void> } = {},
 ): Promise<Evaluation> {
-  const { B, T, stride } = shape
-  const windows = evalWindows(dataset, T, false, stride)
+  const { B, T } = evaluator
+  const windows = evalWindows(dataset, T, false, options.stride)
   const all = Math.ceil(windows.count / B)
   const wanted = Math.min(all, options.batches ?? all)
   const tokens = new Int32Array(B * T)
@@ -31,7 +65,7 @@ export async function evaluate(
   for (let i = 0; i < wanted; i++) {
     const group = Math.floor((i * all) / wanted)
     const filled = windows.fill(group * B, B, tokens, targets)
-    if (filled.targets > 0) nats += run.submit({ tokens, targets }).read("loss")[0] as number
+    if (filled.targets > 0) for (const logprob of evaluator.logprobs(tokens, targets)) nats -= logprob
     counted += filled.targets
     if (filled.bytes === undefined) bytesKnown = false
     else bytes += filled.bytes

@@ -1,7 +1,21 @@
 /** What training tells the outside: the events, and the metrics row of a step. */
 
+import type { MemoryEvent } from "./train-fit.ts"
+import type { ProfileEvent } from "./train-profile.ts"
+
+/** What a GPU's maker tells of it, in some of the steps. */
+export interface GpuColumns {
+  readonly gpu_memory_bytes?: number
+  /** Share of the time in which a kernel ran, 0 to 1. */
+  readonly gpu_utilisation?: number
+  readonly gpu_power_w?: number
+  readonly gpu_temperature_c?: number
+  readonly gpu_sm_mhz?: number
+  readonly gpu_memory_mhz?: number
+}
+
 /** One logged step. Losses in nats per counted target, ms per optimizer step, tokens/s of the whole run. */
-export interface StepRow {
+export interface StepRow extends GpuColumns {
   readonly type: "step"
   readonly step: number
   readonly loss: number
@@ -51,6 +65,8 @@ export interface Summary {
   readonly skipped: number
   readonly wall_s: number
   readonly peak_rss_bytes: number
+  /** Most bytes on the GPU at once; null on the CPU. */
+  readonly peak_gpu_bytes: number | null
   readonly device: string
   readonly precision: string
 }
@@ -85,6 +101,8 @@ export type TrainEvent =
   | { readonly type: "progress"; readonly label: string; readonly done: number; readonly total: number }
   | { readonly type: "note"; readonly step: number; readonly level: "info" | "warn"; readonly message: string }
   | { readonly type: "checkpoint"; readonly step: number; readonly path: string; readonly bytes: number; readonly best: boolean }
+  | ProfileEvent
+  | MemoryEvent
   | Summary
 
 export type Emit = (event: TrainEvent) => void

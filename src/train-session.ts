@@ -2,13 +2,13 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import { countParams, exactClass, flopsPerToken, ggufObstacle, initialise, loadParameters, refreshCopies } from "./gpt.ts"
 import type { Device, Executable, State } from "./program.ts"
-import type { Evaluation } from "./train-eval.ts"
+import { createEvaluator, type Evaluation, type Evaluator } from "./train-eval.ts"
 import type { Emit } from "./train-metrics.ts"
 import { measurePeak } from "./train-peak.ts"
 import type { Prepared, TrainJob } from "./train-prepare.ts"
 import { rewindJournals, withSources, writeRecord } from "./train-run.ts"
 import { loadState, type TrainerState } from "./train-state.ts"
-import { evaluationPlan, microPlan, updatePlan } from "./train-step.ts"
+import { microPlan, updatePlan } from "./train-step.ts"
 
 /** One run in progress: what the steps change. */
 export interface Session {
@@ -18,7 +18,7 @@ export interface Session {
   readonly state: State
   readonly micro: Executable
   readonly update: Executable
-  readonly evaluation: Executable
+  readonly evaluation: Evaluator
   readonly emit: Emit
   trainer: TrainerState
   /** Step of the newest checkpoint. */
@@ -59,7 +59,7 @@ export function openSession(job: TrainJob, prepared: Prepared, device: Device, e
     trainer,
     micro: device.compile(microPlan(shape, values.activationCheckpointing), state),
     update: device.compile(update, state),
-    evaluation: device.compile(evaluationPlan(shape), state),
+    evaluation: createEvaluator(device, state, shape),
     saved: trainer.step,
     lastEval: undefined,
   }

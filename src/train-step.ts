@@ -1,6 +1,6 @@
 /** The programs of a training step: micro (loss and gradients, summed), update (norm, decision, optimizer) and evaluation. */
 import type { ModelConfig, TrainConfig } from "./config.ts"
-import { copyName, gptLoss, type ParamSpec, type Precision, paramSpecs } from "./gpt.ts"
+import { copyName, gptHidden, gptLogits, gptLoss, type ParamSpec, type Precision, paramSpecs } from "./gpt.ts"
 import { type GradientTarget, gradients } from "./grad.ts"
 import * as op from "./op.ts"
 import { type Plan, type Program, plan, type Tracer, trace, writeTo } from "./program.ts"
@@ -110,13 +110,30 @@ export function decayOf(spec: ParamSpec, c: Pick<OptimizerConfig, "weightDecay" 
   return (spec.decay || named(c.decayList)) && !named(c.noDecayList) ? c.weightDecay : 0
 }
 
-/** tokens, targets (B·T) → sums of loss and counted targets, nothing else changes. */
-export function evaluationPlan({ model, precision, B, T }: StepShape): Plan {
+/** Bytes of logits that exist at the same time in an evaluation. */
+const LOGIT_BYTES = 64 << 20
+
+/** How many of an evaluation's rows are scored at a time. */
+export const scoredTogether = ({ model, B, T }: StepShape): number =>
+  Math.min(B * T, Math.max(16, Math.floor(LOGIT_BYTES / 4 / model.vocabSize)))
+
+/**
+ * tokens (B·T) → outputs logprob.0, logprob.1 …: of targets.0, targets.1 … (−1: 0), which follow the tokens rows.0, rows.1 …: every row once,
+ * `scoredTogether` at a time. By the op that scores prompts and answers: their numbers and these are the same bits.
+ */
+export function evaluationPlan(shape: StepShape): Plan {
+  const { model, precision, B, T } = shape
   return plan(
     trace("evaluate", (t) => {
-      const { loss, count } = gptLoss(model, t.input("tokens", "i32", [B * T]), t.input("targets", "i32", [B * T]), { precision, T })
-      t.output("loss", loss)
-      t.output("count", count)
+      const pass = { precision, T }
+      const hidden = gptHidden(model, t.input("tokens", "i32", [B * T]), pass) // (B·T, C)
+      const most = scoredTogether(shape)
+      for (let i = 0; i * most < B * T; i++) {
+        const R = Math.min(most, B * T - i * most)
+        const x = R === B * T ? hidden : op.takeRows({ x: hidden, rows: t.input(`rows.${i}`, "i32", [R]) }).y // (R, C)
+        const targets = t.input(`targets.${i}`, "i32", [R])
+        t.output(`logprob.${i}`, op.logprobs({ logits: gptLogits(model, x, pass), targets }, { top: 0 }).logprob)
+      }
     }),
   )
 }

@@ -8,8 +8,8 @@ export interface StopFlag {
 
 /** Work was asked to stop before there was anything to keep. No failure: the exit code is 0. */
 export class Stopped extends AlphaError {
-  constructor() {
-    super("stopped before the first step", { code: EXIT.ok })
+  constructor(why = "stopped before the first step") {
+    super(why, { code: EXIT.ok })
   }
 }
 

@@ -2,15 +2,18 @@
 import { fillBatch } from "./data.ts"
 import { checkpointPath, generateText, recoverCheckpoints, retain, setLink } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
-import type { Device } from "./program.ts"
+import type { Device, Executable, RunInputs } from "./program.ts"
 import { evaluate } from "./train-eval.ts"
+import { checkFits, memoryOf } from "./train-fit.ts"
 import { lockRun } from "./train-lock.ts"
 import { StepLog, type Submitted } from "./train-log.ts"
 import type { Emit, SampleRow, Summary, TrainEvent } from "./train-metrics.ts"
 import { prepare, type TrainJob } from "./train-prepare.ts"
+import { StepProfile } from "./train-profile.ts"
 import { append, createRun, discardRun } from "./train-run.ts"
 import { learningRate } from "./train-schedule.ts"
 import { announce, openSession, type Session } from "./train-session.ts"
+import { smokeTest } from "./train-smoke.ts"
 import { saveState, type TrainerState } from "./train-state.ts"
 import { type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
 
@@ -26,6 +29,13 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   try {
     if (job.resume) recoverCheckpoints(directory)
     const prepared = await prepare(job, flag, emit)
+    const memory = memoryOf(job, prepared, device)
+    if (job.values.dryRun) {
+      emit(memory)
+      throw new Stopped("nothing was trained (--dryRun)")
+    }
+    checkFits(memory)
+    smokeTest(device, job.values.failOnSmokeTest, emit)
     const journal = (event: TrainEvent) => {
       record(directory, event)
       emit(event)
@@ -81,7 +91,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     await afterStep(s, due, flag)
     if (due.includes("evaluation") && isStale(s)) status = "early_stop"
     if (saves || (due.includes("evaluation") && s.trainer.best?.step === step)) checkpoint(s)
-    await Bun.sleep(0) // lets messages in
+    if (step % values.callbackYieldEvery === 0) await Bun.sleep(0) // lets messages in
   }
   steps.drain()
   if (s.trainer.owed !== undefined) status = "stopped"
@@ -100,6 +110,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     skipped: (s.state.read("control") as Float32Array)[CONTROL.skipped] as number,
     wall_s: (performance.now() - started) / 1000,
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    peak_gpu_bytes: s.device.peakBytes() ?? null,
     device: s.device.name,
     precision: values.precision,
   }
@@ -113,6 +124,8 @@ function submitStep(s: Session): Submitted {
   const { values } = s.job
   const { batch: rows, context: T, accumSteps, seed } = values
   const { step } = s.trainer
+  const profile = values.profile === step + 1 ? new StepProfile() : undefined
+  const run = (program: Executable, inputs: RunInputs) => profile?.run(program, inputs) ?? program.submit(inputs)
   const tokens = new Int32Array(rows * T)
   const targets = new Int32Array(rows * T)
   for (let k = 0; k < accumSteps; k++) {
@@ -122,10 +135,11 @@ function submitStep(s: Session): Submitted {
       tokens,
       targets,
     )
-    s.micro.submit({ tokens, targets, accumulate: k === 0 ? 0 : 1, seed: seed | 0, step, row: k * rows * T })
+    run(s.micro, { tokens, targets, accumulate: k === 0 ? 0 : 1, seed: seed | 0, step, row: k * rows * T })
   }
   const lr = learningRate(step, values)
-  const out = s.update.submit({ lr })
+  const out = run(s.update, { lr })
+  if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
   return { step: step + 1, tokens: s.trainer.tokens, lr, at, out }
 }
@@ -164,18 +178,13 @@ async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
   const { values } = s.job
   const { val } = s.prepared.data
   if (val === undefined) return
-  const result = await evaluate(
-    s.evaluation,
-    val,
-    { B: values.batch, T: values.context },
-    {
-      batches: values.evalSteps,
-      yieldNow: async () => {
-        await Bun.sleep(0)
-        stopIfAsked(flag)
-      },
+  const result = await evaluate(s.evaluation, val, {
+    batches: values.evalSteps,
+    yieldNow: async () => {
+      await Bun.sleep(0)
+      stopIfAsked(flag)
     },
-  )
+  })
   const { step, best } = s.trainer
   const isBest = Number.isFinite(result.loss) && (best === null || result.loss < best.loss)
   s.lastEval = result
@@ -228,11 +237,13 @@ function checkpoint(s: Session): void {
   s.emit({ type: "checkpoint", step: trainer.step, path, bytes, best })
 }
 
-export { type Evaluation, evaluate } from "./train-eval.ts"
+export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
+export type { MemoryEvent } from "./train-fit.ts"
 export type { EvalRow, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
 export { measurePeak } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
+export type { ProfileEvent } from "./train-profile.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
-export { evaluationPlan, microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
+export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
 export type { StopFlag } from "./train-stop.ts"

@@ -6,13 +6,17 @@ import type { Device, GpuTarget, Memory, Plan, RunInputs, Scratch } from "../src
 import { DeviceMemory, type Kernel, simulate } from "../src/spirv.ts"
 import { byteLength, elements, type Tensor } from "../src/tensor.ts"
 
-/** A portable device of `subgroupSize` lanes. */
-export function simulatedDevice(subgroupSize: number): Device {
-  const target: GpuTarget = { subgroupSize, matrix: "none", units: 2, sharedBytes: 32768 }
+/** A device of `subgroupSize` lanes; a portable one unless it has matrices. */
+export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none"): Device {
+  const target: GpuTarget = { subgroupSize, matrix, units: 2, sharedBytes: matrix === "none" ? 32768 : 49152 }
   return {
     name: "simulated",
     description: `simulated, subgroups of ${subgroupSize}`,
     ahead: 0,
+    telemetry: () => undefined,
+    peakBytes: () => undefined,
+    arenaBytes: (plan) => schedule(plan, target).arenaBytes,
+    memoryBytes: () => undefined,
     state: () => new CpuState(),
     compile(plan, state) {
       for (const t of plan.program.states.values()) state.ensure(t.name, t.dtype, t.shape)
@@ -20,7 +24,7 @@ export function simulatedDevice(subgroupSize: number): Device {
       return {
         plan,
         submit: (inputs) => run(plan, steps, state as CpuState, inputs, subgroupSize),
-        profile: () => [],
+        profile: (inputs) => ({ rows: [], outputs: run(plan, steps, state as CpuState, inputs, subgroupSize) }),
         free() {},
       }
     },

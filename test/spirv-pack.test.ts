@@ -34,7 +34,7 @@ testValid("every module of the pack passes SPIRV-Tools", () => {
 })
 
 testValid("the validator sees mistakes", () => {
-  const words = entries.get("add.f32")!.module.slice()
+  const words = entries.get("add.f32.f32.f32")!.module.slice()
   words[words.length - 2] = (1 << 16) | 248 // a label without a result where the return was
   expect(validate(words)).toBeDefined()
 })
@@ -77,7 +77,7 @@ testValid("one kernel with everything is valid in each variant", () => {
 })
 
 testValid("only what is used is declared, and every id is defined", () => {
-  const words = entries.get("add.f32")!.module
+  const words = entries.get("add.f32.f32.f32")!.module
   const text = disassemble(words)
   expect(text.match(/OpCapability \w+/g)!.sort()).toEqual([
     "OpCapability Int64",

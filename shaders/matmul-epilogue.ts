@@ -1,0 +1,84 @@
+/** What happens to an element of a matrix product between its sum and memory. */
+import {
+  type Body,
+  choice,
+  constant,
+  type F32,
+  f32,
+  type ReadBuffer,
+  type ReadWriteBuffer,
+  read,
+  readWrite,
+  type U32,
+  u32,
+  type WriteBuffer,
+  write,
+} from "../src/spirv.ts"
+import { activate, activationSlope } from "./activation-kind.ts"
+
+/** Type of c, pre and addend. */
+export const out = choice("out")
+type Out = typeof out
+
+/** What a kernel with this epilogue declares. Buffers that the constants do not call for may be absent. */
+export const epilogue = {
+  buffers: { bias: read(f32), pre: readWrite(out), addend: read(out), c: write(out) },
+  push: { ldc: u32, scale: f32 },
+  params: { beta: f32 },
+  constants: {
+    isScaled: constant(u32, 0),
+    hasBias: constant(u32, 0),
+    /** Writes pre. */
+    keepsPre: constant(u32, 0),
+    /** Number of the activation, 0 = none. */
+    activation: constant(u32, 0),
+    /** Number of the activation whose derivative at pre is a factor, 0 = none. */
+    derivative: constant(u32, 0),
+    /** Adds beta·addend. */
+    adds: constant(u32, 0),
+  },
+} as const
+
+export interface Epilogue {
+  readonly bias: ReadBuffer<typeof f32>
+  readonly pre: ReadWriteBuffer<Out>
+  readonly addend: ReadBuffer<Out>
+  readonly c: WriteBuffer<Out>
+  readonly ldc: U32
+  readonly scale: F32
+  readonly beta: F32
+  readonly isScaled: U32
+  readonly hasBias: U32
+  readonly keepsPre: U32
+  readonly activation: U32
+  readonly derivative: U32
+  readonly adds: U32
+}
+
+/**
+ * c[m, n + j] from sums[j]: z = scale·sum + bias[n + j]; pre ← z; z = activation(z)·derivative(pre); c ← z + beta·addend, where beta 0 does
+ * not read. Four sums are written as one pack: then n and ldc are multiples of 4.
+ */
+export function finish(k: Body, e: Epilogue, m: U32, n: U32, sums: readonly F32[]): void {
+  const at = m.mul(e.ldc).add(n)
+  const load = (from: ReadBuffer<Out>) => (sums.length === 4 ? from.pack(4).at(at.shr(2)) : sums.map((_, j) => from.at(at.add(j))))
+  const store = (to: WriteBuffer<Out>) => {
+    const now = z.map((one) => one.get())
+    if (sums.length === 4) to.pack(4).set(at.shr(2), now)
+    else now.forEach((one, j) => to.set(at.add(j), one))
+  }
+  const z = sums.map((sum) => k.var(f32, sum))
+  k.if(e.isScaled.ne(0), () => z.forEach((one) => one.update((v) => v.mul(e.scale))))
+  k.if(e.hasBias.ne(0), () => z.forEach((one, j) => one.add(e.bias.at(n.add(j)))))
+  k.if(e.keepsPre.ne(0), () => store(e.pre))
+  k.if(e.activation.ne(0), () => z.forEach((one) => one.update((v) => activate(k, e.activation, v))))
+  k.if(e.derivative.ne(0), () => {
+    const pre = load(e.pre)
+    z.forEach((one, j) => one.update((v) => v.mul(activationSlope(k, e.derivative, pre[j]!))))
+  })
+  k.if(e.adds.ne(0).and(e.beta.ne(0)), () => {
+    const addend = load(e.addend)
+    z.forEach((one, j) => one.update((v) => addend[j]!.fma(e.beta, v)))
+  })
+  store(e.c)
+}

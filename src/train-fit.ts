@@ -1,0 +1,92 @@
+/** The memory a run takes on its device, known from its plans alone, and what would make it fit. */
+import { AlphaError, EXIT } from "./base-error.ts"
+import { formatBytes } from "./base-term.ts"
+import { countParams } from "./gpt.ts"
+import type { Device, Plan } from "./program.ts"
+import { byteLength } from "./tensor.ts"
+import type { Prepared, TrainJob } from "./train-prepare.ts"
+import { evaluationPlan, microPlan, updatePlan } from "./train-step.ts"
+
+/** Bytes of each part of a run; all but the arena outlive its steps. */
+export interface MemoryEvent {
+  readonly type: "memory"
+  readonly device: string
+  readonly parameters: number
+  readonly weights: number
+  readonly copies: number
+  readonly gradients: number
+  readonly moments: number
+  /** Activations and scratch: one piece of memory that all programs share. */
+  readonly arena: number
+  /** Keys and values of the samples drawn during training. */
+  readonly cache: number
+  readonly total: number
+  /** What the device has for this process; undefined where it does not tell. */
+  readonly budget: number | undefined
+  readonly fits: boolean
+  /** Settings with which it would fit, the least change first. */
+  readonly options: readonly string[]
+}
+
+type Sized = Pick<TrainJob["values"], "batch" | "activationCheckpointing">
+
+/** What the run of `job` needs. Nothing is allocated. */
+export function memoryOf(job: TrainJob, prepared: Prepared, device: Device): MemoryEvent {
+  const { values } = job
+  const { model } = prepared
+  const plansOf = ({ batch, activationCheckpointing }: Sized): Plan[] => {
+    const shape = { model, precision: values.precision, B: batch, T: values.context }
+    return [microPlan(shape, activationCheckpointing), updatePlan(shape, values), evaluationPlan(shape)]
+  }
+  const cacheType = values.precision === "bf16" ? 2 : 4
+  const cache = values.sampleInterval === undefined ? 0 : 2 * model.nLayer * model.blockSize * model.nKvHead * model.headDim * cacheType
+  const sizes = (plans: readonly Plan[]) => {
+    const states = new Map(plans.flatMap(({ program }) => [...program.states.values()].map((t) => [t.name, byteLength(t)] as const)))
+    const sum = (holds: (name: string) => boolean) => [...states].reduce((all, [name, bytes]) => all + (holds(name) ? bytes : 0), 0)
+    const [copies, gradients] = [sum((name) => name.startsWith("bf16.")), sum((name) => name.startsWith("grad."))]
+    const moments = sum((name) => /^[mv]\./.test(name))
+    const arena = Math.max(...plans.map((plan) => device.arenaBytes(plan)))
+    const weights = sum(() => true) - copies - gradients - moments
+    return { weights, copies, gradients, moments, arena, cache, total: sum(() => true) + arena + cache }
+  }
+  const now = sizes(plansOf(values))
+  const budget = device.memoryBytes()
+  const fitting = (change: Sized) => budget !== undefined && sizes(plansOf(change)).total <= budget
+  const fits = budget === undefined || now.total <= budget
+  return {
+    type: "memory",
+    device: device.description,
+    parameters: countParams(model),
+    ...now,
+    budget,
+    fits,
+    options: fits ? [] : optionsFor(values, fitting),
+  }
+}
+
+/** Recomputation alone, else the largest halved batch that fits, both spelt as flags. */
+function optionsFor(values: TrainJob["values"], fits: (change: Sized) => boolean): string[] {
+  const { batch, accumSteps } = values
+  const options: string[] = []
+  if (!values.activationCheckpointing && fits({ batch, activationCheckpointing: true })) options.push("--activationCheckpointing")
+  for (const activationCheckpointing of values.activationCheckpointing ? [true] : [false, true]) {
+    for (let [rows, steps] = [batch / 2, accumSteps * 2]; Number.isInteger(rows); rows /= 2, steps *= 2) {
+      if (!fits({ batch: rows, activationCheckpointing })) continue
+      options.push(
+        `--batch=${rows} --accumSteps=${steps}${activationCheckpointing && !values.activationCheckpointing ? " --activationCheckpointing" : ""}`,
+      )
+      break
+    }
+  }
+  return options
+}
+
+/** Throws AlphaError naming the sizes and what would fit. */
+export function checkFits(memory: MemoryEvent): void {
+  if (memory.fits) return
+  const { total, budget = 0, options } = memory
+  throw new AlphaError(`the run needs ${formatBytes(total)} on ${memory.device}, ${formatBytes(budget)} are free`, {
+    hint: options.length > 0 ? `fits with ${options.join(", or with ")}` : "use a smaller model or a shorter context",
+    code: EXIT.device,
+  })
+}

@@ -1,0 +1,80 @@
+/** Where the time of a step goes: its programs run launch by launch, the rows summed by kernel, and a trace for Chrome. */
+import { writeAtomic } from "./base-file.ts"
+import type { Executable, ProfileRow, RunInputs, RunOutputs } from "./program.ts"
+
+/** One kernel (on the CPU: op) over a whole step. */
+export interface KernelTime {
+  readonly op: string
+  readonly kernel: string | undefined
+  readonly launches: number
+  readonly ms: number
+  /** Share of all kernels' time. */
+  readonly share: number
+  readonly gb_per_s: number
+  /** 0 where memory decides. */
+  readonly tflop_per_s: number
+}
+
+export interface ProfileEvent {
+  readonly type: "profile"
+  readonly step: number
+  /** Time of all launches one after another; the step itself may take less (side by side) or more (waiting). */
+  readonly ms: number
+  readonly launches: number
+  readonly kernels: readonly KernelTime[]
+  /** File for chrome://tracing, if one was asked for. */
+  readonly traceFile: string | undefined
+}
+
+/** The programs of one step under the clock. */
+export class StepProfile {
+  readonly #rows: (ProfileRow & { readonly program: string })[] = []
+  #end = 0
+
+  /** Runs `program` once in place of a submit. */
+  run(program: Executable, inputs: RunInputs): RunOutputs {
+    const { rows, outputs } = program.profile(inputs)
+    const { name } = program.plan.program
+    for (const row of rows) this.#rows.push({ ...row, startMs: this.#end + row.startMs, program: name })
+    this.#end = Math.max(this.#end, ...this.#rows.slice(-1).map(({ startMs, ms }) => startMs + ms))
+    return outputs
+  }
+
+  event(step: number, traceFile: string | undefined): ProfileEvent {
+    const total = this.#rows.reduce((sum, { ms }) => sum + ms, 0)
+    const groups = Map.groupBy(this.#rows, ({ op, kernel }) => `${op} ${kernel}`)
+    const kernels = [...groups.values()].map((rows): KernelTime => {
+      const sum = (of: (row: ProfileRow) => number) => rows.reduce((all, row) => all + of(row), 0)
+      const ms = sum((row) => row.ms)
+      const { op, kernel } = rows[0] as ProfileRow
+      const [gb, tflop] = [sum((row) => row.bytes) / 1e6, sum((row) => row.flops) / 1e9]
+      return { op, kernel, launches: rows.length, ms, share: ms / total, gb_per_s: gb / ms, tflop_per_s: tflop / ms }
+    })
+    if (traceFile !== undefined) writeAtomic(traceFile, JSON.stringify(this.#trace()))
+    return {
+      type: "profile",
+      step,
+      ms: total,
+      launches: this.#rows.length,
+      kernels: kernels.sort((a, b) => b.ms - a.ms),
+      traceFile,
+    }
+  }
+
+  /** Trace Event Format of Chrome: complete events, microseconds. */
+  #trace() {
+    return {
+      displayTimeUnit: "ms",
+      traceEvents: this.#rows.map(({ op, kernel, startMs, ms, bytes, flops, program }) => ({
+        name: kernel ?? op,
+        cat: program,
+        ph: "X",
+        ts: startMs * 1000,
+        dur: ms * 1000,
+        pid: 1,
+        tid: 1,
+        args: { op, program, bytes, flops },
+      })),
+    }
+  }
+}
