@@ -3,6 +3,7 @@ import type { Kernel } from "../src/spirv.ts"
 import { activationBackward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
+import { crossEntropy, lossSum } from "./classifier.ts"
 import { dropout, dropoutEdge } from "./dropout.ts"
 import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
 import { embeddings } from "./embedding.ts"
@@ -73,6 +74,8 @@ export const kernels: readonly Kernel[] = [
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
+  crossEntropy,
+  lossSum,
   ...tensorKernels,
   ...Object.values(matrixMatmuls).flat(),
   ...Object.values(biasSums),

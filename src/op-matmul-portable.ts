@@ -69,7 +69,7 @@ function tiles(g: Sized, { values, constants }: ReturnType<typeof epilogueOf>, s
   const kernels = matmuls[layout]
   const isPacked =
     isWhole(lda, ldb) && ldc % 4 === 0 && (isPadded === true || isWhole(layout === "tn" ? M : K)) && isWhole(layout === "nt" ? K : N)
-  const isLarge = isPacked && Math.ceil(M / 128) * Math.ceil(N / 128) * Math.ceil(K / splitK) >= target.units
+  const isLarge = isPacked && Math.min(M, N) >= 256 && Math.ceil(M / 128) * Math.ceil(N / 128) * Math.ceil(K / splitK) >= target.units
   const hasLarge = kernels.large.variants.some(({ chosen }) => chosen.act === dtypeOf(a) && chosen.out === dtypeOf(g.c))
   const tile = isLarge && hasLarge ? 128 : 64
   const kernel = tile === 128 ? kernels.large : isPacked ? kernels.small : kernels.any
