@@ -17,6 +17,8 @@ import { normBackwards } from "./norm-backward.ts"
 import { adamw, lion, sgd } from "./optimizer.ts"
 import { columnSum } from "./reduce.ts"
 import { takeRows, takeRowsEdge } from "./rows.ts"
+import { sampleSlices } from "./sample.ts"
+import { sampleChoose } from "./sample-choose.ts"
 import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
 import { stepControl } from "./step-control.ts"
 import { swiglu, swigluBackward } from "./swiglu.ts"
@@ -59,6 +61,8 @@ export const kernels: readonly Kernel[] = [
   weightedSumBackward,
   takeRows,
   takeRowsEdge,
+  sampleSlices,
+  sampleChoose,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
