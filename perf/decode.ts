@@ -1,5 +1,5 @@
 /**
- * Speed of generation with random weights: bun perf/decode.ts [--preset=gpt2-124m] [--precision=f32] [--batch=1] [--prompt=128] [--new=64] [--threads=N]
+ * Speed of generation with random weights: bun perf/decode.ts [--preset=gpt2-124m] [--precision=f32] [--batch=1] [--prompt=128] [--new=64] [--threads=N] [--device=cpu]
  * [--temperature=0] [--profile]. Prints one JSON line in the words of ../shared/peers/torch_decode.py; `bandwidth_share` is the bytes of weights read per
  * step over what a plain sum over them reads in the same time. --profile adds the time per op and what is left for the host.
  */
@@ -18,6 +18,7 @@ const { values: flags } = parseArgs({
     prompt: { type: "string", default: "128" },
     new: { type: "string", default: "64" },
     threads: { type: "string" },
+    device: { type: "string", default: "cpu" },
     temperature: { type: "string", default: "0" },
     profile: { type: "boolean", default: false },
   },
@@ -78,7 +79,7 @@ function timed(work: () => void): number {
   return performance.now() - from
 }
 
-const opened = openDevice("cpu", flags.threads === undefined ? undefined : Number(flags.threads)).device
+const opened = openDevice(flags.device, flags.threads === undefined ? undefined : Number(flags.threads)).device
 const device = flags.profile ? watched(opened) : opened
 const state = device.state()
 initialise(device, state, model, 1)

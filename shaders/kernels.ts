@@ -3,6 +3,8 @@ import type { Kernel } from "../src/spirv.ts"
 import { activationBackward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
+import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
+import { crossEntropy, lossSum } from "./classifier.ts"
 import { dropout, dropoutEdge } from "./dropout.ts"
 import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
 import { embeddings } from "./embedding.ts"
@@ -12,10 +14,15 @@ import { matmuls } from "./matmul.ts"
 import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
 import { matmulFew } from "./matmul-few.ts"
+import { matrixMatmuls } from "./matmul-matrix.ts"
+import { tensorKernels } from "./matmul-tensor.ts"
+import { muonApply, muonMomentum, muonStart } from "./muon.ts"
 import { addNorms, norms } from "./norm.ts"
 import { normBackwards } from "./norm-backward.ts"
 import { adamw, lion, sgd } from "./optimizer.ts"
+import { qkNormBackwards, qkNorms } from "./qk-norm.ts"
 import { columnSum } from "./reduce.ts"
+import { ropes } from "./rope.ts"
 import { takeRows, takeRowsEdge } from "./rows.ts"
 import { sampleSlices } from "./sample.ts"
 import { sampleChoose } from "./sample-choose.ts"
@@ -39,12 +46,18 @@ export const kernels: readonly Kernel[] = [
   sortScan,
   sortScatter,
   sortBounds,
+  ...Object.values(ropes),
+  ...Object.values(qkNorms),
+  ...Object.values(qkNormBackwards),
   squareSums,
   normOfSums,
   stepControl,
   adamw,
   lion,
   sgd,
+  muonMomentum,
+  muonStart,
+  muonApply,
   add,
   cast,
   assign,
@@ -66,9 +79,17 @@ export const kernels: readonly Kernel[] = [
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
+  crossEntropy,
+  lossSum,
+  ...tensorKernels,
+  ...Object.values(matrixMatmuls).flat(),
   ...Object.values(biasSums),
   ...attentions,
   attentionDelta,
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
+  ...attentionAppends,
+  ...attentionChunks,
+  ...attentionDecodes.one,
+  ...attentionDecodes.two,
 ]

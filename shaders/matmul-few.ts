@@ -69,15 +69,16 @@ function few(rows: number, isPacked: boolean) {
           )
         })
         k.barrier()
-        k.if(
-          output.lt(outputs).and(
-            firstTeam
-              .add(output.div(SIDE * rows))
-              .mul(SIDE)
-              .lt(N),
-          ),
-          () => k.for(0, span.min(chunks.sub(base)), 1, (i) => total.add(sumsOf.at(output.mul(pitch).add(i)))),
+        // All lanes walk along, those without an output on that of lane 0: Mesa 22.3's lavapipe fails on loops over shared memory that
+        // only some lanes enter.
+        const isOutput = output.lt(outputs).and(
+          firstTeam
+            .add(output.div(SIDE * rows))
+            .mul(SIDE)
+            .lt(N),
         )
+        const mine = isOutput.select(output, 0).mul(pitch)
+        k.for(0, span.min(chunks.sub(base)), 1, (i) => total.add(sumsOf.at(mine.add(i))))
         k.barrier()
       })
       const [m, n] = [m0.add(output.mod(rows)), firstTeam.mul(SIDE).add(output.div(rows))]

@@ -86,59 +86,62 @@ function matmul(layout: Layout, tile: 64 | 128, isPacked: boolean) {
 
       const start = k.groupZ.mul(splitK)
       const end = start.add(splitK).min(K)
-      const bring = (depth: U32) => {
-        for (const { load, next } of operands) load(depth, end).forEach((value, j) => next[j]!.set(value))
-      }
-      const advance = (depth: U32) => {
-        for (const { places, next, base } of operands)
-          places.forEach(([inner, outer], j) => shared.set(inner.mul(pitch).add(outer.add(base)), next[j]!.get()))
-        k.barrier()
-        k.if(depth.add(DEPTH).lt(end), () => bring(depth.add(DEPTH)))
-        k.for(0, DEPTH, 1, (d) => {
-          const row = d.mul(pitch) // no unroll hint: lavapipe then compiles ten times as long, other drivers unroll it anyway
-          const column = offsets.map((i) => shared.at(row.add(y.add(i))))
-          const line = offsets.map((j) => shared.at(row.add(x.add(j + DEPTH * pitch))))
-          sums.forEach((of, i) => of.forEach((sum, j) => sum.update((now) => column[i]!.fma(line[j]!, now))))
+      // One tile is on its way to registers while the one before is multiplied: a turn more than there are tiles.
+      k.for(start, end.add(DEPTH), DEPTH, (depth) => {
+        k.if(depth.lt(end), () => {
+          for (const { load, next } of operands) load(depth, end).forEach((value, j) => next[j]!.set(value))
         })
-        k.barrier()
-      }
-      bring(start)
-      if (isForward) {
-        k.for(start, end, CHUNK, (chunk) => {
-          k.for(0, CHUNK, DEPTH, (depth) => {
-            k.if(chunk.add(depth).lt(end), () => advance(chunk.add(depth)))
+        k.if(depth.gt(start), () => {
+          k.for(0, DEPTH, 1, (d) => {
+            const row = d.mul(pitch) // no unroll hint: lavapipe then compiles ten times as long, other drivers unroll it anyway
+            const column = offsets.map((i) => shared.at(row.add(y.add(i))))
+            const line = offsets.map((j) => shared.at(row.add(x.add(j + DEPTH * pitch))))
+            sums.forEach((of, i) => of.forEach((sum, j) => sum.update((now) => column[i]!.fma(line[j]!, now))))
           })
-          totals.forEach((of, i) =>
-            of.forEach((total, j) => {
-              total.add(sums[i]![j]!.get())
-              sums[i]![j]!.set(0)
-            }),
+          if (!isForward) return
+          k.if(
+            depth
+              .and(CHUNK - 1)
+              .eq(0)
+              .or(depth.ge(end)),
+            () => {
+              totals.forEach((of, i) =>
+                of.forEach((total, j) => {
+                  total.add(sums[i]![j]!.get())
+                  sums[i]![j]!.set(0)
+                }),
+              )
+            },
           )
         })
-      } else k.for(start, end, DEPTH, advance)
+        k.barrier()
+        k.if(depth.lt(end), () => {
+          for (const { places, next, base } of operands)
+            places.forEach(([inner, outer], j) => shared.set(inner.mul(pitch).add(outer.add(base)), next[j]!.get()))
+        })
+        k.barrier()
+      })
 
       const results = isForward ? totals : sums
-      for (const p of blocks) {
-        for (const q of blocks) {
-          // Through shared memory, each lane by itself, so that the epilogue stands in a loop and not once per output.
-          const slot = (i: U32 | number, j: U32 | number) => k.u32(0).add(i).mul(SIDE).add(j).mul(LANES).add(k.lane)
-          for (const i of range(SIDE)) for (const j of range(SIDE)) shared.set(slot(i, j), results[p * SIDE + i]![q * SIDE + j]!.get())
-          k.for(0, SIDE, 1, (i) => {
-            const [m, n] = [left.start.add(y.add(i).add(p * 64)), right.start.add(x.add(q * 64))]
-            const row = k.groupZ.mul(M).add(m) // the parts of a split sum follow each other
-            const single = () => k.for(0, SIDE, 1, (j) => k.if(n.add(j).lt(N), () => finish(k, e, row, n.add(j), [shared.at(slot(i, j))])))
-            const four = () =>
-              finish(
-                k,
-                e,
-                row,
-                n,
-                range(SIDE).map((j) => shared.at(slot(i, j))),
-              )
-            k.if(m.lt(M), () => (isPacked ? k.if(n.add(SIDE - 1).lt(N), four, single) : single()))
-          })
+      const quarter = (p: number, q: number) => results.slice(p * SIDE, (p + 1) * SIDE).map((row) => row.slice(q * SIDE, (q + 1) * SIDE))
+      // Through shared memory, each lane by itself, so that the epilogue stands in a loop and not once per output.
+      const slot = (i: U32 | number, j: U32 | number) => k.u32(0).add(i).mul(SIDE).add(j).mul(LANES).add(k.lane)
+      k.for(0, blocks.length ** 2, 1, (block) => {
+        for (const p of blocks) {
+          for (const q of blocks)
+            k.if(block.eq(p * blocks.length + q), () =>
+              quarter(p, q).forEach((row, i) => row.forEach((result, j) => shared.set(slot(i, j), result.get()))),
+            )
         }
-      }
+        k.for(0, SIDE, 1, (i) => {
+          const [down, across] = [block.div(blocks.length).mul(64), block.mod(blocks.length).mul(64)]
+          const [m, n] = [left.start.add(y.add(i).add(down)), right.start.add(x.add(across))]
+          const row = k.groupZ.mul(M).add(m) // the parts of a split sum follow each other
+          const single = () => k.for(0, SIDE, 1, (j) => k.if(n.add(j).lt(N), () => finish(k, e, row, n.add(j), [shared.at(slot(i, j))])))
+          const four = () => finish(k, e, row, n, range(SIDE).map((j) => shared.at(slot(i, j)))) // biome-ignore format: one line
+          k.if(m.lt(M), () => (isPacked ? k.if(n.add(SIDE - 1).lt(N), four, single) : single()))
+        })
+      })
     },
   })
 }

@@ -1,7 +1,7 @@
 /** The update of all parameters in one dispatch: AdamW, Lion, SGD. */
-import { type Body, bf16, type F32, f32, kernel, type ReadWriteBuffer, read, readWrite, type U32, u32, write } from "../src/spirv.ts"
+import { type Body, bf16, type F32, f32, kernel, type ReadWriteBuffer, read, readWrite, u32, write } from "../src/spirv.ts"
 import { CONTROL } from "./step-control.ts"
-import { eachChunk, LIST, type PackSize } from "./tensor-list.ts"
+import { eachChunk, LIST, loadPack, storePack } from "./tensor-list.ts"
 
 /** Addresses in a row of the table: p, g, m, v, copy. */
 export const ROW = 5
@@ -41,25 +41,25 @@ function update(name: string, rule: Rule) {
           const copy = k.memoryAt("copy", copyAddress, write(bf16))
           const keep = k.f32(1).sub(lr.mul(decays.at(tensor)))
           each((index, pack) => {
-            const [ps, gs, ms] = [load(p, pack, index), load(g, pack, index), load(m, pack, index)]
-            const vs = rule.hasSecond ? load(v, pack, index) : []
+            const [ps, gs, ms] = [loadPack(p, pack, index), loadPack(g, pack, index), loadPack(m, pack, index)]
+            const vs = rule.hasSecond ? loadPack(v, pack, index) : []
             const updates = ms.map((value, j) => next(gs[j]!.mul(scale), value, vs[j]))
             const values = ps.map((value, j) => value.mul(keep).sub(lr.mul(updates[j]!.step)))
-            store(p, pack, index, values)
-            store(
+            storePack(p, pack, index, values)
+            storePack(
               m,
               pack,
               index,
               updates.map((u) => u.m),
             )
             if (rule.hasSecond)
-              store(
+              storePack(
                 v,
                 pack,
                 index,
                 updates.map((u) => u.v!),
               )
-            k.if(copyAddress.ne(0), () => store(copy, pack, index, values))
+            k.if(copyAddress.ne(0), () => storePack(copy, pack, index, values))
           })
         })
       })
@@ -67,19 +67,7 @@ function update(name: string, rule: Rule) {
   })
 }
 
-interface Target {
-  set(index: U32, value: F32): void
-  pack(count: 8): { set(index: U32, values: readonly F32[]): void }
-}
 type Floats = ReadWriteBuffer<typeof f32>
-
-function load(from: Floats, pack: PackSize, index: U32): readonly F32[] {
-  return pack === 8 ? from.pack(8).at(index) : [from.at(index)]
-}
-function store(to: Target, pack: PackSize, index: U32, values: readonly F32[]): void {
-  if (pack === 8) to.pack(8).set(index, values)
-  else to.set(index, values[0]!)
-}
 
 /** 1 − βᵗ without cancellation while t·ln β is small. */
 function oneMinusPower(k: Body, log: F32, t: F32): F32 {

@@ -22,16 +22,16 @@ export const stepControl = kernel({
       const n = norm.at(0).div(targets.at(0))
       const [applied, skipped] = [control.at(CONTROL.applied), control.at(CONTROL.skipped)]
       const [mean, variance] = [control.at(CONTROL.meanNorm), control.at(CONTROL.variance)]
-      const isFinite = n.bits().and(NOT_FINITE).ne(NOT_FINITE)
+      const isSound = n.bits().and(NOT_FINITE).ne(NOT_FINITE)
       const isJudged = spike.gt(0).and(applied.ge(warmup))
       const limit = isJudged.select(mean.add(spike.mul(variance.sqrt())), n)
-      const isSkipped = isFinite.not().or(n.gt(limit))
+      const isSkipped = isSound.not().or(n.gt(limit))
       const clipped = clip.gt(0).select(clip.div(n.add(1e-6)).min(1), one)
       control.set(CONTROL.norm, n)
       control.set(CONTROL.skip, isSkipped.select(one, 0))
       control.set(CONTROL.skipped, skipped.add(isSkipped.select(one, 0)))
       control.set(CONTROL.scale, isSkipped.select(zero, clipped.div(targets.at(0))))
-      k.if(isFinite, () => {
+      k.if(isSound, () => {
         const delta = n.min(limit).sub(mean)
         const isStart = applied.eq(0)
         control.set(CONTROL.applied, applied.add(isSkipped.select(zero, 1)))

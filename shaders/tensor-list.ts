@@ -1,5 +1,5 @@
 /** Lists of tensors in one dispatch: a table of addresses and a table of chunks that workgroups take in turns. */
-import { type Body, f32, kernel, type ReadBuffer, read, type U32, u32, u64, vec2, write } from "../src/spirv.ts"
+import { type Body, type F32, f32, kernel, type ReadBuffer, read, type U32, u32, u64, vec2, write } from "../src/spirv.ts"
 
 /** Elements of a chunk, and how many a lane takes at once. */
 export const CHUNK = 8192
@@ -19,13 +19,30 @@ export interface Chunk {
   each(body: (index: U32, pack: PackSize) => void): void
 }
 
-/** Calls body for every chunk that this workgroup takes. */
+interface Target {
+  set(index: U32, value: F32): void
+  pack(count: 8): { set(index: U32, values: readonly F32[]): void }
+}
+interface Source {
+  at(index: U32): F32
+  pack(count: 8): { at(index: U32): readonly F32[] }
+}
+export function loadPack(from: Source, pack: PackSize, index: U32): readonly F32[] {
+  return pack === PACK ? from.pack(PACK).at(index) : [from.at(index)]
+}
+export function storePack(to: Target, pack: PackSize, index: U32, values: readonly F32[]): void {
+  if (pack === PACK) to.pack(PACK).set(index, values)
+  else to.set(index, values[0]!)
+}
+
+/** Calls body for every chunk that this workgroup takes. isPacked 0: no packs, where tensors are not aligned to them. */
 export function eachChunk(
   k: Body,
   chunks: ReadBuffer<ReturnType<typeof vec2<"u32">>>,
   sizes: ReadBuffer<typeof u32>,
   n: U32,
   body: (chunk: Chunk) => void,
+  isPacked: U32 = k.u32(1),
 ): void {
   k.for(k.group, n, k.groups, (i) => {
     const { x: tensor, y: start } = chunks.at(i)
@@ -34,8 +51,10 @@ export function eachChunk(
       tensor,
       each(inner) {
         const end = sizes.at(tensor).sub(start).min(CHUNK).add(start)
-        k.for(start.div(PACK).add(k.lane), end.div(PACK), k.workgroup, (index) => inner(index, PACK))
-        k.for(end.div(PACK).mul(PACK).add(k.lane), end, k.workgroup, (index) => inner(index, 1))
+        const first = start.div(PACK)
+        const last = isPacked.ne(0).select(end.div(PACK), first)
+        k.for(first.add(k.lane), last, k.workgroup, (index) => inner(index, PACK))
+        k.for(last.mul(PACK).add(k.lane), end, k.workgroup, (index) => inner(index, 1))
       },
     })
   })
@@ -54,7 +73,7 @@ export const squareSums = kernel({
       const x = k.memoryAt("x", addresses.at(tensor), read(f32))
       const sum = k.var(f32, 0)
       each((index, pack) => {
-        for (const value of pack === 8 ? x.pack(8).at(index) : [x.at(index)]) sum.add(value.mul(value))
+        for (const value of loadPack(x, pack, index)) sum.add(value.mul(value))
       })
       const total = k.workgroupSum(sum.get())
       k.if(k.lane.eq(0), () => sums.set(i, total))

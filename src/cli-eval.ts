@@ -10,7 +10,7 @@ type EvalEvent = Jobs["eval"]["event"]
 type EvalReport = Jobs["eval"]["result"]
 
 export async function run({ config, json, print }: Invocation<EvalConfig>): Promise<undefined> {
-  const { data, context, stride, batch, precision, runsDir, device, threads } = config
+  const { data, context, stride, batch, precision, runsDir, device, threads, debugGpu } = config
   const model = config.model ?? missing("model", "--model=RUN, a checkpoint or a Hugging Face directory")
   const job = {
     model,
@@ -26,7 +26,7 @@ export async function run({ config, json, print }: Invocation<EvalConfig>): Prom
   const engine = startEngine()
   try {
     const onNote = (note: string) => void (json || process.stderr.write(`${note}\n`))
-    const report = await engine.start("eval", job, { device, threads }, { onEvent: (event) => view?.show(event), onNote }).result
+    const report = await engine.start("eval", job, { device, threads, debugGpu }, { onEvent: (event) => view?.show(event), onNote }).result
     view?.close()
     print(report, () => text(report))
   } finally {

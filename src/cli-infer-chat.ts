@@ -17,7 +17,7 @@ export async function chat(engine: Engine, job: Job, config: InferConfig, json: 
   const isTerminal = process.stdin.isTTY === true && process.stdout.isTTY === true
   const paint = colours()
   const say = (text: string) => void process.stderr.write(`${paint.dim(text)}\n`)
-  const where = { device: config.device, threads: config.threads }
+  const where = { device: config.device, threads: config.threads, debugGpu: config.debugGpu }
   const start = (messages: readonly Message[], writer: AnswerWriter | undefined, done: (answer: Answer) => void) =>
     engine.start("generate", { ...job, keep: true, prompts: messages.length === 0 ? [] : [{ messages }] }, where, {
       onEvent(event) {

@@ -48,7 +48,12 @@ function inferJob(config: InferConfig, model: string): Job {
   return { model, precision, prompts: [], sampling, maxTokens, stop, overflow, batch, keep: false }
 }
 
-async function answerAll(engine: Engine, job: Job, { device, threads, seed }: InferConfig, json: boolean): Promise<number | undefined> {
+async function answerAll(
+  engine: Engine,
+  job: Job,
+  { device, threads, debugGpu, seed }: InferConfig,
+  json: boolean,
+): Promise<number | undefined> {
   const { prompts, precision } = job
   const view = json ? jsonView(prompts, { precision, seed }) : prompts.length === 1 ? streamView(prompts[0]!) : listView(prompts)
   const paint = colours()
@@ -57,7 +62,7 @@ async function answerAll(engine: Engine, job: Job, { device, threads, seed }: In
   const running = engine.start(
     "generate",
     job,
-    { device, threads },
+    { device, threads, debugGpu },
     {
       onEvent(event) {
         if (event.type === "ready") view.ready(event)

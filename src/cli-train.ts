@@ -54,7 +54,7 @@ export async function run({ config, loaded, json }: Invocation<TrainInput, typeo
   const job = engine.start(
     "train",
     { values: config, record: { config: recordConfig(loaded), seed: config.seed, commit, version }, directory, resume },
-    { device: config.device, threads: config.threads },
+    { device: config.device, threads: config.threads, debugGpu: config.debugGpu },
     { onEvent: view.show, onNote: view.note },
   )
   const release = onStop(() => {

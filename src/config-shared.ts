@@ -1,11 +1,11 @@
 /** Rows that several commands share. */
-import { choice, inGroup, int, list, text } from "./config-field.ts"
+import { bool, choice, inGroup, int, list, text } from "./config-field.ts"
 
 /** Where and how numbers are computed. */
 export const COMPUTE = inGroup("Device", {
-  device: text("cpu, gpu, gpu:N, or auto", {
+  device: text("cpu, gpu, gpu:N, gpu:UUID (its first 8 digits or more), or auto", {
     default: "auto",
-    form: { pattern: /^(cpu|gpu|gpu:\d+|auto)$/, words: "cpu, gpu, gpu:N or auto" },
+    form: { pattern: /^(cpu|auto|gpu(:(\d{1,3}|[0-9a-f]{8,32}))?)$/, words: "cpu, gpu, gpu:N, gpu:UUID or auto" },
     spellings: { cpu_ref: "cpu", helios: "gpu" },
     aliases: ["backend"],
   }),
@@ -14,6 +14,7 @@ export const COMPUTE = inGroup("Device", {
     spellings: { float32: "f32", bfloat16: "bf16" },
     aliases: ["dtype"],
   }),
+  debugGpu: bool("one GPU launch at a time, NaN in memory nobody wrote, stray writes named: slow", { default: false }),
   threads: int("CPU threads; results do not depend on it", { derive: "all cores", min: 1, max: 1024 }),
 })
 

@@ -90,13 +90,42 @@ const OBSERVE = inGroup("Device", {
   dryRun: bool("say what would be trained and what memory it takes, then stop", { default: false }),
 })
 
+/** The knobs that the project's older engine had, with the nearest meaning in this one; ALPHA_… in the environment as ever. */
+const RUNTIME = inGroup("Runtime", {
+  adaptiveMemStatsPollEvery: int("steps between looks at a GPU's memory, told with the metrics", { default: 16, min: 1, unit: "steps" }),
+  adaptiveSyncMinInterval: int("results of this many steps are read together: least steps between two waits for a GPU", {
+    default: 1,
+    min: 1,
+    unit: "steps",
+  }),
+  adaptiveSyncDeferredThreshold: int("steps whose results a GPU may still owe when the next is given to it (its ring holds 4)", {
+    default: 3,
+    min: 0,
+    unit: "steps",
+  }),
+  adaptiveSyncPendingThreshold: int("steps that a GPU is given at most before the host waits for the oldest (its ring holds 4)", {
+    default: 4,
+    min: 1,
+    unit: "steps",
+  }),
+  gpuMetricsSampleEvery: int("steps between looks at a GPU's utilisation, power, temperature and clocks", {
+    default: 75,
+    min: 1,
+    unit: "steps",
+  }),
+  callbackYieldEvery: int("steps between moments in which the trainer hears a stop", { default: 1, min: 1, unit: "steps" }),
+  failOnSmokeTest: bool("a GPU that computes small known sums wrongly ends the run before it begins; else it is only told", {
+    default: true,
+  }),
+})
+
 const TOKENIZER = inGroup("Tokenizer", {
   ...VOCABULARY,
   tokenizerArtifacts: text("tokenizer.json that is loaded if it exists, else built and saved there", {}),
 })
 
 /** Every field of a training run that is not the model's. */
-export const TRAIN = { ...DATA, ...TOKENIZER, ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...COMPUTE, ...OBSERVE }
+export const TRAIN = { ...DATA, ...TOKENIZER, ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...COMPUTE, ...OBSERVE, ...RUNTIME }
 
 /** What `alpha train` reads: one flat set of names; vocabSize is the tokenizer's wish and the model's size at once. */
 export const TRAIN_FIELDS = {
@@ -110,6 +139,7 @@ export const TRAIN_FIELDS = {
   ...CHECKPOINTS,
   ...COMPUTE,
   ...OBSERVE,
+  ...RUNTIME,
 }
 
 /** Derived fields that wait for what training finds out: the tokenizer's size, the split, the run's name. */

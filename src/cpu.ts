@@ -21,6 +21,8 @@ export function openCpu(threads: number = cpus().length): Device {
     name: "cpu",
     description: `${cpus()[0]?.model.trim() ?? "unknown processor"}, ${threads} threads, ${isaLevel()}`,
     ahead: 0,
+    telemetry: () => undefined,
+    peakBytes: () => undefined,
     arenaBytes: (plan) => plan.arenaBytes,
     memoryBytes: () => process.availableMemory(),
     state: () => new CpuState(),

@@ -14,9 +14,9 @@ export interface Opened {
 /** Names of the devices this machine has; a Vulkan driver that itself runs on the CPU is only used when asked for. */
 export const deviceNames = (): string[] => ["cpu", ...gpus().flatMap(({ isSoftware }, i) => (isSoftware ? [] : [`gpu:${i}`]))]
 
-/** `cpu`, `gpu`, `gpu:N`, `gpu:UUID` (its first 8 digits or more) or `auto`. Throws when what was asked for cannot be had. */
-export function openDevice(name: string, threads: number | undefined): Opened {
-  if (name === "auto") return automatic(threads)
+/** `cpu`, `gpu`, `gpu:N`, `gpu:UUID` (its first 8 digits or more) or `auto`; `debug` has a GPU check every launch. Throws when what was asked for cannot be had. */
+export function openDevice(name: string, threads: number | undefined, debug = false): Opened {
+  if (name === "auto") return automatic(threads, debug)
   if (name === "cpu") return { device: cpu(threads), choice: undefined }
   const [, which] = /^gpu(?::(\d{1,3}|[0-9a-f]{8,32}))?$/.exec(name) ?? [undefined, null]
   if (which === null) {
@@ -25,16 +25,16 @@ export function openDevice(name: string, threads: number | undefined): Opened {
       code: EXIT.usage,
     })
   }
-  return { device: openGpu(which !== undefined && which.length > 3 ? which : Number(which ?? 0)), choice: undefined }
+  return { device: openGpu(which !== undefined && which.length > 3 ? which : Number(which ?? 0), debug), choice: undefined }
 }
 
 const cpu = (threads: number | undefined): Device => openCpu(threads ?? availableParallelism())
 
 /** The first GPU that is one; a Vulkan driver that itself runs on the CPU is slower than our own kernels there. */
-function automatic(threads: number | undefined): Opened {
+function automatic(threads: number | undefined, debug: boolean): Opened {
   const found = gpus()
   const first = found.findIndex(({ isSoftware }) => !isSoftware)
-  if (first >= 0) return { device: openGpu(first), choice: `device auto: gpu:${first} (${found[first]?.name})` }
+  if (first >= 0) return { device: openGpu(first, debug), choice: `device auto: gpu:${first} (${found[first]?.name})` }
   const software = found.map(({ name }) => `${name} runs on the CPU`)
   const why = [...software, ...gpuProblems()].join("; ")
   return { device: cpu(threads), choice: `device auto: cpu (no GPU: ${why})` }

@@ -10,6 +10,8 @@ import type { Summary, TrainEvent, TrainJob } from "./train.ts"
 export interface DeviceChoice {
   readonly device: string
   readonly threads: number | undefined
+  /** A GPU checks every launch. */
+  readonly debugGpu?: boolean
 }
 
 /** Every job: what it is given, what it tells on the way, what it returns; what it can be told while it runs. */

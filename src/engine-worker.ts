@@ -67,11 +67,11 @@ async function answer({ id, job, input, where, stop }: Request): Promise<void> {
 }
 
 /** The device that a job asks for; `tell` hears what auto chose, once. */
-function deviceFor({ device, threads }: DeviceChoice, tell: (note: string) => void): Device {
-  const key = `${device} ${threads}`
+function deviceFor({ device, threads, debugGpu = false }: DeviceChoice, tell: (note: string) => void): Device {
+  const key = `${device} ${threads} ${debugGpu}`
   const known = opened.get(key)
   if (known !== undefined) return known.device
-  const made = openDevice(device, threads)
+  const made = openDevice(device, threads, debugGpu)
   opened.set(key, made)
   if (made.choice !== undefined) tell(made.choice)
   return made.device

@@ -41,6 +41,9 @@ export class Driver {
   /** Timeline value known to be reached. */
   #reached = 0
   readonly #hasBudget: boolean
+  #allocated = 0
+  /** Most bytes that were allocated at once. */
+  peakBytes = 0
 
   constructor(
     readonly info: GpuInfo,
@@ -65,6 +68,8 @@ export class Driver {
     const size = Math.max(256, Math.ceil(bytes / 256) * 256)
     if (Number(vulkan().gpu_buffer(this.gpu, size, need, want, exportable ? 1 : 0, out)) === 0) throw this.#outOfMemory(size, what)
     const [handle = 0n, memory = 0n, address = 0n, mapped = 0n] = out
+    this.#allocated += size
+    this.peakBytes = Math.max(this.peakBytes, this.#allocated)
     let live = true
     return {
       handle,
@@ -73,8 +78,10 @@ export class Driver {
       bytes: size,
       view: (offset, length) => mappedMemory(Number(mapped), offset, length),
       free: () => {
-        if (live) vulkan().gpu_buffer_free(this.gpu, handle, memory)
+        if (!live) return
         live = false
+        this.#allocated -= size
+        vulkan().gpu_buffer_free(this.gpu, handle, memory)
       },
     }
   }

@@ -32,6 +32,7 @@ export interface Arena {
 export class GpuMemory {
   readonly #slabs: Slab[] = []
   readonly #arenas: Arena[] = []
+  readonly #large = new Set<DeviceBuffer>()
   #staging: { up: DeviceBuffer; down: DeviceBuffer } | undefined
 
   constructor(readonly driver: Driver) {}
@@ -41,7 +42,12 @@ export class GpuMemory {
     const size = Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN)
     if (size > SLAB / 2) {
       const buffer = this.driver.buffer(size, LOCAL, LOCAL, what)
-      return { buffer, offset: 0, address: buffer.address, bytes: size, free: buffer.free }
+      this.#large.add(buffer)
+      const free = () => {
+        this.#large.delete(buffer)
+        buffer.free()
+      }
+      return { buffer, offset: 0, address: buffer.address, bytes: size, free }
     }
     let slab = this.#slabs.find(({ free }) => free.some(({ from, to }) => to - from >= size))
     if (slab === undefined) {
@@ -101,10 +107,9 @@ export class GpuMemory {
     this.#arenas.splice(this.#arenas.indexOf(arena), 1)
   }
 
-  /** Bytes that this process holds on the device. */
-  bytes(): number {
-    const arenas = this.#arenas.reduce((sum, { bytes }) => sum + bytes, 0)
-    return arenas + this.#slabs.length * SLAB
+  /** Every buffer of the device's own memory. */
+  buffers(): DeviceBuffer[] {
+    return [...this.#slabs.map(({ buffer }) => buffer), ...this.#arenas.flatMap(({ buffers }) => buffers), ...this.#large]
   }
 
   fill(to: Allocation, pattern: number): void {
@@ -148,8 +153,7 @@ export class GpuMemory {
   }
 
   close(): void {
-    for (const { buffer } of this.#slabs) buffer.free()
-    for (const { buffers } of this.#arenas) for (const buffer of buffers) buffer.free()
+    for (const buffer of this.buffers()) buffer.free()
     this.#staging?.up.free()
     this.#staging?.down.free()
   }

@@ -1,4 +1,5 @@
 /** A schedule becomes command buffers: addresses, params blocks, barriers between steps; one recording per slot of the ring. */
+import { runDebug, type Span } from "./gpu-debug.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, MAX_TIMESTAMPS, type Recording } from "./gpu-driver.ts"
 import type { Allocation, Arena, GpuMemory } from "./gpu-memory.ts"
 import type { Pipelines } from "./gpu-pipeline.ts"
@@ -8,6 +9,9 @@ import { vulkan } from "./native.ts"
 import { ARENA_SLAB, type Memory, type Plan, type RunInputs, type Scratch, type Table } from "./program.ts"
 import { pushBytes } from "./spirv.ts"
 import { byteLength, elements, type Tensor } from "./tensor.ts"
+
+const bytesOf = (memory: Tensor | Scratch): number =>
+  "kind" in memory ? memory.elements * (memory.dtype === "bf16" ? 2 : 4) : byteLength(memory)
 
 /** Where a tensor's or scratch's first byte lies. */
 export interface Place {
@@ -222,7 +226,7 @@ export class Recorder {
   profile(slot: Slot): { launch: ScheduledLaunch; startMs: number; ms: number }[] {
     const { driver } = this
     const launches = this.schedule.steps.flat()
-    const unit = driver.info.facts.timestampPicoseconds / 1e9
+    const unit = driver.info.facts.timestampFemtoseconds / 1e12
     const rows: { launch: ScheduledLaunch; startMs: number; ms: number }[] = []
     let startMs = 0
     for (let from = 0; from < launches.length; from += MAX_TIMESTAMPS - 1) {
@@ -246,6 +250,36 @@ export class Recorder {
     }
     driver.now(`the outputs of ${this.plan.program.name}`, (commands) => this.#copyOutputs(commands, slot))
     return rows
+  }
+
+  /** Runs once, launch by launch under the eyes of --debug-gpu. */
+  debug(slot: Slot): void {
+    const steps = this.schedule.steps.flat().map((scheduled) => ({
+      scheduled,
+      dispatch: (commands: Recording) => this.#dispatch(commands, scheduled, slot.host),
+      writes: this.#writes(scheduled, slot.host),
+    }))
+    runDebug(this.memory, this.#arena.buffers, steps)
+    this.driver.now(`the outputs of ${this.plan.program.name}`, (commands) => this.#copyOutputs(commands, slot))
+  }
+
+  /** What a launch may write: its written buffers, and everything that its tables point at. */
+  #writes({ launch }: ScheduledLaunch, host: DeviceBuffer): Span[] {
+    const spans: Span[] = []
+    const add = (memory: Tensor | Scratch, from = 0) => {
+      const { buffer, offset } = "kind" in memory ? this.#arenaPlace(this.schedule.scratch.get(memory) as number) : this.place(memory, host)
+      spans.push({ buffer, from: offset + from, to: offset + bytesOf(memory) })
+    }
+    for (const [name, { access }] of Object.entries(launch.kernel.buffers)) {
+      const memory = launch.buffers[name]
+      if (memory === undefined) continue
+      if ("kind" in memory && memory.kind === "table") {
+        for (const value of memory.values) if (typeof value === "object") add(value)
+      } else if (access === "read") continue
+      else if ("kind" in memory && memory.kind === "part") add(memory.of, memory.from * (memory.of.dtype === "bf16" ? 2 : 4))
+      else add(memory as Tensor | Scratch)
+    }
+    return spans
   }
 
   free(slots: readonly Slot[]): void {

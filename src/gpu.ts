@@ -9,11 +9,12 @@ import { about, withFlops } from "./gpu-profile.ts"
 import { Recorder, type Slot } from "./gpu-record.ts"
 import { schedule } from "./gpu-schedule.ts"
 import { GpuState } from "./gpu-state.ts"
+import { openNvml } from "./native.ts"
 import type { Device, Executable, GpuTarget, Plan, RunInputs, RunOutputs } from "./program.ts"
 import { byteLength } from "./tensor.ts"
 
-/** Runs that may be under way at once. */
-const SLOTS = 3
+/** Runs of a program that may be under way at once. */
+const SLOTS = 4
 
 const PATHS: Record<GpuTarget["matrix"], string> = {
   none: "portable kernels",
@@ -21,8 +22,8 @@ const PATHS: Record<GpuTarget["matrix"], string> = {
   nv2: "NV cooperative matrices 2",
 }
 
-/** Opens the Vulkan device of this place in `gpus()`, or whose UUID begins so. Throws AlphaError where there is none. */
-export function openGpu(which: number | string = 0): Device {
+/** Opens the Vulkan device of this place in `gpus()`, or whose UUID begins so; `debug` runs launch by launch. Throws AlphaError where there is none. */
+export function openGpu(which: number | string = 0, debug = false): Device {
   const { usable, problems } = findGpus()
   const info = typeof which === "number" ? usable[which] : usable.find(({ facts }) => facts.uuid.startsWith(which))
   if (info === undefined) {
@@ -33,7 +34,7 @@ export function openGpu(which: number | string = 0): Device {
       code: EXIT.device,
     })
   }
-  return open(info, usable.indexOf(info))
+  return open(info, usable.indexOf(info), debug)
 }
 
 /** Names of the usable devices in order: what gpu:N means. Software devices run on the CPU. */
@@ -45,23 +46,26 @@ export function gpus(): { name: string; isSoftware: boolean; problems: readonly 
 /** Why there is no usable device; for people. */
 export const gpuProblems = (): readonly string[] => findGpus().problems
 
-function open(info: GpuInfo, index: number): Device {
+function open(info: GpuInfo, index: number, debug: boolean): Device {
   const target = targetOf(info.facts)
   const cache = pipelineCache(info.facts)
   const driver = new Driver(info, cache.bytes)
   const memory = new GpuMemory(driver)
   const pipelines = new Pipelines(driver, target, cache.file)
+  const sample = openNvml(info.facts.uuid)
   return {
     name: `gpu:${index}`,
-    description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}`,
+    description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}${debug ? ", debugging" : ""}`,
     ahead: SLOTS - 1,
+    telemetry: () => sample?.(),
+    peakBytes: () => driver.peakBytes,
     arenaBytes: (plan) => schedule(plan, target).arenaBytes,
     memoryBytes() {
       const { budget, used } = driver.memory()
       return Math.max(0, budget - used)
     },
     state: () => new GpuState(memory),
-    compile: (plan, state) => compile(plan, state as GpuState, memory, pipelines, target),
+    compile: (plan, state) => compile(plan, state as GpuState, memory, pipelines, target, debug),
     close() {
       driver.idle("the end")
       pipelines.close()
@@ -71,7 +75,7 @@ function open(info: GpuInfo, index: number): Device {
   }
 }
 
-function compile(plan: Plan, state: GpuState, memory: GpuMemory, pipelines: Pipelines, target: GpuTarget): Executable {
+function compile(plan: Plan, state: GpuState, memory: GpuMemory, pipelines: Pipelines, target: GpuTarget, debug: boolean): Executable {
   const { program } = plan
   const { driver } = memory
   for (const t of program.states.values()) state.ensure(t.name, t.dtype, t.shape)
@@ -103,7 +107,8 @@ function compile(plan: Plan, state: GpuState, memory: GpuMemory, pipelines: Pipe
     plan,
     submit(inputs) {
       const slot = claim(inputs)
-      slot.value = driver.submit(slot.recording)
+      if (debug) recorder.debug(slot)
+      else slot.value = driver.submit(slot.recording)
       return outputsOf(slot, slot.value)
     },
     profile(inputs) {

@@ -77,7 +77,7 @@ const FACTS = [
   "maxSubgroupSize",
   "requiredSubgroupStages",
   "subgroupOperations",
-  "timestampPicoseconds",
+  "timestampFemtoseconds",
   "int64",
   "storage16",
   "bufferAddress",

@@ -2,6 +2,7 @@
 import { AlphaError } from "./base-error.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { classifierLaunches } from "./op-loss-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, rows, ShapeError, shapeText } from "./tensor.ts"
 
@@ -90,6 +91,7 @@ export const classifier = defineOp({
       wType: typeOf(w),
       softCap: softCap ?? 0,
     }),
+  gpu: (inputs, outputs, { softCap }, beta, target) => classifierLaunches(inputs, outputs, softCap, beta, target),
   backward(_, { dx, dw }, { loss }) {
     if (loss?.role !== "constant" || loss.value !== 1) {
       throw new AlphaError("classifier: its loss must be the loss that is differentiated, not a part of it", {

@@ -1,8 +1,145 @@
-/** Matrix products by matrix instructions. */
-import type { GpuTarget, Launches } from "./op-gpu.ts"
+/** Matrix products by matrix instructions: which tile, how K is split, and the launches. */
+import { matmulCombine } from "../shaders/matmul-combine.ts"
+import { MATRIX_TILES, matrixMatmuls } from "../shaders/matmul-matrix.ts"
+import { tensorEpilogues, tensorMatmuls } from "../shaders/matmul-tensor.ts"
+import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, scratch } from "./op-gpu.ts"
+import { epilogueOf, type Sized, sized } from "./op-matmul-portable.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 
+/** A tile of c that a workgroup of so many lanes sums, `depth` of K at a time. */
+export interface Tile {
+  readonly rows: number
+  readonly columns: number
+  readonly depth: number
+  readonly lanes: number
+  /** TFLOP/s of the whole device with many such tiles, as measured on an H200; only the ratios matter. */
+  readonly rate: number
+}
+
+/** Tiles by path. For nv2 any sizes within the device's granularity go; for khr each is a kernel of its own. */
+export const TILES: Readonly<Record<"nv2" | "khr", readonly Tile[]>> = {
+  nv2: [
+    { rows: 128, columns: 256, depth: 64, lanes: 256, rate: 297 },
+    { rows: 128, columns: 128, depth: 64, lanes: 256, rate: 257 },
+    { rows: 64, columns: 128, depth: 64, lanes: 128, rate: 200 },
+    { rows: 64, columns: 64, depth: 64, lanes: 128, rate: 140 },
+    { rows: 16, columns: 64, depth: 64, lanes: 64, rate: 40 },
+  ],
+  khr: MATRIX_TILES.map(({ rows, columns, depth, subgroups: [up, across] }, i) => ({
+    rows,
+    columns,
+    depth,
+    lanes: up * across * 32,
+    rate: [284, 263, 140][i] as number,
+  })),
+}
+
+/** Bytes per second, and seconds of a dispatch that waits for another. */
+const BANDWIDTH = 3e12
+const DISPATCH = 3e-6
+/** Most tiles along M that lie side by side. */
+const MOST_GROUPED = 16
+const MOST_SPLITS = 32
+
+/** How a product is done. */
+export interface Way {
+  readonly path: "nv2" | "khr"
+  readonly tile: Tile
+  /** Parts that K is summed in. */
+  readonly splits: number
+  /** Tiles along M that lie side by side in the grid; divides their number. */
+  readonly group: number
+}
+
+/** Whether some kernel of a path does this product; that must not depend on M, so that a row's bits do not. */
+function isPossible({ layout, a, b, N, K, M, lda, ldb, ldc }: Sized, path: Way["path"], { subgroupSize, sharedBytes }: GpuTarget): boolean {
+  if (dtypeOf(a) !== "bf16" || dtypeOf(b) !== "bf16") return false
+  if (path === "nv2") return true
+  const along = [lda, ldb, ldc, N, layout === "tn" ? M : K]
+  return subgroupSize === 32 && sharedBytes >= 48 * 1024 && along.every((size) => size % 8 === 0)
+}
+
+const tilesAlong = ({ M, N }: Gemm, { rows, columns }: Tile): readonly [number, number] => [Math.ceil(M / rows), Math.ceil(N / columns)]
+
+/** The largest divisor of `count` up to the limit. */
+function groupOf(count: number): number {
+  let group = Math.min(count, MOST_GROUPED)
+  while (count % group !== 0) group--
+  return group
+}
+
+/** Seconds, by tiles per processor. */
+function cost(given: Gemm, tile: Tile, splits: number, { units }: GpuTarget): number {
+  const [up, across] = tilesAlong(given, tile)
+  const depth = Math.ceil(given.K / splits / tile.depth) * tile.depth
+  const turns = Math.ceil((up * across * splits) / units)
+  const seconds = (turns * 2 * tile.rows * tile.columns * depth) / ((tile.rate * 1e12) / units)
+  return splits === 1 ? seconds : seconds + DISPATCH + (8 * splits * given.M * given.N) / BANDWIDTH
+}
+
+/** The cheapest way; undefined where no matrix kernel does it. */
+export function wayOf(given: Gemm, target: GpuTarget): Way | undefined {
+  const path = target.matrix
+  if (path === "none" || !isPossible(sized(given), path, target)) return undefined
+  let best: { way: Way; seconds: number } | undefined
+  for (const tile of TILES[path]) {
+    const most = given.order === "any" ? Math.min(MOST_SPLITS, Math.floor(given.K / tile.depth / 4)) : 1
+    for (let splits = 1; splits <= Math.max(1, most); splits *= 2) {
+      const seconds = cost(given, tile, splits, target)
+      if (best === undefined || seconds < best.seconds)
+        best = { way: { path, tile, splits, group: groupOf(tilesAlong(given, tile)[0]) }, seconds }
+    }
+  }
+  return best?.way
+}
+
+/** The launches of a way to do a product. */
+export function launchesOf(given: Gemm, way: Way, target: GpuTarget): Launches {
+  const g = sized(given)
+  const { M, N } = g
+  const byPath = way.path === "nv2" ? tensorLaunch : matrixLaunch
+  if (way.splits === 1) return [byPath(g, way)]
+  const ld = Math.ceil(N / 8) * 8
+  const parts = scratch("f32", way.splits * M * ld)
+  const { layout, a, b, K, lda, ldb } = g
+  const { values, constants } = epilogueOf(g)
+  return [
+    byPath({ layout, a, b, c: parts, M, N, K, lda, ldb, ldc: ld, order: "any" }, way),
+    launch(matmulCombine, { parts, ...values, M, N, S: way.splits, ld }, groupsFor(M * ld, 4, target), constants),
+  ]
+}
+
 /** Undefined where the portable kernels must do it. */
-export function matrixGemm(_: Gemm, __: GpuTarget): Launches | undefined {
-  return undefined
+export function matrixGemm(given: Gemm, target: GpuTarget): Launches | undefined {
+  const way = wayOf(given, target)
+  return way && launchesOf(given, way, target)
+}
+
+/** Grid, and the constants that all kernels have. */
+function frame(g: Sized, { tile, splits, group }: Way) {
+  const { M, N, K, lda, ldb } = g
+  const [up, across] = tilesAlong(g, tile)
+  const KS = Math.ceil(K / splits / tile.depth) * tile.depth
+  const isInside = M % tile.rows === 0 && N % tile.columns === 0 && KS * splits === K
+  const grid = [across * group, up / group, splits] as const
+  return { grid, isInside, sizes: { M, N, K, KS, GROUP: group, LDA: lda, LDB: ldb } }
+}
+
+function tensorLaunch(g: Sized, way: Way): Launch {
+  const { layout, a, b, c, ldc } = g
+  const { grid, isInside, sizes } = frame(g, way)
+  const { rows, columns, depth, lanes } = way.tile
+  const all = { ...sizes, WG: lanes, TM: rows, TN: columns, TK: depth, LDC: ldc }
+  const [out, where] = [dtypeOf(c) as "f32" | "bf16", isInside ? "inside" : "edge"] as const
+  const { values, constants } = epilogueOf(g)
+  if (Object.values(constants).every((flag) => flag === 0)) return launch(tensorMatmuls[layout][out][where], { a, b, c }, grid, all)
+  return launch(tensorEpilogues[layout][out][where], { a, b, ...values }, grid, { ...all, ...constants })
+}
+
+function matrixLaunch(g: Sized, way: Way): Launch {
+  const { layout, a, b } = g
+  const { grid, isInside, sizes } = frame(g, way)
+  const { values, constants } = epilogueOf(g)
+  const kernel = matrixMatmuls[layout][TILES.khr.indexOf(way.tile)] as (typeof matrixMatmuls)["nt"][number]
+  return launch(kernel, { a, b, ...values }, grid, { ...sizes, ...constants, EDGE: isInside ? 0 : 1 })
 }

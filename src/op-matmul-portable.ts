@@ -18,11 +18,17 @@ const PACK = 8
 const isWhole = (...sizes: number[]): boolean => sizes.every((size) => size % PACK === 0)
 const up = (size: number, to: number): number => Math.ceil(size / to) * to
 
-type Sized = Gemm & { readonly lda: number; readonly ldb: number; readonly ldc: number }
+export type Sized = Gemm & { readonly lda: number; readonly ldb: number; readonly ldc: number }
+
+/** With every row's length. */
+export function sized(given: Gemm): Sized {
+  const { layout, M, N, K } = given
+  return { ...given, lda: given.lda ?? (layout === "tn" ? M : K), ldb: given.ldb ?? (layout === "nt" ? K : N), ldc: given.ldc ?? N }
+}
 
 export function portableGemm(given: Gemm, target: GpuTarget): Launches {
   const { layout, M, N, K } = given
-  const g = { ...given, lda: given.lda ?? (layout === "tn" ? M : K), ldb: given.ldb ?? (layout === "nt" ? K : N), ldc: given.ldc ?? N }
+  const g = sized(given)
   if (layout === "nt" && M <= FEW) return [few(g)]
   const splitK = g.order === "any" ? splitOf(g, target) : K
   if (splitK >= K) return [tiles(g, epilogueOf(g), K, target)]
@@ -37,7 +43,7 @@ export function portableGemm(given: Gemm, target: GpuTarget): Launches {
 }
 
 /** The part of a launch that all kernels with the epilogue share. */
-function epilogueOf({ c, bias, pre, activation, derivative, addend, beta, scale, ldc }: Sized) {
+export function epilogueOf({ c, bias, pre, activation, derivative, addend, beta, scale, ldc }: Sized) {
   const buffers = { bias, pre: derivative?.pre ?? pre, addend: beta === undefined ? undefined : (addend ?? c), c }
   const constants = {
     isScaled: scale === undefined ? 0 : 1,
@@ -63,7 +69,7 @@ function tiles(g: Sized, { values, constants }: ReturnType<typeof epilogueOf>, s
   const kernels = matmuls[layout]
   const isPacked =
     isWhole(lda, ldb) && ldc % 4 === 0 && (isPadded === true || isWhole(layout === "tn" ? M : K)) && isWhole(layout === "nt" ? K : N)
-  const isLarge = isPacked && Math.ceil(M / 128) * Math.ceil(N / 128) * Math.ceil(K / splitK) >= target.units
+  const isLarge = isPacked && Math.min(M, N) >= 256 && Math.ceil(M / 128) * Math.ceil(N / 128) * Math.ceil(K / splitK) >= target.units
   const hasLarge = kernels.large.variants.some(({ chosen }) => chosen.act === dtypeOf(a) && chosen.out === dtypeOf(g.c))
   const tile = isLarge && hasLarge ? 128 : 64
   const kernel = tile === 128 ? kernels.large : isPacked ? kernels.small : kernels.any

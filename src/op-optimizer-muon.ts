@@ -2,6 +2,7 @@
 import { nativeKernel } from "./native.ts"
 import { defineOp } from "./op-define.ts"
 import { CONTROL } from "./op-optimizer.ts"
+import { muonLaunches } from "./op-optimizer-muon-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape } from "./tensor.ts"
 
@@ -93,6 +94,8 @@ so that one learning rate serves AdamW and Muon (arXiv:2502.16982). Per row bloc
       control,
       momentum: attrs.momentum,
     }),
+  gpu: (operands, _, attrs, __, target) =>
+    muonLaunches(operands, { ...attrs, copyOf: attrs.copies, steps: STEPS, coefficients: [A, B, C] }, target),
   cases: [
     {
       inputs: {
@@ -114,6 +117,18 @@ so that one learning rate serves AdamW and Muon (arXiv:2502.16982). Per row bloc
       },
       attrs: { momentum: 0.95, decay: [0.1, 0], copies: [undefined, undefined], blocks: [[4, 4, 4], [33]] },
       about: "three blocks, and more rows than columns",
+    },
+    {
+      inputs: {
+        params: [[9, 5]],
+        grads: [[9, 5]],
+        m: [[9, 5]],
+        copies: [{ shape: [9, 5], dtype: "bf16" }],
+        lr: 0.01,
+        control: { shape: [8], values: [3, 0, 1, 0.5, 1, 0, 0, 0] },
+      },
+      attrs: { momentum: 0.95, decay: [0.1], copies: [0], blocks: [[3, 6]] },
+      about: "a block that begins between packs, and a copy",
     },
   ],
   tolerance: { f32: 1e-4 },

@@ -1,6 +1,7 @@
 /** QK-norm: RMS norm of every query and key head before they meet. */
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { qkNormBackwardLaunches, qkNormLaunches } from "./op-heads-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
@@ -89,6 +90,7 @@ export const qkNorm = defineOp({
   },
   cpu: ({ qkv, qw, kw }, { y }, { nHead, nKvHead, headDim, eps }) =>
     qkNormKernel({ x: qkv, qw, kw, y, rows: rows(qkv), heads: nHead, kvHeads: nKvHead, headSize: headDim, type: typeOf(qkv), eps }),
+  gpu: ({ qkv, qw, kw }, { y }, attrs) => (y === undefined ? [] : qkNormLaunches({ x: qkv, qw, kw, y, ...attrs })),
   backward({ qkv, qw, kw }, _, { y: dy }, attrs) {
     const { dqkv, dqw, dkw } = qkNormBackward({ qkv, qw, kw, dy: dy as Tensor }, attrs)
     return { qkv: dqkv, qw: dqw, kw: dkw }
@@ -153,6 +155,8 @@ export const qkNormBackward = defineOp({
       type: typeOf(qkv),
       eps,
     }),
+  gpu: ({ qkv, qw, kw, dy }, { dqkv, dqw, dkw }, attrs, beta, target) =>
+    qkNormBackwardLaunches({ x: qkv, dy, qw, kw, dx: dqkv, dqw, dkw, ...attrs }, beta, target),
   cases: [
     {
       inputs: { qkv: [2, 5, 40], qw: [10], kw: [10], dy: [2, 5, 40] },

@@ -2,6 +2,7 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
+import { ropeLaunches } from "./op-heads-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
@@ -108,6 +109,11 @@ export const rope = defineOp({
       type: typeOf(qkv),
       inverse: inverse === true ? 1 : 0,
     }),
+  gpu: ({ qkv, positions }, { y }, { theta, scaling, inverse, ...sizes }, _, target) => {
+    if (y === undefined) return []
+    const frequencies = ropeFrequencies(sizes.headDim, theta, scaling)
+    return ropeLaunches({ x: qkv, positions, y, frequencies, inverse: inverse === true, ...sizes }, target)
+  },
   backward: ({ positions }, _, { y: dy }, attrs) => ({ qkv: turnedBack(dy as Tensor, positions, attrs) }),
   cases: [
     { inputs: { qkv: [1, 6] }, attrs: { T: 1, nHead: 1, nKvHead: 1, headDim: 2, theta: 10_000, scaling: "none" } },

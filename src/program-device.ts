@@ -1,4 +1,5 @@
 /** What a device must do with a plan: hold state, compile once, replay many times. */
+import type { GpuSample } from "./native.ts"
 import type { Program } from "./program-op.ts"
 import type { Dtype } from "./tensor.ts"
 
@@ -76,6 +77,10 @@ export interface Device {
   arenaBytes(plan: Plan): number
   /** Bytes that this process may still allocate; undefined where the device does not tell. */
   memoryBytes(): number | undefined
+  /** Most bytes that this process had on the device at once; undefined where its memory is the host's. */
+  peakBytes(): number | undefined
+  /** How the device fares right now; undefined where nothing tells. */
+  telemetry(): GpuSample | undefined
   compile(plan: Plan, state: State): Executable
   close(): void
 }

@@ -93,6 +93,37 @@ export class Accesses {
     }
   }
 
+  /** What the elements of a view are in this variant. */
+  typeOf({ element }: View): ReturnType<typeof resolve> {
+    return resolve(element, this.chosen)
+  }
+
+  /** Where `bytes` bytes from byte `offset` of a view on lie, checked as an access of `lane`. */
+  span(view: View, offset: number, bytes: number, does: "read" | "write", lane: number): { data: DataView; at: number } {
+    const { memory } = view
+    if (memory.kind === "shared") {
+      const cells = this.shared.get(memory)!
+      const size = bytesOf(memory.element)
+      const [first, end] = [Math.floor(offset / size), Math.ceil((offset + bytes) / size)]
+      if (end > memory.length) this.fault(`shared ${memory.name}[${end - 1}] is outside its ${memory.length} elements`, lane)
+      this.touch(cells.check, does, [first, end], this.sharedEpoch, `shared ${memory.name}[${first}…${end - 1}]`, lane)
+      for (let i = first; i < end; i++) {
+        if (does === "read" && cells.written[i] === 0) this.fault(`shared ${memory.name}[${i}] is read before it is written`, lane)
+        cells.written[i] = 1
+      }
+      return { data: cells.view, at: offset }
+    }
+    const address = memory.kind === "address" ? Number(this.registers.get(memory.address)[lane]) : undefined
+    const region = address === undefined ? this.buffers.get(memory.name) : this.memory.find(address)
+    if (region === undefined) this.fault(`${memory.name} at address ${address}, where nothing is`, lane)
+    const at = (address === undefined ? 0 : address - region.address) + offset
+    if (at + bytes > region.view.byteLength)
+      this.fault(`byte ${at + bytes - 1} of ${memory.name} is outside its ${region.view.byteLength}`, lane)
+    if (this.isWritten(region))
+      this.touch(this.memory.check(region), does, this.memory.units(region, at, bytes), this.bufferEpoch, memory.name, lane)
+    return { data: region.view, at }
+  }
+
   load(node: AccessNode<"load">, lanes: Lanes): void {
     const { view } = node
     const type = resolve(view.element, this.chosen)

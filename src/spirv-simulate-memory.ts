@@ -63,6 +63,9 @@ function bf16Value(bits: number): number {
   return single[0]!
 }
 
+/** The nearest number that is a bf16. */
+export const bf16Rounded = (value: number): number => bf16Value(bf16Bits(value))
+
 type Word = number | bigint
 const READ: Record<ScalarName | "bf16", (view: DataView, at: number) => Word> = {
   bool: (view, at) => view.getUint32(at, true),

@@ -1,9 +1,10 @@
 /** simulate(): runs a kernel in JavaScript, all lanes of a workgroup in lockstep, one workgroup after another. */
 import { AlphaError } from "./base-error.ts"
 import { constantsOf, type Kernel } from "./spirv-kernel.ts"
-import { type Block, type Builtin, type Node, needed } from "./spirv-node.ts"
+import { type Block, type Builtin, isMatrix, type Node, needed } from "./spirv-node.ts"
 import { Accesses } from "./spirv-simulate-access.ts"
 import { type Lanes, type Register, Registers } from "./spirv-simulate-lanes.ts"
+import { MatrixSimulation } from "./spirv-simulate-matrix.ts"
 import { DeviceMemory, type Region, SharedCells } from "./spirv-simulate-memory.ts"
 import { SUBGROUP_SIZE } from "./spirv-subgroup.ts"
 import type { Plain } from "./spirv-type.ts"
@@ -35,7 +36,8 @@ const ENDLESS = 1e7
 /**
  * Runs a dispatch. Throws AlphaError where a device would misbehave in silence: an address outside its buffer, a barrier or subgroup
  * operation not reached by all, shared memory read before it is written, two lanes racing for memory. f32 results are rounded after each
- * operation; exp, sin and the like come from JavaScript's Math. Matrix operations are for devices only.
+ * operation; exp, sin and the like come from JavaScript's Math. A matrix product is summed in f64; a matrix operation must be reached by all
+ * lanes that hold the matrix.
  */
 export function simulate<B, P, L, C>(kernel: Simulated<B, P, L, C>, dispatch: NoInfer<Dispatch<B, P, L, C>>): void {
   new Simulation(kernel as unknown as Kernel, dispatch as unknown as AnyDispatch).run()
@@ -66,6 +68,7 @@ class Simulation {
   private readonly registers: Registers
   private readonly accesses: Accesses
   private readonly shared: readonly SharedCells[]
+  private readonly matrices: MatrixSimulation
   private readonly size: number
   private readonly subgroupSize: number
 
@@ -88,6 +91,14 @@ class Simulation {
     const { regions, written } = this.bind(memory)
     const isWritten = ({ view }: Region) => written === "any" || written.has(view.buffer)
     this.accesses = new Accesses(kernel.name, variant.chosen, this.registers, memory, regions, cells, isWritten)
+    this.matrices = new MatrixSimulation({
+      kernel: kernel.name,
+      registers: this.registers,
+      accesses: this.accesses,
+      subgroupSize: this.subgroupSize,
+      extent: (size) => (typeof size === "number" ? size : this.constants[size]!),
+      block: (block, lanes) => void this.block(block, lanes),
+    })
     for (const node of this.used) if (node.block === undefined) this.fill(node)
   }
 
@@ -178,9 +189,17 @@ class Simulation {
         accesses.part(node, lanes)
         break
       case "get":
+        if (isMatrix(node.type)) {
+          this.matrices.get(node, lanes)
+          break
+        }
         this.copy(registers.of(node.variable, node.type as Plain), registers.get(node), (node.type as Plain).size, lanes)
         break
       case "set": {
+        if (isMatrix(node.variable.type)) {
+          this.matrices.set(node.variable, node.args[0]!, lanes)
+          break
+        }
         const type = node.variable.type as Plain
         this.copy(registers.get(node.args[0]!), registers.of(node.variable, type), type.size, lanes)
         break
@@ -213,7 +232,7 @@ class Simulation {
         return lanesWhere(lanes, (lane) => !leaves[lane])
       }
       case "matrix":
-        this.fail("matrix operations run on devices only")
+        this.matrices.run(node, lanes)
     }
     return lanes
   }

@@ -2,7 +2,7 @@
 import { flopsPerToken } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
 import type { RunOutputs } from "./program.ts"
-import { median } from "./train-metrics.ts"
+import { type GpuColumns, median } from "./train-metrics.ts"
 import { refreshPeak } from "./train-peak.ts"
 import type { Session } from "./train-session.ts"
 
@@ -26,6 +26,8 @@ export class StepLog {
   /** Milliseconds of every step. */
   readonly #times: number[] = []
   #readAt = 0
+  /** Step at which the device was last asked how it fares. */
+  #looked = 0
   readonly #flops: number
   readonly #tokensPerStep: number
 
@@ -40,8 +42,12 @@ export class StepLog {
   }
 
   push(step: Submitted): void {
+    const { values } = this.session.job
+    const ahead = Math.min(this.session.device.ahead, values.adaptiveSyncDeferredThreshold, values.adaptiveSyncPendingThreshold - 1)
     this.#pending.push(step)
-    while (this.#pending.length > this.session.device.ahead) this.#read()
+    if (this.#pending.length <= ahead) return
+    const left = Math.max(0, ahead + 1 - values.adaptiveSyncMinInterval)
+    while (this.#pending.length > left) this.#read()
   }
 
   /** Waits for all steps given to the device. */
@@ -78,9 +84,33 @@ export class StepLog {
       ms_per_step: ms,
       mfu: rate / refreshPeak(device, values.precision, rate),
       skipped: control[CONTROL.skipped] as number,
+      ...this.#look(step),
       elapsed_s: (performance.now() - this.started) / 1000,
       eta_s: ((values.steps - step) * ms) / 1000,
     })
+  }
+
+  /** The GPU's own numbers, each as often as it was asked for: by the first logged step of every such interval. */
+  #look(step: number): GpuColumns {
+    const { device, job } = this.session
+    const { adaptiveMemStatsPollEvery, gpuMetricsSampleEvery } = job.values
+    const isDue = (every: number) => Math.floor(step / every) > Math.floor(this.#looked / every) || this.#looked === 0
+    const [memory, rest] = [isDue(adaptiveMemStatsPollEvery), isDue(gpuMetricsSampleEvery)]
+    const sample = memory || rest ? device.telemetry() : undefined
+    this.#looked = step
+    if (sample === undefined) return {}
+    return {
+      ...(memory ? { gpu_memory_bytes: sample.memoryUsedBytes } : {}),
+      ...(rest
+        ? {
+            gpu_utilisation: sample.utilisation,
+            gpu_power_w: sample.powerWatts,
+            gpu_temperature_c: sample.temperatureCelsius,
+            gpu_sm_mhz: sample.smClockMhz,
+            gpu_memory_mhz: sample.memoryClockMhz,
+          }
+        : {}),
+    }
   }
 
   /** Over all steps but the first tenth; over all where there are few. */

@@ -3,8 +3,19 @@
 import type { MemoryEvent } from "./train-fit.ts"
 import type { ProfileEvent } from "./train-profile.ts"
 
+/** What a GPU's maker tells of it, in some of the steps. */
+export interface GpuColumns {
+  readonly gpu_memory_bytes?: number
+  /** Share of the time in which a kernel ran, 0 to 1. */
+  readonly gpu_utilisation?: number
+  readonly gpu_power_w?: number
+  readonly gpu_temperature_c?: number
+  readonly gpu_sm_mhz?: number
+  readonly gpu_memory_mhz?: number
+}
+
 /** One logged step. Losses in nats per counted target, ms per optimizer step, tokens/s of the whole run. */
-export interface StepRow {
+export interface StepRow extends GpuColumns {
   readonly type: "step"
   readonly step: number
   readonly loss: number
@@ -54,6 +65,8 @@ export interface Summary {
   readonly skipped: number
   readonly wall_s: number
   readonly peak_rss_bytes: number
+  /** Most bytes on the GPU at once; null on the CPU. */
+  readonly peak_gpu_bytes: number | null
   readonly device: string
   readonly precision: string
 }

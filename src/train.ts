@@ -13,6 +13,7 @@ import { StepProfile } from "./train-profile.ts"
 import { append, createRun, discardRun } from "./train-run.ts"
 import { learningRate } from "./train-schedule.ts"
 import { announce, openSession, type Session } from "./train-session.ts"
+import { smokeTest } from "./train-smoke.ts"
 import { saveState, type TrainerState } from "./train-state.ts"
 import { type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
 
@@ -34,6 +35,7 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
       throw new Stopped("nothing was trained (--dryRun)")
     }
     checkFits(memory)
+    smokeTest(device, job.values.failOnSmokeTest, emit)
     const journal = (event: TrainEvent) => {
       record(directory, event)
       emit(event)
@@ -89,7 +91,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     await afterStep(s, due, flag)
     if (due.includes("evaluation") && isStale(s)) status = "early_stop"
     if (saves || (due.includes("evaluation") && s.trainer.best?.step === step)) checkpoint(s)
-    await Bun.sleep(0) // lets messages in
+    if (step % values.callbackYieldEvery === 0) await Bun.sleep(0) // lets messages in
   }
   steps.drain()
   if (s.trainer.owed !== undefined) status = "stopped"
@@ -108,6 +110,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     skipped: (s.state.read("control") as Float32Array)[CONTROL.skipped] as number,
     wall_s: (performance.now() - started) / 1000,
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    peak_gpu_bytes: s.device.peakBytes() ?? null,
     device: s.device.name,
     precision: values.precision,
   }

@@ -5,6 +5,7 @@ import { runReference, type Values } from "../src/op.ts"
 export function referenceMachine(): Machine {
   const state: Values = new Map()
   return {
+    slack: 1,
     write: (name, _, __, values) => void state.set(name, Float64Array.from(values)),
     read: (name) => state.get(name) ?? [],
     run(plan, inputs, output) {

@@ -6,13 +6,15 @@ import type { Device, GpuTarget, Memory, Plan, RunInputs, Scratch } from "../src
 import { DeviceMemory, type Kernel, simulate } from "../src/spirv.ts"
 import { byteLength, elements, type Tensor } from "../src/tensor.ts"
 
-/** A portable device of `subgroupSize` lanes. */
-export function simulatedDevice(subgroupSize: number): Device {
-  const target: GpuTarget = { subgroupSize, matrix: "none", units: 2, sharedBytes: 32768 }
+/** A device of `subgroupSize` lanes; a portable one unless it has matrices. */
+export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none"): Device {
+  const target: GpuTarget = { subgroupSize, matrix, units: 2, sharedBytes: matrix === "none" ? 32768 : 49152 }
   return {
     name: "simulated",
     description: `simulated, subgroups of ${subgroupSize}`,
     ahead: 0,
+    telemetry: () => undefined,
+    peakBytes: () => undefined,
     arenaBytes: (plan) => schedule(plan, target).arenaBytes,
     memoryBytes: () => undefined,
     state: () => new CpuState(),

@@ -1,0 +1,58 @@
+/** The classifier on a GPU: per chunk of rows the logits, their cross-entropy and gradient in place, and the products of that. */
+import { crossEntropy, lossSum } from "../shaders/classifier.ts"
+import { type GpuTarget, type Launch, type Launches, launch, part, scratch, sideBySide } from "./op-gpu.ts"
+import { gemm } from "./op-matmul-gpu.ts"
+import type { Beta } from "./program.ts"
+import { lastDim, rows, type Tensor } from "./tensor.ts"
+
+/** Most bytes of logits at a time, and most rows. */
+const LOGIT_BYTES = 2 ** 30
+const CHUNK_ROWS = 8192
+/** Chunks begin at multiples of so many rows, and rows of logits at multiples of so many elements. */
+const ALIGN = 64
+
+interface Inputs {
+  readonly x: Tensor
+  readonly w: Tensor
+  readonly targets: Tensor
+}
+type Outputs = { readonly [N in "loss" | "count" | "dx" | "dw"]: Tensor | undefined }
+
+/** Rows whose logits, `pitch` elements each, exist at once. */
+function chunkRows(R: number, pitch: number, bytes: number): number {
+  const most = Math.max(ALIGN, Math.floor(Math.min(CHUNK_ROWS, LOGIT_BYTES / (pitch * bytes)) / ALIGN) * ALIGN)
+  return Math.min(R, most)
+}
+
+export function classifierLaunches(
+  { x, w, targets }: Inputs,
+  { loss, count, dx, dw }: Outputs,
+  cap: number | undefined,
+  beta: Beta<Tensor>,
+  target: GpuTarget,
+): Launches {
+  const [R, C, V] = [rows(x), lastDim(x), w.shape[0] as number]
+  const type = x.dtype === "bf16" ? "bf16" : "f32"
+  const pitch = Math.ceil(V / ALIGN) * ALIGN
+  const chunk = chunkRows(R, pitch, type === "bf16" ? 2 : 4)
+  const logits = scratch(type, chunk * pitch)
+  const losses = scratch("f32", R)
+  const lanes = Math.min(1024, Math.max(64, Math.ceil(V / 8 / 64) * 64))
+  const constants = { lanes, isCapped: cap === undefined ? 0 : 1, writesGradient: dx === undefined && dw === undefined ? 0 : 1 }
+  const steps: (Launch | readonly Launch[])[] = []
+  for (let from = 0; from < R; from += chunk) {
+    const n = Math.min(chunk, R - from)
+    const inputs = part(x, from * C)
+    steps.push(...gemm({ layout: "nt", a: inputs, b: w, c: logits, M: n, N: V, K: C, ldc: pitch, order: "forward" }, target))
+    const buffers = { logits, targets: part(targets, from), losses: part(losses, from) }
+    steps.push(launch(crossEntropy, { ...buffers, V, pitch, cap: cap ?? 1 }, n, constants))
+    const gradient = { a: logits, lda: pitch, isPadded: true, order: "any" } as const
+    const toInput = dx && gemm({ ...gradient, layout: "nn", b: w, c: part(dx, from * C), M: n, N: C, K: V }, target)
+    const into = dw && { c: dw, beta: from === 0 ? beta("dw") : 1 }
+    const toWeight = into && gemm({ ...gradient, ...into, layout: "tn", b: inputs, M: V, N: C, K: n }, target)
+    steps.push(...sideBySide(toInput ?? [], toWeight ?? []))
+  }
+  const wanted = { hasLoss: loss === undefined ? 0 : 1, hasCount: count === undefined ? 0 : 1 }
+  if (loss !== undefined || count !== undefined) steps.push(launch(lossSum, { losses, targets, loss, count, R }, 1, wanted))
+  return steps
+}
