@@ -3,9 +3,10 @@ import type { Kernel } from "../src/spirv.ts"
 import { activationBackward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
+import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
 import { crossEntropy, lossSum } from "./classifier.ts"
 import { dropout, dropoutEdge } from "./dropout.ts"
-import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
+import { add, add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
 import { embeddings } from "./embedding.ts"
 import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
 import { randomNormal } from "./init.ts"
@@ -83,4 +84,8 @@ export const kernels: readonly Kernel[] = [
   attentionDelta,
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
+  ...attentionAppends,
+  ...attentionChunks,
+  ...attentionDecodes.one,
+  ...attentionDecodes.two,
 ]

@@ -26,6 +26,15 @@ export { checkpointPath, listCheckpoints, modelDirectory, modelPath, recoverChec
 export { initialise, type LoadedModel, loadModel, loadParameters, refreshCopies } from "./gpt-load.ts"
 export { countParams, flopsPerToken, type ParamSpec, paramSpecs } from "./gpt-params.ts"
 export { type NamedTensor, readSafetensors, type StoredTensor } from "./gpt-safetensors.ts"
-export { type Adjustment, type Alternatives, GENERATED, type Row, Step, type StepModel, type StepShape } from "./gpt-step.ts"
+export {
+  type Adjustment,
+  type Alternatives,
+  GENERATED,
+  type Row,
+  Step,
+  type StepModel,
+  type StepResult,
+  type StepShape,
+} from "./gpt-step.ts"
 export { generateText } from "./gpt-text.ts"
-export { namedWeights } from "./gpt-weights.ts"
+export { namedWeights, weightFiles } from "./gpt-weights.ts"

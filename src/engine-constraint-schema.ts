@@ -1,0 +1,341 @@
+/** JSON Schema → a grammar of the JSON texts that meet it; what cannot be written so is refused by name. */
+import { refusal } from "./engine-constraint-automaton.ts"
+import { choice, type Expression, type Grammar, literal, nothing, repeat, rule, sequence } from "./engine-constraint-grammar.ts"
+import { boundedString, colon, comma, integerRange, JSON_RULES, jsonCharacter, listOf, otherString } from "./engine-constraint-json.ts"
+import { parseRegex } from "./engine-constraint-regex.ts"
+
+type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json }
+type Schema = { readonly [key: string]: Json }
+
+/** Keywords that say nothing about what is allowed. */
+const ANNOTATIONS = new Set(
+  "title description default examples deprecated readOnly writeOnly $comment $schema $id $defs definitions".split(" "),
+)
+const TYPES = ["string", "number", "integer", "boolean", "null", "array", "object"] as const
+type Type = (typeof TYPES)[number]
+/** Keywords by the type they speak of. */
+const KEYWORDS: Readonly<Record<Type, readonly string[]>> = {
+  string: ["minLength", "maxLength", "pattern", "format"],
+  number: [],
+  integer: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
+  boolean: [],
+  null: [],
+  array: ["items", "prefixItems", "minItems", "maxItems"],
+  object: ["properties", "required", "additionalProperties"],
+}
+const FORMATS: Readonly<Record<string, string>> = {
+  date: "\\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\\d|2[0-8])",
+  time: "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)",
+  uuid: "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+  ipv4: "((25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)\\.){3}(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)",
+}
+const formatPattern = (name: string): string | undefined => (name === "date-time" ? `${FORMATS.date}T${FORMATS.time}` : FORMATS[name])
+
+/**
+ * Texts of JSON values that meet `schema` (draft 2020-12): type, enum, const, strings (minLength, maxLength, or pattern, or format), integers with
+ * bounds, arrays (items, prefixItems, minItems, maxItems), objects (properties in their order, required, additionalProperties), anyOf, oneOf whose
+ * alternatives exclude each other, allOf of parts that say different things, $ref within the document. Throws AlphaError naming any other keyword.
+ */
+export function schemaGrammar(schema: unknown): Grammar {
+  return new SchemaCompiler(schema as Json).compile()
+}
+
+/** Any JSON object. */
+export const objectGrammar = (): Grammar => ({ root: rule("object"), rules: JSON_RULES })
+
+class SchemaCompiler {
+  readonly #rules = new Map<string, Expression>(JSON_RULES)
+
+  constructor(readonly document: Json) {}
+
+  compile(): Grammar {
+    return { root: this.#value(this.document, "#"), rules: this.#rules }
+  }
+
+  /** `where` is the JSON pointer of the schema, for messages. */
+  #value(schema: Json, where: string): Expression {
+    if (schema === true) return rule("value")
+    if (schema === false) throw refusal(`${where}: the schema false allows nothing`)
+    if (!isObject(schema)) throw refusal(`${where}: a schema is an object, true or false`)
+    const own = Object.keys(schema).filter((key) => !ANNOTATIONS.has(key))
+    if (own.length === 0) return rule("value")
+    if ("$ref" in schema) return this.#reference(schema, own, where)
+    if ("allOf" in schema) return this.#value(this.#merged(schema, where), where)
+    for (const key of ["anyOf", "oneOf"]) if (key in schema) return this.#alternatives(schema, key, where)
+    if ("const" in schema || "enum" in schema) return this.#listed(schema, own, where)
+    return this.#typed(schema, own, where)
+  }
+
+  #reference(schema: Schema, own: readonly string[], where: string): Expression {
+    if (own.length > 1) throw refusal(`${where}: $ref beside ${own.filter((key) => key !== "$ref").join(", ")} is not supported`)
+    const name = `ref ${schema.$ref}`
+    if (!this.#rules.has(name)) {
+      this.#rules.set(name, nothing) // taken: a schema may refer to itself
+      this.#rules.set(name, this.#value(this.#resolve(schema.$ref!, where), String(schema.$ref)))
+    }
+    return rule(name)
+  }
+
+  #resolve(pointer: Json, where: string): Json {
+    if (typeof pointer !== "string" || !/^#(\/|$)/.test(pointer)) {
+      throw refusal(`${where}: $ref ${JSON.stringify(pointer)} is outside this document`)
+    }
+    let at: Json | undefined = this.document
+    for (const part of pointer.split("/").slice(1)) {
+      const key = decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~")
+      at = isObject(at) && Object.hasOwn(at, key) ? at[key] : Array.isArray(at) ? (at as readonly Json[])[Number(key)] : undefined
+    }
+    if (at === undefined) throw refusal(`${where}: $ref ${pointer} leads nowhere`)
+    return at
+  }
+
+  /** The schema without allOf: its parts in one. */
+  #merged(schema: Schema, where: string): Json {
+    const { allOf, ...rest } = schema
+    if (!Array.isArray(allOf)) throw refusal(`${where}: allOf is a list`)
+    let merged: Schema = rest
+    for (const part of allOf as readonly Json[]) {
+      const resolved = isObject(part) && "$ref" in part ? this.#resolve(part.$ref!, where) : part
+      if (resolved === true) continue
+      if (!isObject(resolved)) throw refusal(`${where}: allOf of something that is no object`)
+      merged = this.#both(merged, "allOf" in resolved ? (this.#merged(resolved, where) as Schema) : resolved, `${where}/allOf`)
+    }
+    return merged
+  }
+
+  /** What meets both schemas, where they speak of different things. */
+  #both(a: Schema, b: Schema, where: string): Schema {
+    const out: Record<string, Json> = { ...a }
+    for (const [key, value] of Object.entries(b)) {
+      const known = out[key]
+      if (known === undefined || ANNOTATIONS.has(key) || JSON.stringify(known) === JSON.stringify(value)) out[key] = value
+      else if (key === "required") out[key] = [...new Set([...(known as Json[]), ...(value as Json[])])]
+      else if (key === "properties" && isObject(known) && isObject(value)) {
+        const twice = Object.keys(value).filter((name) => name in known && JSON.stringify(known[name]) !== JSON.stringify(value[name]))
+        if (twice.length > 0) throw refusal(`${where}: property ${twice[0]} is described twice`)
+        out[key] = { ...known, ...value }
+      } else throw refusal(`${where}: ${key} is given twice and differs`)
+    }
+    return out
+  }
+
+  #alternatives(schema: Schema, key: string, where: string): Expression {
+    const { [key]: list, ...rest } = schema
+    if (!Array.isArray(list) || list.length === 0) throw refusal(`${where}: ${key} is a list of schemas`)
+    const shared = Object.fromEntries(Object.entries(rest).filter(([name]) => !ANNOTATIONS.has(name)))
+    const parts = (list as readonly Json[]).filter((part) => part !== false)
+    const full = parts.map((part, i) => {
+      const resolved = isObject(part) && "$ref" in part && Object.keys(shared).length > 0 ? this.#resolve(part.$ref!, where) : part
+      return Object.keys(shared).length === 0 || !isObject(resolved) ? resolved : this.#both(shared, resolved, `${where}/${key}/${i}`)
+    })
+    if (key === "oneOf") {
+      const clash = full.findIndex((a, i) => full.slice(i + 1).some((b) => !this.#exclude(a, b, where)))
+      if (clash >= 0)
+        throw refusal(`${where}: oneOf whose alternatives may hold together is not supported`, "anyOf would do, or a constant in each")
+    }
+    return choice(...full.map((part, i) => this.#value(part, `${where}/${key}/${i}`)))
+  }
+
+  /** Whether no value meets both: their types or listed values differ, or those of a property that both require. */
+  #exclude(a: Json, b: Json, where: string, depth = 0): boolean {
+    const [x, y] = [a, b].map((s) => (isObject(s) && "$ref" in s ? this.#resolve(s.$ref!, where) : s))
+    if (!isObject(x) || !isObject(y) || depth > 3) return false
+    const values = [x, y].map((s) => ("const" in s ? [s.const!] : Array.isArray(s.enum) ? (s.enum as Json[]) : undefined))
+    const types = [x, y].map((s, i) => values[i]?.map(typeOf) ?? typesOf(s))
+    if (values[0] !== undefined && values[1] !== undefined) {
+      const texts = new Set(values[0].map((value) => JSON.stringify(value)))
+      if (!values[1].some((value) => texts.has(JSON.stringify(value)))) return true
+    }
+    if (types[0] !== undefined && types[1] !== undefined && !types[0].some((t) => types[1]!.some((u) => meet(t, u)))) return true
+    const [p, q] = [x.properties, y.properties]
+    if (!isObject(p) || !isObject(q) || !typesAre(types[0], "object") || !typesAre(types[1], "object")) return false
+    const required = listOfNames(x.required).filter((name) => listOfNames(y.required).includes(name))
+    return required.some((name) => name in p && name in q && this.#exclude(p[name]!, q[name]!, where, depth + 1))
+  }
+
+  #listed(schema: Schema, own: readonly string[], where: string): Expression {
+    const other = own.find((key) => !["const", "enum", "type"].includes(key))
+    if (other !== undefined) throw refusal(`${where}: ${other} beside ${"const" in schema ? "const" : "enum"} is not supported`)
+    if ("enum" in schema && !Array.isArray(schema.enum)) throw refusal(`${where}: enum is a list`)
+    const types = typesOf(schema)
+    let values = "const" in schema ? [schema.const!] : (schema.enum as readonly Json[])
+    if ("const" in schema && "enum" in schema) {
+      values = (schema.enum as readonly Json[]).filter((value) => JSON.stringify(value) === JSON.stringify(schema.const))
+    }
+    if (types !== undefined) values = values.filter((value) => types.some((type) => meet(typeOf(value), type)))
+    if (values.length === 0) throw refusal(`${where}: no listed value has the type`)
+    return choice(...values.map((value) => literal(JSON.stringify(value))))
+  }
+
+  #typed(schema: Schema, own: readonly string[], where: string): Expression {
+    const known = new Set(["type", ...Object.values(KEYWORDS).flat()])
+    for (const key of own) {
+      if (!known.has(key) && !isHarmless(key, schema[key]!)) throw refusal(`${where}: the keyword ${key} is not supported`)
+    }
+    const types = typesOf(schema) ?? impliedTypes(own)
+    const items = types.map((type) => {
+      const bounds = KEYWORDS.integer.find((key) => key in schema)
+      if (type === "number" && bounds !== undefined)
+        throw refusal(`${where}: ${bounds} of a number is not supported`, "type integer can be bounded")
+      return this.#ofType(type, schema, where)
+    })
+    return choice(...items)
+  }
+
+  #ofType(type: Type, schema: Schema, where: string): Expression {
+    if (type === "string") return this.#string(schema, where)
+    if (type === "integer") return this.#integer(schema, where)
+    if (type === "array") return this.#array(schema, where)
+    return type === "object" ? this.#object(schema, where) : rule(type)
+  }
+
+  #string(schema: Schema, where: string): Expression {
+    const given = KEYWORDS.string.filter((key) => key in schema)
+    const hasLength = "minLength" in schema || "maxLength" in schema
+    if (given.length === 0) return rule("string")
+    const pattern = "pattern" in schema ? schema.pattern : formatPattern(String(schema.format ?? ""))
+    if (!hasLength && typeof pattern === "string" && given.length === 1) {
+      return sequence(literal('"'), parseRegex(pattern, jsonCharacter, "format" in schema), literal('"'))
+    }
+    if (hasLength && !("pattern" in schema) && !("format" in schema)) {
+      const [min, max] = bounds(schema, "minLength", "maxLength", where)
+      return boundedString(min, max)
+    }
+    if (given.length === 1) throw refusal(`${where}: format ${JSON.stringify(schema.format)} is not supported`)
+    throw refusal(`${where}: ${given.join(" beside ")} is not supported`)
+  }
+
+  #integer(schema: Schema, where: string): Expression {
+    if (!KEYWORDS.integer.some((key) => key in schema)) return rule("integer")
+    const number = (key: string): number | undefined => {
+      const value = schema[key]
+      if (value !== undefined && typeof value !== "number") throw refusal(`${where}: ${key} is a number`)
+      return value as number | undefined
+    }
+    const [least, above, most, below] = ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"].map(number)
+    const lows = [least === undefined ? [] : Math.ceil(least), above === undefined ? [] : Math.floor(above) + 1].flat()
+    const highs = [most === undefined ? [] : Math.floor(most), below === undefined ? [] : Math.ceil(below) - 1].flat()
+    const min = lows.length === 0 ? undefined : Math.max(...lows)
+    const max = highs.length === 0 ? undefined : Math.min(...highs)
+    if ((min ?? Number.NEGATIVE_INFINITY) > (max ?? Number.POSITIVE_INFINITY)) throw refusal(`${where}: no integer lies in the bounds`)
+    if (Math.max(Math.abs(min ?? 0), Math.abs(max ?? 0)) >= 10 ** 15)
+      throw refusal(`${where}: bounds of more than 15 digits are not supported`)
+    return integerRange(min, max)
+  }
+
+  #array(schema: Schema, where: string): Expression {
+    const [min, max] = bounds(schema, "minItems", "maxItems", where)
+    const prefix = (schema.prefixItems ?? []) as readonly Json[]
+    if (!Array.isArray(prefix)) throw refusal(`${where}: prefixItems is a list`)
+    const rest = schema.items ?? true
+    const last = rest === false ? Math.min(max ?? prefix.length, prefix.length) : max
+    if (last !== undefined && min > last) throw refusal(`${where}: minItems ${min} is more than there can be`)
+    const item = rest === false || last === 0 ? nothing : this.#named(`${where}/items`, rest)
+    const first = prefix.slice(0, last).map((one, i) => this.#value(one, `${where}/prefixItems/${i}`))
+    // From the last position back: what may follow i items.
+    const after = prefix.length
+    const free = last === undefined ? undefined : last - after
+    let tail: Expression = nothing
+    if (rest !== false && (free === undefined || free > 0)) {
+      tail = after === 0 ? nothing : repeat(sequence(comma(), item), Math.max(0, min - after), free)
+    }
+    if (after === 0) {
+      if (last === 0 || rest === false) return literal("[]")
+      const list = listOf(item, Math.max(1, min), last)
+      return sequence(literal("["), rule("ws"), min === 0 ? choice(nothing, list) : list, rule("ws"), literal("]"))
+    }
+    for (let i = first.length - 1; i >= 0; i--) {
+      const one = i === 0 ? first[i]! : sequence(comma(), first[i]!)
+      tail = min > i ? sequence(one, tail) : choice(nothing, sequence(one, tail))
+    }
+    return sequence(literal("["), rule("ws"), tail, rule("ws"), literal("]"))
+  }
+
+  /** A schema used in several places, as a rule. */
+  #named(where: string, schema: Json): Expression {
+    if (schema === true) return rule("value")
+    if (!this.#rules.has(where)) this.#rules.set(where, this.#value(schema, where))
+    return rule(where)
+  }
+
+  #object(schema: Schema, where: string): Expression {
+    if (!KEYWORDS.object.some((key) => key in schema)) return rule("object")
+    const properties = (schema.properties ?? {}) as Schema
+    if (!isObject(properties)) throw refusal(`${where}: properties is an object`)
+    const required = new Set(listOfNames(schema.required))
+    const additional = schema.additionalProperties ?? Object.keys(properties).length === 0
+    const names = [...Object.keys(properties), ...[...required].filter((name) => !Object.hasOwn(properties, name))]
+    const pairs = names.flatMap((name) => {
+      const isDescribed = Object.hasOwn(properties, name)
+      const own = isDescribed ? properties[name]! : (schema.additionalProperties ?? true)
+      if (own === false) {
+        if (required.has(name)) throw refusal(`${where}: property ${name} is required and not allowed`)
+        return []
+      }
+      const value = this.#value(own, isDescribed ? `${where}/properties/${name}` : `${where}/additionalProperties`)
+      return [{ name, pair: sequence(literal(JSON.stringify(name)), colon(), value) }]
+    })
+    const extra = additional === false ? undefined : this.#extra(names, additional, where)
+    // Two rules per property: what may follow from here on, as the first pair or after others.
+    const prefix = `${where} ${this.#rules.size}`
+    const at = (i: number, isFirst: boolean) => `${prefix} ${i} ${isFirst}`
+    for (const isFirst of [true, false]) {
+      const more = extra === undefined ? nothing : choice(nothing, isFirst ? listOf(extra, 1) : repeat(sequence(comma(), extra), 0))
+      this.#rules.set(at(pairs.length, isFirst), more)
+      pairs.forEach(({ name, pair }, i) => {
+        const taken = sequence(...(isFirst ? [] : [comma()]), pair, rule(at(i + 1, false)))
+        this.#rules.set(at(i, isFirst), required.has(name) ? taken : choice(taken, rule(at(i + 1, isFirst))))
+      })
+    }
+    return sequence(literal("{"), rule("ws"), rule(at(0, true)), rule("ws"), literal("}"))
+  }
+
+  #extra(names: readonly string[], schema: Json, where: string): Expression {
+    const key = names.length === 0 ? rule("string") : otherString(names)
+    return sequence(key, colon(), this.#named(`${where}/additionalProperties`, schema))
+  }
+}
+
+const isObject = (value: Json | undefined): value is Schema => typeof value === "object" && value !== null && !Array.isArray(value)
+
+const listOfNames = (value: Json | undefined): string[] => (Array.isArray(value) ? (value as readonly Json[]).map(String) : [])
+
+const typeOf = (value: Json): Type => {
+  if (value === null) return "null"
+  if (Array.isArray(value)) return "array"
+  return typeof value === "number" ? (Number.isInteger(value) ? "integer" : "number") : (typeof value as Type)
+}
+
+const meet = (a: Type, b: Type): boolean => a === b || (a === "integer" && b === "number") || (a === "number" && b === "integer")
+
+const typesAre = (types: readonly Type[] | undefined, only: Type): boolean => types?.every((type) => type === only) === true
+
+/** The types a schema names; undefined: any. */
+function typesOf(schema: Schema): Type[] | undefined {
+  if (!("type" in schema)) return undefined
+  const list = [schema.type].flat() as string[]
+  const wrong = list.find((name) => !(TYPES as readonly string[]).includes(name))
+  if (wrong !== undefined || list.length === 0) throw refusal(`type ${JSON.stringify(wrong ?? [])} is none of ${TYPES.join(", ")}`)
+  return list as Type[]
+}
+
+/** Without a type every type is allowed, and those that keywords speak of must meet them. */
+const impliedTypes = (own: readonly string[]): Type[] => {
+  const spoken = TYPES.filter((type) => KEYWORDS[type].some((key) => own.includes(key)))
+  // Whoever describes properties without a type means an object.
+  return spoken.length === 1 ? spoken : [...TYPES.filter((type) => type !== "integer")]
+}
+
+/** Keywords whose value makes them say nothing. */
+const isHarmless = (key: string, value: Json): boolean =>
+  (key === "uniqueItems" && value === false) || (key === "minProperties" && value === 0) || (key === "nullable" && value === false)
+
+function bounds(schema: Schema, low: string, high: string, where: string): [number, number | undefined] {
+  const [min, max] = [schema[low] ?? 0, schema[high]]
+  for (const [key, value] of [[low, min] as const, [high, max] as const]) {
+    if (value !== undefined && !(typeof value === "number" && Number.isInteger(value) && value >= 0))
+      throw refusal(`${where}: ${key} is a whole number`)
+  }
+  if (max !== undefined && (min as number) > (max as number)) throw refusal(`${where}: ${low} ${min} is above ${high} ${max}`)
+  return [min as number, max as number | undefined]
+}

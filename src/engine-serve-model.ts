@@ -1,0 +1,153 @@
+/** A model in memory with its pages and compiled steps; its identity and size. */
+import { basename, join } from "node:path"
+import { AlphaError, EXIT } from "./base-error.ts"
+import { sha256, sha256File } from "./base-file.ts"
+import type { Vocabulary } from "./engine-constraint.ts"
+import { vocabularyOf } from "./engine-constraint.ts"
+import { PagePool } from "./engine-serve-pages.ts"
+import type { ModelFacts, ModelSpec, ServeLimits } from "./engine-serve-protocol.ts"
+import type { Sequence } from "./engine-serve-sequence.ts"
+import {
+  cacheBytesPerToken,
+  countParams,
+  type LoadedModel,
+  loadModel,
+  modelDirectory,
+  type Row,
+  readConfig,
+  Step,
+  type StepModel,
+  type StepResult,
+  type StepShape,
+  weightFiles,
+} from "./gpt.ts"
+import type { Device } from "./program.ts"
+import { parseTokenizer } from "./token.ts"
+
+/** Positions per page. */
+export const PAGE_SIZE = 16
+/** Tokens of a sequence that pages are counted on, where nothing says how many. */
+const USUAL_LENGTH = 2048
+const CPU_CACHE_BYTES = 1 << 30
+
+/** Bytes of a model's pages. */
+export function cacheBytes(spec: ModelSpec, directory: string, device: Device, limits: ServeLimits): number {
+  const { model } = readConfig(directory)
+  const perToken = cacheBytesPerToken(model, spec.precision)
+  const usual = limits.slots * Math.min(model.blockSize, USUAL_LENGTH) * perToken
+  const wanted = limits.cacheBytes ?? (device.name === "cpu" ? Math.min(usual, CPU_CACHE_BYTES) : usual)
+  return Math.max(wanted, (model.blockSize + 2 * PAGE_SIZE) * perToken)
+}
+
+/** Bytes that a model with its pages takes. */
+export function modelBytes(spec: ModelSpec, directory: string, device: Device, limits: ServeLimits): number {
+  const { model } = readConfig(directory)
+  return countParams(model) * (spec.precision === "bf16" ? 2 : 4) + cacheBytes(spec, directory, device, limits)
+}
+
+/** SHA-256 of the weights: of model.safetensors as sha256sum prints it; of shards that of such lines. Throws where a file is gone. */
+export async function fingerprintOf(directory: string): Promise<string> {
+  const files = weightFiles(directory)
+  const hashes = await Promise.all(files.map((file) => sha256File(join(directory, file))))
+  if (files.length === 1) return hashes[0]!
+  return sha256(files.map((file, i) => `${hashes[i]}  ${basename(file)}\n`).join(""))
+}
+
+export class Resident {
+  readonly facts: ModelFacts
+  readonly pool: PagePool
+  readonly ends: ReadonlySet<number>
+  /** Sequences with a slot, and those that lost it to others and go on before anyone else. */
+  readonly running: Sequence[] = []
+  readonly paused: Sequence[] = []
+  readonly #loaded: LoadedModel
+  readonly #device: Device
+  readonly #shared: StepModel
+  readonly #steps = new Map<string, Step>()
+  #vocabulary: Vocabulary | undefined
+
+  private constructor(device: Device, loaded: LoadedModel, shared: StepModel, facts: ModelFacts, pool: PagePool) {
+    this.#device = device
+    this.#loaded = loaded
+    this.#shared = shared
+    this.facts = facts
+    this.pool = pool
+    this.ends = new Set(facts.ends)
+  }
+
+  /** Loads a model; the loop that calls runs on while the weights are hashed, not while they are read. */
+  static async load(device: Device, spec: ModelSpec, limits: ServeLimits): Promise<Resident> {
+    const started = performance.now()
+    for (let attempt = 1; ; attempt++) {
+      const directory = modelDirectory(spec.path)
+      try {
+        const fingerprint = await fingerprintOf(directory)
+        const loaded = loadModel(device, directory, spec.precision)
+        return Resident.#make(device, loaded, spec, limits, fingerprint, started)
+      } catch (error) {
+        // A run's trainer deletes a checkpoint that is the best no longer, also while it is read here; then there is a newer one.
+        if (attempt === 5 || modelDirectory(spec.path) === directory) throw error
+      }
+    }
+  }
+
+  static #make(device: Device, loaded: LoadedModel, spec: ModelSpec, limits: ServeLimits, fingerprint: string, started: number): Resident {
+    const { model, directory, tokenizerJson } = loaded
+    const perPage = PAGE_SIZE * cacheBytesPerToken(model, spec.precision)
+    const pages = Math.floor(cacheBytes(spec, directory, device, limits) / perPage)
+    const known = tokenizerJson === undefined ? model.vocabSize : parseTokenizer(tokenizerJson).vocabSize
+    const vocabulary = Math.min(model.vocabSize, known)
+    const shared: StepModel = {
+      model,
+      precision: spec.precision,
+      vocabulary,
+      pageSize: PAGE_SIZE,
+      pageCount: pages,
+      maxPages: Math.ceil(model.blockSize / PAGE_SIZE),
+    }
+    const facts: ModelFacts = {
+      ...spec,
+      directory,
+      fingerprint,
+      blockSize: model.blockSize,
+      vocabSize: model.vocabSize,
+      vocabulary,
+      nEmbd: model.nEmbd,
+      parameters: countParams(model),
+      ends: [loaded.ids.eos ?? []].flat(),
+      device: device.name,
+      bytes: loaded.state.bytes() + pages * perPage,
+      pages,
+      pageSize: PAGE_SIZE,
+      loadMs: performance.now() - started,
+    }
+    return new Resident(device, loaded, shared, facts, new PagePool(pages, PAGE_SIZE, limits.prefixCache))
+  }
+
+  /** The tokens' bytes, for constraints. Throws AlphaError where the model has no tokenizer. */
+  vocabulary(): Vocabulary {
+    if (this.#vocabulary === undefined) {
+      const { tokenizerJson, directory } = this.#loaded
+      if (tokenizerJson === undefined)
+        throw new AlphaError(`${directory} has no tokenizer.json, so that answers cannot be constrained`, { code: EXIT.usage })
+      this.#vocabulary = vocabularyOf(parseTokenizer(tokenizerJson), this.facts.vocabSize)
+    }
+    return this.#vocabulary
+  }
+
+  get idle(): boolean {
+    return this.running.length + this.paused.length === 0
+  }
+
+  run(rows: readonly Row[], shape: StepShape): StepResult {
+    const key = Object.values(shape).join()
+    const step = this.#steps.get(key) ?? new Step(this.#device, this.#loaded.state, this.#shared, shape)
+    this.#steps.set(key, step)
+    return step.run(rows)
+  }
+
+  free(): void {
+    for (const step of this.#steps.values()) step.free()
+    this.#loaded.state.free()
+  }
+}

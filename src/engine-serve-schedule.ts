@@ -1,0 +1,266 @@
+/** One turn of a model: waiting requests get slots, all that decode grow by a token, then a chunk of what is still to be computed. */
+import { AlphaError } from "./base-error.ts"
+import type { Resident } from "./engine-serve-model.ts"
+import type { RequestEvent, RequestFailure, ServeFinish } from "./engine-serve-protocol.ts"
+import type { FairQueue } from "./engine-serve-queue.ts"
+import type { Sequence } from "./engine-serve-sequence.ts"
+import { type Choice, chunkSize } from "./gpt.ts"
+
+/** Most tokens of a chunk: nobody decodes, and somebody does, for whom it may take this long. */
+const CHUNK = 512
+const STALL_MS = 40
+/** Least tokens of a chunk: a smaller one costs about as much. */
+const CHUNK_LEAST = 32
+/** Alternatives that a step computes when anyone wants some. */
+const TOP = 20
+
+/** Counters of all models. */
+export interface Counters {
+  prefillTokens: number
+  prefixQueries: number
+  prefixHits: number
+  decodeTokens: number
+  decodeSteps: number
+  prefillMs: number
+  decodeMs: number
+  preemptions: number
+  readonly finished: Record<ServeFinish, number>
+  readonly failed: Record<RequestFailure["code"], number>
+}
+
+export const newCounters = (): Counters => ({
+  prefillTokens: 0,
+  prefixQueries: 0,
+  prefixHits: 0,
+  decodeTokens: 0,
+  decodeSteps: 0,
+  prefillMs: 0,
+  decodeMs: 0,
+  preemptions: 0,
+  finished: { end: 0, complete: 0, length: 0 },
+  failed: { request: 0, queue_full: 0, queue_timeout: 0, model: 0, damaged: 0, cancelled: 0, draining: 0, internal: 0 },
+})
+
+/** What a turn is given: who waits, how to tell events, what to count. */
+export interface Turn {
+  readonly slots: number
+  /** Whether requests that wait may start on these weights. */
+  readonly isCurrent: boolean
+  readonly queue: FairQueue<Sequence>
+  readonly counters: Counters
+  tell(sequence: Sequence, event: RequestEvent): void
+  fail(sequence: Sequence, code: RequestFailure["code"], error: AlphaError, param?: string): void
+}
+
+export class Schedule {
+  readonly #resident: Resident
+  /** Milliseconds that a prompt token takes, lately. */
+  #tokenMs = 1
+
+  constructor(resident: Resident) {
+    this.#resident = resident
+  }
+
+  /** Gives free slots to those that lost theirs, then to those that wait. */
+  admit(turn: Turn): void {
+    const { running, paused, pool } = this.#resident
+    while (running.length < turn.slots) {
+      const next = paused[0] ?? (turn.isCurrent ? turn.queue.peek() : undefined)
+      if (next === undefined) return
+      next.enter({ pool, ends: this.#resident.ends, blockSize: this.#resident.facts.blockSize })
+      if (running.length > 0 && next.lacking(next.left) + 1 > pool.available) {
+        next.leave()
+        return
+      }
+      if (paused[0] === next) paused.shift()
+      else if (!this.#begin(next, turn)) continue
+      running.push(next)
+    }
+  }
+
+  /** False where it turns out that the request cannot run. */
+  #begin(sequence: Sequence, turn: Turn): boolean {
+    turn.queue.take(sequence, true)
+    sequence.started = performance.now()
+    try {
+      sequence.constrain(() => this.#resident.vocabulary(), this.#resident.ends)
+    } catch (error) {
+      if (!(error instanceof AlphaError)) throw error
+      this.#drop(sequence, turn)
+      turn.fail(sequence, "request", error, "constraint")
+      return false
+    }
+    turn.counters.prefixQueries += sequence.request.prompt.length
+    const queueMs = sequence.started - sequence.submitted
+    turn.tell(sequence, { type: "started", fingerprint: this.#resident.facts.fingerprint, cachedTokens: sequence.cached, queueMs })
+    return true
+  }
+
+  /** Takes a sequence out, wherever it is. */
+  remove(sequence: Sequence, turn: Turn): void {
+    for (const list of [this.#resident.running, this.#resident.paused]) {
+      const at = list.indexOf(sequence)
+      if (at >= 0) list.splice(at, 1)
+    }
+    this.#drop(sequence, turn)
+  }
+
+  #drop(sequence: Sequence, turn: Turn): void {
+    sequence.release()
+    turn.queue.ended(sequence.client)
+  }
+
+  /** A token for each sequence that lacks only its last token in the cache. */
+  decode(turn: Turn): boolean {
+    const ready = this.#resident.running.filter((sequence) => sequence.left === 1 && sequence.request.kind === "generate")
+    const rows = this.#placed(
+      ready.map((sequence) => ({ sequence, count: 1 })),
+      turn,
+    )
+    if (rows.length === 0) return false
+    const from = performance.now()
+    this.#run(rows, 1, turn)
+    turn.counters.decodeMs += performance.now() - from
+    turn.counters.decodeSteps++
+    turn.counters.decodeTokens += rows.length
+    return true
+  }
+
+  /** The next chunks of prompts, in turn; as much as those that decode can be made to wait for. */
+  prefill(turn: Turn): boolean {
+    const { running } = this.#resident
+    const open = running.filter((sequence) => sequence.left > 1 || sequence.request.kind === "embed")
+    if (open.length === 0) return false
+    const most = running.length === open.length ? CHUNK : this.#patience()
+    for (const sequence of open) sequence.findPages()
+    const first = open[0]!
+    const T = chunkSize(first.left, most)
+    const chosen: Part[] = []
+    const pages = new Set<string>()
+    for (const sequence of open) {
+      if ((chosen.length + 1) * T > Math.max(most, T)) break
+      // Of several with the same next page one computes it, for all.
+      const page = sequence.nextPage
+      if (page !== undefined && this.#resident.pool.reuse && pages.has(page)) continue
+      if (page !== undefined) pages.add(page)
+      if (sequence === first || T <= CHUNK_LEAST || sequence.left * 2 > T) chosen.push({ sequence, count: Math.min(T, sequence.left) })
+    }
+    const whole = 2 ** Math.floor(Math.log2(chosen.length))
+    const rows = this.#placed(chosen.slice(0, whole), turn)
+    if (rows.length === 0) return true
+    const from = performance.now()
+    this.#run(rows, T, turn)
+    const ms = performance.now() - from
+    const tokens = rows.reduce((sum, { count }) => sum + count, 0)
+    turn.counters.prefillMs += ms
+    turn.counters.prefillTokens += tokens
+    this.#tokenMs += (ms / (T * rows.length) - this.#tokenMs) / 8
+    this.#rotate(rows)
+    return true
+  }
+
+  #patience(): number {
+    return Math.min(CHUNK, Math.max(CHUNK_LEAST, 2 ** Math.floor(Math.log2(STALL_MS / this.#tokenMs))))
+  }
+
+  /** Those that had a chunk and are not done go behind the others that wait for one. */
+  #rotate(rows: readonly Part[]): void {
+    const { running } = this.#resident
+    for (const { sequence } of rows) {
+      const at = running.indexOf(sequence)
+      if (at >= 0 && sequence.left > 1) running.push(...running.splice(at, 1))
+    }
+  }
+
+  /** The parts whose tokens have pages; who came last gives up its pages where there are none left. */
+  #placed(parts: readonly Part[], turn: Turn): Part[] {
+    const { running, paused, pool } = this.#resident
+    for (const { sequence, count } of parts) {
+      while (running.includes(sequence) && sequence.lacking(count) > 0) {
+        const page = pool.take()
+        if (page !== undefined) sequence.addPage(page)
+        else {
+          const youngest = running.reduce((a, b) => (b.started >= a.started ? b : a))
+          running.splice(running.indexOf(youngest), 1)
+          youngest.pause()
+          paused.push(youngest)
+          paused.sort((a, b) => a.started - b.started)
+          turn.counters.preemptions++
+        }
+      }
+    }
+    return parts.filter(({ sequence }) => running.includes(sequence))
+  }
+
+  #run(parts: readonly Part[], T: number, turn: Turn): void {
+    const good: Part[] = []
+    const rows = parts.flatMap((part) => {
+      try {
+        const row = part.sequence.row(part.count)
+        good.push(part)
+        return [row]
+      } catch (error) {
+        if (!(error instanceof AlphaError)) throw error
+        this.remove(part.sequence, turn)
+        turn.fail(part.sequence, "request", error, "constraint")
+        return []
+      }
+    })
+    if (good.length === 0) return
+    const sequences = good.map(({ sequence }) => sequence)
+    const chooses = rows.some(({ draw }) => draw !== undefined)
+    const lists = rows.flatMap(({ adjust }) => (adjust === undefined ? [] : [adjust]))
+    const result = this.#resident.run(rows, {
+      B: 2 ** Math.ceil(Math.log2(rows.length)),
+      T,
+      chooses,
+      adjusted: lists.length === 0 ? undefined : listSize(Math.max(...lists.map(({ ids }) => ids.length))),
+      masked: lists.some(({ mask }) => mask !== undefined),
+      top: sequences.some(({ request, scores }, i) => request.topLogprobs > 0 && (scores || rows[i]!.draw !== undefined)) ? TOP : 0,
+      scores: sequences.some(({ scores }) => scores),
+      hidden: sequences.some(({ request }) => request.kind === "embed"),
+    })
+    good.forEach(({ sequence, count }, b) => {
+      const from = sequence.computed
+      if (sequence.scores && result.scores[b] !== undefined) {
+        for (const event of sequence.tellScores(from, result.scores[b])) turn.tell(sequence, event)
+      }
+      if (sequence.request.kind === "embed") {
+        const C = result.hidden!.length / (2 ** Math.ceil(Math.log2(rows.length)) * T)
+        sequence.addHidden(result.hidden!.subarray(b * T * C, (b * T + count) * C), count)
+      }
+      sequence.advance(count)
+      turn.queue.serve(sequence.client, count)
+      if (sequence.left === 0) this.#settle(sequence, rows[b]!.draw === undefined ? undefined : result.choices[b], turn)
+    })
+  }
+
+  /** All its tokens are computed: it says the next one, or ends. */
+  #settle(sequence: Sequence, choice: Choice | undefined, turn: Turn): void {
+    let reason: ServeFinish | undefined = "length"
+    if (choice !== undefined) {
+      if (Number.isNaN(choice.logprob)) {
+        this.remove(sequence, turn)
+        const hint = "the model is damaged or diverged in training: use another checkpoint"
+        turn.fail(sequence, "damaged", new AlphaError(`the logits are not numbers after ${sequence.computed} tokens`, { hint }))
+        return
+      }
+      reason = sequence.take(choice)
+      turn.tell(sequence, { type: "token", id: choice.id, logprob: choice.logprob, top: sequence.alternatives(choice.top) })
+    } else if (sequence.request.kind === "embed") turn.tell(sequence, { type: "embedding", values: sequence.embedding })
+    if (reason === undefined) return
+    this.remove(sequence, turn)
+    turn.counters.prefixHits += sequence.cached
+    turn.counters.finished[reason]++
+    turn.tell(sequence, sequence.finished(reason))
+  }
+}
+
+interface Part {
+  readonly sequence: Sequence
+  /** Tokens it computes in this step. */
+  readonly count: number
+}
+
+/** Sizes of lists that programs are made for. */
+const listSize = (longest: number): number => 16 ** Math.max(1, Math.ceil(Math.log2(Math.max(1, longest)) / 4))
