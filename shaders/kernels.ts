@@ -6,7 +6,7 @@ import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from 
 import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
 import { crossEntropy, lossSum } from "./classifier.ts"
 import { dropout, dropoutEdge } from "./dropout.ts"
-import { add, add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
+import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
 import { embeddings } from "./embedding.ts"
 import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
 import { randomNormal } from "./init.ts"
