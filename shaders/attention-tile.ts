@@ -181,15 +181,17 @@ export class RowSums {
     this.slots = k.shared(name, vec4(f32), LANES / 4)
   }
 
-  /** Gives this lane's numbers, one per row (or up to four of anything); a barrier must lie between this and `total`, and before the next. */
-  put(values: Four<F32>): void {
+  /** Gives up to four numbers of this lane; a barrier must lie between this and `total`, and before the next. */
+  put(values: readonly F32[]): void {
     const { k, combine } = this
-    let joined = k.vector(...values)
-    for (const mask of [1, 2]) joined = joined[combine](k.subgroupShuffleXor(joined, mask))
-    k.if(k.lane.and(3).eq(0), () => this.slots.set(k.lane.shr(2), joined))
+    const joined = k.vector(...(four((i) => values[i] ?? k.f32(0)) as [F32, F32, F32, F32]))
+    const pairs = joined[combine](k.subgroupShuffleXor(joined, 1))
+    const fours = pairs[combine](k.subgroupShuffleXor(pairs, 2))
+    k.if(k.lane.and(3).eq(0), () => this.slots.set(k.lane.shr(2), fours))
   }
-  total(): Four<F32> {
-    const first = this.k.lane.shr(4).mul(4)
+  /** What the 16 lanes from 16·row on gave, combined: by default those of this lane. */
+  total(row = this.k.lane.shr(4)): Four<F32> {
+    const first = row.mul(4)
     let joined = this.slots.at(first)
     for (const quarter of [1, 2, 3]) joined = joined[this.combine](this.slots.at(first.add(quarter)))
     return [joined.x, joined.y, joined.z, joined.w]
@@ -212,7 +214,7 @@ export function merge(max: F32, sum: F32, blockMax: F32, blockSum: F32): Merge {
   return { max: top, sum: sum.fma(old, blockSum.mul(own)), old, own }
 }
 /** An output so far and that of the next block, merged. */
-export const merged = (before: F32, block: F32, { old, own }: Merge): F32 => before.fma(old, block.mul(own))
+export const merged = (before: F32, block: F32, { old, own }: Pick<Merge, "old" | "own">): F32 => before.fma(old, block.mul(own))
 
 /** What the dropout of a tile depends on. */
 export interface Drop {

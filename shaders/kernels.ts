@@ -3,6 +3,7 @@ import type { Kernel } from "../src/spirv.ts"
 import { activationBackward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
+import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
 import { crossEntropy, lossSum } from "./classifier.ts"
 import { dropout, dropoutEdge } from "./dropout.ts"
 import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
@@ -23,6 +24,8 @@ import { qkNormBackwards, qkNorms } from "./qk-norm.ts"
 import { columnSum } from "./reduce.ts"
 import { ropes } from "./rope.ts"
 import { takeRows, takeRowsEdge } from "./rows.ts"
+import { sampleSlices } from "./sample.ts"
+import { sampleChoose } from "./sample-choose.ts"
 import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
 import { stepControl } from "./step-control.ts"
 import { swiglu, swigluBackward } from "./swiglu.ts"
@@ -71,6 +74,8 @@ export const kernels: readonly Kernel[] = [
   weightedSumBackward,
   takeRows,
   takeRowsEdge,
+  sampleSlices,
+  sampleChoose,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,
@@ -83,4 +88,8 @@ export const kernels: readonly Kernel[] = [
   attentionDelta,
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
+  ...attentionAppends,
+  ...attentionChunks,
+  ...attentionDecodes.one,
+  ...attentionDecodes.two,
 ]

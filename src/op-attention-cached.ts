@@ -1,5 +1,6 @@
 /** Attention of a chunk of new positions over a paged cache of earlier keys and values: prefill and decode. */
 import { nativeKernel } from "./native.ts"
+import { attentionCachedLaunches } from "./op-attention-gpu.ts"
 import { at, checkHeads, type Heads, headsShape, offsets, sumOver } from "./op-attention-heads.ts"
 import { defineOp, typeOf } from "./op-define.ts"
 import { expectShape, lastDim, ShapeError } from "./tensor.ts"
@@ -103,6 +104,7 @@ export const attentionCached = defineOp({
       maxPages: lastDim(pages),
       scale,
     }),
+  gpu: (inputs, { y }, attrs) => attentionCachedLaunches(inputs, y, attrs),
   cases: [
     {
       inputs: {

@@ -1,9 +1,10 @@
 /** Launches of the attention kernels: which variant a head size takes, grids, push constants. */
 import { attentions } from "../shaders/attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "../shaders/attention-backward.ts"
-import { type AttentionAttrs, attentionSizes, type Counters } from "./op-attention-heads.ts"
-import { type GpuTarget, groupsFor, type Launches, launch, scratch } from "./op-gpu.ts"
-import { rows, type Tensor } from "./tensor.ts"
+import { attentionAppends, attentionChunks, attentionDecodes, DECODE_SIZE } from "../shaders/attention-cached.ts"
+import { type AttentionAttrs, attentionSizes, type Counters, type Heads } from "./op-attention-heads.ts"
+import { type GpuTarget, groupsFor, groupsForRows, type Launches, launch, scratch } from "./op-gpu.ts"
+import { lastDim, rows, type Tensor } from "./tensor.ts"
 
 const TILE = 64
 
@@ -58,4 +59,32 @@ export function attentionBackwardLaunches(
       launch(queries, { ...buffers, ...values }, [H * slices, tiles, batch], constants),
     ],
   ]
+}
+
+interface Cached {
+  readonly qkv: Tensor
+  readonly kPages: Tensor
+  readonly vPages: Tensor
+  readonly pages: Tensor
+  readonly lengths: Tensor
+  readonly counts: Tensor
+}
+
+export function attentionCachedLaunches(
+  inputs: Cached,
+  y: Tensor | undefined,
+  attrs: Heads & { readonly T: number; readonly scale: number; readonly pageSize: number },
+): Launches {
+  const { T, nHead: H, nKvHead: K, headDim: D, scale, pageSize } = attrs
+  const batch = inputs.lengths.shape[0] as number
+  const values = { ...inputs, T, H, K, D, scale, pageSize, maxPages: lastDim(inputs.pages) }
+  const isEdge = D % 8 === 0 ? 0 : 1
+  if (T === 1 && D <= DECODE_SIZE && y !== undefined) {
+    const kernels = H === K ? attentionDecodes.one : attentionDecodes.two
+    return [launch(kernels[isEdge], { ...values, y }, [K, batch])]
+  }
+  const append = launch(attentionAppends[isEdge], { ...values, rows: batch * T }, groupsForRows(batch * T))
+  if (y === undefined) return [append]
+  const [kernel, slices] = bySize(attentionChunks, D)
+  return [append, launch(kernel, { ...values, y }, [H * slices, Math.ceil(T / TILE), batch])]
 }

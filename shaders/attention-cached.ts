@@ -1,0 +1,279 @@
+/** Attention of new positions over paged keys and values, for every device: the copy into the pages, chunks by tiles, and decode. */
+import { act, type Bool, type F32, f32, i32, kernel, type ReadBuffer, read, readWrite, type U32, u32, write } from "../src/spirv.ts"
+import { attend, headPlaces } from "./attention.ts"
+import { CHUNK, LANES, merge, merged, RowSums, type Rows, SIDES, TILE, Tiles, unitOf } from "./attention-tile.ts"
+
+/** Keys that a decode workgroup takes at a time: 16 lanes for each block of 64. */
+const BLOCKS = LANES / 16
+const PASS = BLOCKS * TILE
+/** The largest head of decode. */
+export const DECODE_SIZE = 256
+
+const indices = { pages: read(i32), lengths: read(i32), counts: read(i32) } as const
+const push = { T: u32, H: u32, K: u32, D: u32, scale: f32, pageSize: u32, maxPages: u32 } as const
+
+/** Where position p of sequence b begins in the pages of key head `keyHead`, in units of `size` per row. */
+interface Paged {
+  readonly pages: ReadBuffer<typeof i32>
+  readonly maxPages: U32
+  readonly pageSize: U32
+  readonly K: U32
+  readonly size: U32
+}
+const cell = ({ pages, maxPages, pageSize, K, size }: Paged, b: U32, keyHead: U32, p: U32): U32 =>
+  pages
+    .at(b.mul(maxPages).add(p.div(pageSize)))
+    .toU32()
+    .mul(K)
+    .add(keyHead)
+    .mul(pageSize)
+    .add(p.mod(pageSize))
+    .mul(size)
+
+function append(isEdge: boolean) {
+  return kernel({
+    name: `attention_append${isEdge ? "_edge" : ""}`,
+    workgroup: LANES,
+    buffers: { qkv: read(act), kPages: write(act), vPages: write(act), ...indices },
+    push: { ...push, rows: u32 },
+    body(k, { qkv, kPages, vPages, pages, lengths, counts, T, H, K, D, pageSize, maxPages, rows }) {
+      const unit = unitOf(isEdge)
+      k.for(k.group, rows, k.groups, (r) => {
+        const [b, i] = [r.div(T), r.mod(T)]
+        const { size, width } = headPlaces(k.u32(0), { H, K, D }, unit)
+        k.if(i.lt(counts.at(b).toU32()), () => {
+          const position = lengths.at(b).toU32().add(i)
+          k.for(k.lane, K.mul(size), LANES, (e) => {
+            const to = cell({ pages, maxPages, pageSize, K, size }, b, e.div(size), position).add(e.mod(size))
+            for (const [memory, first] of [[kPages, H] as const, [vPages, H.add(K)] as const]) {
+              const from = r.mul(width).add(first.mul(size)).add(e)
+              if (isEdge) memory.set(to, qkv.at(from))
+              else memory.pack(8).set(to, qkv.pack(8).at(from))
+            }
+          })
+        })
+      })
+    },
+  })
+}
+
+/**
+ * Keys and values of the new positions into their pages. qkv (B·T, (H + 2K)·D), kPages and vPages (P, K, pageSize, D); T, pages, lengths,
+ * counts as in the op attention_cached; rows = B·T. Grid: any, a workgroup per row at best. Moves 4·rows·K·D·s bytes.
+ */
+export const attentionAppends = [append(false), append(true)] as const
+
+function chunk(chunks: number, isEdge: boolean) {
+  return kernel({
+    name: `attention_cached_${isEdge ? "edge" : chunks * CHUNK}`,
+    workgroup: LANES,
+    buffers: { qkv: read(act), kPages: read(act), vPages: read(act), ...indices, y: write(act) },
+    push,
+    body(k, { qkv, kPages, vPages, pages, lengths, counts, y, T, H, K, D, scale, pageSize, maxPages }) {
+      const [h, slice, b] = [k.group.mod(H), k.group.div(H), k.groupZ]
+      const tiles = new Tiles(k, D, isEdge)
+      const places = headPlaces(h, { H, K, D }, unitOf(isEdge))
+      const [length, count] = [lengths.at(b).toU32(), counts.at(b).toU32()]
+      const from = k.groupsY.sub(k.groupY).sub(1).mul(TILE)
+      const position = length.add(from)
+      const end = from.lt(count).select(position.add(TILE).min(length.add(count)), 0)
+      const cached = (memory: Rows["memory"], block: U32): Rows => ({
+        memory,
+        start: (r) => cell({ pages, maxPages, pageSize, K, size: places.size }, b, h.mul(K).div(H), block.add(r).min(end.sub(1))),
+        has: (r) => block.add(r).lt(end),
+      })
+      const first = slice.mul(chunks * CHUNK)
+      const { outputs } = attend(k, tiles, {
+        query: {
+          memory: qkv,
+          start: (r) => b.mul(T).add(from).add(r).mul(places.width).add(places.query),
+          has: (r) => from.add(r).lt(count),
+        },
+        keys: (block) => cached(kPages, block),
+        values: (block) => cached(vPages, block),
+        ...{ position, end, scale: scale.mul(Math.LOG2E), first, chunks },
+      })
+      for (const i of SIDES) {
+        const at = from.add(tiles.row(i))
+        k.if(at.lt(T), () => {
+          const start = b.mul(T).add(at).mul(H).add(h).mul(places.size)
+          for (let c = 0; c < chunks; c++) {
+            const values = outputs.slice(16 * c + 4 * i, 16 * c + 4 * i + 4).map((value) => at.lt(count).select(value, 0))
+            tiles.store(y, start, first.add(c * CHUNK).add(tiles.x.mul(4)), values)
+          }
+        })
+      }
+    },
+  })
+}
+
+/**
+ * y (B·T, H·D) of a chunk whose keys and values are in the pages; rows from counts[b] on are 0. The bits are those of attention at the same
+ * position. Grid: (H·⌈D/chunk⌉, ⌈T/64⌉, B) as there. 4·D FLOP per query, head and key.
+ */
+export const attentionChunks = [chunk(1, false), chunk(2, false), chunk(1, true)] as const
+
+/** `heads` query heads of a key head are taken at a time. */
+function decode(heads: 1 | 2, isEdge: boolean) {
+  const each = Array.from({ length: heads }, (_, i) => i)
+  return kernel({
+    name: `attention_decode_${heads}${isEdge ? "_edge" : ""}`,
+    workgroup: LANES,
+    buffers: { qkv: read(act), kPages: readWrite(act), vPages: readWrite(act), ...indices, y: write(act) },
+    push,
+    body(k, { qkv, kPages, vPages, pages, lengths, counts, y, H, K, D, scale, pageSize, maxPages }) {
+      const unit = unitOf(isEdge)
+      const [keyHead, b] = [k.group, k.groupY]
+      const group = H.div(K)
+      const { size, width } = headPlaces(k.u32(0), { H, K, D }, unit)
+      const length = lengths.at(b).toU32()
+      const cellOf = (p: U32): U32 => cell({ pages, maxPages, pageSize, K, size }, b, keyHead, p)
+      const query = k.shared("query", f32, heads * DECODE_SIZE)
+      const output = k.shared("output", f32, (LANES / CHUNK) * DECODE_SIZE) // of lanes beyond the last head too, and dropped
+      const cells = k.shared("cells", u32, PASS)
+      const weights = k.shared("weights", f32, PASS * heads)
+      const partial = k.shared("partial", f32, BLOCKS * heads * CHUNK)
+      const factors = k.shared("factors", f32, BLOCKS * heads * 2)
+      const [maxima, sums] = [new RowSums(k, "maxima", "max"), new RowSums(k, "sums", "add")]
+      const [block, x] = [k.lane.shr(4), k.lane.and(15)]
+      const scale2 = scale.mul(Math.LOG2E)
+
+      const appendOwn = () => {
+        const to = cellOf(length)
+        k.if(k.lane.lt(size), () => {
+          for (const [memory, first] of [[kPages, H] as const, [vPages, H.add(K)] as const]) {
+            const from = b.mul(width).add(first.add(keyHead).mul(size)).add(k.lane)
+            if (isEdge) memory.set(to.add(k.lane), qkv.at(from))
+            else memory.pack(8).set(to.add(k.lane), qkv.pack(8).at(from))
+          }
+        })
+        k.barrier("buffers")
+      }
+
+      /** Scores of the lane's keys x, x + 16, x + 32, x + 48 of its block, per head in the order of d. */
+      const scores = (keys: readonly U32[]): F32[][] => {
+        const found = each.map(() => keys.map(() => k.var(f32, 0)))
+        const starts = keys.map((key) => cells.at(key))
+        k.for(0, size, 1, (u) => {
+          const rows = starts.map((start) => (isEdge ? [kPages.at(start.add(u))] : kPages.pack(8).at(start.add(u))))
+          for (let e = 0; e < unit; e++)
+            for (const h of each) {
+              const factor = query.at(u.mul(unit).add(h * DECODE_SIZE + e))
+              rows.forEach((row, j) => found[h]![j]!.set(factor.fma(row[e]!, found[h]![j]!.get())))
+            }
+        })
+        return found.map((row) => row.map((score) => score.get()))
+      }
+
+      /** partial[block, head, 4x … 4x + 3] = Σ over the block's keys of weight·v, columns from `first` on. */
+      const blockOutputs = (first: U32) => {
+        const own = each.map(() => SIDES.map(() => k.var(f32, 0)))
+        const d = first.add(x.mul(4)).min(D.sub(1)) // of columns beyond the head any one, and dropped
+        k.for(0, TILE, 4, (from) => {
+          const four = SIDES.map((i) => block.mul(TILE).add(from.add(i)))
+          const rows = four.map((key) => {
+            const start = cells.at(key)
+            if (!isEdge) return vPages.pack(4).at(start.mul(2).add(d.shr(2)))
+            return SIDES.map((e) =>
+              d
+                .add(e)
+                .lt(D)
+                .select(vPages.at(start.add(d.add(e).min(D.sub(1)))), 0),
+            )
+          })
+          four.forEach((key, i) => {
+            for (const h of each) {
+              const weight = weights.at(key.mul(heads).add(h))
+              for (const e of SIDES) own[h]![e]!.set(weight.fma(rows[i]![e]!, own[h]![e]!.get()))
+            }
+          })
+        })
+        for (const h of each) for (const e of SIDES) partial.set(block.mul(heads).add(h).mul(CHUNK).add(x.mul(4).add(e)), own[h]![e]!.get())
+      }
+
+      const turn = (firstHead: U32) => {
+        const headOf = (i: U32 | number): U32 => firstHead.add(i).min(group.sub(1)).add(keyHead.mul(group))
+        for (const h of each) {
+          const from = b
+            .mul(width)
+            .mul(unit)
+            .add(headOf(h).mul(D))
+            .add(k.lane.min(D.sub(1)))
+          query.set(k.lane.add(h * DECODE_SIZE), qkv.at(from).mul(scale2))
+        }
+        for (let h = 0; h < LANES / CHUNK; h++) output.set(k.lane.add(h * DECODE_SIZE), 0)
+        const max = each.map(() => k.var(f32, Number.NEGATIVE_INFINITY))
+        const sum = each.map(() => k.var(f32, 0))
+        k.for(0, length.add(1), PASS, (base) => {
+          const blocks = length.sub(base).div(TILE).add(1).min(BLOCKS)
+          const own = SIDES.map((j) => block.mul(TILE).add(x.add(16 * j)))
+          k.barrier() // the last pass is done with what is written now
+          for (const key of own) cells.set(key, cellOf(base.add(key).min(length)))
+          k.barrier()
+          const sees: Bool[] = own.map((key) => base.add(key).le(length))
+          // Lanes beyond the last block work too (on keys that are not seen): Mesa 22.3 loses lanes that ran a loop not all of them run.
+          const found = scores(own)
+          maxima.put(each.map((h) => SIDES.map((j) => sees[j]!.select(found[h]![j]!, Number.NEGATIVE_INFINITY)).reduce((a, c) => a.max(c))))
+          k.barrier()
+          const top = maxima.total(block)
+          const mine = each.map((h) => SIDES.map((j) => sees[j]!.select(found[h]![j]!.sub(top[h]!).exp2(), 0)))
+          sums.put(mine.map((row) => row.reduce((a, c) => a.add(c))))
+          for (const h of each) for (const j of SIDES) weights.set(own[j]!.mul(heads).add(h), mine[h]![j]!)
+          k.barrier()
+          k.for(0, blocks, 1, (n) => {
+            const [tops, totals] = [maxima.total(n), sums.total(n)]
+            for (const h of each) {
+              const next = merge(max[h]!.get(), sum[h]!.get(), tops[h]!, totals[h]!)
+              k.if(k.lane.eq(0), () => {
+                factors.set(n.mul(heads).add(h).mul(2), next.old)
+                factors.set(n.mul(heads).add(h).mul(2).add(1), next.own)
+              })
+              max[h]!.set(next.max)
+              sum[h]!.set(next.sum)
+            }
+          })
+          k.for(0, D, CHUNK, (first) => {
+            blockOutputs(first)
+            k.barrier()
+            const [h, d] = [k.lane.div(CHUNK), first.add(k.lane.mod(CHUNK))]
+            const head = h.min(heads - 1)
+            const value = k.var(f32, output.at(h.mul(DECODE_SIZE).add(d)))
+            k.for(0, blocks, 1, (n) => {
+              const at = n.mul(heads).add(head)
+              const [old, own] = [factors.at(at.mul(2)), factors.at(at.mul(2).add(1))]
+              value.update((before) => merged(before, partial.at(at.mul(CHUNK).add(k.lane.mod(CHUNK))), { old, own }))
+            })
+            output.set(h.mul(DECODE_SIZE).add(d), value.get())
+            k.barrier()
+          })
+        })
+        for (const h of each)
+          k.if(firstHead.add(h).lt(group), () => {
+            const d = k.lane.lt(D).select(k.lane, D.sub(1))
+            const value = output.at(d.add(h * DECODE_SIZE)).div(sum[h]!.get())
+            k.if(k.lane.lt(D), () => y.set(b.mul(H).add(headOf(h)).mul(D).add(k.lane), value))
+          })
+        k.barrier()
+      }
+
+      k.if(
+        counts.at(b).gt(0),
+        () => {
+          appendOwn()
+          k.for(0, group, heads, turn)
+        },
+        () => k.for(k.lane, group.mul(D), LANES, (e) => y.set(b.mul(H).add(keyHead.mul(group)).mul(D).add(e), 0)),
+      )
+    },
+  })
+}
+
+/**
+ * The op for T = 1 and D ≤ 256 in one dispatch: the new key and value into their page, then y (B, H·D), 0 where counts[b] is 0. A pass takes
+ * 16 blocks of 64 keys side by side, block sums in shared memory are merged in order: the bits are those of attention. Grid: (K, B).
+ * Reads 2·keys·D·s bytes per key head and sequence.
+ */
+export const attentionDecodes = {
+  one: [decode(1, false), decode(1, true)] as const,
+  two: [decode(2, false), decode(2, true)] as const,
+}
