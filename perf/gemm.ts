@@ -329,9 +329,12 @@ function* ways(request: Gemm): Generator<Named> {
       // Tiles far too large or small for the shape say nothing.
       const up = Math.ceil(M / tile.rows)
       if (tile.rows > 2 * M || (tile.rows < 64 && M > 256) || up * Math.ceil(N / tile.columns) > 200_000) continue
-      const groups = [1, 8, 16, 32].filter((group) => up % group === 0 && (group === chosen.group || (M === N && N === K)))
-      const few = up * Math.ceil(N / tile.columns) < 2 * target.units && request.order === "any" && tile.rows * tile.columns >= 8192
-      for (const splits of few ? [1, 2, 4, 8, 16, 32] : [1]) {
+      const isSquare = M === N && N === K && TILES[path].includes(tile)
+      const groups = [1, 8, 16, 32].filter((group) => up % group === 0 && (group === chosen.group || isSquare))
+      const tiles = up * Math.ceil(N / tile.columns)
+      const isFew = tiles < 2 * target.units && request.order === "any" && tile.rows * tile.columns >= 8192
+      const filling = [1, 2, 3].map((turns) => Math.floor((turns * target.units) / tiles)).filter((splits) => splits > 0 && splits <= 32)
+      for (const splits of isFew ? new Set([1, 2, 4, 8, 16, ...filling]) : [1]) {
         for (const group of groups.length === 0 ? [1] : groups) {
           const way: Way = { path, tile, splits, group }
           if (K / splits < 4 * tile.depth || seen.has(nameOf(way))) continue
@@ -381,6 +384,7 @@ function check({ layout, M, N, K, out, what }: Shape, c: DeviceBuffer): { worst:
 }
 
 for (const size of [4096, 8192]) for (const layout of ["nt", "nn", "tn"] as const) bench({ layout, M: size, N: size, K: size, out: "bf16" })
+bench({ layout: "nt", M: 4096, N: 4096, K: 4096, out: "f32" })
 /** Linear layers of gpt2-124m, in → out. */
 const LAYERS = [
   [768, 2304],
