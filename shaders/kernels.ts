@@ -10,6 +10,7 @@ import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise
 import { embeddings } from "./embedding.ts"
 import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
 import { randomNormal } from "./init.ts"
+import { logitLists, logitMask, rowLogprobs } from "./logits.ts"
 import { matmuls } from "./matmul.ts"
 import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
@@ -74,6 +75,9 @@ export const kernels: readonly Kernel[] = [
   weightedSumBackward,
   takeRows,
   takeRowsEdge,
+  logitMask,
+  logitLists,
+  rowLogprobs,
   sampleSlices,
   sampleChoose,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),

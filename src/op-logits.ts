@@ -1,6 +1,8 @@
 /** Logits between the model and the choice: penalties, biases and forbidden tokens; ln of probabilities and the most likely tokens. */
+import { logitLists, logitMask, rowLogprobs } from "../shaders/logits.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp } from "./op-define.ts"
+import { groupsFor, groupsForRows, launch } from "./op-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, ShapeError, shapeText } from "./tensor.ts"
 
@@ -79,6 +81,14 @@ export const logitAdjust = defineOp({
       classes: lastDim(logits),
       listed: lastDim(ids),
     }),
+  gpu({ logits, ids, scale, bias, counts, mask }, { y }, _, __, target) {
+    const [B, V] = logits.shape as readonly [number, number]
+    const constants = { isMasked: mask === undefined ? 0 : 1 }
+    return [
+      launch(logitMask, { logits, mask, y, V }, [groupsFor(V, 1, target), B], constants),
+      launch(logitLists, { logits, ids, scale, bias, counts, mask, y, V, N: lastDim(ids) }, B, constants),
+    ]
+  },
   cases: [
     {
       inputs: {
@@ -160,6 +170,15 @@ export const logprobs = defineOp({
       allowed: Math.min(lastDim(logits), vocabulary ?? Number.POSITIVE_INFINITY),
       top,
     }),
+  gpu({ logits, targets }, { logprob, topIds, topLogprobs }, { top, vocabulary }) {
+    const [R, V] = logits.shape as readonly [number, number]
+    const wanted = topIds === undefined && topLogprobs === undefined ? 0 : top
+    const numbers = { R, V, allowed: Math.min(V, vocabulary ?? V), top: wanted }
+    const lanes = Math.min(1024, Math.max(64, Math.ceil(V / 4 / 64) * 64))
+    const has = (output: object | undefined) => (output === undefined ? 0 : 1)
+    const constants = { lanes, hasLogprob: has(logprob), hasIds: has(topIds), hasLogprobs: has(topLogprobs) }
+    return [launch(rowLogprobs, { logits, targets, logprob, topIds, topLogprobs, ...numbers }, groupsForRows(R), constants)]
+  },
   cases: [
     { inputs: { logits: [1, 1], targets: { shape: [1], values: [0] } }, attrs: { top: 0 }, about: "one class" },
     { inputs: { logits: [5, 97], targets: { shape: [5], values: [0, 96, -1, 40, 33] } }, attrs: { top: 5 }, about: "a row not counted" },
