@@ -10,7 +10,7 @@ import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise
 import { embeddings } from "./embedding.ts"
 import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
 import { randomNormal } from "./init.ts"
-import { logitLists, logitMask, rowLogprobs } from "./logits.ts"
+import { logitAdjust, logprobs } from "./logits.ts"
 import { matmuls } from "./matmul.ts"
 import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
@@ -75,11 +75,10 @@ export const kernels: readonly Kernel[] = [
   weightedSumBackward,
   takeRows,
   takeRowsEdge,
-  logitMask,
-  logitLists,
-  rowLogprobs,
   sampleSlices,
   sampleChoose,
+  logitAdjust,
+  logprobs,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,

@@ -1,140 +1,117 @@
-/** Logits between the model and the choice: forbidden tokens, penalties and biases; ln of probabilities with the most likely tokens. */
-import { constant, f32, i32, kernel, read, u32, write } from "../src/spirv.ts"
+/** Logits between the model and the choice: adjusting them, and ln of their probabilities. */
+import { type F32, f32, i32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
 
-/** Logit of a token that must not be chosen. */
+/** Tokens per workgroup of logit_adjust. */
+export const ADJUST_SLICE = 1024
+const LANES = 256
+/** −2¹²⁷: e^((this − top)/temperature) is 0, and it is finite. */
 const FORBIDDEN = -(2 ** 127)
-/** Below every logit, and finite: differences from it are no NaN. */
-const LOWEST = -3.4e38
 const NONE = 0xffffffff
 
 /**
- * y[b,v] = logits[b,v] where bit v mod 32 of mask[b, ⌊v/32⌋] is 1 or there is no mask, else −2¹²⁷. logits, y (B, V), mask (B, ⌈V/32⌉).
- * Grid (⌈V/256⌉ at most, B). Moves 8·B·V bytes.
+ * y[b,v] = logits[b,v]; for v = ids[b,i], i < counts[b]: divided by scale[b,i] where positive, else multiplied, plus bias[b,i]; −2¹²⁷ where
+ * `masked` and v's bit is 0. logits, y (B, V), ids, scale, bias (B, N), counts (B), mask (B, W). Grid (⌈V / 1024⌉, B). Moves 8·B·V bytes.
  */
-export const logitMask = kernel({
-  name: "logit_mask",
-  workgroup: 256,
-  buffers: { logits: read(f32), mask: read(u32), y: write(f32) },
-  push: { V: u32 },
-  constants: { isMasked: constant(u32, 0) },
-  body(k, { logits, mask, y, V, isMasked }) {
+export const logitAdjust = kernel({
+  name: "logit_adjust",
+  workgroup: LANES,
+  buffers: { logits: read(f32), ids: read(i32), scale: read(f32), bias: read(f32), counts: read(i32), mask: read(i32), y: write(f32) },
+  push: { V: u32, N: u32, W: u32, masked: u32 },
+  body(k, { logits, ids, scale, bias, counts, mask, y, V, N, W, masked }) {
     const row = k.groupY
-    const words = V.add(31).div(32)
-    k.for(k.group.mul(k.workgroup).add(k.lane), V, k.groups.mul(k.workgroup), (v) => {
-      const bit = k.var(u32, 1)
-      k.if(isMasked.ne(0), () =>
-        bit.set(
-          mask
-            .at(row.mul(words).add(v.div(32)))
-            .shr(v.and(31))
-            .and(1),
-        ),
-      )
-      y.set(
-        row.mul(V).add(v),
-        bit
-          .get()
-          .eq(1)
-          .select(logits.at(row.mul(V).add(v)), FORBIDDEN),
-      )
+    const first = k.group.mul(ADJUST_SLICE)
+    const entries = k.shared("1 + place in the list", u32, ADJUST_SLICE)
+    const places = Array.from({ length: ADJUST_SLICE / LANES }, (_, i) => k.lane.add(i * LANES))
+    for (const place of places) entries.set(place, 0)
+    k.barrier()
+    k.for(k.lane, counts.at(row).max(0).toU32().min(N), k.workgroup, (i) => {
+      const place = ids.at(row.mul(N).add(i)).toU32().sub(first)
+      k.if(place.lt(ADJUST_SLICE), () => entries.set(place, i.add(1)))
     })
-  },
-})
-
-/**
- * y[b,t] for t = ids[b,i], i < counts[b], unless the mask forbids it: z = logits[b,t] divided by scale[b,i] where positive, else multiplied, plus
- * bias[b,i]. After logit_mask. ids, scale, bias (B, N), each id once in its row. Grid (B).
- */
-export const logitLists = kernel({
-  name: "logit_lists",
-  workgroup: 256,
-  buffers: { logits: read(f32), ids: read(i32), scale: read(f32), bias: read(f32), counts: read(i32), mask: read(u32), y: write(f32) },
-  push: { V: u32, N: u32 },
-  constants: { isMasked: constant(u32, 0) },
-  body(k, { logits, ids, scale, bias, counts, mask, y, V, N, isMasked }) {
-    const row = k.group
-    const words = V.add(31).div(32)
-    k.for(k.lane, counts.at(row).max(0).toU32().min(N), k.workgroup, (n) => {
-      const i = row.mul(N).add(n)
-      const t = ids.at(i).toU32()
-      k.if(t.lt(V), () => {
-        const bit = k.var(u32, 1)
-        k.if(isMasked.ne(0), () =>
-          bit.set(
-            mask
-              .at(row.mul(words).add(t.div(32)))
-              .shr(t.and(31))
-              .and(1),
-          ),
-        )
-        k.if(bit.get().eq(1), () => {
-          const z = logits.at(row.mul(V).add(t))
-          y.set(
-            row.mul(V).add(t),
-            z
-              .gt(0)
-              .select(z.div(scale.at(i)), z.mul(scale.at(i)))
-              .add(bias.at(i)),
-          )
+    k.barrier()
+    for (const place of places) {
+      const v = first.add(place)
+      k.if(v.lt(V), () => {
+        const z = k.var(f32, logits.at(row.mul(V).add(v)))
+        k.if(entries.at(place).ne(0), () => {
+          const i = row.mul(N).add(entries.at(place)).sub(1)
+          const factor = scale.at(i)
+          z.update((now) => now.gt(0).select(now.div(factor), now.mul(factor)).add(bias.at(i)))
         })
+        k.if(masked.ne(0), () => {
+          const word = mask.at(row.mul(W).add(v.div(32))).toU32()
+          k.if(word.shr(v.and(31)).and(1).eq(0), () => z.set(FORBIDDEN))
+        })
+        y.set(row.mul(V).add(v), z.get())
       })
-    })
+    }
   },
 })
 
+/** Bits of `wants`: the outputs that somebody reads. */
+export const WANTS = { logprob: 1, topIds: 2, topLogprobs: 4 } as const
+
 /**
- * logprob[r] = (z − max) − ln Σ_v e^(z_v − max), z = logits[r, targets[r]]; 0 for target −1, NaN beyond V. topIds, topLogprobs[r, 0 … top − 1]: of the
- * largest logits of ids below `allowed`, by falling logit, the lower id first of equals; id −1 and −2¹²⁷ where there are not so many.
- * logits (R, V). Grid: a workgroup per row, or every so many. Reads the row once, and again from the cache for each of `top`: a handful at most.
- * Source: the running maximum and sum are Milakov & Gimelshein 2018, arXiv:1805.02867.
+ * logprob[r] = ln softmax(logits[r])[targets[r]]: 0 for a target below 0, NaN from V on. topIds, topLogprobs (R, top): the same of the largest
+ * logits below `allowed`, the lower id first of equals; −1 and −2¹²⁷ where there are not so many. logits (R, V). Grid: a workgroup per row.
+ * Moves 4·R·V bytes, and reads a row again for each of its top, through the cache.
  */
-export const rowLogprobs = kernel({
-  name: "row_logprobs",
-  workgroup: "lanes",
+export const logprobs = kernel({
+  name: "logprobs",
+  workgroup: LANES,
   buffers: { logits: read(f32), targets: read(i32), logprob: write(f32), topIds: write(i32), topLogprobs: write(f32) },
-  push: { R: u32, V: u32, allowed: u32, top: u32 },
-  constants: { lanes: constant(u32, 256), hasLogprob: constant(u32, 1), hasIds: constant(u32, 0), hasLogprobs: constant(u32, 0) },
-  body(k, { logits, targets, logprob, topIds, topLogprobs, R, V, allowed, top, hasLogprob, hasIds, hasLogprobs }) {
+  push: { R: u32, V: u32, allowed: u32, top: u32, wants: u32 },
+  body(k, { logits, targets, logprob, topIds, topLogprobs, R, V, allowed, top, wants }) {
+    const none = k.f32(Number.NEGATIVE_INFINITY)
+    const [one, isFirst] = [k.f32(1), k.lane.eq(0)]
+    const isWanted = (output: keyof typeof WANTS) => wants.and(WANTS[output]).ne(0)
     k.for(k.group, R, k.groups, (row) => {
-      const first = row.mul(V)
-      const [max, sum] = [k.var(f32, LOWEST), k.var(f32, 0)]
-      k.for(k.lane, V, k.workgroup, (v) => {
-        const z = logits.at(first.add(v))
-        const now = z.gt(max.get()).select(z, max.get()) // a NaN is never greater, and stays in the sum
-        sum.update((before) => before.mul(max.get().sub(now).exp()).add(z.sub(now).exp()))
-        max.set(now)
-      })
-      const most = k.workgroupMax(max.get())
-      const lse = k.workgroupSum(sum.get().mul(max.get().sub(most).exp())).log()
-      k.if(k.lane.eq(0), () =>
-        k.if(hasLogprob.ne(0), () => {
-          const target = targets.at(row)
-          const isKnown = target.toU32().lt(V)
-          const z = logits.at(first.add(isKnown.select(target.toU32(), 0)))
-          const known = isKnown.select(z.sub(most).sub(lse), k.u32(0x7fc00000).asF32())
-          logprob.set(row, target.lt(0).select(k.f32(0), known))
-        }),
-      )
-      const [lastZ, lastId] = [k.var(f32, Number.POSITIVE_INFINITY), k.var(u32, NONE)]
-      k.for(0, top, 1, (n) => {
-        const [own, ownId] = [k.var(f32, LOWEST), k.var(u32, NONE)]
-        k.for(k.lane, allowed, k.workgroup, (v) => {
-          const z = logits.at(first.add(v))
-          const isLater = z.lt(lastZ.get()).or(z.eq(lastZ.get()).and(v.gt(lastId.get())))
-          k.if(isLater.and(z.gt(own.get())), () => {
-            own.set(z)
-            ownId.set(v)
+      const target = targets.at(row)
+      const at = (v: U32): F32 => logits.at(row.mul(V).add(v))
+      k.if(target.lt(0).and(isFirst).and(isWanted("logprob")), () => logprob.set(row, 0))
+      k.if(target.ge(0).or(isWanted("topIds")).or(isWanted("topLogprobs")), () => {
+        // A lane's largest logit so far, and Σ e^(logit − it).
+        const [most, sum] = [k.var(f32, none), k.var(f32, 0)]
+        k.for(k.lane, V, LANES * 4, (v) => {
+          const values = [0, 1, 2, 3].map((i) => {
+            const token = v.add(i * LANES)
+            return token.lt(V).select(at(token.min(V.sub(1))), none)
           })
+          const largest = values.reduce((best, value) => value.gt(best).select(value, best), most.get()) // a NaN is never greater
+          sum.update((now) => now.mul(largest.eq(most.get()).select(one, most.get().sub(largest).exp())))
+          most.set(largest)
+          for (const value of values) sum.add(value.eq(none).select(k.f32(0), value.eq(largest).select(one, value.sub(largest).exp())))
         })
-        const best = k.workgroupMax(own.get())
-        const id = k.workgroupMin(own.get().eq(best).select(ownId.get(), NONE))
-        lastZ.set(best)
-        lastId.set(id)
-        k.if(k.lane.eq(0), () => {
-          const at = row.mul(top).add(n)
-          const isThere = id.ne(NONE)
-          k.if(hasIds.ne(0), () => topIds.set(at, isThere.select(id.toI32(), -1)))
-          k.if(hasLogprobs.ne(0), () => topLogprobs.set(at, isThere.select(best.sub(most).sub(lse), FORBIDDEN)))
+        const max = k.workgroupMax(most.get())
+        const total = k.workgroupSum(sum.get().mul(most.get().eq(max).select(one, most.get().sub(max).exp()))).log()
+        k.if(isFirst.and(target.ge(0)).and(isWanted("logprob")), () => {
+          const isToken = target.toU32().lt(V)
+          const z = k.var(f32, Number.NaN)
+          k.if(isToken, () => z.set(at(target.toU32())))
+          logprob.set(row, z.get().sub(max).sub(total))
+        })
+        // Each turn finds the next in the order of falling logits and rising ids.
+        const [last, from] = [k.var(f32, Number.POSITIVE_INFINITY), k.var(u32, 0)]
+        k.for(0, top, 1, (turn) => {
+          const [best, id] = [k.var(f32, none), k.var(u32, NONE)]
+          k.for(k.lane, allowed, k.workgroup, (v) => {
+            const value = at(v)
+            const isLeft = value.lt(last.get()).or(value.eq(last.get()).and(v.ge(from.get())))
+            k.if(isLeft.and(value.gt(best.get()).or(value.eq(best.get()).and(v.lt(id.get())))), () => {
+              best.set(value)
+              id.set(v)
+            })
+          })
+          const value = k.workgroupMax(best.get())
+          const found = k.workgroupMin(best.get().eq(value).select(id.get(), NONE))
+          last.set(value)
+          from.set(found.add(1))
+          k.if(isFirst, () => {
+            const isFound = found.ne(NONE)
+            const out = row.mul(top).add(turn)
+            k.if(isWanted("topIds"), () => topIds.set(out, isFound.select(found.toI32(), -1)))
+            k.if(isWanted("topLogprobs"), () => topLogprobs.set(out, isFound.select(value.sub(max).sub(total), FORBIDDEN)))
+          })
         })
       })
     })

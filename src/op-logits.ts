@@ -1,8 +1,8 @@
 /** Logits between the model and the choice: penalties, biases and forbidden tokens; ln of probabilities and the most likely tokens. */
-import { logitLists, logitMask, rowLogprobs } from "../shaders/logits.ts"
+import * as shaders from "../shaders/logits.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp } from "./op-define.ts"
-import { groupsFor, groupsForRows, launch } from "./op-gpu.ts"
+import { groupsForRows, launch } from "./op-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, ShapeError, shapeText } from "./tensor.ts"
 
@@ -81,12 +81,11 @@ export const logitAdjust = defineOp({
       classes: lastDim(logits),
       listed: lastDim(ids),
     }),
-  gpu({ logits, ids, scale, bias, counts, mask }, { y }, _, __, target) {
+  gpu({ logits, ids, scale, bias, counts, mask }, { y }) {
     const [B, V] = logits.shape as readonly [number, number]
-    const constants = { isMasked: mask === undefined ? 0 : 1 }
+    const numbers = { V, N: lastDim(ids), W: Math.ceil(V / 32), masked: mask === undefined ? 0 : 1 }
     return [
-      launch(logitMask, { logits, mask, y, V }, [groupsFor(V, 1, target), B], constants),
-      launch(logitLists, { logits, ids, scale, bias, counts, mask, y, V, N: lastDim(ids) }, B, constants),
+      launch(shaders.logitAdjust, { logits, ids, scale, bias, counts, mask, y, ...numbers }, [Math.ceil(V / shaders.ADJUST_SLICE), B]),
     ]
   },
   cases: [
@@ -170,14 +169,14 @@ export const logprobs = defineOp({
       allowed: Math.min(lastDim(logits), vocabulary ?? Number.POSITIVE_INFINITY),
       top,
     }),
-  gpu({ logits, targets }, { logprob, topIds, topLogprobs }, { top, vocabulary }) {
+  gpu({ logits, targets }, outputs, { top, vocabulary }) {
     const [R, V] = logits.shape as readonly [number, number]
-    const wanted = topIds === undefined && topLogprobs === undefined ? 0 : top
-    const numbers = { R, V, allowed: Math.min(V, vocabulary ?? V), top: wanted }
-    const lanes = Math.min(1024, Math.max(64, Math.ceil(V / 4 / 64) * 64))
-    const has = (output: object | undefined) => (output === undefined ? 0 : 1)
-    const constants = { lanes, hasLogprob: has(logprob), hasIds: has(topIds), hasLogprobs: has(topLogprobs) }
-    return [launch(rowLogprobs, { logits, targets, logprob, topIds, topLogprobs, ...numbers }, groupsForRows(R), constants)]
+    const { logprob, topIds, topLogprobs } = outputs
+    const names = Object.keys(shaders.WANTS) as (keyof typeof shaders.WANTS)[]
+    const wants = names.reduce((bits, name) => bits | (outputs[name] === undefined ? 0 : shaders.WANTS[name]), 0)
+    if (wants === 0) return []
+    const numbers = { R, V, allowed: Math.min(V, vocabulary ?? V), top, wants }
+    return [launch(shaders.logprobs, { logits, targets, logprob, topIds, topLogprobs, ...numbers }, groupsForRows(R))]
   },
   cases: [
     { inputs: { logits: [1, 1], targets: { shape: [1], values: [0] } }, attrs: { top: 0 }, about: "one class" },

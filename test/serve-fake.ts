@@ -39,7 +39,7 @@ export function workFolder(): { path: string; remove(): void } {
 /** A model directory with random weights at `directory`. */
 export function writeModel(
   directory: string,
-  { chatTemplate, blockSize = 256, seed = 3 }: { chatTemplate?: string; blockSize?: number; seed?: number } = {},
+  { chatTemplate, blockSize = 1024, seed = 3 }: { chatTemplate?: string; blockSize?: number; seed?: number } = {},
 ): string {
   const device = openCpu(1)
   const model = resolveModel({ vocabSize: 320, blockSize, nLayer: 1, nHead: 2, nEmbd: 32, initStd: 0.4 })
@@ -111,7 +111,7 @@ export function fakeEngine(): FakeEngine {
         ...spec,
         directory: spec.path,
         fingerprint,
-        blockSize: 256,
+        blockSize: 1024,
         vocabSize: 320,
         vocabulary: 275,
         nEmbd: 32,
