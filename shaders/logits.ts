@@ -74,10 +74,8 @@ export const logprobs = kernel({
         const [most, sum] = [k.var(f32, none), k.var(f32, 0)]
         k.for(k.lane, V, LANES * 4, (v) => {
           const values = [0, 1, 2, 3].map((i) => {
-            const value = k.var(f32, none)
             const token = v.add(i * LANES)
-            k.if(token.lt(V), () => value.set(at(token)))
-            return value.get()
+            return token.lt(V).select(at(token.min(V.sub(1))), none)
           })
           const largest = values.reduce((best, value) => value.gt(best).select(value, best), most.get()) // a NaN is never greater
           sum.update((now) => now.mul(largest.eq(most.get()).select(one, most.get().sub(largest).exp())))

@@ -6,6 +6,8 @@ import { coarseBins, draw, fineBins, keyOf, LAST, weightOf } from "./sample-cut.
 import { firstHit, largest, NONE, scan, slotsOf, smallest } from "./workgroup.ts"
 
 const LANES = 1024
+/** Loads of 16 bytes that a lane has under way at once: one workgroup has to hide the memory's latency alone. */
+const BATCH = 4
 
 /** What a token counts for in a choice by rising id. */
 type Measure = (z: F32) => F32
@@ -60,8 +62,12 @@ export const sampleChoose = kernel({
       k.if(isCut, () => {
         const packs = S.mul(SLICE / 4)
         const eachKey = (use: (key: U32) => void) =>
-          k.for(k.lane, packs, LANES, (i) => {
-            for (const value of z.pack(4).at(row.mul(packs).add(i))) use(keyAt(value))
+          k.for(k.lane, packs, LANES * BATCH, (i) => {
+            const places = Array.from({ length: BATCH }, (_, j) => i.add(j * LANES))
+            const values = places.map((place) => z.pack(4).at(row.mul(packs).add(place.min(packs.sub(1)))))
+            places.forEach((place, j) => {
+              for (const value of values[j]!) use(place.lt(packs).select(keyAt(value), LAST))
+            })
           })
         const cut = { k, slots, eachKey, scale, kLimit, topP: p, minP: least, uniform: random, allowed }
         const drawn = draw(cut, coarseBins(k), fine)
@@ -128,13 +134,15 @@ export const sampleChoose = kernel({
 function sumSlices(k: Body, S: U32, sums: SharedArray<typeof u32>, packAt: (slice: U32, i: U32) => readonly F32[], measure: Measure): void {
   k.for(k.subgroup, S, k.workgroup.div(k.subgroupSize), (s) => {
     const sum = k.var(f32, 0)
-    k.for(k.subgroupLane, SLICE / 4, k.subgroupSize, (i) =>
+    k.for(k.subgroupLane, SLICE / 4, k.subgroupSize.mul(BATCH), (i) => {
+      const packs = Array.from({ length: BATCH }, (_, j) => packAt(s, i.add(k.subgroupSize.mul(j))))
       sum.add(
-        packAt(s, i)
+        packs
+          .flat()
           .map(measure)
           .reduce((a, b) => a.add(b)),
-      ),
-    )
+      )
+    })
     const total = k.subgroupAdd(sum.get())
     k.if(k.subgroupElect(), () => sums.set(s, total.bits()))
   })

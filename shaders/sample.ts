@@ -52,13 +52,12 @@ export const sampleSlices = kernel({
     const tokens = Array.from({ length: SLICE / LANES }, (_, i) => {
       const place = k.lane.add(i * LANES)
       const v = first.add(place)
-      const raw = k.var(f32, none)
-      k.if(v.lt(V), () => raw.set(logits.at(row.mul(V).add(v))))
+      const raw = v.lt(V).select(logits.at(row.mul(V).add(v.min(V.sub(1)))), none)
       const isMarked = marks.at(place.div(32)).shr(place.and(31)).and(1).eq(1)
-      const penalised = raw.get().gt(0).select(raw.get().div(factor), raw.get().mul(factor))
-      const kept = v.lt(allowed).select(isMarked.select(penalised, raw.get()), none)
+      const penalised = raw.gt(0).select(raw.div(factor), raw.mul(factor))
+      const kept = v.lt(allowed).select(isMarked.select(penalised, raw), none)
       z.set(row.mul(k.groups).add(k.group).mul(SLICE).add(place), kept)
-      return { v, raw: raw.get(), z: kept }
+      return { v, raw, z: kept }
     })
     const largest = (of: (token: (typeof tokens)[number]) => F32): F32 =>
       k.workgroupMax(tokens.map(of).reduce((top, value) => value.gt(top).select(value, top), none)) // a NaN is never greater

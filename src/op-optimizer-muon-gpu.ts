@@ -7,7 +7,7 @@ import type { GpuTarget, Launches, Memory, Scratch } from "./program.ts"
 import type { Tensor } from "./tensor.ts"
 
 /** Elements of the matrices that are orthogonalised side by side: bounds the scratch memory. */
-const MOST_ELEMENTS = 2 ** 26
+const MOST_ELEMENTS = 2 ** 24
 /** Elements to which matrices in scratch memory are aligned: 16 bytes of bf16. */
 const ALIGN = 8
 const aligned = (n: number): number => Math.ceil(n / ALIGN) * ALIGN

@@ -132,7 +132,7 @@ describe("a row's bits are the same alone, in a batch and in a chunk", () => {
 withGpu(
   "gpu: a classifier of more rows than are done at a time",
   () => {
-    const R = 8192 + 70
+    const R = 65536 + 70
     const inputs = { x: [R, 3], w: [5, 3], targets: { shape: [R], from: -1, below: 5 } }
     for (const beta of [0, 1] as const) {
       const { worst, tensor } = checkCase(deviceOf("gpu"), { op: classifier as Op, opCase: { inputs }, index: 0, act: "f32", beta })
