@@ -4,7 +4,7 @@
  * A line per way of doing a product: layout M×N×K type what, path tile/lanes gGROUP sSPLITS, TFLOP/s by the median time between the device's
  * timestamps after 100 ms of running, its range, the worst of 24 elements against f64 in units of what rounding allows (must be ≤ 1), and a hash of
  * 4,096 elements of c: ways with equal hashes add in the same order. * marks the way that the product takes. --only matches the line's beginning,
- * --chosen leaves out all other ways. At 4096³ loops with unroll hints are tried too.
+ * --chosen leaves out all other ways. At 4096³ modules with unroll hints and another way to store bf16 are tried too.
  */
 import { parseArgs } from "node:util"
 import type { BuildInfo } from "../src/base-build.ts"
@@ -13,6 +13,7 @@ import { findGpus, targetOf } from "../src/gpu-info.ts"
 import { nativeLibraryPath } from "../src/native-load.ts"
 import { vulkan, vulkanError } from "../src/native-vulkan.ts"
 import { activate, activateDerivative } from "../src/op-activation.ts"
+import { dtypeOf } from "../src/op-gpu.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
 import { launchesOf, TILES, type Tile, type Way, wayOf } from "../src/op-matmul-matrix.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
@@ -98,25 +99,58 @@ function moduleOf({ kernel, variant }: Launch): Module {
   if (!modules.has(variant)) for (const [name, entry] of readPack(pack([kernel]))) modules.set(name, entry)
   return modules.get(variant)!
 }
-/** Loop controls that are tried on the loop over K: operands of OpLoopMerge from its third on. */
-const LOOPS = { "": undefined, unroll: [1], "no-unroll": [2], "unroll-2": [0x100, 2], "unroll-4": [0x100, 4] } as const
-type Loop = keyof typeof LOOPS
+type Words = Uint32Array<ArrayBuffer>
 
-/** A module with another loop control on all its loops. */
-function withLoops(words: Uint32Array<ArrayBuffer>, control: readonly number[] | undefined): Uint32Array<ArrayBuffer> {
-  if (control === undefined) return words
-  const out = [...words.subarray(0, 5)]
-  for (let at = 5; at < words.length; at += words[at]! >>> 16) {
-    const [head, ...operands] = words.subarray(at, at + (words[at]! >>> 16)) as unknown as [number, ...number[]]
-    const isLoop = (head & 0xffff) === 246
-    out.push(...(isLoop ? [((3 + control.length) << 16) | 246, operands[0]!, operands[1]!, ...control] : [head, ...operands]))
-  }
-  return Uint32Array.from(out)
+/** The instructions of a module, each with its first word. */
+function* instructions(words: Words): Generator<readonly number[]> {
+  for (let at = 5; at < words.length; at += words[at]! >>> 16) yield [...words.subarray(at, at + (words[at]! >>> 16))]
+}
+const moduleFrom = (words: Words, body: readonly (readonly number[])[]): Words =>
+  Uint32Array.from([...words.subarray(0, 5), ...body.flat()])
+const [CAPABILITY, FLOAT_TYPE, CONSTANT, MATRIX_TYPE, LOOP_MERGE] = [17, 22, 43, 4456, 246]
+
+/** Gives all loops another loop control: the operands of OpLoopMerge from its third on. */
+const loops =
+  (...control: number[]) =>
+  (words: Words) =>
+    moduleFrom(
+      words,
+      [...instructions(words)].map((instruction) =>
+        (instruction[0]! & 0xffff) === LOOP_MERGE
+          ? [((3 + control.length) << 16) | LOOP_MERGE, instruction[1]!, instruction[2]!, ...control]
+          : instruction,
+      ),
+    )
+
+/**
+ * Stores bf16 from a matrix of use A: some drivers list f32 only as the type of accumulators, so that a bf16 accumulator is outside the rules
+ * (VUID-RuntimeSpirv-cooperativeMatrixFlexibleDimensions-10165).
+ */
+function storeAsA(words: Words): Words {
+  const body = [...instructions(words)]
+  const bf16 = body.find(([head, , bits]) => (head! & 0xffff) === FLOAT_TYPE && bits === 16)![1]
+  const use = (number: number) => body.find(([head, , , value]) => (head! & 0xffff) === CONSTANT && value === number)![2]
+  const isNarrow = ([head, , element, , , , of]: readonly number[]) => (head! & 0xffff) === MATRIX_TYPE && element === bf16 && of === use(2)
+  return moduleFrom(words, [
+    [(2 << 16) | CAPABILITY, 5431], // CooperativeMatrixConversionsNV
+    ...body.map((given) => (isNarrow(given) ? [...given.slice(0, 6), use(0)!] : given)),
+  ])
 }
 
-function pipelineOf(launch: Launch, loop: Loop): Pipeline {
+/** Changes to modules that are tried. */
+const PATCHES = {
+  "": (words: Words) => words,
+  unroll: loops(1),
+  "no-unroll": loops(2),
+  "unroll-2": loops(0x100, 2),
+  "unroll-4": loops(0x100, 4),
+  "store-as-a": storeAsA,
+} as const
+type Patch = keyof typeof PATCHES
+
+function pipelineOf(launch: Launch, patch: Patch): Pipeline {
   const module = moduleOf(launch)
-  const code = withLoops(module.module, LOOPS[loop])
+  const code = PATCHES[patch](module.module)
   const words = new Uint32Array(Math.max(1, ...module.constants.map(({ id }) => id + 1)))
   const floats = new Float32Array(words.buffer)
   for (const { name, id, type, value } of module.constants) {
@@ -134,7 +168,7 @@ function pipelineOf(launch: Launch, loop: Loop): Pipeline {
 }
 
 /** Launches as commands; memory by what stands for it. */
-function prepare({ launches, loop }: Named, known: Map<unknown, number>, owned: DeviceBuffer[]) {
+function prepare({ launches, patch }: Named, known: Map<unknown, number>, owned: DeviceBuffer[]) {
   const addressOf = (memory: Memory | undefined): number => {
     if (memory === undefined) return 0
     if (!known.has(memory)) {
@@ -146,7 +180,7 @@ function prepare({ launches, loop }: Named, known: Map<unknown, number>, owned: 
   }
   const steps = launches.map((step) =>
     (Array.isArray(step) ? (step as Launch[]) : [step as Launch]).map((launch) => {
-      const pipeline = pipelineOf(launch, loop)
+      const pipeline = pipelineOf(launch, patch)
       const { push } = pipeline.module
       const buffers = Object.fromEntries(Object.entries(launch.buffers).map(([name, memory]) => [name, addressOf(memory)]))
       const beta = Object.values(launch.params)[0] as keyof typeof LIVE | undefined
@@ -301,7 +335,7 @@ const MORE: readonly (readonly [rows: number, columns: number, depth: number, la
 interface Named {
   readonly name: string
   readonly launches: Launches
-  readonly loop: Loop
+  readonly patch: Patch
   readonly isChosen: boolean
 }
 
@@ -312,7 +346,7 @@ function* ways(request: Gemm): Generator<Named> {
     `${path} ${tile.rows}×${tile.columns}×${tile.depth}/${tile.lanes} g${group} s${splits}`
   for (const path of flags.path as GpuTarget["matrix"][]) {
     if (path === "none") {
-      yield { name: "portable", launches: gemm(request, { ...target, matrix: "none" }), loop: "", isChosen: false }
+      yield { name: "portable", launches: gemm(request, { ...target, matrix: "none" }), patch: "", isChosen: false }
       continue
     }
     if (target.matrix === "none" || (path === "nv2" && target.matrix !== "nv2")) continue
@@ -321,7 +355,7 @@ function* ways(request: Gemm): Generator<Named> {
       console.log(`${request.layout} ${M}×${N}×${K}: not by ${path}`)
       continue
     }
-    yield { name: nameOf(chosen), launches: launchesOf(request, chosen, target), loop: "", isChosen: true }
+    yield { name: nameOf(chosen), launches: launchesOf(request, chosen, target), patch: "", isChosen: true }
     if (flags.chosen) continue
     const seen = new Set([nameOf(chosen)])
     const extra: Tile[] = path === "nv2" ? MORE.map(([rows, columns, depth, lanes]) => ({ rows, columns, depth, lanes, rate: 0 })) : []
@@ -341,8 +375,10 @@ function* ways(request: Gemm): Generator<Named> {
           seen.add(nameOf(way))
           const launches = launchesOf(request, way, target)
           const isSample = group === 8 && M === 4096 && N === 4096 && TILES[path].includes(tile)
-          for (const loop of (isSample ? Object.keys(LOOPS) : [""]) as Loop[])
-            yield { name: [nameOf(way), loop].join(" ").trim(), launches, loop, isChosen: false }
+          for (const patch of (isSample ? Object.keys(PATCHES) : [""]) as Patch[]) {
+            if (patch === "store-as-a" && (path !== "nv2" || dtypeOf(request.c) !== "bf16")) continue
+            yield { name: [nameOf(way), patch].join(" ").trim(), launches, patch, isChosen: false }
+          }
         }
       }
     }
