@@ -3,7 +3,8 @@
  * For a machine without Bun: bun perf/gemm.ts --build=FILE writes one executable that takes the same flags.
  * A line per way of doing a product: layout M×N×K type what, path tile/lanes gGROUP sSPLITS, TFLOP/s by the median time between the device's
  * timestamps after 100 ms of running, its range, the worst of 24 elements against f64 in units of what rounding allows (must be ≤ 1), and a hash of
- * 4,096 elements of c: ways with equal hashes add in the same order. * marks the way that the product takes. --only matches the line's beginning.
+ * 4,096 elements of c: ways with equal hashes add in the same order. * marks the way that the product takes. --only matches the line's beginning,
+ * --chosen leaves out all other ways. At 4096³ modules with unroll hints and another way to store bf16 are tried too.
  */
 import { parseArgs } from "node:util"
 import type { BuildInfo } from "../src/base-build.ts"
@@ -12,6 +13,7 @@ import { findGpus, targetOf } from "../src/gpu-info.ts"
 import { nativeLibraryPath } from "../src/native-load.ts"
 import { vulkan, vulkanError } from "../src/native-vulkan.ts"
 import { activate, activateDerivative } from "../src/op-activation.ts"
+import { dtypeOf } from "../src/op-gpu.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
 import { launchesOf, TILES, type Tile, type Way, wayOf } from "../src/op-matmul-matrix.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
@@ -97,8 +99,58 @@ function moduleOf({ kernel, variant }: Launch): Module {
   if (!modules.has(variant)) for (const [name, entry] of readPack(pack([kernel]))) modules.set(name, entry)
   return modules.get(variant)!
 }
-function pipelineOf(launch: Launch): Pipeline {
+type Words = Uint32Array<ArrayBuffer>
+
+/** The instructions of a module, each with its first word. */
+function* instructions(words: Words): Generator<readonly number[]> {
+  for (let at = 5; at < words.length; at += words[at]! >>> 16) yield [...words.subarray(at, at + (words[at]! >>> 16))]
+}
+const moduleFrom = (words: Words, body: readonly (readonly number[])[]): Words =>
+  Uint32Array.from([...words.subarray(0, 5), ...body.flat()])
+const [CAPABILITY, FLOAT_TYPE, CONSTANT, MATRIX_TYPE, LOOP_MERGE] = [17, 22, 43, 4456, 246]
+
+/** Gives all loops another loop control: the operands of OpLoopMerge from its third on. */
+const loops =
+  (...control: number[]) =>
+  (words: Words) =>
+    moduleFrom(
+      words,
+      [...instructions(words)].map((instruction) =>
+        (instruction[0]! & 0xffff) === LOOP_MERGE
+          ? [((3 + control.length) << 16) | LOOP_MERGE, instruction[1]!, instruction[2]!, ...control]
+          : instruction,
+      ),
+    )
+
+/**
+ * Stores bf16 from a matrix of use A: some drivers list f32 only as the type of accumulators, so that a bf16 accumulator is outside the rules
+ * (VUID-RuntimeSpirv-cooperativeMatrixFlexibleDimensions-10165).
+ */
+function storeAsA(words: Words): Words {
+  const body = [...instructions(words)]
+  const bf16 = body.find(([head, , bits]) => (head! & 0xffff) === FLOAT_TYPE && bits === 16)![1]
+  const use = (number: number) => body.find(([head, , , value]) => (head! & 0xffff) === CONSTANT && value === number)![2]
+  const isNarrow = ([head, , element, , , , of]: readonly number[]) => (head! & 0xffff) === MATRIX_TYPE && element === bf16 && of === use(2)
+  return moduleFrom(words, [
+    [(2 << 16) | CAPABILITY, 5431], // CooperativeMatrixConversionsNV
+    ...body.map((given) => (isNarrow(given) ? [...given.slice(0, 6), use(0)!] : given)),
+  ])
+}
+
+/** Changes to modules that are tried. */
+const PATCHES = {
+  "": (words: Words) => words,
+  unroll: loops(1),
+  "no-unroll": loops(2),
+  "unroll-2": loops(0x100, 2),
+  "unroll-4": loops(0x100, 4),
+  "store-as-a": storeAsA,
+} as const
+type Patch = keyof typeof PATCHES
+
+function pipelineOf(launch: Launch, patch: Patch): Pipeline {
   const module = moduleOf(launch)
+  const code = PATCHES[patch](module.module)
   const words = new Uint32Array(Math.max(1, ...module.constants.map(({ id }) => id + 1)))
   const floats = new Float32Array(words.buffer)
   for (const { name, id, type, value } of module.constants) {
@@ -110,13 +162,13 @@ function pipelineOf(launch: Launch): Pipeline {
   const push = module.push.reduce((sum, { type }) => sum + (type === "address" ? 8 : 4), 0)
   const out = new BigInt64Array(2)
   const entry = new TextEncoder().encode("main\0")
-  if (Number(v.gpu_pipeline(driver.gpu, module.module, module.module.byteLength, entry, push, words, words.length, subgroup, out)) === 0)
+  if (Number(v.gpu_pipeline(driver.gpu, code, code.byteLength, entry, push, words, words.length, subgroup, out)) === 0)
     throw vulkanError("")
   return { handle: out[0]!, layout: out[1]!, module }
 }
 
 /** Launches as commands; memory by what stands for it. */
-function prepare(launches: Launches, known: Map<unknown, number>, owned: DeviceBuffer[]) {
+function prepare({ launches, patch }: Named, known: Map<unknown, number>, owned: DeviceBuffer[]) {
   const addressOf = (memory: Memory | undefined): number => {
     if (memory === undefined) return 0
     if (!known.has(memory)) {
@@ -128,7 +180,7 @@ function prepare(launches: Launches, known: Map<unknown, number>, owned: DeviceB
   }
   const steps = launches.map((step) =>
     (Array.isArray(step) ? (step as Launch[]) : [step as Launch]).map((launch) => {
-      const pipeline = pipelineOf(launch)
+      const pipeline = pipelineOf(launch, patch)
       const { push } = pipeline.module
       const buffers = Object.fromEntries(Object.entries(launch.buffers).map(([name, memory]) => [name, addressOf(memory)]))
       const beta = Object.values(launch.params)[0] as keyof typeof LIVE | undefined
@@ -230,13 +282,16 @@ function bench(shape: Shape): void {
       ...(what === "derivative" && { derivative: { activation: "gelu_tanh" as const, pre: place("bf16", M * N, true).memory } }),
       ...(what === "beta" && { beta: 0.5, addend: place("f32", M * N, false).memory }),
     }
-    for (const { name, launches, isChosen } of ways(request)) {
+    let best = { rate: 0, name: "" }
+    for (const way of ways(request)) {
+      const { name, isChosen } = way
       const prefix = `${title.padEnd(30)} ${name.padEnd(30)}`
       try {
-        const prepared = prepare(launches, known, owned)
+        const prepared = prepare(way, known, owned)
         const { median, least, most } = time(prepared.record)
         const rate = (2 * M * N * K) / median / 1e12
         const { worst, hash } = check(shape, c.buffer)
+        if (rate > best.rate && worst <= 1) best = { rate, name }
         const range = `${(1e3 * least).toFixed(3)}…${(1e3 * most).toFixed(3)} ms`
         const verdict = worst <= 1 ? `error ${worst.toFixed(3)}` : `WRONG by ${worst.toFixed(1)}`
         console.log(`${prefix} ${rate.toFixed(1).padStart(6)} TFLOP/s ${range.padStart(20)} ${verdict} ${hash}${isChosen ? " *" : ""}`)
@@ -247,6 +302,7 @@ function bench(shape: Shape): void {
         if (/LOST|failed during/.test((error as Error).message)) process.exit(1)
       }
     }
+    console.log(`${title.padEnd(30)} best: ${best.name} ${best.rate.toFixed(1)} TFLOP/s`)
   } finally {
     for (const buffer of owned) buffer.free()
   }
@@ -279,6 +335,7 @@ const MORE: readonly (readonly [rows: number, columns: number, depth: number, la
 interface Named {
   readonly name: string
   readonly launches: Launches
+  readonly patch: Patch
   readonly isChosen: boolean
 }
 
@@ -289,7 +346,7 @@ function* ways(request: Gemm): Generator<Named> {
     `${path} ${tile.rows}×${tile.columns}×${tile.depth}/${tile.lanes} g${group} s${splits}`
   for (const path of flags.path as GpuTarget["matrix"][]) {
     if (path === "none") {
-      yield { name: "portable", launches: gemm(request, { ...target, matrix: "none" }), isChosen: false }
+      yield { name: "portable", launches: gemm(request, { ...target, matrix: "none" }), patch: "", isChosen: false }
       continue
     }
     if (target.matrix === "none" || (path === "nv2" && target.matrix !== "nv2")) continue
@@ -298,7 +355,7 @@ function* ways(request: Gemm): Generator<Named> {
       console.log(`${request.layout} ${M}×${N}×${K}: not by ${path}`)
       continue
     }
-    yield { name: nameOf(chosen), launches: launchesOf(request, chosen, target), isChosen: true }
+    yield { name: nameOf(chosen), launches: launchesOf(request, chosen, target), patch: "", isChosen: true }
     if (flags.chosen) continue
     const seen = new Set([nameOf(chosen)])
     const extra: Tile[] = path === "nv2" ? MORE.map(([rows, columns, depth, lanes]) => ({ rows, columns, depth, lanes, rate: 0 })) : []
@@ -306,14 +363,22 @@ function* ways(request: Gemm): Generator<Named> {
       // Tiles far too large or small for the shape say nothing.
       const up = Math.ceil(M / tile.rows)
       if (tile.rows > 2 * M || (tile.rows < 64 && M > 256) || up * Math.ceil(N / tile.columns) > 200_000) continue
-      const groups = [1, 8, 16, 32].filter((group) => up % group === 0 && (group === chosen.group || (M === N && N === K)))
-      const few = up * Math.ceil(N / tile.columns) < 2 * target.units && request.order === "any" && tile.rows * tile.columns >= 8192
-      for (const splits of few ? [1, 2, 4, 8, 16, 32] : [1]) {
+      const isSquare = M === N && N === K && TILES[path].includes(tile)
+      const groups = [1, 8, 16, 32].filter((group) => up % group === 0 && (group === chosen.group || isSquare))
+      const tiles = up * Math.ceil(N / tile.columns)
+      const isFew = tiles < 2 * target.units && request.order === "any" && tile.rows * tile.columns >= 8192
+      const filling = [1, 2, 3].map((turns) => Math.floor((turns * target.units) / tiles)).filter((splits) => splits > 0 && splits <= 32)
+      for (const splits of isFew ? new Set([1, 2, 4, 8, 16, ...filling]) : [1]) {
         for (const group of groups.length === 0 ? [1] : groups) {
           const way: Way = { path, tile, splits, group }
           if (K / splits < 4 * tile.depth || seen.has(nameOf(way))) continue
           seen.add(nameOf(way))
-          yield { name: nameOf(way), launches: launchesOf(request, way, target), isChosen: false }
+          const launches = launchesOf(request, way, target)
+          const isSample = group === 8 && M === 4096 && N === 4096 && TILES[path].includes(tile)
+          for (const patch of (isSample ? Object.keys(PATCHES) : [""]) as Patch[]) {
+            if (patch === "store-as-a" && (path !== "nv2" || dtypeOf(request.c) !== "bf16")) continue
+            yield { name: [nameOf(way), patch].join(" ").trim(), launches, patch, isChosen: false }
+          }
         }
       }
     }
@@ -355,6 +420,7 @@ function check({ layout, M, N, K, out, what }: Shape, c: DeviceBuffer): { worst:
 }
 
 for (const size of [4096, 8192]) for (const layout of ["nt", "nn", "tn"] as const) bench({ layout, M: size, N: size, K: size, out: "bf16" })
+bench({ layout: "nt", M: 4096, N: 4096, K: 4096, out: "f32" })
 /** Linear layers of gpt2-124m, in → out. */
 const LAYERS = [
   [768, 2304],

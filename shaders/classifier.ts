@@ -1,20 +1,11 @@
 /** Cross-entropy of rows of logits, and its gradient in their place. */
-import { act, type Body, constant, type F32, f32, i32, kernel, read, readWrite, type U32, u32, write } from "../src/spirv.ts"
+import { act, constant, type F32, f32, i32, kernel, read, readWrite, type U32, u32, write } from "../src/spirv.ts"
+import { tanh } from "./elementwise.ts"
 
 /** Logits per lane and turn: 16 bytes of bf16, twice 16 of f32. */
 const PACK = 8
 /** Below every logit, and finite: differences from it are no NaN. */
 const LOWEST = -3.4e38
-
-/** tanh u: by its series near 0, else by an exponential that may overflow to the right result. */
-function tanh(k: Body, u: F32): F32 {
-  const square = u.mul(u)
-  const series = u.mul(square.mul(square.mul(2 / 15).sub(1 / 3)).add(1))
-  return u
-    .abs()
-    .lt(0.04)
-    .select(series, k.f32(1).sub(k.f32(2).div(u.mul(2).exp().add(1))))
-}
 
 /**
  * losses[r] = ln Σ_v exp z[r,v] − z[r, targets[r]], z = logits or cap·tanh(logits/cap); logits[r,v] ← ∂losses[r]/∂logits[r,v] when
@@ -58,14 +49,18 @@ export const crossEntropy = kernel({
           )
           max.set(now)
         })
-        const isKnown = target.toU32().lt(V)
-        const goal = capped(logits.at(k.group.mul(pitch).add(isKnown.select(target.toU32(), 0))))
         const most = k.workgroupMax(max.get())
         const lse = k
           .workgroupSum(sum.get().mul(max.get().sub(most).exp()))
           .log()
           .add(most)
-        k.if(k.lane.eq(0), () => losses.set(k.group, isKnown.select(lse.sub(goal), k.u32(0x7fc00000).asF32())))
+        const isKnown = target.toU32().lt(V)
+        const at = isKnown.select(target.toU32(), 0)
+        // The lane that overwrites the target's logit reads it.
+        k.if(k.lane.eq(at.div(PACK).mod(k.workgroup)), () => {
+          const goal = capped(logits.at(k.group.mul(pitch).add(at)))
+          losses.set(k.group, isKnown.select(lse.sub(goal), k.u32(0x7fc00000).asF32()))
+        })
         k.if(writesGradient.ne(0), () =>
           eachPack((i) => {
             const before = logits.pack(PACK).at(first.add(i))

@@ -94,7 +94,7 @@ export const fill = kernel({
 })
 
 /** tanh x from e^(−2|x|), which cannot overflow; below 0.55 by its series, where 1 − e would cancel. The fit is native/cpu-math.h's. */
-function tanh(k: Body, x: F32): F32 {
+export function tanh(k: Body, x: F32): F32 {
   const s = x.mul(x)
   const p = [2.1077754e-2, -5.38538578e-2, 1.33326024e-1, -3.33333194e-1].reduce((sum, c) => sum.mul(s).add(c), k.f32(-6.28246693e-3))
   const e = x.abs().mul(-2).exp()

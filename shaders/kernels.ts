@@ -11,6 +11,7 @@ import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise
 import { embeddings } from "./embedding.ts"
 import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
 import { randomNormal } from "./init.ts"
+import { logitAdjust, logprobs } from "./logits.ts"
 import { matmuls } from "./matmul.ts"
 import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
@@ -25,6 +26,8 @@ import { qkNormBackwards, qkNorms } from "./qk-norm.ts"
 import { columnSum } from "./reduce.ts"
 import { ropes } from "./rope.ts"
 import { takeRows, takeRowsEdge } from "./rows.ts"
+import { sampleSlices } from "./sample.ts"
+import { sampleChoose } from "./sample-choose.ts"
 import { clear, sortBounds, sortCount, sortScan, sortScatter } from "./sort.ts"
 import { stepControl } from "./step-control.ts"
 import { swiglu, swigluBackward } from "./swiglu.ts"
@@ -73,6 +76,10 @@ export const kernels: readonly Kernel[] = [
   weightedSumBackward,
   takeRows,
   takeRowsEdge,
+  sampleSlices,
+  sampleChoose,
+  logitAdjust,
+  logprobs,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   matmulCombine,

@@ -148,13 +148,10 @@ function backward(pack: Pack) {
       ;([dqw, dkw] as const).forEach((to, which) => {
         sums[which]!.forEach((sum, i) => columns.set(k.lane.mul(pack).add(i), sum.get()))
         k.barrier()
-        // all lanes go through the loops together: lavapipe (Mesa 22.3) adds wrongly otherwise
-        k.for(0, D, LANES, (start) => {
-          const c = start.add(k.lane)
+        k.for(k.lane, D, LANES, (c) => {
           const total = k.var(f32, 0)
-          const own = c.min(D.sub(1))
-          k.for(0, slots, 1, (slot) => total.add(columns.at(slot.mul(D).add(own))))
-          k.if(c.lt(D), () => to.set(k.group.mul(D).add(c), total.get()))
+          k.for(0, slots, 1, (slot) => total.add(columns.at(slot.mul(D).add(c))))
+          to.set(k.group.mul(D).add(c), total.get())
         })
         k.barrier()
       })

@@ -2,12 +2,14 @@
 import { f32, kernel, read, readWrite, u32 } from "../src/spirv.ts"
 
 /** Columns and rows of lanes in a workgroup. */
-const COLUMNS = 32
-const STRIPS = 16
+export const COLUMNS = 16
+const STRIPS = 32
+/** Loads of a lane in flight: the matrix is small, so its latency counts. */
+const AHEAD = 8
 
 /**
  * Column sums: y[c] = beta·y[c] + Σ_r x[r,c], in a fixed order; beta 0 does not read y. x (R, C), y (C) f32.
- * Grid: ⌈C / 32⌉ workgroups. Moves 4·(R·C + 2·C) bytes.
+ * Grid: ⌈C / 16⌉ workgroups. Moves 4·(R·C + 2·C) bytes.
  */
 export const columnSum = kernel({
   name: "column_sum",
@@ -20,7 +22,13 @@ export const columnSum = kernel({
     const column = k.group.mul(COLUMNS).add(k.lane.and(COLUMNS - 1))
     const sum = k.var(f32, 0)
     k.if(column.lt(C), () => {
-      k.for(k.lane.div(COLUMNS), R, STRIPS, (r) => sum.add(x.at(r.mul(C).add(column))))
+      k.for(k.lane.div(COLUMNS), R, STRIPS * AHEAD, (first) => {
+        const values = Array.from({ length: AHEAD }, (_, j) => {
+          const r = first.add(j * STRIPS)
+          return r.lt(R).select(x.at(r.min(R.sub(1)).mul(C).add(column)), 0)
+        })
+        for (const value of values) sum.add(value)
+      })
     })
     partial.set(k.lane, sum.get())
     k.barrier()

@@ -1,10 +1,25 @@
-/** Types of the files that are compiled into the binary: rank files as paths, texts as strings. */
+/** Types of the files that are compiled into the binary: rank files as paths, texts and pages as strings. */
 declare module "*.tiktoken" {
   const path: string
   export default path
 }
 
 declare module "*.md" {
+  const text: string
+  export default text
+}
+
+declare module "*.html" {
+  const text: string
+  export default text
+}
+
+declare module "*.css" {
+  const text: string
+  export default text
+}
+
+declare module "*.client.js" {
   const text: string
   export default text
 }

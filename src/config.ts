@@ -4,6 +4,7 @@ import { envName, type Fields } from "./config-field.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
 import { findPreset } from "./config-preset.ts"
+import { SECRETS, SERVE } from "./config-serve.ts"
 import { type Environment, environmentEntries, fileEntries, objectEntries } from "./config-source.ts"
 import { DOCTOR, RUNTIME, TOKENIZER_BUILD, TOKENIZER_USE } from "./config-tool.ts"
 import { TRAIN_FIELDS } from "./config-train.ts"
@@ -24,6 +25,7 @@ export { EVAL, type EvalConfig, EXPORT, type ExportConfig, finishInfer, INFER, t
 export { type Entry, Loaded, type Naming, type Origin } from "./config-merge.ts"
 export { checkModel, MODEL, type ModelConfig, modelFields, resolveModel } from "./config-model.ts"
 export { findPreset, PRESETS } from "./config-preset.ts"
+export { finishServe, SECRETS, SERVE, type ServeConfig } from "./config-serve.ts"
 export { BPE_VOCABULARY } from "./config-shared.ts"
 export { type Environment, readEnvironment } from "./config-source.ts"
 export {
@@ -38,7 +40,18 @@ export {
 export { finishTrain, TRAIN, TRAIN_FIELDS, type TrainConfig, type TrainInput } from "./config-train.ts"
 
 /** Every table; what is not in one of them is not a setting. */
-export const TABLES: readonly Fields[] = [TRAIN_FIELDS, INFER, EVAL, EXPORT, TOKENIZER_BUILD, TOKENIZER_USE, DOCTOR, RUNTIME]
+export const TABLES: readonly Fields[] = [
+  TRAIN_FIELDS,
+  INFER,
+  EVAL,
+  EXPORT,
+  TOKENIZER_BUILD,
+  TOKENIZER_USE,
+  DOCTOR,
+  SERVE,
+  SECRETS,
+  RUNTIME,
+]
 
 /** Names of all environment variables the program knows. */
 export const ENVIRONMENT_NAMES: ReadonlySet<string> = new Set(TABLES.flatMap((fields) => Object.keys(fields).map(envName)))

@@ -28,6 +28,7 @@ export function parseGbnf(text: string): Grammar {
 class GbnfParser {
   readonly #characters: readonly string[]
   readonly #rules = new Map<string, Expression>()
+  readonly #named = new Set<string>()
   #at = 0
 
   constructor(text: string) {
@@ -45,7 +46,7 @@ class GbnfParser {
       this.#rules.set(name, this.#alternatives(false))
       this.#skip(true)
     }
-    if (!this.#rules.has("root")) throw refusal("grammar: no rule root")
+    for (const name of ["root", ...this.#named]) if (!this.#rules.has(name)) throw refusal(`grammar: no rule ${name}`)
     return { root: rule("root"), rules: this.#rules }
   }
 
@@ -118,7 +119,10 @@ class GbnfParser {
       this.#at++
       return character(ANY)
     }
-    return next !== undefined && NAME.test(next) ? rule(this.#name()) : undefined
+    if (next === undefined || !NAME.test(next)) return undefined
+    const name = this.#name()
+    this.#named.add(name)
+    return rule(name)
   }
 
   #text(): Expression {

@@ -78,7 +78,7 @@ async function renderTemplate(template: string, messages: readonly ChatMessage[]
 }
 
 /** Ids that the tokenizer's own post-processor puts before and after a text: the begin-of-text token of Llama models. */
-function surroundings(tokenizerJson: string | undefined): { before: number[]; after: number[] } {
+export function surroundings(tokenizerJson: string | undefined): { before: number[]; after: number[] } {
   const post =
     tokenizerJson === undefined ? undefined : (JSON.parse(tokenizerJson) as { post_processor?: PostProcessor | null }).post_processor
   const template = [post, ...(post?.processors ?? [])].find((processor) => processor?.type === "TemplateProcessing")

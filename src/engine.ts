@@ -62,6 +62,8 @@ function failure({
   return Object.assign(new Error(message), { stack })
 }
 
+export { surroundings } from "./engine-prompt.ts"
 export type { DeviceChoice, Engine, Jobs, RunningJob } from "./engine-protocol.ts"
 export { type Serving, startServing } from "./engine-serve-client.ts"
 export type * from "./engine-serve-protocol.ts"
+export { StopFilter } from "./engine-text.ts"

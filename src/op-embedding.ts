@@ -2,6 +2,7 @@
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
 import { bucketSumLaunches, embeddingLaunches, periodicSumLaunches } from "./op-embedding-gpu.ts"
+import { sideBySide } from "./op-gpu.ts"
 import type { View } from "./program.ts"
 import { elements, expectShape, lastDim, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
@@ -132,7 +133,7 @@ export const embeddingBackward = defineOp({
       if (out === undefined) return []
       return keys === undefined ? periodicSumLaunches(dy, out, T, factor, target) : bucketSumLaunches(keys, dy, out, factor, target)
     }
-    return [...sums(tokens, dwte, beta("dwte")), ...sums(positions, dwpe, beta("dwpe"))]
+    return sideBySide(sums(tokens, dwte, beta("dwte")), sums(positions, dwpe, beta("dwpe")))
   },
   cases: [
     { inputs: { tokens: { shape: [1], below: 1 }, dy: [1, 1] }, attrs: { T: 1, vocabSize: 1, wpeRows: undefined } },

@@ -1,6 +1,6 @@
 /** Launches over the heads of queries, keys and values: rotation and norm. */
 import { qkNormBackwards, qkNorms } from "../shaders/qk-norm.ts"
-import { columnSum } from "../shaders/reduce.ts"
+import { COLUMNS, columnSum } from "../shaders/reduce.ts"
 import { ropes } from "../shaders/rope.ts"
 import { groupsFor, groupsForRows, launch, scratch, table } from "./op-gpu.ts"
 import type { Beta, GpuTarget, Launch, Launches } from "./program.ts"
@@ -76,7 +76,7 @@ export function qkNormBackwardLaunches(operands: QkNormBackward, beta: Beta<Tens
   const partials = { dqw: scratch("f32", groups * C), dkw: scratch("f32", groups * C) }
   const to = dx ?? scratch(x.dtype, n * C)
   const sum = (name: "dqw" | "dkw", y: Tensor | undefined): Launch[] =>
-    y === undefined ? [] : [launch(columnSum, { x: partials[name], y, R: groups, C, beta: beta(name) ?? 0 }, Math.ceil(C / 32))]
+    y === undefined ? [] : [launch(columnSum, { x: partials[name], y, R: groups, C, beta: beta(name) ?? 0 }, Math.ceil(C / COLUMNS))]
   return [
     launch(qkNormBackwards[kind], { x, dy, qw, kw, dx: to, ...partials, n, eps }, groups, constants),
     [...sum("dqw", dqw), ...sum("dkw", dkw)],

@@ -1,6 +1,8 @@
 /** Logits between the model and the choice: penalties, biases and forbidden tokens; ln of probabilities and the most likely tokens. */
+import * as shaders from "../shaders/logits.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp } from "./op-define.ts"
+import { groupsForRows, launch } from "./op-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, ShapeError, shapeText } from "./tensor.ts"
 
@@ -79,6 +81,13 @@ export const logitAdjust = defineOp({
       classes: lastDim(logits),
       listed: lastDim(ids),
     }),
+  gpu({ logits, ids, scale, bias, counts, mask }, { y }) {
+    const [B, V] = logits.shape as readonly [number, number]
+    const numbers = { V, N: lastDim(ids), W: Math.ceil(V / 32), masked: mask === undefined ? 0 : 1 }
+    return [
+      launch(shaders.logitAdjust, { logits, ids, scale, bias, counts, mask, y, ...numbers }, [Math.ceil(V / shaders.ADJUST_SLICE), B]),
+    ]
+  },
   cases: [
     {
       inputs: {
@@ -160,6 +169,15 @@ export const logprobs = defineOp({
       allowed: Math.min(lastDim(logits), vocabulary ?? Number.POSITIVE_INFINITY),
       top,
     }),
+  gpu({ logits, targets }, outputs, { top, vocabulary }) {
+    const [R, V] = logits.shape as readonly [number, number]
+    const { logprob, topIds, topLogprobs } = outputs
+    const names = Object.keys(shaders.WANTS) as (keyof typeof shaders.WANTS)[]
+    const wants = names.reduce((bits, name) => bits | (outputs[name] === undefined ? 0 : shaders.WANTS[name]), 0)
+    if (wants === 0) return []
+    const numbers = { R, V, allowed: Math.min(V, vocabulary ?? V), top, wants }
+    return [launch(shaders.logprobs, { logits, targets, logprob, topIds, topLogprobs, ...numbers }, groupsForRows(R))]
+  },
   cases: [
     { inputs: { logits: [1, 1], targets: { shape: [1], values: [0] } }, attrs: { top: 0 }, about: "one class" },
     { inputs: { logits: [5, 97], targets: { shape: [5], values: [0, 96, -1, 40, 33] } }, attrs: { top: 5 }, about: "a row not counted" },

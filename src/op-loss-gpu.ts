@@ -5,11 +5,13 @@ import { gemm } from "./op-matmul-gpu.ts"
 import type { Beta } from "./program.ts"
 import { lastDim, rows, type Tensor } from "./tensor.ts"
 
-/** Most bytes of logits at a time, and most rows. */
+/** Most bytes of logits at a time, and most rows: a grid's limit. */
 const LOGIT_BYTES = 2 ** 30
-const CHUNK_ROWS = 8192
-/** Chunks begin at multiples of so many rows, and rows of logits at multiples of so many elements. */
-const ALIGN = 64
+const MOST_ROWS = 65535
+/** Chunks begin at multiples of so many rows: whole tiles. */
+const ALIGN = 256
+/** Rows of logits begin at multiples of so many elements. */
+const PITCH = 64
 
 interface Inputs {
   readonly x: Tensor
@@ -18,10 +20,12 @@ interface Inputs {
 }
 type Outputs = { readonly [N in "loss" | "count" | "dx" | "dw"]: Tensor | undefined }
 
-/** Rows whose logits, `pitch` elements each, exist at once. */
-function chunkRows(R: number, pitch: number, bytes: number): number {
-  const most = Math.max(ALIGN, Math.floor(Math.min(CHUNK_ROWS, LOGIT_BYTES / (pitch * bytes)) / ALIGN) * ALIGN)
-  return Math.min(R, most)
+const up = (size: number, to: number): number => Math.ceil(size / to) * to
+
+/** Rows whose logits, `bytes` each, exist at once: about the same number in each chunk. */
+function chunkRows(R: number, bytes: number): number {
+  const most = Math.max(ALIGN, Math.floor(Math.min(MOST_ROWS, LOGIT_BYTES / bytes) / ALIGN) * ALIGN)
+  return Math.min(R, up(Math.ceil(R / Math.ceil(R / most)), ALIGN))
 }
 
 export function classifierLaunches(
@@ -33,8 +37,8 @@ export function classifierLaunches(
 ): Launches {
   const [R, C, V] = [rows(x), lastDim(x), w.shape[0] as number]
   const type = x.dtype === "bf16" ? "bf16" : "f32"
-  const pitch = Math.ceil(V / ALIGN) * ALIGN
-  const chunk = chunkRows(R, pitch, type === "bf16" ? 2 : 4)
+  const pitch = up(V, PITCH)
+  const chunk = chunkRows(R, pitch * (type === "bf16" ? 2 : 4))
   const logits = scratch(type, chunk * pitch)
   const losses = scratch("f32", R)
   const lanes = Math.min(1024, Math.max(64, Math.ceil(V / 8 / 64) * 64))

@@ -37,9 +37,13 @@ export const TILES: Readonly<Record<"nv2" | "khr", readonly Tile[]>> = {
 /** Bytes per second, and seconds of a dispatch that waits for another. */
 const BANDWIDTH = 3e12
 const DISPATCH = 3e-6
+/** Time that tiles take which may cross an edge, relative to those that may not. An estimate. */
+const EDGE = 1.2
 /** Most tiles along M that lie side by side. */
 const MOST_GROUPED = 16
 const MOST_SPLITS = 32
+/** Most bytes of sums of splits. */
+const MOST_PARTS = 2 ** 28
 
 /** How a product is done. */
 export interface Way {
@@ -68,12 +72,17 @@ function groupOf(count: number): number {
   return group
 }
 
+/** K of one split, a multiple of the tile's depth; the last split may have less. */
+const depthOf = (K: number, { depth }: Tile, splits: number): number => Math.ceil(K / splits / depth) * depth
+
+const isInside = ({ M, N, K }: Gemm, tile: Tile, splits: number): boolean =>
+  M % tile.rows === 0 && N % tile.columns === 0 && depthOf(K, tile, splits) * splits === K
+
 /** Seconds, by tiles per processor. */
 function cost(given: Gemm, tile: Tile, splits: number, { units }: GpuTarget): number {
   const [up, across] = tilesAlong(given, tile)
-  const depth = Math.ceil(given.K / splits / tile.depth) * tile.depth
-  const turns = Math.ceil((up * across * splits) / units)
-  const seconds = (turns * 2 * tile.rows * tile.columns * depth) / ((tile.rate * 1e12) / units)
+  const turns = Math.ceil((up * across * splits) / units) * (isInside(given, tile, splits) ? 1 : EDGE)
+  const seconds = (turns * 2 * tile.rows * tile.columns * depthOf(given.K, tile, splits)) / ((tile.rate * 1e12) / units)
   return splits === 1 ? seconds : seconds + DISPATCH + (8 * splits * given.M * given.N) / BANDWIDTH
 }
 
@@ -83,8 +92,12 @@ export function wayOf(given: Gemm, target: GpuTarget): Way | undefined {
   if (path === "none" || !isPossible(sized(given), path, target)) return undefined
   let best: { way: Way; seconds: number } | undefined
   for (const tile of TILES[path]) {
-    const most = given.order === "any" ? Math.min(MOST_SPLITS, Math.floor(given.K / tile.depth / 4)) : 1
-    for (let splits = 1; splits <= Math.max(1, most); splits *= 2) {
+    const most =
+      given.order === "any"
+        ? Math.min(MOST_SPLITS, Math.floor(given.K / tile.depth / 4), Math.floor(MOST_PARTS / (4 * given.M * given.N)))
+        : 1
+    for (let splits = 1; splits <= Math.max(1, most); splits++) {
+      if (splits > 1 && (splits - 1) * depthOf(given.K, tile, splits) >= given.K) continue // the last would be empty
       const seconds = cost(given, tile, splits, target)
       if (best === undefined || seconds < best.seconds)
         best = { way: { path, tile, splits, group: groupOf(tilesAlong(given, tile)[0]) }, seconds }
@@ -119,18 +132,20 @@ export function matrixGemm(given: Gemm, target: GpuTarget): Launches | undefined
 function frame(g: Sized, { tile, splits, group }: Way) {
   const { M, N, K, lda, ldb } = g
   const [up, across] = tilesAlong(g, tile)
-  const KS = Math.ceil(K / splits / tile.depth) * tile.depth
-  const isInside = M % tile.rows === 0 && N % tile.columns === 0 && KS * splits === K
   const grid = [across * group, up / group, splits] as const
-  return { grid, isInside, sizes: { M, N, K, KS, GROUP: group, LDA: lda, LDB: ldb } }
+  return {
+    grid,
+    where: isInside(g, tile, splits) ? "inside" : "edge",
+    sizes: { M, N, K, KS: depthOf(K, tile, splits), GROUP: group, LDA: lda, LDB: ldb },
+  } as const
 }
 
 function tensorLaunch(g: Sized, way: Way): Launch {
   const { layout, a, b, c, ldc } = g
-  const { grid, isInside, sizes } = frame(g, way)
+  const { grid, where, sizes } = frame(g, way)
   const { rows, columns, depth, lanes } = way.tile
   const all = { ...sizes, WG: lanes, TM: rows, TN: columns, TK: depth, LDC: ldc }
-  const [out, where] = [dtypeOf(c) as "f32" | "bf16", isInside ? "inside" : "edge"] as const
+  const out = dtypeOf(c) as "f32" | "bf16"
   const { values, constants } = epilogueOf(g)
   if (Object.values(constants).every((flag) => flag === 0)) return launch(tensorMatmuls[layout][out][where], { a, b, c }, grid, all)
   return launch(tensorEpilogues[layout][out][where], { a, b, ...values }, grid, { ...all, ...constants })
@@ -138,8 +153,8 @@ function tensorLaunch(g: Sized, way: Way): Launch {
 
 function matrixLaunch(g: Sized, way: Way): Launch {
   const { layout, a, b } = g
-  const { grid, isInside, sizes } = frame(g, way)
+  const { grid, where, sizes } = frame(g, way)
   const { values, constants } = epilogueOf(g)
   const kernel = matrixMatmuls[layout][TILES.khr.indexOf(way.tile)] as (typeof matrixMatmuls)["nt"][number]
-  return launch(kernel, { a, b, ...values }, grid, { ...sizes, ...constants, EDGE: isInside ? 0 : 1 })
+  return launch(kernel, { a, b, ...values }, grid, { ...sizes, ...constants, EDGE: where === "inside" ? 0 : 1 })
 }

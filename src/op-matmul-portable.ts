@@ -9,6 +9,8 @@ import type { Gemm } from "./op-matmul-request.ts"
 
 /** Rows up to which a product with a weight reads the weight by itself instead of sharing tiles. */
 const FEW = 16
+/** Workgroups along x. */
+const MOST_GROUPS = 65535
 /** Sums are split so that a device's processors have about so many workgroups each, into parts of at least so many k. */
 const GROUPS_PER_UNIT = 2
 const SHORTEST_SPLIT = 256
@@ -29,7 +31,7 @@ export function sized(given: Gemm): Sized {
 export function portableGemm(given: Gemm, target: GpuTarget): Launches {
   const { layout, M, N, K } = given
   const g = sized(given)
-  if (layout === "nt" && M <= FEW) return [few(g)]
+  if (layout === "nt" && M <= FEW && N <= FEW_SIDE * MOST_GROUPS) return [few(g, target)]
   const splitK = g.order === "any" ? splitOf(g, target) : K
   if (splitK >= K) return [tiles(g, epilogueOf(g), K, target)]
   const [splits, ld] = [Math.ceil(K / splitK), up(N, 4)]
@@ -78,13 +80,15 @@ function tiles(g: Sized, { values, constants }: ReturnType<typeof epilogueOf>, s
 }
 
 /** By reading b once for few rows of a. */
-function few(g: Sized) {
+function few(g: Sized, target: GpuTarget) {
   const { a, b, M, N, K, lda, ldb } = g
   const { values, constants } = epilogueOf(g)
   const rows = FEW_ROWS.find((size) => size >= M) ?? 8
   const { packed, any } = matmulFew.find((of) => of.rows === rows) as (typeof matmulFew)[number]
   const span = Math.min(Math.ceil(K / CHUNK), FEW_LANES)
-  const teams = Math.min(Math.floor(FEW_LANES / span), FEW_LANES / (FEW_SIDE * rows))
+  const most = Math.min(Math.floor(FEW_LANES / span), FEW_LANES / (FEW_SIDE * rows))
+  const wanted = Math.ceil(N / FEW_SIDE / (target.units * GROUPS_PER_UNIT)) // a narrow matrix is spread over all processors
+  const teams = Math.max(1, Math.min(most, wanted))
   const kernel = K % CHUNK === 0 && isWhole(lda, ldb) ? packed : any
   const grid = [Math.ceil(N / (FEW_SIDE * teams)), Math.ceil(M / rows)] as const
   return launch(kernel, { a, b, ...values, M, N, K, lda, ldb, span, teams }, grid, constants)

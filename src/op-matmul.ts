@@ -109,6 +109,8 @@ export const linear = defineOp({
     { inputs: { x: [70, 40], w: [19, 40] }, attrs: { activation: "silu", out: "f32" }, about: "no bias" },
     { inputs: { x: [5, 64], w: [96, 64], b: [96] }, attrs: { activation: "relu2", out: "bf16" }, about: "bf16 result" },
     { inputs: { x: [129, 300], w: [65, 300], b: [65] }, attrs: { activation: "none", out: "f32" }, about: "more than one block" },
+    { inputs: { x: [40, 96], w: [136, 96], b: [136] }, attrs: { activation: "gelu", out: "bf16" }, about: "whole packs" },
+    { inputs: { x: [5, 192], w: [33, 192], b: [33] }, attrs: { activation: "gelu_tanh", out: "f32" }, about: "few rows, several chunks" },
   ],
 })
 
@@ -177,6 +179,16 @@ export const linearBackwardInput = defineOp({
       attrs: { activation: "silu", out: "bf16" },
       about: "through silu",
     },
+    {
+      inputs: { dy: [40, 64], w: [64, 136], pre: { shape: [40, 136], dtype: "bf16" } },
+      attrs: { activation: "gelu_tanh", out: "bf16" },
+      about: "whole packs",
+    },
+    {
+      inputs: { dy: [3, 600], w: [600, 20], pre: { shape: [3, 20], dtype: "f32" } },
+      attrs: { activation: "relu2", out: "f32" },
+      about: "a long sum",
+    },
   ],
 })
 
@@ -235,6 +247,8 @@ export const linearBackwardWeight = defineOp({
     { inputs: { x: [1, 1], dy: [1, 1] }, attrs: { bias: true } },
     { inputs: { x: [70, 33], dy: [70, 19] }, attrs: { bias: true }, about: "odd sizes" },
     { inputs: { x: [3, 50, 40], dy: [3, 50, 65] }, attrs: { bias: false }, about: "no bias" },
+    { inputs: { x: [130, 72], dy: [130, 136] }, attrs: { bias: true }, about: "whole packs" },
+    { inputs: { x: [600, 8], dy: [600, 24] }, attrs: { bias: true }, about: "a long sum" },
   ],
 })
 

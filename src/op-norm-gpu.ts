@@ -1,7 +1,7 @@
 /** Launches of the norms and their gradients. */
 import { addNorms, norms } from "../shaders/norm.ts"
 import { normBackwards } from "../shaders/norm-backward.ts"
-import { columnSum } from "../shaders/reduce.ts"
+import { COLUMNS, columnSum } from "../shaders/reduce.ts"
 import { groupsForRows, launch, scratch } from "./op-gpu.ts"
 import type { Beta, GpuTarget, Launch, Launches } from "./program.ts"
 import { lastDim, rows, type Tensor } from "./tensor.ts"
@@ -11,6 +11,9 @@ const flag = (value: unknown): number => (value === undefined ? 0 : 1)
 
 /** Columns that a lane of a short row holds. */
 const HELD_COLUMNS = 32
+
+/** Rows that a workgroup of the backward pass takes at least, one after the other. */
+const ROWS_EACH = 4
 
 /** How the rows of a matrix are laid over lanes; a choice by the row alone, so that its bits do not depend on its neighbours. */
 export function rowLayout(columns: number, { subgroupSize }: GpuTarget): "short" | "long" | "uneven" {
@@ -61,7 +64,8 @@ export function normBackwardLaunches(operands: NormBackward, beta: Beta<Tensor>,
   const [R, C] = [rows(x), lastDim(x)]
   const layout = rowLayout(C, target)
   const atOnce = layout === "short" ? 128 / target.subgroupSize : 1
-  const groups = Math.min(Math.ceil(R / atOnce), target.units * (layout === "short" ? 4 : 2))
+  // enough workgroups to keep the device busy to the end, few enough that their partial sums stay small beside x
+  const groups = Math.min(Math.ceil(R / (atOnce * ROWS_EACH)), target.units * (layout === "short" ? 8 : 4))
   const partial = (out: Absent) => out && scratch("f32", groups * C)
   const [partialW, partialB] = [partial(dw), partial(db)]
   const sums = (
@@ -72,7 +76,7 @@ export function normBackwardLaunches(operands: NormBackward, beta: Beta<Tensor>,
   ).flatMap(([name, y, part]): Launch[] =>
     y === undefined || part === undefined
       ? []
-      : [launch(columnSum, { x: part, y, R: groups, C, beta: beta(name) ?? 0 }, Math.ceil(C / 32))],
+      : [launch(columnSum, { x: part, y, R: groups, C, beta: beta(name) ?? 0 }, Math.ceil(C / COLUMNS))],
   )
   const backward = launch(
     normBackwards[layout],

@@ -1,13 +1,13 @@
 /** Launches of Muon: momentum and update of all matrices at once, the products of equal steps side by side. */
 import { MUON_ROW, muonApply, muonMomentum, muonStart } from "../shaders/muon.ts"
 import { CHUNK } from "../shaders/tensor-list.ts"
-import { groupsForRows, launch, part, scratch, table } from "./op-gpu.ts"
+import { groupsForRows, launch, part, scratch, sideBySide, table } from "./op-gpu.ts"
 import { gemm } from "./op-matmul-gpu.ts"
-import type { GpuTarget, Launch, Launches, Memory, Scratch } from "./program.ts"
+import type { GpuTarget, Launches, Memory, Scratch } from "./program.ts"
 import type { Tensor } from "./tensor.ts"
 
 /** Elements of the matrices that are orthogonalised side by side: bounds the scratch memory. */
-const MOST_ELEMENTS = 2 ** 26
+const MOST_ELEMENTS = 2 ** 24
 /** Elements to which matrices in scratch memory are aligned: 16 bytes of bf16. */
 const ALIGN = 8
 const aligned = (n: number): number => Math.ceil(n / ALIGN) * ALIGN
@@ -129,7 +129,7 @@ function groupLaunches(
   return [
     launch(muonMomentum, { ...lists, sums, ...rates }, grid, constants),
     launch(muonStart, { ...lists, sums, x: places.x[0], ...rates }, grid, constants),
-    ...sideBySide(products),
+    ...sideBySide(...products),
     launch(
       muonApply,
       {
@@ -179,10 +179,4 @@ function orthogonalise(
         : gemm({ layout: "nn", a: mixed, b: from, c: to, M: rows, N: columns, K: r, beta: a, addend: from, order }, target)),
     ]
   }).flat()
-}
-
-/** Independent sequences in step: the first launches of all together, then the second … */
-function sideBySide(sequences: readonly Launches[]): Launches {
-  const longest = Math.max(...sequences.map(({ length }) => length))
-  return Array.from({ length: longest }, (_, i) => sequences.flatMap((sequence) => (sequence[i] ?? []) as Launch | readonly Launch[]))
 }

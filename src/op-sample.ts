@@ -1,12 +1,17 @@
 /** Choosing the next token of every row of logits. */
+import { SLICE, sampleSlices } from "../shaders/sample.ts"
+import { sampleChoose } from "../shaders/sample-choose.ts"
 import { uniform } from "./base-random.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp } from "./op-define.ts"
+import { launch, scratch } from "./op-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, ShapeError, shapeText } from "./tensor.ts"
 
 /** Random stream of sampling, apart from every dropout site. */
 const STREAM = 0x73616d70
+/** Slices of the vocabulary that the GPU's kernel can look at: as many as its lanes. */
+const MOST_SLICES = 1024
 
 const sampleKernel = nativeKernel("sample", {
   logits: "pointer",
@@ -124,6 +129,21 @@ export const sample = defineOp({
       longest: history?.shape[1] ?? 0,
       stream: STREAM,
     }),
+  gpu({ logits, temperature, topK, topP, minP, repetitionPenalty, seed, draw, history, lengths }, { token, logprob }, { vocabulary }) {
+    const [B, V] = logits.shape as readonly [number, number]
+    const [allowed, S] = [Math.min(V, vocabulary ?? V), Math.ceil(V / SLICE)]
+    if (S > MOST_SLICES) throw new ShapeError(`sample: ${V} classes, more than ${MOST_SLICES * SLICE}`)
+    const [z, stats, place] = [scratch("f32", B * S * SLICE), scratch("f32", 4 * B * S), scratch("u32", B * S)]
+    const longest = history?.shape[1] ?? 0
+    const slices = { logits, temperature, penalty: repetitionPenalty, history, lengths, z, stats, place, V, allowed, longest }
+    const settings = { temperature, topK, topP, minP, seed, draw }
+    const scale = 2 ** Math.min(24, Math.floor(32 - Math.log2(V / 31)))
+    const numbers = { V, allowed, S, scale, stream: STREAM, wantsLogprob: logprob === undefined ? 0 : 1 }
+    return [
+      launch(sampleSlices, slices, [S, B]),
+      launch(sampleChoose, { logits, z, stats, place, ...settings, token, logprob, ...numbers }, B),
+    ]
+  },
   cases: [
     { inputs: settings(1, 1, [1]), about: "one class" },
     { inputs: settings(4, 65, [0, 1, 0.5, 2]), about: "plain" },
@@ -145,6 +165,17 @@ export const sample = defineOp({
     {
       inputs: { ...settings(2, 5, [0, 0]), logits: { shape: [2, 5], values: [1, 3, 3, 2, 3, -1, -2, -1, -3, -4] } },
       about: "equal logits",
+    },
+    {
+      inputs: {
+        ...settings(4, 2500, [0, 0.7, 1, 1]),
+        topK: ids([1, 50, 2500, 2500]),
+        topP: numbers([1, 0.8, 0.5, 1]),
+        repetitionPenalty: numbers([9, 1, 1.2, 1]),
+        history: { shape: [4, 40], from: 1000, below: 2500 },
+        lengths: ids([40, 0, 3, 40]),
+      },
+      about: "several slices of the vocabulary",
     },
     {
       inputs: {

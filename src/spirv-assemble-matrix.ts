@@ -46,12 +46,12 @@ function resultOf(fn: FunctionWriter, node: MatrixNode, functionOf: (callback: C
       return fn.value(OP.CooperativeMatrixReduce, type, args[0]!, ALONG[node.along], functionOf(node.callback))
     case "load": {
       const [pointer, stride] = [fn.cellPointer(node.view, io.cellOf(node.view, true), args[0]!), args[1]!]
-      const operands = memoryOperands(io, node.view, 16, "load")
+      const operands = memoryOperands(io, node.view, 16)
       return fn.value(OP.CooperativeMatrixLoad, type, pointer, module.u32(LAYOUT[node.layout]), stride, ...operands)
     }
     case "store": {
       const [pointer, stride, matrix] = [fn.cellPointer(node.view, io.cellOf(node.view, true), args[0]!), args[1]!, args[2]!]
-      const operands = memoryOperands(io, node.view, 16, "store")
+      const operands = memoryOperands(io, node.view, 16)
       fn.emit(OP.CooperativeMatrixStore, pointer, matrix, module.u32(LAYOUT[node.layout]), stride, ...operands)
       return undefined
     }
@@ -60,20 +60,12 @@ function resultOf(fn: FunctionWriter, node: MatrixNode, functionOf: (callback: C
       const pointer = fn.cellPointer(node.view, io.cellOf(node.view, true), args[0]!)
       const before = module.constant(OP.Undef, type) // what elements outside would keep; none do
       const view = node.transposed ? [1, transposedView(fn)] : [0]
-      return fn.value(
-        OP.CooperativeMatrixLoadTensor,
-        type,
-        pointer,
-        before,
-        args[1]!,
-        ...memoryOperands(io, node.view, 16, "load"),
-        ...view,
-      )
+      return fn.value(OP.CooperativeMatrixLoadTensor, type, pointer, before, args[1]!, ...memoryOperands(io, node.view, 16), ...view)
     }
     case "storeTensor": {
       module.capabilities.add("CooperativeMatrixTensorAddressingNV")
       const pointer = fn.cellPointer(node.view, io.cellOf(node.view, true), args[0]!)
-      fn.emit(OP.CooperativeMatrixStoreTensor, pointer, args[2]!, args[1]!, ...memoryOperands(io, node.view, 16, "store"), 0)
+      fn.emit(OP.CooperativeMatrixStoreTensor, pointer, args[2]!, args[1]!, ...memoryOperands(io, node.view, 16), 0)
       return undefined
     }
     case "tensor": {

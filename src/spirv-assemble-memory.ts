@@ -7,19 +7,16 @@ import { OP, SCOPE } from "./spirv-opcode.ts"
 import { bytesOf, type Plain, resolve } from "./spirv-type.ts"
 
 const ALIGNED = 2
-const AVAILABLE = 8
-const VISIBLE = 0x10
 const NON_PRIVATE = 0x20
 
 /**
- * Memory operands. What lanes exchange must be non-private and made available by the writer, visible by the reader: always in shared
- * memory, in buffers where the kernel has a barrier for them.
+ * Memory operands. What lanes exchange must be non-private: always in shared memory, in buffers where the kernel has a barrier for them. It is
+ * the barriers that make it available and visible; said at each access, Mesa 22.3 makes a barrier of every load and hangs where lanes diverge.
  */
-export function memoryOperands(io: Interface, { memory }: View, align: number, direction: "load" | "store"): number[] {
-  const exchange = [(direction === "load" ? VISIBLE : AVAILABLE) | NON_PRIVATE, io.module.u32(SCOPE.Workgroup)] as const
-  if (memory.kind === "shared") return [...exchange]
-  if (io.kernel.recording.exchangesBuffers && memory.access === "readWrite") return [exchange[0] | ALIGNED, align, exchange[1]]
-  return [ALIGNED, align]
+export function memoryOperands(io: Interface, { memory }: View, align: number): number[] {
+  if (memory.kind === "shared") return [NON_PRIVATE]
+  const isExchanged = io.kernel.recording.exchangesBuffers && memory.access === "readWrite"
+  return [isExchanged ? ALIGNED | NON_PRIVATE : ALIGNED, align]
 }
 
 type AccessNode = Node & { readonly view: View }
@@ -44,7 +41,7 @@ export function emitLoad(fn: FunctionWriter, node: AccessNode): void {
   const cell = io.cellOf(view, false)
   const indices = cellIndices(fn, node.args[0]!, cellsOf(view, type, cell))
   const cells = indices.map((index) =>
-    fn.value(OP.Load, cell.type, fn.cellPointer(view, cell, index), ...memoryOperands(io, view, cell.stride, "load")),
+    fn.value(OP.Load, cell.type, fn.cellPointer(view, cell, index), ...memoryOperands(io, view, cell.stride)),
   )
   const f32 = module.scalar("f32")
   const u32 = module.scalar("u32")
@@ -75,8 +72,7 @@ export function emitStore(fn: FunctionWriter, node: AccessNode): void {
   const bits = (id: number) => fn.value(OP.FunctionCall, u32, bf16Bits(io), id)
   const pair = (low: number, high: number) =>
     fn.value(OP.BitwiseOr, u32, bits(low), fn.value(OP.ShiftLeftLogical, u32, bits(high), module.u32(16)))
-  const store = (at: number, id: number) =>
-    fn.emit(OP.Store, fn.cellPointer(view, cell, at), id, ...memoryOperands(io, view, cell.stride, "store"))
+  const store = (at: number, id: number) => fn.emit(OP.Store, fn.cellPointer(view, cell, at), id, ...memoryOperands(io, view, cell.stride))
   if (view.count === 1) {
     store(fn.id(index!), "stored" in type ? fn.value(OP.UConvert, cell.type, bits(ids[0]!)) : ids[0]!)
     return

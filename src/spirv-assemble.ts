@@ -140,8 +140,8 @@ class KernelWriter {
   private barrier(fn: FunctionWriter, buffers: boolean): void {
     const { module } = this.io
     const scope = module.u32(SCOPE.Workgroup)
-    // AcquireRelease | WorkgroupMemory, and UniformMemory for buffers.
-    fn.emit(OP.ControlBarrier, scope, scope, module.u32(0x108 | (buffers ? 0x40 : 0)))
+    // AcquireRelease | WorkgroupMemory | MakeAvailable | MakeVisible, and UniformMemory for buffers.
+    fn.emit(OP.ControlBarrier, scope, scope, module.u32(0x6108 | (buffers ? 0x40 : 0)))
   }
 
   private operation(fn: FunctionWriter, node: Node, { code, glsl, high }: Form): number {

@@ -1,7 +1,7 @@
 /** Matrix products on the GPU: every path of the builder against plain loops, and equal bits of a row in every product that holds it. */
 import { describe, expect, test } from "bun:test"
 import { gpus, openGpu } from "../src/gpu.ts"
-import { linear } from "../src/op.ts"
+import { classifier, linear } from "../src/op.ts"
 import { checkCase } from "../src/op-check.ts"
 import { defineOp } from "../src/op-define.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
@@ -127,4 +127,26 @@ describe("a row's bits are the same alone, in a batch and in a chunk", () => {
       ) // long sums take the simulator too long
     }
   }
+})
+
+withGpu(
+  "gpu: a classifier of more rows than are done at a time",
+  () => {
+    const R = 65536 + 70
+    const inputs = { x: [R, 3], w: [5, 3], targets: { shape: [R], from: -1, below: 5 } }
+    for (const beta of [0, 1] as const) {
+      const { worst, tensor } = checkCase(deviceOf("gpu"), { op: classifier as Op, opCase: { inputs }, index: 0, act: "f32", beta })
+      expect(worst, tensor).toBeLessThanOrEqual(1)
+    }
+  },
+  60_000,
+)
+
+test("a target beyond the classes makes the loss NaN, and only that", () => {
+  const inputs = { x: [2, 3], w: [5, 3], targets: { shape: [2], values: [1, 5] } }
+  const { bits } = checkCase(deviceOf("simulated"), { op: classifier as Op, opCase: { inputs }, index: 0, act: "f32", beta: 0 })
+  const floats = (name: string) => [...new Float32Array((bits.get(name) as Uint8Array).buffer)]
+  expect(floats("out.loss")).toEqual([Number.NaN])
+  expect(floats("out.count")).toEqual([2])
+  expect(floats("out.dx").some(Number.isNaN)).toBe(false)
 })

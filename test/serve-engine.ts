@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { randomBits } from "../src/base-random.ts"
 import { resolveModel } from "../src/config.ts"
 import { openCpu } from "../src/cpu.ts"
 import { Inbox } from "../src/engine-inbox.ts"
@@ -205,5 +206,35 @@ export class ServeEngine {
   stop(): Promise<ServeReport> {
     this.#stop.stopped = true
     return this.#done
+  }
+}
+
+const pick = (seed: number, i: number, n: number): number => randomBits(seed, 77, 0, i) % n
+
+/** A request of any kind: the same for the same seed. */
+export function randomRequest(seed: number): Partial<ServeRequest> {
+  const p = (i: number, n: number) => pick(seed, i, n)
+  const length = 1 + p(0, 100)
+  const shared = p(1, 3) // many begin alike
+  return {
+    prompt: Int32Array.from({ length }, (_, i) => (i < 60 && shared > 0 ? (i * 7 + shared) % 290 : p(100 + i, 290))),
+    maxTokens: p(2, 30),
+    sampling: {
+      temperature: [0, 0.7, 1, 1.5][p(3, 4)]!,
+      topK: [undefined, 5, 40][p(4, 3)],
+      topP: [1, 0.9][p(5, 2)]!,
+      minP: [0, 0.05][p(6, 2)]!,
+      repetitionPenalty: [1, 1, 1.2][p(7, 3)]!,
+      frequencyPenalty: [0, 0, 0.5][p(8, 3)]!,
+      presencePenalty: [0, 0, 1.5][p(9, 3)]!,
+      logitBias: p(10, 3) === 0 ? [[p(11, 290), 3], [290 + p(12, 5), -100]] : [], // biome-ignore format: one line
+      seed: p(13, 1e9),
+    },
+    topLogprobs: [0, 0, 5][p(14, 3)]!,
+    promptLogprobs: p(15, 4) === 0,
+    kind: p(16, 12) === 0 ? "embed" : "generate",
+    stopIds: p(19, 4) === 0 ? Array.from({ length: 20 }, (_, i) => 256 + i) : [],
+    client: `client ${p(17, 4)}`,
+    constraint: p(18, 6) === 0 ? { type: "regex", pattern: "[a-z ]{3,9}(!|\\?)" } : undefined,
   }
 }

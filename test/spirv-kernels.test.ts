@@ -34,7 +34,7 @@ function expectClose(data: Float32Array | Uint16Array, reference: ArrayLike<numb
 test("column sums add to what is there as beta says", () => {
   const [R, C] = [19, 37]
   const [x, y] = [sample(R * C, "f32"), sample(C, "f32", 2)]
-  simulate(columnSum, { grid: [2], buffers: { x: x.data, y: y.data }, push: { R, C }, params: { beta: 0.5 } })
+  simulate(columnSum, { grid: [3], buffers: { x: x.data, y: y.data }, push: { R, C }, params: { beta: 0.5 } })
   expectClose(
     y.data,
     Float64Array.from(y.values, (before, c) => x.values.reduce((sum, v, i) => sum + (i % C === c ? v : 0), 0.5 * before)),

@@ -1,0 +1,44 @@
+/** `alpha serve`: answers requests until it is told to stop. */
+import { AlphaError, EXIT } from "./base-error.ts"
+import { createLog } from "./base-log.ts"
+import { colours } from "./base-term.ts"
+import type { Invocation } from "./cli-command.ts"
+import { onStop } from "./cli-signal.ts"
+import type { ServeConfig } from "./config.ts"
+import { KEY_SOURCES, ROUTES, startServer } from "./serve.ts"
+
+export async function run({ config, environment, json, print }: Invocation<ServeConfig>): Promise<undefined> {
+  if (config.routes) return printRoutes(print)
+  const log = createLog({ least: json ? "warn" : "info" })
+  const paint = colours(process.stderr)
+  const note = (text: string) => void process.stderr.write(`${paint.dim(text)}\n`)
+  const server = startServer(config, environment, log, json ? {} : { onNote: note })
+  const stopped = Promise.withResolvers<"stop">()
+  const release = onStop(() => stopped.resolve("stop"))
+  try {
+    const first = await Promise.race([server.loaded, stopped.promise])
+    if (first === undefined) {
+      print({ url: server.url, port: server.port, open: server.isOpen }, () => `alpha serve: ${server.url}`)
+      if (server.isOpen && !json) note(`no keys are set: everything but ${KEY_SOURCES.admin}'s routes is open to this machine`)
+      const end = await Promise.race([stopped.promise, server.failed])
+      if (end !== "stop") throw new AlphaError(`serve: the engine ended: ${end}`, { code: EXIT.failure })
+    }
+    if (!json) note(`draining: running requests have ${config.drainTimeout} s; a second signal ends them`)
+    await server.drain(config.drainTimeout)
+  } catch (error) {
+    await server.drain(0)
+    throw error
+  } finally {
+    release()
+  }
+  return undefined
+}
+
+function printRoutes(print: Invocation["print"]): undefined {
+  const rows = ROUTES.map(({ method, path, scope, about }) => ({ method, path: path.replace(/\{.*?\}/g, ""), scope, about }))
+  const width = Math.max(...rows.map(({ path }) => path.length))
+  print(rows, () =>
+    rows.map(({ method, path, scope, about }) => `${method.padEnd(5)}${path.padEnd(width + 2)}${scope.padEnd(7)}${about}`).join("\n"),
+  )
+  return undefined
+}

@@ -1,0 +1,46 @@
+/** THE ROUTES: every method and path with the key it needs and what it does. */
+import { chatCompletions } from "./serve-chat.ts"
+import { completions } from "./serve-completions.ts"
+import type { Route } from "./serve-context.ts"
+import { embeddings } from "./serve-embeddings.ts"
+import { chatUi, generate, inference, oldModels } from "./serve-heritage.ts"
+import { login, logout } from "./serve-login.ts"
+import { docs, loginPage, pageAsset, playground } from "./serve-page.ts"
+import { responses } from "./serve-responses.ts"
+import { health, listModels, load, metrics, oneModel, ready, slots, unload } from "./serve-status.ts"
+import { detokenize, tokenize } from "./serve-tokens.ts"
+
+const route = (method: Route["method"], path: string, scope: Route["scope"], about: string, handle: Route["handle"]): Route => ({
+  method,
+  path,
+  scope,
+  about,
+  handle,
+})
+
+export const ROUTES: readonly Route[] = [
+  route("POST", "/v1/completions", "infer", "continue prompts; with echo and logprobs, score them", completions),
+  route("POST", "/v1/chat/completions", "infer", "answer a conversation", chatCompletions),
+  route("POST", "/v1/responses", "infer", "answer a conversation, in the form of OpenAI's newer API; nothing is stored", responses),
+  route("POST", "/v1/embeddings", "infer", "mean of a text's hidden states after the last norm", embeddings),
+  route("GET", "/v1/models", "infer", "models and the checkpoints of runs", listModels),
+  route("GET", "/v1/models/:id{.+}", "infer", "one model", oneModel),
+  route("POST", "/tokenize", "infer", "text → token ids", tokenize),
+  route("POST", "/detokenize", "infer", "token ids → text", detokenize),
+  route("GET", "/slots", "infer", "what runs now", slots),
+  route("GET", "/metrics", "infer", "counters and histograms for Prometheus", metrics),
+  route("POST", "/v1/load", "admin", "load a model", load),
+  route("POST", "/v1/unload", "admin", "drop a model from memory", unload),
+  route("GET", "/api/models", "infer", "models, for older clients", oldModels),
+  route("GET", "/api/inference", "infer", "tokens of a continuation as events, for older clients", inference),
+  route("POST", "/api/generate", "infer", "one continuation as JSON, for older clients", generate),
+  route("POST", "/api/chat", "infer", "message stream for useChat of the AI SDK", chatUi),
+  route("GET", "/health", "open", "200 while the process lives", health),
+  route("GET", "/ready", "open", "200 when requests can be answered, 503 while loading or draining", ready),
+  route("GET", "/", "open", "playground", playground),
+  route("GET", "/docs", "open", "this API, from the field table", docs),
+  route("GET", "/assets/:name", "open", "scripts and styles of the pages", pageAsset),
+  route("GET", "/login", "open", "form that takes a key", loginPage),
+  route("POST", "/login", "open", "keeps a key in a cookie", login),
+  route("POST", "/logout", "open", "forgets it", logout),
+]
