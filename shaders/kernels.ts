@@ -4,6 +4,7 @@ import { activationBackward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
+import { tensorAttentions } from "./attention-tensor.ts"
 import { crossEntropy, lossSum } from "./classifier.ts"
 import { dropout, dropoutEdge } from "./dropout.ts"
 import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
@@ -91,6 +92,7 @@ export const kernels: readonly Kernel[] = [
   attentionDelta,
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
+  ...tensorAttentions,
   ...attentionAppends,
   ...attentionChunks,
   ...attentionDecodes.one,

@@ -9,6 +9,8 @@ import type { Gemm } from "./op-matmul-request.ts"
 
 /** Rows up to which a product with a weight reads the weight by itself instead of sharing tiles. */
 const FEW = 16
+/** Workgroups along x. */
+const MOST_GROUPS = 65535
 /** Sums are split so that a device's processors have about so many workgroups each, into parts of at least so many k. */
 const GROUPS_PER_UNIT = 2
 const SHORTEST_SPLIT = 256
@@ -29,7 +31,7 @@ export function sized(given: Gemm): Sized {
 export function portableGemm(given: Gemm, target: GpuTarget): Launches {
   const { layout, M, N, K } = given
   const g = sized(given)
-  if (layout === "nt" && M <= FEW) return [few(g, target)]
+  if (layout === "nt" && M <= FEW && N <= FEW_SIDE * MOST_GROUPS) return [few(g, target)]
   const splitK = g.order === "any" ? splitOf(g, target) : K
   if (splitK >= K) return [tiles(g, epilogueOf(g), K, target)]
   const [splits, ld] = [Math.ceil(K / splitK), up(N, 4)]

@@ -164,7 +164,7 @@ export async function startChoices(context: Context, facts: RequestFacts, order:
           failed(error) {
             metrics.finished.add({ ...labels, reason: String(error.body.error.code) })
             const { param } = error.body.error
-            cancel(param === "response_format" ? badField(order.params.constraint, error.message) : error)
+            cancel(param === "response_format" ? named(order.params.constraint, error.message) : error)
           },
         },
       ),
@@ -185,6 +185,10 @@ export async function startChoices(context: Context, facts: RequestFacts, order:
     cancel,
   }
 }
+
+/** An error of a constraint under the name of the field it came from; the engine may have named it already. */
+const named = (param: string, message: string): ApiError =>
+  message.startsWith(param) ? new ApiError(400, message, { param, code: "invalid_value" }) : badField(param, message)
 
 /** How long the first word of the engine is waited for, before a stream begins with pings alone. */
 const FIRST_WORD_MS = 5000

@@ -3,21 +3,7 @@
 import { badField } from "./serve-error.ts"
 import { MESSAGES } from "./serve-fields-chat.ts"
 import { CONSTRAINT, METADATA, MODEL, RESPONSE_FORMAT, SAMPLING, STOP, STREAM, TOOL_CHOICE, TOOLS, USER } from "./serve-fields-sampling.ts"
-import {
-  either,
-  field,
-  flag,
-  isObject,
-  isString,
-  list,
-  mapped,
-  neutral,
-  refused,
-  type Shape,
-  string,
-  whole,
-  word,
-} from "./serve-shape.ts"
+import { either, field, flag, isObject, isString, list, mapped, neutral, refused, type Shape, string, whole, word } from "./serve-shape.ts"
 
 /** One prompt: a text, or token ids. */
 export type Input = string | readonly number[]

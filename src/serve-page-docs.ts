@@ -42,7 +42,7 @@ export function docsPage(): string {
   const links = names.map((name) => `<li><a href="#${name.replace(/\W+/g, "-")}"><code>${escaped(name)}</code></a></li>`).join("")
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>alpha API</title>
-<link rel="stylesheet" href="/assets/page.css"></head>
+<link rel="icon" href="data:,"><link rel="stylesheet" href="/assets/page.css"></head>
 <body class="docs"><header><a class="brand" href="/">alpha</a><nav><a href="/">Playground</a><a href="/docs" aria-current="page">API</a></nav></header>
 <main><h1>API</h1>
 <p>Every field of a request is honoured, or answered 400 with its name in <code>error.param</code>. <b>Only as shown</b>: other values are 400.

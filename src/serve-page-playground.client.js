@@ -351,6 +351,9 @@ async function loadModels() {
   if (!response.ok) return
   models = (await response.json()).data
   for (const pane of panes) pane.fill()
+  const room = models[0]?.max_model_len
+  // What a person set stays; half of a small context is left for the prompt.
+  if (room && $("max_tokens").value === $("max_tokens").defaultValue) $("max_tokens").value = String(Math.min(200, Math.floor(room / 2)))
 }
 
 $("composer").addEventListener("submit", (event) => {

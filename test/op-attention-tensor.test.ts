@@ -1,0 +1,30 @@
+/** The matrix kernels of attention in the simulator, against the f64 reference: whole and partial tiles, shared key heads, large scores. */
+import { expect, test } from "bun:test"
+import { attention, attentionBackward, checkCase } from "../src/op.ts"
+import type { Op } from "../src/program.ts"
+import { simulatedDevice } from "./gpu-simulated.ts"
+
+const device = simulatedDevice(32, "nv2")
+const CASES = [
+  { B: 1, T: 128, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, about: "whole tiles" },
+  { B: 2, T: 70, nHead: 2, nKvHead: 1, headDim: 32, scale: 0.2, about: "partial tiles, shared key heads, two sequences" },
+  { B: 1, T: 3, nHead: 1, nKvHead: 1, headDim: 96, scale: 0.1, about: "few rows, wider heads" },
+  { B: 1, T: 66, nHead: 1, nKvHead: 1, headDim: 160, scale: 0.1, about: "widest heads" },
+  { B: 1, T: 130, nHead: 1, nKvHead: 1, headDim: 32, scale: 12, about: "scores that pass the first reference" },
+]
+for (const { B, T, about, ...heads } of CASES) {
+  const { nHead: H, nKvHead: K, headDim: D } = heads
+  const attrs = { ...heads, T, dropout: 0, site: 0 }
+  const qkv = [B * T, (H + 2 * K) * D]
+  const run = (op: unknown, inputs: Record<string, number[]>) => {
+    const { worst, tensor } = checkCase(device, { op: op as Op, opCase: { inputs, attrs }, index: 1, act: "bf16", beta: 0 })
+    expect(worst, tensor).toBeLessThanOrEqual(1)
+  }
+  test(`attention, ${about}`, () => run(attention, { qkv }), 60_000)
+  if (heads.scale < 1)
+    test(
+      `attention_backward, ${about}`,
+      () => run(attentionBackward, { qkv, y: [B * T, H * D], lse: [B * T, H], dy: [B * T, H * D] }),
+      60_000,
+    )
+}
