@@ -11,6 +11,8 @@ const CHUNK = 512
 const STALL_MS = 40
 /** Least tokens of a chunk: a smaller one costs about as much. */
 const CHUNK_LEAST = 32
+/** Most logits of a step that scores every token. */
+const LOGITS = 2 ** 24
 /** Alternatives that a step computes when anyone wants some. */
 const TOP = 20
 
@@ -131,7 +133,9 @@ export class Schedule {
     const { running } = this.#resident
     const open = running.filter((sequence) => sequence.left > 1 || sequence.request.kind === "embed")
     if (open.length === 0) return false
-    const most = running.length === open.length ? CHUNK : this.#patience()
+    const { vocabSize } = this.#resident.facts
+    const scored = open.some(({ scores }) => scores) ? Math.max(16, 2 ** Math.floor(Math.log2(LOGITS / vocabSize))) : CHUNK
+    const most = Math.min(scored, running.length === open.length ? CHUNK : this.#patience())
     for (const sequence of open) sequence.findPages()
     const first = open[0]!
     const T = chunkSize(first.left, most)
@@ -208,7 +212,8 @@ export class Schedule {
     })
     if (good.length === 0) return
     const sequences = good.map(({ sequence }) => sequence)
-    const chooses = rows.some(({ draw }) => draw !== undefined)
+    // A few rows of logits that nobody needs cost less than twice as many programs.
+    const chooses = sequences.some((sequence) => sequence.chooses)
     const lists = rows.flatMap(({ adjust }) => (adjust === undefined ? [] : [adjust]))
     const result = this.#resident.run(rows, {
       B: 2 ** Math.ceil(Math.log2(rows.length)),
