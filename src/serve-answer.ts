@@ -54,6 +54,7 @@ export interface AnswerOrder {
   readonly stopIds: readonly number[]
   readonly topLogprobs: number
   readonly promptLogprobs: boolean
+  readonly ignoreEnd: boolean
   readonly constraint: Constraint | undefined
   readonly client: string
   readonly queueMs: number
@@ -119,7 +120,7 @@ export function startAnswer(serving: Serving, order: AnswerOrder, listener: Answ
       topLogprobs: order.topLogprobs,
       promptLogprobs: order.promptLogprobs,
       stopIds: order.stopIds,
-      ignoreEnd: false,
+      ignoreEnd: order.ignoreEnd,
       constraint: order.constraint,
       client: order.client,
       queueMs: order.queueMs,

@@ -114,7 +114,9 @@ function admit(context: Context, c: HonoContext, scope: Scope): void {
   const origin = headers.get("origin")
   const foreign = origin !== null && !context.cors.includes(origin) && !isOwn(origin, headers.get("host"))
   // Browsers send cookies, and reach loopback, on behalf of pages elsewhere; a key in a header proves that the page has it.
-  if (foreign && key?.from !== "header")
+  // Images and scripts of other pages send no origin, but this.
+  const embedded = scope !== "open" && headers.get("sec-fetch-site") === "cross-site" && origin === null
+  if ((foreign || embedded) && key?.from !== "header")
     throw new ApiError(403, "pages of other origins may not call this server", { code: "wrong_origin" })
   const caller = context.keys.check(scope, key?.key)
   if (caller.allowed) return

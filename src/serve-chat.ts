@@ -54,6 +54,7 @@ export async function chatCompletions(call: Call): Promise<Response> {
       stopIds,
       topLogprobs: fields.top_logprobs ?? 0,
       promptLogprobs: false,
+      ignoreEnd: fields.ignore_eos,
       constraint: rules.constraint ?? asked.constraint,
       user: fields.safety_identifier ?? fields.user,
     })

@@ -22,6 +22,7 @@ export interface ChoicesOrder {
   readonly stopIds: readonly number[]
   readonly topLogprobs: number
   readonly promptLogprobs: boolean
+  readonly ignoreEnd: boolean
   readonly constraint: Constraint | undefined
   /** The caller's own name for who asks. */
   readonly user: string | undefined

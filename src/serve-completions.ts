@@ -9,14 +9,15 @@ import type { Model } from "./serve-models.ts"
 import { constraintOf, newId, samplingOf, unixTime, usageJson } from "./serve-request.ts"
 import { type Parsed, parseRows } from "./serve-shape.ts"
 import { DONE, dataEvent, eventStream } from "./serve-stream.ts"
-import { promptIds } from "./serve-text.ts"
+import { gapIds, promptIds } from "./serve-text.ts"
 
 const ROWS = FIELDS["POST /v1/completions"]
 type Fields = Parsed<typeof ROWS>
 
 function check(fields: Fields): void {
-  const { n, best_of = n, stream, stream_options, suffix } = fields
-  if (suffix !== undefined) throw badField("suffix", "this model has no fill-in-the-middle tokens", "unsupported_value")
+  const { n, best_of = n, stream, stream_options, suffix, echo, prompt } = fields
+  if (suffix !== undefined && echo) throw badField("suffix", "excludes echo: the prompt is not in one piece")
+  if (suffix !== undefined && (prompt.length !== 1 || typeof prompt[0] !== "string")) throw badField("suffix", "takes one text as prompt")
   if (best_of < n) throw badField("best_of", `must be at least n = ${n}`)
   if (best_of > n && stream) throw badField("best_of", "the best are known at the end only: it excludes stream")
   if (stream_options !== undefined && !stream) throw badField("stream_options", "needs stream: true")
@@ -31,7 +32,10 @@ export async function completions(call: Call): Promise<Response> {
   const inputs: Input[] = fields.prompt
   let prompts: Int32Array[]
   try {
-    prompts = await Promise.all(inputs.map((input, i) => promptIds(model, input, inputs.length > 1 ? `prompt[${i}]` : "prompt")))
+    prompts =
+      fields.suffix === undefined
+        ? await Promise.all(inputs.map((input, i) => promptIds(model, input, inputs.length > 1 ? `prompt[${i}]` : "prompt")))
+        : [await gapIds(model, inputs[0] as string, fields.suffix)]
     const { constraint, param } = constraintOf(fields)
     if (constraint !== undefined && model.tokenizer === undefined) throw badField(param, `model ${model.name} has no tokenizer`)
     if (fields.stop.length > 0 && model.tokenizer === undefined) throw badField("stop", `model ${model.name} has no tokenizer`)
@@ -46,6 +50,7 @@ export async function completions(call: Call): Promise<Response> {
       stopIds: [],
       topLogprobs: fields.logprobs ?? 0,
       promptLogprobs: fields.echo && fields.logprobs !== undefined,
+      ignoreEnd: fields.ignore_eos,
       constraint,
       user: fields.user,
     })

@@ -2,7 +2,19 @@
 
 import { badField } from "./serve-error.ts"
 import { MESSAGES } from "./serve-fields-chat.ts"
-import { CONSTRAINT, METADATA, MODEL, RESPONSE_FORMAT, SAMPLING, STOP, STREAM, TOOL_CHOICE, TOOLS, USER } from "./serve-fields-sampling.ts"
+import {
+  CONSTRAINT,
+  IGNORE_EOS,
+  METADATA,
+  MODEL,
+  RESPONSE_FORMAT,
+  SAMPLING,
+  STOP,
+  STREAM,
+  TOOL_CHOICE,
+  TOOLS,
+  USER,
+} from "./serve-fields-sampling.ts"
 import { either, field, flag, isObject, isString, list, mapped, neutral, refused, type Shape, string, whole, word } from "./serve-shape.ts"
 
 /** One prompt: a text, or token ids. */
@@ -34,11 +46,12 @@ export const COMPLETION_FIELDS = {
   max_tokens: field(whole(0), "longest continuation in tokens", { default: 16 }),
   ...SAMPLING,
   ...STOP,
+  ...IGNORE_EOS,
   n: field(whole(1, 128), "continuations of each prompt; the i-th uses random stream i of the seed", { default: 1 }),
   best_of: field(whole(1, 20), "continuations to compute, of which the n with the highest mean log-probability are returned; default: n"),
   echo: field(flag, "the answer begins with the prompt; with logprobs its tokens are scored too", { default: false }),
   logprobs: field(whole(0, 20), "log-probabilities of the chosen token and this many of the most likely ones, under the model itself"),
-  suffix: field(string({ min: 1 }), "text that follows the gap; only for models with fill-in-the-middle tokens"),
+  suffix: field(string({ min: 1 }), "text that follows the gap; only for models with fill-in-the-middle tokens, and one text as prompt"),
   ...STREAM,
   ...CONSTRAINT,
   response_format: field(RESPONSE_FORMAT, "as for chat", { extension: true }),
@@ -52,6 +65,7 @@ export const CHAT_FIELDS = {
   max_tokens: field(whole(1), "older name of max_completion_tokens; an error where both differ"),
   ...SAMPLING,
   ...STOP,
+  ...IGNORE_EOS,
   n: field(whole(1, 128), "answers; the i-th uses random stream i of the seed", { default: 1 }),
   logprobs: field(flag, "log-probabilities of the answer's tokens, under the model itself", { default: false }),
   top_logprobs: field(whole(0, 20), "and of this many of the most likely ones; needs logprobs: true"),

@@ -58,6 +58,11 @@ export const STOP = {
   ),
 }
 
+/** Goes on past the end that the model chose: for measurements with answers of equal length. */
+export const IGNORE_EOS = {
+  ignore_eos: field(flag, "go on past the model's own end-of-text tokens, to max_tokens", { default: false, extension: true }),
+}
+
 /** What the answer must look like. */
 export const CONSTRAINT = {
   regex: field(string({ min: 1, max: 10_000 }), "regular expression that the whole answer matches", { extension: true }),

@@ -43,6 +43,7 @@ async function ask(
       stopIds,
       topLogprobs: 0,
       promptLogprobs: false,
+      ignoreEnd: false,
       constraint,
       user: asked.user,
     })

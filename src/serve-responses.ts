@@ -52,6 +52,7 @@ export async function responses(call: Call): Promise<Response> {
       stopIds,
       topLogprobs: fields.top_logprobs ?? 0,
       promptLogprobs: false,
+      ignoreEnd: false,
       constraint: rules.constraint ?? asked.constraint,
       user: fields.safety_identifier ?? fields.user,
     })

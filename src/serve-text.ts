@@ -1,5 +1,5 @@
 /** Texts and conversations → token ids, and token ids → texts, without holding the event loop. */
-import { type ChatMessage, encodeChat } from "./data.ts"
+import { type ChatMessage, chatSpecials, encodeChat } from "./data.ts"
 import { badField } from "./serve-error.ts"
 import type { Message } from "./serve-fields-chat.ts"
 import type { Tool } from "./serve-fields-sampling.ts"
@@ -67,6 +67,22 @@ export async function plainIds(model: TextModel, text: string, param: string, sp
   }
 }
 
+/** Special tokens around prefix, suffix and gap, as models write them: Qwen and StableCode, StarCoder and Granite. */
+const GAP_TOKENS = [
+  ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+  ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
+] as const
+
+/** Ids of a text with a gap, in the order prefix, suffix, middle. */
+export async function gapIds(model: TextModel, prefix: string, suffix: string): Promise<Int32Array> {
+  const { special } = tokenizerOf(model, "suffix")
+  const marks = GAP_TOKENS.map((names) => names.map((name) => special.get(name))).find((ids) => ids.every((id) => id !== undefined))
+  if (marks === undefined) throw badField("suffix", `model ${model.name} has no fill-in-the-middle tokens`, "unsupported_value")
+  const [before, after, middle] = marks as [number, number, number]
+  const own = await plainIds(model, prefix, "prompt", true)
+  return Int32Array.from([before, ...own, after, ...(await plainIds(model, suffix, "suffix", true)), middle])
+}
+
 export interface Conversation {
   readonly ids: Int32Array
   /** Texts that end the answer, besides those asked for. */
@@ -92,8 +108,7 @@ export async function conversationIds(
   const turns = kind === "jinja" && template.knowsTools ? messages : toolSystemText(messages, tools)
   try {
     if (kind === "ours") {
-      const { ids } = encodeChat(tokenizer, turns.map(simple), { prompt: true })
-      return { ids: Int32Array.from(ids), ...template.stops }
+      return { ids: Int32Array.from(await ownChatIds(model, tokenizer, turns.map(simple))), ...template.stops }
     }
     const text = kind === "jinja" ? renderJinja(template, turns, tools) : plainConversation(turns.map(simple))
     const ids = await encodeText(tokenizer, text, kind === "jinja", model.blockSize)
@@ -101,6 +116,21 @@ export async function conversationIds(
   } catch (error) {
     throw badField(param, `model ${model.name} cannot read this conversation: ${(error as Error).message}`)
   }
+}
+
+/** Ids by our own template; piece by piece where its marks are tokens, as they are in models made for chat. */
+async function ownChatIds(model: TextModel, tokenizer: Tokenizer, messages: readonly ChatMessage[]): Promise<ArrayLike<number>> {
+  const mark = (name: string) => tokenizer.special.get(name)
+  if (chatSpecials.some((name) => mark(name) === undefined)) return encodeChat(tokenizer, messages, { prompt: true }).ids
+  const ids: number[] = []
+  for (const { role, content } of messages) {
+    if (ids.length > model.blockSize) break
+    ids.push(mark(`<|${role}|>`)!)
+    for (const id of await encodeText(tokenizer, content, false, model.blockSize)) ids.push(id)
+    ids.push(mark("<|end|>")!)
+  }
+  ids.push(mark("<|assistant|>")!)
+  return ids
 }
 
 /** Roles that every template has. */

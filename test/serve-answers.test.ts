@@ -3,6 +3,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { join } from "node:path"
 import { chatTemplate } from "../src/data.ts"
 import { draining } from "../src/serve-error.ts"
+import { dataEvent, eventStream } from "../src/serve-stream.ts"
+import { gapIds } from "../src/serve-text.ts"
+import { trainTokenizer } from "../src/token.ts"
 import { fakeEngine, startTest, type TestServer, tokenizer, workFolder, writeModel } from "./serve-fake.ts"
 import * as form from "./serve-schema.ts"
 
@@ -119,6 +122,19 @@ describe("completions", () => {
     expect(choices[0].text).toBe("üé😀x")
     expect(tokens).toContain("bytes:\\xf0")
     expect(text_offset[tokens.indexOf("x")]).toBe(3)
+  })
+
+  test("a suffix makes a gap where the model has tokens for it", async () => {
+    await post("/v1/completions", { prompt: "the sea", suffix: " whale", ignore_eos: true })
+    const [request] = server.engine.requests
+    expect(tokenizer.decode(request!.prompt)).toBe("<|fim_prefix|>the sea<|fim_suffix|> whale<|fim_middle|>")
+    expect(request!.ignoreEnd).toBe(true)
+    for (const body of [{ prompt: ["a", "b"] }, { prompt: [[1]] }, { prompt: "a", echo: true }]) {
+      expect(await post("/v1/completions", { ...body, suffix: "b" })).toMatchObject({ status: 400, error: { param: "suffix" } })
+    }
+    const { model } = await server.context.models.lease("plain")
+    const without = trainTokenizer({ kind: "bpe", vocabSize: 270 }, ["the ship and the sea and the whale ".repeat(20)])
+    expect(gapIds({ ...model, tokenizer: without }, "a", "b")).rejects.toThrow("suffix: model plain has no fill-in-the-middle tokens")
   })
 
   test("best_of returns the likeliest, and counts all", async () => {
@@ -362,6 +378,21 @@ describe("failures", () => {
     }
     expect(server.engine.cancelled.length).toBe(6)
   })
+})
+
+test("a silent stream is kept alive by comments, and ends its source when the reader goes", async () => {
+  const told: string[] = []
+  const source = (async function* () {
+    await Bun.sleep(60)
+    yield dataEvent({ a: 1 })
+    await new Promise(() => {})
+  })()
+  const reader = eventStream(source, { onGone: () => void told.push("gone"), pingMs: 10 }).body!.getReader()
+  let text = ""
+  while (!text.includes("data:")) text += new TextDecoder().decode((await reader.read()).value)
+  expect(text).toMatch(/^(: ping\n\n)+data: \{"a":1\}\n\n$/)
+  await reader.cancel()
+  expect(told).toEqual(["gone"])
 })
 
 test("limits of a key: requests at a time, tokens in a minute", async () => {

@@ -25,8 +25,17 @@ import { Models } from "../src/serve-models.ts"
 import { ROUTES } from "../src/serve-routes.ts"
 import { type Tokenizer, trainTokenizer } from "../src/token.ts"
 
-const SPECIAL = ["<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
-export const tokenizer: Tokenizer = trainTokenizer({ kind: "bpe", vocabSize: 275, special: SPECIAL }, [
+const SPECIAL = [
+  "<|endoftext|>",
+  "<|user|>",
+  "<|assistant|>",
+  "<|system|>",
+  "<|end|>",
+  "<|fim_prefix|>",
+  "<|fim_suffix|>",
+  "<|fim_middle|>",
+]
+export const tokenizer: Tokenizer = trainTokenizer({ kind: "bpe", vocabSize: 278, special: SPECIAL }, [
   "the ship and the sea and the whale ".repeat(20),
 ])
 
@@ -113,7 +122,7 @@ export function fakeEngine(): FakeEngine {
         fingerprint,
         blockSize: 1024,
         vocabSize: 320,
-        vocabulary: 275,
+        vocabulary: 278,
         nEmbd: 32,
         parameters: 1000,
         ends: [tokenizer.special.get("<|endoftext|>")!],

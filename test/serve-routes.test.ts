@@ -120,6 +120,9 @@ describe("without keys, on loopback", () => {
     expect([rebound.status, ((await rebound.json()) as ErrorBody).error.code]).toEqual([403, "wrong_host"])
     expect((await send(server, "POST", "/v1/completions", { origin: "https://evil.example" })).status).toBe(403)
     expect((await send(server, "POST", "/v1/completions", { origin: server.url })).status).toBe(200)
+    const image = { "sec-fetch-site": "cross-site" }
+    expect((await send(server, "GET", "/api/inference", image)).status).toBe(403)
+    expect((await send(server, "GET", "/", image)).status).toBe(200)
   })
 
   test("an origin that was asked for may call", async () => {
