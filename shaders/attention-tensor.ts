@@ -1,83 +1,23 @@
-/** Causal attention and its gradient by VK_NV_cooperative_matrix2: a workgroup multiplies whole tiles that the driver brings from memory. bf16. */
-import {
-  type Body,
-  bf16,
-  constant,
-  type F32,
-  type FloatMatrix,
-  f32,
-  kernel,
-  type MatrixType,
-  type ReadBuffer,
-  read,
-  readWrite,
-  type U32,
-  u32,
-  write,
-} from "../src/spirv.ts"
+/** Causal attention by VK_NV_cooperative_matrix2: a workgroup multiplies whole tiles that the driver brings from memory. bf16. */
+import { bf16, type F32, type FloatMatrix, f32, kernel, read, readWrite, type U32, u32, write } from "../src/spirv.ts"
+import { constants, type Kind, kept, kinds, masks, nameOf, places, push } from "./attention-tensor-tile.ts"
 
-/** Fixed when the pipeline is made: lanes, query rows and keys of a tile, head size. */
-const constants = { WG: constant(u32, 128), BR: constant(u32, 64), BC: constant(u32, 64), D: constant(u32, 64) }
-const push = { T: u32, H: u32, K: u32, scale: f32 } as const
-
-/** Numbers per position and head that the gradients take as factors: −lse/scale in three parts, −δ in three parts, zeros. */
-export const STATISTICS = 16
-/** Rows of the two constant tables that pick the parts of −lse/scale, or of −δ, out of the statistics. */
-export const PICK_ROWS = 128
 /** Weights are 2^(score − reference); beyond this sum the reference was too small and the tile is done again with the largest score. */
 const MOST = 2 ** 64
 /** Less than any score. */
 const LOWEST = -1.7e38
 
-/** The tables as pairs of bf16: row r of table p holds ones in columns 3p, 3p + 1, 3p + 2. */
-export function pickTables(): number[] {
-  const one = 0x3f80
-  const row = (p: number) =>
-    Array.from({ length: STATISTICS / 2 }, (_, pair) => [0, 1].map((i) => (Math.floor((2 * pair + i) / 3) === p ? one : 0)))
-  const words = (p: number) => row(p).map(([low, high]) => ((low as number) | ((high as number) << 16)) >>> 0)
-  return [0, 1].flatMap((p) => Array.from({ length: PICK_ROWS }, () => words(p)).flat())
-}
-
-interface Sizes {
-  readonly T: U32
-  readonly H: U32
-  readonly K: U32
-  readonly D: U32
-}
-
-/** Rows [at, at + length) of head h (queries), of its key head, of that one's values, and of y, in sequence b. */
-function places(k: Body, { T, H, K, D }: Sizes, b: U32, h: U32, isEdge: boolean) {
-  const outside = isEdge ? "zero" : "none"
-  const width = H.add(K.mul(2)).mul(D)
-  const packed = k.tensor({ shape: [T, D], strides: [width, 1], outside })
-  const plain = k.tensor({ shape: [T, D], strides: [H.mul(D), 1], outside })
-  const statistics = k.tensor({ shape: [T, STATISTICS], strides: [STATISTICS, 1], outside })
-  const first = b.mul(T).mul(width)
-  const keyHead = H.add(h.mul(K).div(H))
-  return {
-    query: first.add(h.mul(D)),
-    key: first.add(keyHead.mul(D)),
-    value: first.add(keyHead.add(K).mul(D)),
-    output: b.mul(T).mul(H).add(h).mul(D),
-    /** Number of the head's first position among all sequences and heads, head-major. */
-    number: b.mul(H).add(h).mul(T),
-    packed: (at: U32, length: U32) => packed.slice([at, length], [0, D]),
-    plain: (at: U32, length: U32) => plain.slice([at, length], [0, D]),
-    statistics: (at: U32, length: U32) => statistics.slice([at, length], [0, STATISTICS]),
-  }
-}
-
 const larger = (a: F32, b: F32): F32 => a.max(b)
 const together = (a: F32, b: F32): F32 => a.add(b)
 
-function forward(isEdge: boolean) {
+function forward({ isEdge, drops }: Kind) {
   return kernel({
-    name: `attention_tensor${isEdge ? "_edge" : ""}`,
+    name: nameOf("", { isEdge, drops }),
     workgroup: "WG",
-    buffers: { qkv: read(bf16), y: write(bf16), lse: readWrite(f32) },
+    buffers: { qkv: read(bf16), ...masks, y: write(bf16), lse: readWrite(f32) },
     push,
     constants,
-    body(k, { qkv, y, lse, T, H, K, scale, BR, BC, D }) {
+    body(k, { qkv, mask, y, lse, T, H, K, scale, factor, BR, BC, D }) {
       const [h, b] = [k.group, k.groupZ]
       const q0 = k.groupsY.sub(k.groupY).sub(1).mul(BR) // late positions, which cost most, first
       const [Q, Kt, V, P] = [
@@ -101,9 +41,12 @@ function forward(isEdge: boolean) {
       const total = k.var(O, 0)
       const end = isEdge ? q0.add(BR).min(T) : q0.add(BR)
 
+      const keep = kept(mask, { T, factor }, isEdge)
+      const drop = (r: U32, c: U32, x: F32, q0: U32, j: U32, number: U32) => x.mul(keep(number, q0.add(r), j.add(c)))
       const add = (s: FloatMatrix<"accumulator">, j: U32) => {
-        const weights = s.map(exp, scale2)
-        sum.set(sum.get().add(weights))
+        const all = s.map(exp, scale2)
+        sum.set(sum.get().add(all))
+        const weights = drops ? all.map(drop, q0, j, at.number) : all
         out.set(k.mulAdd(weights.convert(P), k.loadTensor(V, qkv, at.value, at.packed(j, BC)), out.get()))
       }
       k.for(0, 2, 1, (attempt) => {
@@ -173,175 +116,4 @@ function forward(isEdge: boolean) {
  * done again with the largest score of all. qkv (B·T, (H + 2K)·D), y (B·T, H·D), lse (B·T, H). Grid: (H, ⌈T/BR⌉, B); inside: T a multiple of BR
  * and BC. 2·B·T·T·H·D FLOP (and the masked part of the last tiles).
  */
-export const tensorAttention = { inside: forward(false), edge: forward(true) }
-
-/** Lanes that sum one row and head. */
-const SUMMING = 4
-
-/** x in three parts whose bf16 are exact, the last rounded. */
-function parts(x: F32): readonly [F32, F32, F32] {
-  const cut = (v: F32) => v.bits().and(0xffff0000).asF32()
-  const high = cut(x)
-  const rest = x.sub(high)
-  const middle = cut(rest)
-  return [high, middle, rest.sub(middle)]
-}
-
-/**
- * statistics[b, h, t] = −lse/scale and −δ = −Σ dy·y in three bf16 each, and zeros to 16. y, dy (B·T, H·D), lse (B·T, H); rows = B·T·H. 8 | D.
- * Grid: any; ⌈rows / 64⌉ gives each four lanes one. Moves rows·(4·D + 36) bytes.
- */
-export const tensorStatistics = kernel({
-  name: "attention_tensor_statistics",
-  workgroup: 256,
-  buffers: { y: read(bf16), dy: read(bf16), lse: read(f32), statistics: write(bf16) },
-  push: { ...push, D: u32, rows: u32 },
-  body(k, { y, dy, lse, statistics, T, H, scale, D, rows }) {
-    const part = k.lane.and(SUMMING - 1)
-    const perGroup = 256 / SUMMING
-    k.for(k.group.mul(perGroup), rows, k.groups.mul(perGroup), (first) => {
-      const row = first.add(k.lane.shr(2)).min(rows.sub(1))
-      const sum = k.var(f32, 0)
-      k.for(part, D.shr(3), SUMMING, (d) => {
-        const at = row.mul(D.shr(3)).add(d)
-        const [left, right] = [y.pack(8).at(at), dy.pack(8).at(at)]
-        left.forEach((value, e) => sum.set(value.fma(right[e]!, sum.get())))
-      })
-      for (const mask of [1, 2]) sum.add(k.subgroupShuffleXor(sum.get(), mask))
-      const [l, d] = [parts(lse.at(row).div(scale).neg()), parts(sum.get().neg())]
-      const [h, position] = [row.mod(H), row.div(H)]
-      const place = position.div(T).mul(H).add(h).mul(T).add(position.mod(T))
-      const zero = k.f32(0)
-      const own = (a: F32, b: F32) => part.eq(0).select(a, part.eq(1).select(b, zero))
-      k.if(first.add(k.lane.shr(2)).lt(rows), () =>
-        statistics.pack(4).set(place.mul(SUMMING).add(part), [own(l[0], d[1]), own(l[1], d[2]), own(l[2], zero), own(d[0], zero)]),
-      )
-    })
-  },
-})
-
-const gradientBuffers = { qkv: read(bf16), dy: read(bf16), statistics: read(bf16), picks: read(bf16), dqkv: write(bf16) } as const
-
-/** The constant factor that picks −lse/scale (0) or −δ (1), `rows` long, as an "a" or, turned, as a "b". */
-function pick<M extends MatrixType>(k: Body, type: M, picks: ReadBuffer<typeof bf16>, which: 0 | 1, rows: U32, turned?: "transposed") {
-  const table = k.tensor({ shape: [PICK_ROWS, STATISTICS] }).slice([0, rows], [0, STATISTICS])
-  return k.loadTensor(type, picks, which * PICK_ROWS * STATISTICS, table, turned)
-}
-
-function queries(isEdge: boolean) {
-  return kernel({
-    name: `attention_tensor_backward_q${isEdge ? "_edge" : ""}`,
-    workgroup: "WG",
-    buffers: gradientBuffers,
-    push,
-    constants,
-    body(k, { qkv, dy, statistics, picks, dqkv, T, H, K, scale, BR, BC, D }) {
-      const [h, b] = [k.group, k.groupZ]
-      const q0 = k.groupsY.sub(k.groupY).sub(1).mul(BR)
-      const [Q, Kt, Kb, P] = [
-        k.matrix(bf16, "a", BR, D),
-        k.matrix(bf16, "b", D, BC),
-        k.matrix(bf16, "b", BC, D),
-        k.matrix(bf16, "a", BR, BC),
-      ]
-      const [A, B] = [k.matrix(bf16, "a", BR, STATISTICS), k.matrix(bf16, "b", STATISTICS, BC)]
-      const [S, G] = [k.matrix(f32, "accumulator", BR, BC), k.matrix(f32, "accumulator", BR, D)]
-      const at = places(k, { T, H, K, D }, b, h, isEdge)
-      const scale2 = scale.mul(Math.LOG2E)
-      const query = k.loadTensor(Q, qkv, at.query, at.packed(q0, BR))
-      const gradient = k.loadTensor(Q, dy, at.output, at.plain(q0, BR))
-      const known = k.loadTensor(A, statistics, at.number.mul(STATISTICS), at.statistics(q0, BR))
-      const [logs, deltas] = [pick(k, B, picks, 0, BC, "transposed"), pick(k, B, picks, 1, BC, "transposed")]
-      const sum = k.var(G, 0)
-      const add = (j: U32, isMasked: boolean) => {
-        const block = at.packed(j, BC)
-        const scores = k.mulAdd(query, k.loadTensor(Kt, qkv, at.key, block, "transposed"), k.mulAdd(known, logs, k.fill(S, 0)))
-        const weights = isMasked
-          ? scores.map((r, c, x, q0, j, scale2) => q0.add(r).ge(j.add(c)).select(x.mul(scale2).exp2(), 0), q0, j, scale2)
-          : scores.map((_r, _c, x, scale2) => x.mul(scale2).exp2(), scale2)
-        const products = k.mulAdd(gradient, k.loadTensor(Kt, qkv, at.value, block, "transposed"), k.mulAdd(known, deltas, k.fill(S, 0)))
-        sum.set(k.mulAdd(weights.mul(products).convert(P), k.loadTensor(Kb, qkv, at.key, block), sum.get()))
-      }
-      k.for(0, q0, BC, (j) => add(j, false))
-      k.for(q0, isEdge ? q0.add(BR).min(T) : q0.add(BR), BC, (j) => add(j, true))
-      k.storeTensor(
-        dqkv,
-        at.query,
-        at.packed(q0, BR),
-        sum
-          .get()
-          .scale(scale)
-          .convert(k.matrix(bf16, "accumulator", BR, D)),
-      )
-    },
-  })
-}
-
-function keys(isEdge: boolean) {
-  return kernel({
-    name: `attention_tensor_backward_kv${isEdge ? "_edge" : ""}`,
-    workgroup: "WG",
-    buffers: gradientBuffers,
-    push,
-    constants,
-    body(k, { qkv, dy, statistics, picks, dqkv, T, H, K, scale, BR, BC, D }) {
-      const [keyHead, b] = [k.group, k.groupZ]
-      const k0 = k.groupY.mul(BC) // early keys, which cost most, first
-      const [Ka, Qt, Qb, P] = [
-        k.matrix(bf16, "a", BC, D),
-        k.matrix(bf16, "b", D, BR),
-        k.matrix(bf16, "b", BR, D),
-        k.matrix(bf16, "a", BC, BR),
-      ]
-      const [A, B] = [k.matrix(bf16, "a", BC, STATISTICS), k.matrix(bf16, "b", STATISTICS, BR)]
-      const [S, G] = [k.matrix(f32, "accumulator", BC, BR), k.matrix(f32, "accumulator", BC, D)]
-      const group = H.div(K)
-      const first = keyHead.mul(group)
-      const own = places(k, { T, H, K, D }, b, first, isEdge)
-      const scale2 = scale.mul(Math.LOG2E)
-      const ownKeys = k.loadTensor(Ka, qkv, own.key, own.packed(k0, BC))
-      const ownValues = k.loadTensor(Ka, qkv, own.value, own.packed(k0, BC))
-      const [logs, deltas] = [pick(k, A, picks, 0, BC), pick(k, A, picks, 1, BC)]
-      const [dKeys, dValues] = [k.var(G, 0), k.var(G, 0)]
-      k.for(first, first.add(group), 1, (h) => {
-        const at = places(k, { T, H, K, D }, b, h, isEdge)
-        const add = (i: U32, isMasked: boolean) => {
-          const [query, gradient] = [at.packed(i, BR), at.plain(i, BR)]
-          const known = k.loadTensor(B, statistics, at.number.mul(STATISTICS), at.statistics(i, BR), "transposed")
-          const scores = k.mulAdd(ownKeys, k.loadTensor(Qt, qkv, at.query, query, "transposed"), k.mulAdd(logs, known, k.fill(S, 0)))
-          const weights = isMasked
-            ? scores.map((r, c, x, k0, i, scale2) => i.add(c).ge(k0.add(r)).select(x.mul(scale2).exp2(), 0), k0, i, scale2)
-            : scores.map((_r, _c, x, scale2) => x.mul(scale2).exp2(), scale2)
-          dValues.set(k.mulAdd(weights.convert(P), k.loadTensor(Qb, dy, at.output, gradient), dValues.get()))
-          const turned = k.loadTensor(Qt, dy, at.output, gradient, "transposed")
-          const products = k.mulAdd(ownValues, turned, k.mulAdd(deltas, known, k.fill(S, 0)))
-          dKeys.set(k.mulAdd(weights.mul(products).convert(P), k.loadTensor(Qb, qkv, at.query, query), dKeys.get()))
-        }
-        const start = k0.div(BR).mul(BR)
-        const full = k0.add(BC).add(BR).sub(1).div(BR).mul(BR) // from here on every query sees every key of the tile
-        k.for(start, full.min(T), BR, (i) => add(i, true))
-        k.for(full, T, BR, (i) => add(i, false))
-      })
-      const stored = k.matrix(bf16, "accumulator", BC, D)
-      k.storeTensor(dqkv, own.key, own.packed(k0, BC), dKeys.get().scale(scale).convert(stored))
-      k.storeTensor(dqkv, own.value, own.packed(k0, BC), dValues.get().convert(stored))
-    },
-  })
-}
-
-/**
- * dq, and dk with dv, as in attention-backward.ts: p = 2^(c·(q·k − lse/scale)) with c = scale·log2 e, ds = p·(dy·v − δ), where −lse/scale and −δ
- * come into the sums as a product of the statistics with a constant matrix. Grid: (H, ⌈T/BR⌉, B) and (K, ⌈T/BC⌉, B); inside: T a multiple of BR
- * and BC. 3 and 4 · B·T·T·H·D FLOP.
- */
-export const tensorBackward = {
-  queries: { inside: queries(false), edge: queries(true) },
-  keys: { inside: keys(false), edge: keys(true) },
-}
-
-export const tensorAttentions = [
-  ...Object.values(tensorAttention),
-  tensorStatistics,
-  ...Object.values(tensorBackward.queries),
-  ...Object.values(tensorBackward.keys),
-]
+export const tensorAttention = kinds(forward)

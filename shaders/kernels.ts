@@ -4,7 +4,10 @@ import { activationBackward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
-import { tensorAttentions } from "./attention-tensor.ts"
+import { tensorAttention } from "./attention-tensor.ts"
+import { tensorBackward } from "./attention-tensor-backward.ts"
+import { tensorMask, tensorStatistics } from "./attention-tensor-inputs.ts"
+import { all } from "./attention-tensor-tile.ts"
 import { crossEntropy, lossSum } from "./classifier.ts"
 import { dropout, dropoutEdge } from "./dropout.ts"
 import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
@@ -92,7 +95,11 @@ export const kernels: readonly Kernel[] = [
   attentionDelta,
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
-  ...tensorAttentions,
+  ...all<Kernel>(tensorAttention),
+  tensorMask,
+  tensorStatistics,
+  ...all<Kernel>(tensorBackward.queries),
+  ...all<Kernel>(tensorBackward.keys),
   ...attentionAppends,
   ...attentionChunks,
   ...attentionDecodes.one,

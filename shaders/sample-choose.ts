@@ -69,7 +69,7 @@ export const sampleChoose = kernel({
               for (const value of values[j]!) use(place.lt(packs).select(keyAt(value), LAST))
             })
           })
-        const cut = { k, slots, eachKey, scale, kLimit, topP: p, minP: least, uniform: random, allowed }
+        const cut = { k, slots, eachKey, scale, kLimit, topP: p, minP: least, uniform: random }
         const drawn = draw(cut, coarseBins(k), fine)
         key.set(drawn.key)
         span.set(drawn.span)

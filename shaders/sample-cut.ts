@@ -42,7 +42,6 @@ export interface Cut {
   readonly topP: F32
   readonly minP: F32
   readonly uniform: F32
-  readonly allowed: U32
 }
 
 /** The keys a drawn token may have: [key, key + span), and which of those tokens by rising id. */
@@ -60,7 +59,7 @@ interface Candidate {
 }
 
 /** Shared arrays of the cuts; `fine.weights` may be used for something else after. */
-export const binsOf = (k: Body, name: string, count: number): Bins => ({
+const binsOf = (k: Body, name: string, count: number): Bins => ({
   counts: k.shared(`${name} counts`, u32, count + 1),
   weights: k.shared(`${name} weights`, u32, count + 1),
 })

@@ -19,7 +19,7 @@ export const slotsOf = (k: Body): Slots => ({
 
 /**
  * Calls `each` with the slots of all subgroups, dealt to the lanes of each; the last slot repeats where they do not come out even. All lanes
- * take as many turns: with a loop that ended at the own subgroup, lavapipe (Mesa 22.3) lost all subgroups but the first.
+ * take as many turns, so that the subgroup operation after it finds them together.
  */
 function eachSlot(k: Body, each: (slot: U32, isOwn: (slots: U32) => ReturnType<U32["lt"]>) => void): void {
   const count = k.workgroup.div(k.subgroupSize)

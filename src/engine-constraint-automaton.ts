@@ -14,12 +14,15 @@ interface Node {
 }
 
 /** Where to go on after the rules that are open, the innermost first. */
-interface Stack {
+export interface Stack {
   readonly serial: number
   readonly back: Node
   readonly below: Stack | undefined
+  readonly depth: number
   /** Least bytes from here to the end of the text. */
   readonly least: number
+  /** What a text may become that has ended the innermost rule. */
+  popped: State | undefined
 }
 
 interface Place {
@@ -32,11 +35,21 @@ export interface State {
   readonly places: readonly Place[]
   /** The text may end here. */
   readonly accepts: boolean
+  /** Of a state that `isolate` made or that follows one: what was cut off may go on here. */
+  readonly leaves: boolean
   /** Least bytes to a text that may end. */
   readonly least: number
   /** By byte; null: no text goes on so; undefined: not looked at yet. */
   readonly next: (State | null | undefined)[]
   readonly serial: number
+  isolated: Isolated | undefined
+}
+
+/** A state without what lies below all its places: `local` is the same for many texts. */
+export interface Isolated {
+  readonly local: State
+  /** Undefined: nothing was cut off. */
+  readonly base: Stack | undefined
 }
 
 /** Nodes of the largest grammar. */
@@ -49,11 +62,14 @@ export class Automaton {
   readonly #stacks = new Map<string, Stack>()
   readonly #states = new Map<string, State>()
   readonly start: State
+  /** Stands for what `isolate` cuts off. */
+  readonly #hole: Stack
   #nodes = 0
   #stackCount = 0
 
   /** Throws AlphaError where a rule is missing, calls itself before any byte, never ends, or all is too large. */
   constructor(grammar: Grammar) {
+    this.#hole = { serial: -1, back: this.#node(), below: undefined, depth: 0, least: 0, popped: undefined }
     const rules = [["", grammar.root] as const, ...grammar.rules]
     for (const [name] of rules) this.#starts.set(name, this.#node())
     for (const [name, expression] of rules) {
@@ -163,7 +179,8 @@ export class Automaton {
     const key = `${back.serial},${below?.serial ?? ""}`
     const known = this.#stacks.get(key)
     if (known !== undefined) return known
-    const made = { serial: this.#stackCount++, back, below, least: back.least + (below?.least ?? 0) }
+    const least = back.least + (below?.least ?? 0)
+    const made = { serial: this.#stackCount++, back, below, depth: 1 + (below?.depth ?? 0), least, popped: undefined }
     this.#stacks.set(key, made)
     return made
   }
@@ -172,7 +189,7 @@ export class Automaton {
   #state(from: readonly Place[]): State {
     const seen = new Map<string, Place>()
     const open = [...from]
-    let accepts = false
+    let [accepts, leaves] = [false, false]
     let least = Number.POSITIVE_INFINITY
     for (let place = open.pop(); place !== undefined; place = open.pop()) {
       const { node, stack } = place
@@ -186,15 +203,41 @@ export class Automaton {
       for (const { name, back } of node.calls) open.push({ node: this.#starts.get(name)!, stack: this.#push(back, stack) })
       if (!node.isEnd) continue
       if (stack === undefined) accepts = true
+      else if (stack === this.#hole) leaves = true
       else open.push({ node: stack.back, stack: stack.below })
     }
     const kept = [...seen].filter(([, { node }]) => node.bytes.length > 0).sort(([a], [b]) => (a < b ? -1 : 1))
-    const key = `${accepts} ${kept.map(([name]) => name).join(" ")}`
+    const key = `${accepts} ${leaves} ${kept.map(([name]) => name).join(" ")}`
     const known = this.#states.get(key)
     if (known !== undefined) return known
-    const made: State = { places: kept.map(([, place]) => place), accepts, least, next: new Array(256), serial: this.#states.size }
+    const places = kept.map(([, place]) => place)
+    const made: State = { places, accepts, leaves, least, next: new Array(256), serial: this.#states.size, isolated: undefined }
     this.#states.set(key, made)
     return made
+  }
+
+  /** The state by itself, and the rules that are open below all its places. */
+  isolate(state: State): Isolated {
+    if (state.isolated !== undefined) return state.isolated
+    let base = state.places[0]?.stack
+    for (const { stack } of state.places) {
+      let other = stack
+      while (base !== other) {
+        if ((base?.depth ?? 0) >= (other?.depth ?? 0)) base = base?.below
+        else other = other?.below
+      }
+    }
+    const relative = (stack: Stack | undefined): Stack =>
+      stack === base || stack === undefined ? this.#hole : (this.#push(stack.back, relative(stack.below)) as Stack)
+    const local = base === undefined ? state : this.#state(state.places.map(({ node, stack }) => ({ node, stack: relative(stack) })))
+    state.isolated = { local, base }
+    return state.isolated
+  }
+
+  /** What goes on after the innermost rule of `stack` has ended. */
+  pop(stack: Stack): State {
+    stack.popped ??= this.#state([{ node: stack.back, stack: stack.below }])
+    return stack.popped
   }
 
   /** Where `byte` leads; null: nowhere. */

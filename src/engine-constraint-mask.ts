@@ -1,42 +1,17 @@
 /** Which tokens may come next: an automaton over bytes walked along the tree of all tokens. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { Automaton, State } from "./engine-constraint-automaton.ts"
-import type { Tokenizer } from "./token.ts"
+import type { Vocabulary } from "./engine-constraint-vocabulary.ts"
 
-/** A beginning that tokens share. */
-interface Branch {
-  readonly byte: number
-  /** Tokens that are exactly this text. */
-  readonly ids: number[]
-  readonly children: Branch[]
-}
-
-/** The tokens of a model as texts. */
-export interface Vocabulary {
-  /** Words of a mask: a bit per id of the model. */
-  readonly words: number
-  readonly root: Branch
-  readonly bytes: (id: number) => Uint8Array
-}
-
-/** Special tokens and those that stand for unknown text are in no text. */
-export function vocabularyOf(tokenizer: Tokenizer, vocabSize: number): Vocabulary {
-  const root: Branch = { byte: -1, ids: [], children: [] }
-  for (let id = 0; id < Math.min(vocabSize, tokenizer.vocabSize); id++) {
-    const bytes = tokenizer.tokenBytes(id)
-    if (bytes.length === 0 || id === tokenizer.unknown) continue
-    let at = root
-    for (const byte of bytes) {
-      let child = at.children.find((branch) => branch.byte === byte)
-      if (child === undefined) {
-        child = { byte, ids: [], children: [] }
-        at.children.push(child)
-      }
-      at = child
-    }
-    at.ids.push(id)
-  }
-  return { words: Math.ceil(vocabSize / 32), root, bytes: (id) => tokenizer.tokenBytes(id) }
+/** Tokens that go on within a state's own rules: the same for all texts that are in these, however they came there. */
+interface Local {
+  readonly mask: Int32Array
+  /** By id: least bytes from there to the end of those rules; NEVER where the token does not go on. */
+  readonly least: Uint16Array
+  /** Nodes of the vocabulary with whose text these rules may end, though tokens go on. */
+  readonly leaving: readonly number[]
+  readonly count: number
+  readonly farthest: number
 }
 
 /** Tokens that a state allows, and the longest way from any of them to an end. */
@@ -46,8 +21,16 @@ interface Allowed {
   readonly farthest: number
 }
 
+const NEVER = 0xffff
+/** Longest way that is told from a longer one. */
+const FAR = NEVER - 1
+/** Local masks and masks kept. */
+const LOCAL_LIMIT = 256
+const MASK_LIMIT = 2000
+
 /** Masks of one automaton for one vocabulary, kept while they are few. */
 export class Masks {
+  readonly #locals = new Map<State, Local>()
   readonly #known = new Map<State, Allowed>()
 
   constructor(
@@ -57,36 +40,94 @@ export class Masks {
 
   /** Tokens after which an end is at most `within` bytes away. */
   of(state: State, within = Number.POSITIVE_INFINITY): Allowed {
-    const known = this.#known.get(state)
-    if (known !== undefined && known.farthest <= within) return known
-    if (known === undefined && within !== Number.POSITIVE_INFINITY) {
-      const all = this.of(state)
-      if (all.farthest <= within) return all
+    let known = this.#known.get(state)
+    if (known === undefined) {
+      known = this.#find(state, Number.POSITIVE_INFINITY)
+      if (this.#known.size >= MASK_LIMIT) this.#known.clear()
+      this.#known.set(state, known)
     }
-    const mask = new Int32Array(this.vocabulary.words)
-    let [count, farthest] = [0, 0]
-    const walk = (branch: Branch, at: State): void => {
-      for (const child of branch.children) {
-        const next = at.next[child.byte] ?? this.automaton.step(at, child.byte)
-        if (next === null) continue
-        if (next.least <= within && child.ids.length > 0) {
-          for (const id of child.ids) mask[id >> 5]! |= 1 << (id & 31)
-          count += child.ids.length
-          farthest = Math.max(farthest, next.least)
+    return known.farthest <= within ? known : this.#find(state, within)
+  }
+
+  #find(state: State, within: number): Allowed {
+    const { local: inside, base } = this.automaton.isolate(state)
+    const local = this.#local(inside)
+    const further = base?.least ?? 0
+    let { mask, count } = local
+    let farthest = local.farthest + further
+    if (farthest > within) ({ mask, count } = filtered(local.least, this.vocabulary.words, within - further))
+    if (base === undefined || local.leaving.length === 0) return { mask, count, farthest }
+    const own = mask.slice()
+    const popped = this.automaton.pop(base)
+    const { starts, ids } = this.vocabulary
+    for (const node of local.leaving) {
+      this.#walk(popped, node, (at, { least }) => {
+        if (least > within) return
+        farthest = Math.max(farthest, least)
+        for (let i = starts[at]!; i < starts[at + 1]!; i++) {
+          const id = ids[i]!
+          if (((own[id >> 5]! >> (id & 31)) & 1) === 0) count++
+          own[id >> 5]! |= 1 << (id & 31)
         }
-        if (child.children.length > 0) walk(child, next)
+      })
+    }
+    return { mask: own, count, farthest }
+  }
+
+  /** Calls `found` for the nodes below `root` that can be reached from `state`. */
+  #walk(state: State, root: number, found: (node: number, state: State) => void): void {
+    const { byte, depth, after } = this.vocabulary
+    const above = root === 0 ? 0 : depth[root]! + 1
+    const path = [state]
+    for (let node = root + 1; node < after[root]!; ) {
+      const at = path[depth[node]! - above]!
+      const next = at.next[byte[node]!]
+      const to = next === undefined ? this.automaton.step(at, byte[node]!) : next
+      if (to === null) node = after[node]!
+      else {
+        path[depth[node]! - above + 1] = to
+        found(node, to)
+        node = to.places.length === 0 ? after[node]! : node + 1
       }
     }
-    walk(this.vocabulary.root, state)
-    const made = { mask, count, farthest }
-    if (within !== Number.POSITIVE_INFINITY) return made
-    if (this.#known.size >= MASK_LIMIT) this.#known.clear()
-    this.#known.set(state, made)
+  }
+
+  #local(state: State): Local {
+    const known = this.#locals.get(state)
+    if (known !== undefined) return known
+    const { words, size, starts, ids, after } = this.vocabulary
+    const mask = new Int32Array(words)
+    const least = new Uint16Array(size).fill(NEVER)
+    const leaving: number[] = []
+    let [count, farthest] = [0, 0]
+    this.#walk(state, 0, (node, to) => {
+      for (let i = starts[node]!; i < starts[node + 1]!; i++) {
+        const id = ids[i]!
+        mask[id >> 5]! |= 1 << (id & 31)
+        least[id] = Math.min(FAR, to.least)
+        farthest = Math.max(farthest, to.least)
+        count++
+      }
+      if (to.leaves && after[node]! > node + 1) leaving.push(node)
+    })
+    const made = { mask, least, leaving, count, farthest }
+    if (this.#locals.size >= LOCAL_LIMIT) this.#locals.clear()
+    this.#locals.set(state, made)
     return made
   }
 }
 
-const MASK_LIMIT = 2000
+/** The tokens from where the end is near enough. */
+function filtered(least: Uint16Array, words: number, within: number): { mask: Int32Array; count: number } {
+  const mask = new Int32Array(words)
+  let count = 0
+  for (let id = 0; id < least.length; id++) {
+    if (least[id]! > within || least[id] === NEVER) continue
+    mask[id >> 5]! |= 1 << (id & 31)
+    count++
+  }
+  return { mask, count }
+}
 
 /** One answer on its way through a grammar. */
 export class TokenMask {

@@ -2,9 +2,10 @@
 import { Automaton } from "./engine-constraint-automaton.ts"
 import { parseGbnf } from "./engine-constraint-gbnf.ts"
 import { ANY, character, choice, type Expression, type Grammar, literal, repeat, rule, sequence } from "./engine-constraint-grammar.ts"
-import { Masks, TokenMask, type Vocabulary } from "./engine-constraint-mask.ts"
+import { Masks, TokenMask } from "./engine-constraint-mask.ts"
 import { parseRegex } from "./engine-constraint-regex.ts"
 import { objectGrammar, schemaGrammar } from "./engine-constraint-schema.ts"
+import type { Vocabulary } from "./engine-constraint-vocabulary.ts"
 import type { Constraint } from "./engine-serve-protocol.ts"
 
 /** Automata kept, and states of one before it is made anew: they grow with every new text. */
@@ -85,4 +86,5 @@ function adopt({ root, rules: own }: Grammar, rules: Map<string, Expression>, pa
   return renamed(root)
 }
 
-export { TokenMask, type Vocabulary, vocabularyOf } from "./engine-constraint-mask.ts"
+export { TokenMask } from "./engine-constraint-mask.ts"
+export { type Vocabulary, vocabularyOf } from "./engine-constraint-vocabulary.ts"

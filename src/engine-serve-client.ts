@@ -61,10 +61,21 @@ export function startServing(
     }
   }
   const job = engine.start("serve", { limits }, where, { onEvent, ...(onNote === undefined ? {} : { onNote }) })
+  /** Why the job has ended. */
+  let ended: string | undefined
+  const lost = (message: string): RequestEvent => ({
+    type: "failed",
+    code: "internal",
+    message,
+    hint: undefined,
+    param: undefined,
+    retryAfterMs: undefined,
+  })
   const gone = (message: string): void => {
+    ended = message
     for (const [id, listen] of listeners) {
       listeners.delete(id)
-      listen({ type: "failed", code: "internal", message, hint: undefined, param: undefined, retryAfterMs: undefined })
+      listen(lost(message))
     }
     for (const call of calls.values()) call.reject(new AlphaError(message))
     calls.clear()
@@ -75,6 +86,10 @@ export function startServing(
   )
   const ask = <T>(message: (call: number) => ServeMessage): Promise<T> =>
     new Promise<T>((resolve, reject) => {
+      if (ended !== undefined) {
+        reject(new AlphaError(ended))
+        return
+      }
       const call = nextCall++
       calls.set(call, { resolve, reject })
       job.tell(message(call))
@@ -84,6 +99,11 @@ export function startServing(
     load: (spec) => ask((call) => ({ type: "load", call, spec })),
     unload: (key) => ask((call) => ({ type: "unload", call, key })),
     submit(request, listen) {
+      if (ended !== undefined) {
+        const message = ended
+        queueMicrotask(() => listen(lost(message)))
+        return
+      }
       listeners.set(request.id, listen)
       job.tell({ type: "submit", request })
     },

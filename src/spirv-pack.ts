@@ -22,7 +22,7 @@ export interface PackEntry {
   readonly push: readonly PushField[]
   /** Words of the block at the push constant `params`. */
   readonly params: readonly { readonly name: string; readonly type: WordName }[]
-  /** Specialization constants; `subgroupSize` is among them where the kernel has subgroup operations, and must be the required size. */
+  /** Specialization constants; `subgroupSize` is among them where the kernel has subgroup operations or asks for the size, and must be the required size. */
   readonly constants: readonly { readonly name: string; readonly id: number; readonly type: WordName; readonly value: number }[]
   readonly sharedBytes: number
   /** Names of Vulkan's feature members, and "subgroup …" for operations a subgroup must support. */
@@ -63,6 +63,10 @@ export function pack(kernels: readonly Kernel[]): Uint8Array<ArrayBuffer> {
       if (index.some(({ name }) => name === variant.name)) throw new AlphaError(`kernel ${variant.name}: the name is taken`)
       const { words, capabilities, features } = assemble(kernel, variant)
       const needs = [...features, ...capabilities.flatMap((name) => FEATURES[name] ?? [])].sort()
+      const used = needed(kernel.recording.root)
+      const usesSubgroups =
+        capabilities.includes("GroupNonUniform") ||
+        [...used].some((node) => node.kind === "constant" && node.constant.id === SUBGROUP_SIZE.id)
       modules.push(words)
       index.push({
         name: variant.name,
@@ -74,10 +78,13 @@ export function pack(kernels: readonly Kernel[]): Uint8Array<ArrayBuffer> {
         })),
         push: pushLayout(kernel),
         params: Object.entries(kernel.params).map(([name, { scalar }]) => ({ name, type: scalar })),
-        constants: [...(capabilities.includes("GroupNonUniform") ? [SUBGROUP_SIZE] : []), ...constantsOf(kernel.constants)].map(
-          ({ name, id, type, value }) => ({ name, id, type: type.scalar as WordName, value }),
-        ),
-        sharedBytes: sharedBytes(needed(kernel.recording.root)),
+        constants: [...(usesSubgroups ? [SUBGROUP_SIZE] : []), ...constantsOf(kernel.constants)].map(({ name, id, type, value }) => ({
+          name,
+          id,
+          type: type.scalar as WordName,
+          value,
+        })),
+        sharedBytes: sharedBytes(used),
         features: needs,
         words: words.length,
       })

@@ -219,12 +219,22 @@ function randomText(constraint: Constraint, vocabulary: Vocabulary, seed: number
   const roll = dice(seed)
   const mask = compileConstraint(constraint).mask(vocabulary, new Set())
   const ids: number[] = []
+  const automaton = new Automaton(compileConstraint(constraint).grammar)
+  const follow = (from: State | null, id: number) =>
+    Array.from(tokenizer.tokenBytes(id)).reduce<State | null>((at, byte) => at && automaton.step(at, byte), from)
+  let state: State = automaton.start
   while (!mask.complete && ids.length < length) {
     const bits = mask.allowed(length - ids.length)
     const open = Array.from({ length: tokenizer.vocabSize }, (_, id) => id).filter((id) => (bits[id >> 5]! >> (id & 31)) & 1)
     if (open.length === 0) break // complete, though it could go on
+    // The mask is what every token's own way says.
+    const rest = length - ids.length
+    const isNear = (to: State) => state.least > rest || to.least < rest
+    const ways = Array.from({ length: tokenizer.vocabSize }, (_, id) => (tokenizer.tokenBytes(id).length > 0 ? follow(state, id) : null))
+    expect(open).toEqual(ways.flatMap((to, id) => (to !== null && isNear(to) ? [id] : [])))
     const id = open[roll(open.length)]!
     mask.accept(id)
+    state = ways[id]!
     ids.push(id)
   }
   return tokenizer.decode(ids)

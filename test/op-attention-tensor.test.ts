@@ -1,6 +1,7 @@
 /** The matrix kernels of attention in the simulator, against the f64 reference: whole and partial tiles, shared key heads, large scores. */
 import { expect, test } from "bun:test"
 import { attention, attentionBackward, checkCase } from "../src/op.ts"
+import { counters } from "../src/op-attention-heads.ts"
 import type { Op } from "../src/program.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
@@ -10,13 +11,16 @@ const CASES = [
   { B: 2, T: 70, nHead: 2, nKvHead: 1, headDim: 32, scale: 0.2, about: "partial tiles, shared key heads, two sequences" },
   { B: 1, T: 3, nHead: 1, nKvHead: 1, headDim: 96, scale: 0.1, about: "few rows, wider heads" },
   { B: 1, T: 66, nHead: 1, nKvHead: 1, headDim: 160, scale: 0.1, about: "widest heads" },
+  { B: 2, T: 67, nHead: 2, nKvHead: 2, headDim: 32, scale: 0.2, dropout: 0.4, about: "dropout, rows of bits that are not aligned" },
+  { B: 1, T: 128, nHead: 2, nKvHead: 1, headDim: 32, scale: 0.2, dropout: 0.2, about: "dropout, whole tiles" },
   { B: 1, T: 130, nHead: 1, nKvHead: 1, headDim: 32, scale: 12, about: "scores that pass the first reference" },
 ]
-for (const { B, T, about, ...heads } of CASES) {
+for (const { B, T, about, dropout = 0, ...heads } of CASES) {
   const { nHead: H, nKvHead: K, headDim: D } = heads
-  const attrs = { ...heads, T, dropout: 0, site: 0 }
+  const attrs = { ...heads, T, dropout, site: 3 }
   const qkv = [B * T, (H + 2 * K) * D]
-  const run = (op: unknown, inputs: Record<string, number[]>) => {
+  const run = (op: unknown, given: Record<string, number[]>) => {
+    const inputs = { ...given, ...(dropout > 0 ? counters : {}) }
     const { worst, tensor } = checkCase(device, { op: op as Op, opCase: { inputs, attrs }, index: 1, act: "bf16", beta: 0 })
     expect(worst, tensor).toBeLessThanOrEqual(1)
   }

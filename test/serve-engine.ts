@@ -21,6 +21,7 @@ import type {
   ServeStatistics,
 } from "../src/engine-serve-protocol.ts"
 import { initialise, saveCheckpoint } from "../src/gpt.ts"
+import type { Device } from "../src/program.ts"
 import { type Tokenizer, trainTokenizer } from "../src/token.ts"
 import { sampleText } from "./support.ts"
 
@@ -117,8 +118,8 @@ export class ServeEngine {
   readonly evicted: string[] = []
   #next = 1
 
-  constructor(limits: Partial<ServeLimits> = {}) {
-    this.#done = serve({ limits: { ...LIMITS, ...limits } }, device, this.#stop, (event) => this.#hear(event), this.#inbox)
+  constructor(limits: Partial<ServeLimits> = {}, on: Device = device) {
+    this.#done = serve({ limits: { ...LIMITS, ...limits } }, on, this.#stop, (event) => this.#hear(event), this.#inbox)
   }
 
   #hear(event: ServeEvent): void {

@@ -105,6 +105,16 @@ test("the same kernels give the same bytes", () => {
   expect(pack(kernels)).toEqual(blob)
 })
 
+test("a kernel that only asks for the subgroup size is given it", () => {
+  const asks = kernel({
+    name: "asks",
+    workgroup: 64,
+    buffers: { y: write(u32) },
+    body: (k, { y }) => y.set(k.lane, k.subgroupSize),
+  })
+  expect(readPack(pack([asks])).get("asks")?.constants).toEqual([{ name: "subgroupSize", id: 0, type: "u32", value: 32 }])
+})
+
 test("the index says what a dispatch needs", () => {
   const { module, ...entry } = readPack(pack([everything])).get("everything.bf16")!
   expect(module[0]).toBe(0x07230203)
