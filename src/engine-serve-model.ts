@@ -11,7 +11,7 @@ import {
   cacheBytesPerToken,
   countParams,
   type LoadedModel,
-  loadModel,
+  loadSteps,
   modelDirectory,
   type Row,
   readConfig,
@@ -20,6 +20,7 @@ import {
   type StepResult,
   type StepShape,
   weightFiles,
+  writtenHash,
 } from "./gpt.ts"
 import type { Device } from "./program.ts"
 import { parseTokenizer } from "./token.ts"
@@ -29,6 +30,8 @@ export const PAGE_SIZE = 16
 /** Tokens of a sequence that pages are counted on, where nothing says how many. */
 const USUAL_LENGTH = 2048
 const CPU_CACHE_BYTES = 1 << 30
+/** Memory of the steps that are kept on the CPU. */
+const STEP_BYTES = 512 << 20
 
 /** Bytes of a model's pages. */
 export function cacheBytes(spec: ModelSpec, directory: string, device: Device, limits: ServeLimits): number {
@@ -45,12 +48,21 @@ export function modelBytes(spec: ModelSpec, directory: string, device: Device, l
   return countParams(model) * (spec.precision === "bf16" ? 2 : 4) + cacheBytes(spec, directory, device, limits)
 }
 
-/** SHA-256 of the weights: of model.safetensors as sha256sum prints it; of shards that of such lines. Throws where a file is gone. */
-export async function fingerprintOf(directory: string): Promise<string> {
+/** SHA-256 of the weights: of model.safetensors as sha256sum prints it; of shards that of such lines. Loading checks what a trainer wrote down. */
+async function fingerprintOf(directory: string): Promise<string> {
   const files = weightFiles(directory)
-  const hashes = await Promise.all(files.map((file) => sha256File(join(directory, file))))
+  const hashes = await Promise.all(files.map((file) => writtenHash(directory, file) ?? sha256File(join(directory, file))))
   if (files.length === 1) return hashes[0]!
   return sha256(files.map((file, i) => `${hashes[i]}  ${basename(file)}\n`).join(""))
+}
+
+/** Takes one step whenever nothing else is due. */
+async function slowly<T>(steps: Generator<void, T>): Promise<T> {
+  for (;;) {
+    const { done, value } = steps.next()
+    if (done === true) return value
+    await new Promise((resolve) => setImmediate(resolve))
+  }
 }
 
 export class Resident {
@@ -75,14 +87,14 @@ export class Resident {
     this.ends = new Set(facts.ends)
   }
 
-  /** Loads a model; the loop that calls runs on while the weights are hashed, not while they are read. */
+  /** Loads a model while the loop that asked goes on: a step of it after each step of loading. */
   static async load(device: Device, spec: ModelSpec, limits: ServeLimits): Promise<Resident> {
     const started = performance.now()
     for (let attempt = 1; ; attempt++) {
       const directory = modelDirectory(spec.path)
       try {
         const fingerprint = await fingerprintOf(directory)
-        const loaded = loadModel(device, directory, spec.precision)
+        const loaded = await slowly(loadSteps(device, directory, spec.precision))
         return Resident.#make(device, loaded, spec, limits, fingerprint, started)
       } catch (error) {
         // A run's trainer deletes a checkpoint that is the best no longer, also while it is read here; then there is a newer one.
@@ -142,8 +154,22 @@ export class Resident {
   run(rows: readonly Row[], shape: StepShape): StepResult {
     const key = Object.values(shape).join()
     const step = this.#steps.get(key) ?? new Step(this.#device, this.#loaded.state, this.#shared, shape)
-    this.#steps.set(key, step)
+    this.#steps.delete(key)
+    this.#steps.set(key, step) // the last one is the one used last
+    this.#forget()
     return step.run(rows)
+  }
+
+  /** On a device whose programs have memory of their own, those used least recently go. */
+  #forget(): void {
+    if (this.#device.name !== "cpu") return
+    let bytes = 0
+    for (const [key, step] of [...this.#steps].reverse()) {
+      bytes += step.bytes
+      if (bytes <= STEP_BYTES || step.bytes === bytes) continue
+      this.#steps.delete(key)
+      step.free()
+    }
   }
 
   free(): void {

@@ -6,11 +6,14 @@ import type { FairQueue } from "./engine-serve-queue.ts"
 import type { Sequence } from "./engine-serve-sequence.ts"
 import { type Choice, chunkSize } from "./gpt.ts"
 
-/** Most tokens of a chunk: nobody decodes, and somebody does, for whom it may take this long. */
-const CHUNK = 512
+/** Most tokens of a chunk, and how long one may take: others decode, who wait for it; nobody does, but somebody may come or cancel. */
+const CHUNK = 1024
 const STALL_MS = 40
+const ALONE_MS = 250
 /** Least tokens of a chunk: a smaller one costs about as much. */
 const CHUNK_LEAST = 32
+/** Most logits of a step that scores every token. */
+const LOGITS = 2 ** 24
 /** Alternatives that a step computes when anyone wants some. */
 const TOP = 20
 
@@ -67,7 +70,12 @@ export class Schedule {
     while (running.length < turn.slots) {
       const next = paused[0] ?? (turn.isCurrent ? turn.queue.peek() : undefined)
       if (next === undefined) return
-      next.enter({ pool, ends: this.#resident.ends, blockSize: this.#resident.facts.blockSize })
+      if (!next.suits(this.#resident.facts)) {
+        turn.queue.take(next, false)
+        turn.fail(next, "model", new AlphaError("the model was replaced by one of another size"))
+        continue
+      }
+      next.enter({ pool, ends: this.#resident.ends })
       if (running.length > 0 && next.lacking(next.left) + 1 > pool.available) {
         next.leave()
         return
@@ -131,7 +139,9 @@ export class Schedule {
     const { running } = this.#resident
     const open = running.filter((sequence) => sequence.left > 1 || sequence.request.kind === "embed")
     if (open.length === 0) return false
-    const most = running.length === open.length ? CHUNK : this.#patience()
+    const { vocabSize } = this.#resident.facts
+    const scored = open.some(({ scores }) => scores) ? Math.max(16, 2 ** Math.floor(Math.log2(LOGITS / vocabSize))) : CHUNK
+    const most = Math.min(scored, this.#patience(running.length === open.length ? ALONE_MS : STALL_MS))
     for (const sequence of open) sequence.findPages()
     const first = open[0]!
     const T = chunkSize(first.left, most)
@@ -159,8 +169,9 @@ export class Schedule {
     return true
   }
 
-  #patience(): number {
-    return Math.min(CHUNK, Math.max(CHUNK_LEAST, 2 ** Math.floor(Math.log2(STALL_MS / this.#tokenMs))))
+  /** Tokens of a chunk that takes so long. */
+  #patience(ms: number): number {
+    return Math.min(CHUNK, Math.max(CHUNK_LEAST, 2 ** Math.floor(Math.log2(ms / this.#tokenMs))))
   }
 
   /** Those that had a chunk and are not done go behind the others that wait for one. */
@@ -208,7 +219,8 @@ export class Schedule {
     })
     if (good.length === 0) return
     const sequences = good.map(({ sequence }) => sequence)
-    const chooses = rows.some(({ draw }) => draw !== undefined)
+    // A few rows of logits that nobody needs cost less than twice as many programs.
+    const chooses = sequences.some((sequence) => sequence.chooses)
     const lists = rows.flatMap(({ adjust }) => (adjust === undefined ? [] : [adjust]))
     const result = this.#resident.run(rows, {
       B: 2 ** Math.ceil(Math.log2(rows.length)),

@@ -2,18 +2,21 @@
 import { compileConstraint, type TokenMask, type Vocabulary } from "./engine-constraint.ts"
 import { type LogitChanges, logitChanges } from "./engine-serve-logits.ts"
 import type { PagePool, SharedPage } from "./engine-serve-pages.ts"
-import type { RequestEvent, ServeFinish, ServeRequest } from "./engine-serve-protocol.ts"
+import type { ModelFacts, RequestEvent, ServeFinish, ServeRequest } from "./engine-serve-protocol.ts"
 import type { Adjustment, Alternatives, Choice, Row } from "./gpt.ts"
 
 /** What a sequence needs to know of its model. */
 export interface SequenceRules {
   readonly pool: PagePool
   readonly ends: ReadonlySet<number>
-  readonly blockSize: number
 }
+
+/** What its sizes follow from. */
+export type SequenceFacts = Pick<ModelFacts, "blockSize" | "vocabSize" | "nEmbd" | "pageSize">
 
 export class Sequence {
   readonly request: ServeRequest
+  readonly facts: SequenceFacts
   readonly client: string
   /** Most tokens of the answer. */
   readonly limit: number
@@ -26,6 +29,8 @@ export class Sequence {
   cached = 0
   #paused = false
   readonly #shared: SharedPage[] = []
+  /** All its pages in order: the shared ones, then its own. */
+  readonly #table: Int32Array
   readonly #own: number[] = []
   #pool: PagePool | undefined
   readonly #stops: ReadonlySet<number>
@@ -41,14 +46,17 @@ export class Sequence {
   #lastAt = 0
   cancelled = false
 
-  constructor(request: ServeRequest, blockSize: number, nEmbd: number) {
+  constructor(request: ServeRequest, facts: SequenceFacts) {
+    const { blockSize, nEmbd, pageSize } = facts
     this.request = request
+    this.facts = facts
     this.client = request.client
     const { prompt, maxTokens, kind } = request
     // The last token's own keys and values are never needed: it may stand one beyond the window.
     this.limit = kind === "embed" ? 0 : Math.min(maxTokens, blockSize + 1 - prompt.length)
     this.#tokens = new Int32Array(prompt.length + this.limit)
     this.#tokens.set(prompt)
+    this.#table = new Int32Array(Math.ceil(this.#tokens.length / pageSize))
     this.#length = prompt.length
     this.#stops = new Set(request.stopIds)
     this.#changes = logitChanges(request.sampling, prompt)
@@ -106,6 +114,11 @@ export class Sequence {
     if (!this.#paused) this.cached = 0
   }
 
+  /** Whether it can run on a model that came after it was submitted. */
+  suits({ blockSize, vocabSize, nEmbd }: SequenceFacts): boolean {
+    return blockSize === this.facts.blockSize && vocabSize === this.facts.vocabSize && nEmbd === this.facts.nEmbd
+  }
+
   /** Prepares the constraint for the model's tokens, the first time. Throws AlphaError where these cannot meet it. */
   constrain(vocabulary: () => Vocabulary, ends: ReadonlySet<number>): void {
     const { constraint, ignoreEnd } = this.request
@@ -120,6 +133,7 @@ export class Sequence {
     while (this.computed + size < this.#length) {
       const found = pool.find(this.#shared.at(-1), this.#tokens.subarray(this.computed, this.computed + size))
       if (found === undefined) return
+      this.#table[this.pages] = found.page
       this.#shared.push(found)
       this.computed += size
       if (!this.#paused) this.cached += size
@@ -139,6 +153,7 @@ export class Sequence {
   }
 
   addPage(page: number): void {
+    this.#table[this.pages] = page
     this.#own.push(page)
   }
 
@@ -146,7 +161,7 @@ export class Sequence {
   row(count: number): Row {
     const { request } = this
     const chunk = this.#tokens.subarray(this.computed, this.computed + count)
-    const pages = Int32Array.from([...this.#shared.map(({ page }) => page), ...this.#own])
+    const pages = this.#table.subarray(0, this.pages)
     const last = this.computed + count === this.#length && this.chooses
     const row = { chunk, before: this.computed, pages, targets: this.scores ? this.#targets(count) : undefined }
     return last ? { ...row, draw: request.sampling, number: this.said, adjust: this.#adjustment() } : row
@@ -177,6 +192,7 @@ export class Sequence {
     while ((this.#shared.length + 1) * size <= this.computed) {
       const from = this.#shared.length * size
       const page = pool.share(this.#shared.at(-1), this.#tokens.subarray(from, from + size), this.#own.shift()!)
+      this.#table[this.#shared.length] = page.page
       this.#shared.push(page)
     }
   }

@@ -109,7 +109,7 @@ class Server {
       if (refusal !== undefined) this.#fail(request.id, ...refusal)
       return
     }
-    const sequence = new Sequence(request, entry.facts.blockSize, entry.facts.nEmbd)
+    const sequence = new Sequence(request, entry.facts)
     const { count, tokens } = this.#waiting
     const { slots, queueRequests, queueTokens } = this.#job.limits
     const isFree = count === 0 && (entry.current?.resident.running.length ?? 0) < slots

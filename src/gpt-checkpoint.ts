@@ -7,7 +7,7 @@ import { fsyncPath, makeDirectory, publishDirectory, readJson, sha256, temporary
 import type { ModelConfig } from "./config.ts"
 import { type FamilyName, familyOf, fromHfConfig, hfConfigText, type TokenIds } from "./gpt-family.ts"
 import { type NamedTensor, readSafetensors, type StoredTensor, writeSafetensors } from "./gpt-safetensors.ts"
-import { loadWeightFiles, namedWeights, weightFiles } from "./gpt-weights.ts"
+import { loadWeightSteps, namedWeights, type PlaceWeights, weightFiles } from "./gpt-weights.ts"
 
 export interface CheckpointContent {
   model: ModelConfig
@@ -149,6 +149,11 @@ function damaged(path: string, what: string): AlphaError {
  * first that is missing, truncated or altered. Returns the names that were checked: none in a directory that no trainer wrote.
  */
 export function verifyCheckpoint(dir: string, names?: readonly string[]): string[] {
+  return finish(verifySteps(dir, names))
+}
+
+/** The same in steps of some ten milliseconds, for those who have something else to do in between. */
+function* verifySteps(dir: string, names?: readonly string[]): Generator<void, string[]> {
   const manifest = readManifest(dir)
   if (manifest === undefined) return []
   const checked = names ?? Object.keys(manifest.files)
@@ -160,27 +165,37 @@ export function verifyCheckpoint(dir: string, names?: readonly string[]): string
     if (size === undefined) throw damaged(path, "is missing")
     if (size !== wanted.bytes)
       throw damaged(path, `has ${size} bytes, ${wanted.bytes} were written (${size < wanted.bytes ? "truncated" : "altered"})`)
-    if (hashFile(path) !== wanted.sha256) throw damaged(path, "was altered: its SHA-256 is not the one it was written with")
+    if ((yield* hashSteps(path)) !== wanted.sha256) throw damaged(path, "was altered: its SHA-256 is not the one it was written with")
   }
   return [...checked]
 }
 
-function hashFile(path: string): string {
-  return withFile("read", path, () => {
+function* hashSteps(path: string): Generator<void, string> {
+  const file = withFile("read", path, () => openSync(path, "r"))
+  try {
     const hasher = new Bun.CryptoHasher("sha256")
     const piece = new Uint8Array(4 << 20)
-    const file = openSync(path, "r")
-    try {
-      for (;;) {
-        const count = readSync(file, piece)
-        if (count === 0) return hasher.digest("hex")
-        hasher.update(piece.subarray(0, count))
-      }
-    } finally {
-      closeSync(file)
+    for (;;) {
+      const count = withFile("read", path, () => readSync(file, piece))
+      if (count === 0) return hasher.digest("hex")
+      hasher.update(piece.subarray(0, count))
+      yield
     }
-  })
+  } finally {
+    closeSync(file)
+  }
 }
+
+/** Takes all steps at once. */
+export function finish<T>(steps: Generator<void, T>): T {
+  for (;;) {
+    const { done, value } = steps.next()
+    if (done === true) return value
+  }
+}
+
+/** SHA-256 of a file as its trainer wrote it; undefined where no trainer did. */
+export const writtenHash = (dir: string, name: string): string | undefined => readManifest(dir)?.files[name]?.sha256
 
 /** A file of the directory, checked against trainer.json where there is one; undefined where it does not exist. */
 export function readCheckpointFile(dir: string, name: string): string | undefined {
@@ -222,12 +237,17 @@ export function readConfig(dir: string): { model: ModelConfig; family: FamilyNam
 
 /**
  * Fills every parameter with the weights of `dir` as f32; `want` gives the destination of a parameter. Checksums first where there are any;
- * then every tensor is accounted for before the first value is written (see `loadWeightFiles`).
+ * then every tensor is accounted for before the first value is written (see `loadWeightSteps`).
  */
 export function loadWeights(dir: string, config: ModelConfig, want: (name: string, shape: readonly number[]) => Float32Array): void {
+  finish(weightSteps(dir, config, (name, shape, fill) => fill(want(name, shape))))
+}
+
+/** The same in steps; `place` calls `fill` with the destination of a parameter. */
+export function* weightSteps(dir: string, config: ModelConfig, place: PlaceWeights): Generator<void> {
   const { family } = readConfig(dir)
-  verifyCheckpoint(dir, weightFiles(dir))
-  loadWeightFiles(dir, config, family, want)
+  yield* verifySteps(dir, weightFiles(dir))
+  yield* loadWeightSteps(dir, config, family, place)
 }
 
 /** Trainer state of a checkpoint, checked. A directory without it (a model from elsewhere) is an error. */

@@ -2,11 +2,11 @@
 
 import { existsSync } from "node:fs"
 import type { ModelConfig } from "./config.ts"
-import { loadWeights, readChatTemplate, readCheckpointFile, readConfig } from "./gpt-checkpoint.ts"
+import { finish, loadWeights, readChatTemplate, readCheckpointFile, readConfig, weightSteps } from "./gpt-checkpoint.ts"
 import type { TokenIds } from "./gpt-family.ts"
 import { copyName } from "./gpt-forward.ts"
 import { modelDirectory } from "./gpt-keep.ts"
-import { initPlan, paramSpecs } from "./gpt-params.ts"
+import { initPlan, type ParamSpec, paramSpecs } from "./gpt-params.ts"
 import { cast } from "./op.ts"
 import { type Device, plan, type State, trace, writeTo } from "./program.ts"
 
@@ -25,29 +25,41 @@ export interface LoadedModel {
 export function loadModel(device: Device, path: string, precision: "f32" | "bf16"): LoadedModel {
   for (let attempt = 1; ; attempt++) {
     const directory = modelDirectory(path)
-    const state = device.state()
     try {
-      return loadDirectory(device, state, directory, precision)
+      return finish(loadSteps(device, directory, precision))
     } catch (error) {
-      state.free()
       // The run's trainer deletes a checkpoint that is the best no longer, also while it is read here; then there is a newer one.
       if (existsSync(directory) || directory === path || attempt === 5) throw error
     }
   }
 }
 
-function loadDirectory(device: Device, state: State, directory: string, precision: "f32" | "bf16"): LoadedModel {
-  const { model, ids } = readConfig(directory)
-  loadParameters(state, model, directory)
-  refreshCopies(device, state, model, precision)
-  if (precision === "bf16") for (const spec of paramSpecs(model).filter((s) => s.matmul)) state.drop(spec.name)
-  return {
-    directory,
-    model,
-    state,
-    ids,
-    tokenizerJson: readCheckpointFile(directory, "tokenizer.json"),
-    chatTemplate: readChatTemplate(directory),
+/** Loads a model directory in steps of a file's piece or a parameter each, for those who have something else to do in between. */
+export function* loadSteps(device: Device, directory: string, precision: "f32" | "bf16"): Generator<void, LoadedModel> {
+  const state = device.state()
+  let loaded = false
+  try {
+    const { model, ids } = readConfig(directory)
+    for (const spec of paramSpecs(model)) state.ensure(spec.name, "f32", spec.shape)
+    yield* weightSteps(directory, model, (name, _, fill) => state.fill((into) => fill(into(name))))
+    if (precision === "bf16") {
+      for (const spec of paramSpecs(model).filter(({ matmul }) => matmul)) {
+        copy(device, state, [spec])
+        state.drop(spec.name)
+        yield
+      }
+    }
+    loaded = true
+    return {
+      directory,
+      model,
+      state,
+      ids,
+      tokenizerJson: readCheckpointFile(directory, "tokenizer.json"),
+      chatTemplate: readChatTemplate(directory),
+    }
+  } finally {
+    if (!loaded) state.free()
   }
 }
 
@@ -67,8 +79,16 @@ export function loadParameters(state: State, model: ModelConfig, dir: string): v
 /** Computes the bf16 copies from the f32 parameters; does nothing in f32. */
 export function refreshCopies(device: Device, state: State, model: ModelConfig, precision: "f32" | "bf16"): void {
   if (precision === "f32") return
+  copy(
+    device,
+    state,
+    paramSpecs(model).filter(({ matmul }) => matmul),
+  )
+}
+
+function copy(device: Device, state: State, specs: readonly ParamSpec[]): void {
   const program = trace("copy", (t) => {
-    for (const { name, shape } of paramSpecs(model).filter((s) => s.matmul)) {
+    for (const { name, shape } of specs) {
       writeTo(cast({ x: t.state(name, "f32", shape) }, { to: "bf16" }).y, t.state(copyName(name), "bf16", shape))
     }
   })

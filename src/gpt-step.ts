@@ -213,6 +213,11 @@ export class Step {
     return read
   }
 
+  /** Memory for its temporaries. */
+  get bytes(): number {
+    return this.#run.plan.arenaBytes
+  }
+
   free(): void {
     this.#run.free()
   }

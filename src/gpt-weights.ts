@@ -79,17 +79,15 @@ function checkIndex(dir: string, files: Map<string, SafetensorsFile>): void {
 
 const bare = (name: string): string => name.replace(/^(transformer|model)\./, "")
 
+/** Calls `fill` once with the place for a parameter's values. */
+export type PlaceWeights = (name: string, shape: readonly number[], fill: (values: Float32Array) => void) => void
+
 /**
- * Fills every parameter of `config` with the weights of a model directory, widened to f32. `want` gives the destination of a parameter.
+ * Fills every parameter of `config` with the weights of a model directory, widened to f32, a parameter per step.
  * Reads F32, BF16 and F16, one file or shards; packs q, k, v and gate, up; transposes GPT-2's Conv1D. A tensor that is missing, left over
- * or of another shape is an error that names it, thrown before `want` is called for the first time.
+ * or of another shape is an error that names it, thrown before `place` is called for the first time.
  */
-export function loadWeightFiles(
-  dir: string,
-  config: ModelConfig,
-  family: FamilyName,
-  want: (name: string, shape: readonly number[]) => Float32Array,
-): void {
+export function* loadWeightSteps(dir: string, config: ModelConfig, family: FamilyName, place: PlaceWeights): Generator<void> {
   const stored = openWeights(dir)
   const tensors = weightTensors(config, family)
   const take = (name: string, shape: readonly number[]): StoredTensor => {
@@ -111,21 +109,21 @@ export function loadWeightFiles(
   if (left !== undefined)
     throw new AlphaError(`${left.path}: tensor ${left.name} has no place in a ${family} with this config.json`, { code: EXIT.data })
 
-  const params = new Map(paramSpecs(config).map(({ name, shape }) => [name, { shape, values: want(name, shape) }]))
   const scratch = new Scratch()
-  for (const { shape, part, stored: tensor } of found) {
-    if (part === undefined) {
-      checkZeros(tensor)
-      continue
-    }
-    const { shape: paramShape, values } = params.get(part.param)!
-    const rowSize = elementCount(paramShape.slice(1))
-    const start = part.row * rowSize
-    const into = values.subarray(start, start + elementCount(shape))
-    if (part.transposed) loadTransposed(tensor, into, scratch)
-    else readFloats(tensor, 0, into)
+  for (const { name, shape: paramShape } of paramSpecs(config)) {
+    place(name, paramShape, (values) => {
+      const rowSize = elementCount(paramShape.slice(1))
+      for (const { shape, part, stored: tensor } of found.filter((one) => one.part?.param === name)) {
+        const start = part!.row * rowSize
+        const into = values.subarray(start, start + elementCount(shape))
+        if (part!.transposed) loadTransposed(tensor, into, scratch)
+        else readFloats(tensor, 0, into)
+      }
+      if (head !== undefined && name === "wte.weight") checkTied(head, values)
+    })
+    yield
   }
-  if (head !== undefined) checkTied(head, params.get("wte.weight")!.values)
+  for (const { part, stored: tensor } of found) if (part === undefined) checkZeros(tensor)
 }
 
 /** Reads a Conv1D (in, out) strip by strip into our (out, in). */

@@ -7,6 +7,7 @@ export {
   readConfig,
   saveCheckpoint,
   verifyCheckpoint,
+  writtenHash,
 } from "./gpt-checkpoint.ts"
 export { exactClass, familyOf, type TokenIds } from "./gpt-family.ts"
 export {
@@ -23,7 +24,7 @@ export {
 export { type Choice, chunkSize, createGenerator, type Generator, type Sampling } from "./gpt-generate.ts"
 export { ggufObstacle, writeGguf } from "./gpt-gguf.ts"
 export { checkpointPath, listCheckpoints, modelDirectory, modelPath, recoverCheckpoints, retain, setLink } from "./gpt-keep.ts"
-export { initialise, type LoadedModel, loadModel, loadParameters, refreshCopies } from "./gpt-load.ts"
+export { initialise, type LoadedModel, loadModel, loadParameters, loadSteps, refreshCopies } from "./gpt-load.ts"
 export { countParams, flopsPerToken, type ParamSpec, paramSpecs } from "./gpt-params.ts"
 export { type NamedTensor, readSafetensors, type StoredTensor } from "./gpt-safetensors.ts"
 export {

@@ -180,7 +180,7 @@ describe("scheduling", () => {
       expect(failed!.code).toBe("cancelled")
       expect(events.map(({ type }) => type)).toEqual(["queued", "started", "failed"])
       const { prefillTokens, models } = await engine.statistics()
-      expect(prefillTokens).toBeLessThan(600)
+      expect(prefillTokens).toBeLessThan(1100)
       expect(models[0]!.pagesUsed).toBe(0)
       expect((await engine.ask({})).finished).toBeDefined()
     })
@@ -249,6 +249,23 @@ describe("models", () => {
       })
       expect(new Set(told.map(({ fingerprint }) => fingerprint)).size).toBe(2)
       expect((await engine.statistics()).models).toHaveLength(1)
+    })
+  })
+
+  test("others go on while a model loads; a swap to one of another size fails what waits", async () => {
+    await withEngine({ slots: 1 }, long, async (engine) => {
+      let tokens = 0
+      const running = engine.ask({ maxTokens: 2000, ignoreEnd: true }, ({ type }) => {
+        if (type === "token") tokens++
+      })
+      const waiting = engine.ask({})
+      await engine.statistics()
+      const before = tokens
+      await engine.load(plain)
+      expect(tokens - before).toBeGreaterThan(5)
+      engine.cancel(running.id)
+      expect((await running).failed!.code).toBe("cancelled")
+      expect((await waiting).failed).toMatchObject({ code: "model", message: "the model was replaced by one of another size" })
     })
   })
 
