@@ -18,10 +18,8 @@ import {
 
 const SIDE = 16
 const LANES = 32
-const SUBGROUPS = 4
-/** Blocks of 16 rows per subgroup, query rows of a workgroup, keys in shared memory at a time. */
-const HIGH = 2
-export const FRAGMENT_ROWS = SUBGROUPS * HIGH * SIDE
+/** Query rows of a workgroup, keys in shared memory at a time. */
+export const FRAGMENT_ROWS = 128
 const KEYS = 64
 /** Keys whose scores are in registers at a time, in blocks of 16. */
 const WIDE = 2
@@ -36,10 +34,10 @@ type Shared = SharedArray<ReturnType<typeof vec4<"u32">>>
 type Sum = FloatMatrix<"accumulator">
 
 /** A lane's share of 64 rows of a head, in registers between their load and their way to shared memory. */
-function pieces(k: Body, memory: ReadBuffer<typeof bf16>, size: number, base: number) {
+function pieces(k: Body, memory: ReadBuffer<typeof bf16>, size: number, lanes: number, base: number) {
   const perRow = size / PACK
-  const held = range((KEYS * perRow) / (SUBGROUPS * LANES)).map((turn) => {
-    const piece = k.lane.add(turn * SUBGROUPS * LANES)
+  const held = range((KEYS * perRow) / lanes).map((turn) => {
+    const piece = k.lane.add(turn * lanes)
     return { row: piece.div(perRow), pack: piece.mod(perRow), value: k.var(vec4(u32), 0) }
   })
   return {
@@ -60,30 +58,32 @@ function pieces(k: Body, memory: ReadBuffer<typeof bf16>, size: number, base: nu
   }
 }
 
-function forward(size: number) {
+/** `blocks` blocks of 16 rows per subgroup: as many as the registers hold. */
+function forward(size: number, blocks: number) {
+  const subgroups = FRAGMENT_ROWS / SIDE / blocks
   const depth = range(size / SIDE)
   const pitch = size / PACK + 1
   const strip = SIDE * (size / 4 + 1)
   return kernel({
     name: `attention_fragment_${size}`,
-    workgroup: SUBGROUPS * LANES,
+    workgroup: subgroups * LANES,
     sharedKiB: 48,
     buffers: { qkv: read(bf16), y: write(bf16), lse: readWrite(f32) },
     push: { T: u32, H: u32, K: u32, scale: f32 },
     body(k, { qkv, y, lse, T, H, K, scale }) {
       const [A, B] = [k.matrix(bf16, "a", SIDE, SIDE, "subgroup"), k.matrix(bf16, "b", SIDE, SIDE, "subgroup")]
       const S = k.matrix(f32, "accumulator", SIDE, SIDE, "subgroup")
-      const tiles: Shared = k.shared("tiles", vec4(u32), Math.max(2 * KEYS * pitch, SUBGROUPS * strip))
+      const tiles: Shared = k.shared("tiles", vec4(u32), Math.max(2 * KEYS * pitch, subgroups * strip))
       const [h, b] = [k.group, k.groupZ]
       const q0 = k.groupsY.sub(k.groupY).sub(1).mul(FRAGMENT_ROWS) // late positions, which cost most, first
-      const own = q0.add(k.subgroup.mul(HIGH * SIDE))
+      const own = q0.add(k.subgroup.mul(blocks * SIDE))
       const width = H.add(K.mul(2)).mul(size)
       const keyHead = H.add(h.mul(K).div(H))
       const first = b.mul(T).mul(width)
       const [queryAt, keyAt, valueAt] = [first.add(h.mul(size)), first.add(keyHead.mul(size)), first.add(keyHead.add(K).mul(size))]
       const row0 = b.mul(T).add(own).mul(H).add(h)
       const scale2 = scale.mul(Math.LOG2E)
-      const [high, wide] = [range(HIGH), range(WIDE)]
+      const [high, wide] = [range(blocks), range(WIDE)]
 
       const queries = high.map((i) =>
         depth.map((d) => k.loadMatrix(A, qkv, queryAt.add(own.add(i * SIDE).mul(width)).add(d * SIDE), width, "row")),
@@ -107,7 +107,7 @@ function forward(size: number) {
       const sums = high.map(() => k.var(S, 0))
       const tops = high.map(() => k.var(S, LOWEST))
       const totals = high.map(() => k.var(S, 0))
-      const [keys, values] = [pieces(k, qkv, size, 0), pieces(k, qkv, size, KEYS * pitch)]
+      const [keys, values] = [pieces(k, qkv, size, subgroups * LANES, 0), pieces(k, qkv, size, subgroups * LANES, KEYS * pitch)]
       const bring = (block: U32) => {
         keys.load(keyAt.add(block.mul(width)), width)
         values.load(valueAt.add(block.mul(width)), width)
@@ -152,7 +152,7 @@ function forward(size: number) {
           values.store(tiles)
           k.barrier()
           k.if(block.add(KEYS).lt(end), () => bring(block.add(KEYS)))
-          k.if(block.lt(own.add(HIGH * SIDE)), () => {
+          k.if(block.lt(own.add(blocks * SIDE)), () => {
             for (const half of range(KEYS / SIDE / WIDE)) part(block, half, isForMax)
           })
         })
@@ -180,7 +180,7 @@ function forward(size: number) {
           )
         }
         k.barrier("buffers")
-        const isFine = lse.at(b.mul(T).add(q0).add(k.lane).mul(H).add(h)).lt(MOST)
+        const isFine = lse.at(b.mul(T).add(q0).add(k.lane.mod(FRAGMENT_ROWS)).mul(H).add(h)).lt(MOST)
         k.breakIf(k.workgroupMax(isFine.select(k.u32(0), 1)).eq(0))
       })
       k.barrier("buffers") // the sums have been looked at
@@ -221,8 +221,8 @@ function forward(size: number) {
 }
 
 /**
- * y and lse as in attention-tensor.ts, without dropout, T a multiple of 128, head sizes 64 and 128, subgroups of 32. Each subgroup has 32 query rows;
+ * y and lse as in attention-tensor.ts, without dropout, T a multiple of 128, head sizes 64 and 128, subgroups of 32. Each subgroup has 32 (or 16) query rows;
  * keys and values come through shared memory, 64 at a time, the next ones are loaded meanwhile. Grid: (H, T/128, B). 2·B·T·T·H·D FLOP.
  * Source: Dao 2023, arXiv:2307.08691 (work split by rows, weights kept in registers).
  */
-export const fragmentAttention = { 64: forward(64), 128: forward(128) } as const
+export const fragmentAttention = { 64: forward(64, 2), 128: forward(128, 1) } as const
