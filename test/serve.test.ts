@@ -1,6 +1,6 @@
 /** `alpha serve` as a process with its real engine: equal bytes under load, following a run, draining, a scanner of APIs. */
 import { afterAll, afterEach, describe, expect, test } from "bun:test"
-import { cpSync, existsSync } from "node:fs"
+import { cpSync, existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { setLink } from "../src/gpt.ts"
@@ -234,17 +234,54 @@ describe("starting", () => {
 })
 
 const binary = join(root, "alpha")
-testWith("binary", existsSync(binary) ? undefined : "npm run build")("the binary serves its pages and answers", async () => {
+const withBinary = testWith("binary", existsSync(binary) ? undefined : "npm run build")
+
+withBinary("the binary serves its pages and answers", async () => {
   const { url, post } = await start([`--model=${tiny}`], {}, [binary])
-  for (const [path, text] of Object.entries({
+  const pages = {
     "/": "alpha playground",
     "/docs": "POST /v1/completions",
     "/login": "Log in",
     "/assets/page.css": "--ground",
     "/assets/playground.js": "The playground in the browser",
-  })) {
+  }
+  for (const [path, text] of Object.entries(pages)) {
     expect([path, (await (await fetch(url + path)).text()).includes(text)]).toEqual([path, true])
   }
   const { tokens } = (await (await post("/tokenize", { prompt: "the sea" })).json()) as Json
   expect(tokens).toEqual(Array.from(tokenizer.encode("the sea")))
+})
+
+withBinary("the README's Dockerfile and its variables start a server that platforms can watch", async () => {
+  const dockerfile = /```dockerfile\n([\s\S]*?)```/.exec(readFileSync(join(root, "README.md"), "utf8"))![1]!
+  const [, image] = dockerfile.split(/^FROM debian.*$/m)
+  const settings = [...image!.matchAll(/^ENV (.*)$/gm)].flatMap(([, all]) =>
+    all!.split(" ").map((one) => one.split("=") as [string, string]),
+  )
+  const command = JSON.parse(/^CMD (.*)$/m.exec(image!)![1]!) as string[]
+  expect(image).toContain("COPY --from=build /src/alpha /usr/local/bin/alpha")
+  expect(command).toEqual(["alpha", "serve"])
+  const { port, stop } = (() => {
+    const probe = Bun.serve({ port: 0, fetch: () => new Response() })
+    return { port: probe.port!, stop: () => probe.stop(true) }
+  })()
+  await stop()
+  // The volume's mount point is the test's own folder; the rest is as the platform sets it.
+  const env = {
+    ...Object.fromEntries(settings.map(([name, value]) => [name, value.replace("/data/runs", runsDir)])),
+    PORT: String(port),
+    ALPHA_MODEL: "story",
+    ALPHA_API_KEYS: "a-long-key",
+  }
+  const child = Bun.spawn([binary, ...command.slice(1)], { cwd: work.path, env, stdin: "ignore", stdout: "pipe", stderr: "pipe" })
+  children.push(child)
+  const url = `http://127.0.0.1:${port}`
+  for (let i = 0; i < 400; i++) {
+    if ((await fetch(`${url}/ready`).catch(() => undefined))?.status === 200) break
+    await Bun.sleep(25)
+  }
+  expect((await fetch(`${url}/v1/models`)).status).toBe(401)
+  expect((await fetch(`${url}/v1/models`, { headers: { authorization: "Bearer a-long-key" } })).status).toBe(200)
+  child.kill("SIGTERM")
+  expect(await child.exited).toBe(0)
 })
