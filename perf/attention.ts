@@ -13,7 +13,7 @@ import type { BuildInfo } from "../src/base-build.ts"
 import { openGpu } from "../src/gpu.ts"
 import { nativeLibraryPath } from "../src/native-load.ts"
 import { attention, attentionBackward, attentionCached } from "../src/op.ts"
-import { TENSOR_TILES, type TensorTile } from "../src/op-attention-tensor.ts"
+import { TENSOR_TILES, type TensorTile, type TensorTiles } from "../src/op-attention-tensor.ts"
 import { type Device, plan, type Tracer, trace } from "../src/program.ts"
 import { pack } from "../src/spirv.ts"
 import type { Tensor } from "../src/tensor.ts"
@@ -152,6 +152,13 @@ function distance(a: Float32Array, b: Float32Array): number {
   return Math.sqrt(far / norm)
 }
 
+/** Tiles that are tried. */
+function* ways(): Generator<readonly [name: string, TensorTiles]> {
+  const all = (one: TensorTile): TensorTiles => ({ forward: one, queries: one, keys: one, fragments: false })
+  yield ["fragments", { ...all(MORE[0]!), fragments: true }]
+  for (const one of MORE) yield [`${one.BR}×${one.BC}/${one.WG}`, all(one)]
+}
+
 const short = (name: string) => name.replace(/^attention_?/, "").replace(/\.bf16$/, "") || "forward"
 const best = open(false)
 console.log(best.description)
@@ -183,10 +190,10 @@ for (const shape of SHAPES) {
   report(portable, "portable")
   if (!best.description.includes("NV cooperative")) continue
   report(best, "*")
-  for (const all of flags.chosen ? [] : MORE) {
-    const list = TENSOR_TILES as { most: number; tiles: unknown }[]
-    list.splice(0, list.length, { most: 256, tiles: { forward: all, queries: all, keys: all } })
-    report(best, `${all.BR}×${all.BC}/${all.WG}`)
+  for (const [name, tiles] of flags.chosen ? [] : ways()) {
+    const list = TENSOR_TILES as { most: number; tiles: TensorTiles }[]
+    list.splice(0, list.length, { most: 256, tiles })
+    report(best, name)
     list.splice(0, list.length, ...inUse)
   }
 }

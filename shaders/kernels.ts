@@ -4,6 +4,7 @@ import { activationBackward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
+import { fragmentAttention } from "./attention-fragment.ts"
 import { tensorAttention } from "./attention-tensor.ts"
 import { tensorBackward } from "./attention-tensor-backward.ts"
 import { tensorMask, tensorStatistics } from "./attention-tensor-inputs.ts"
@@ -95,6 +96,7 @@ export const kernels: readonly Kernel[] = [
   attentionDelta,
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
+  ...Object.values(fragmentAttention),
   ...all<Kernel>(tensorAttention),
   tensorMask,
   tensorStatistics,

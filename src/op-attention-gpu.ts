@@ -37,7 +37,7 @@ export function attentionLaunches(
   const { batch, values, constants } = settings(qkv, live, attrs)
   const tiles = tensorTiles(qkv, attrs, target)
   if (tiles !== undefined)
-    return tensorLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, values, batch, tiles.forward, target)
+    return tensorLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, values, batch, tiles, target)
   const [kernel, slices] = bySize(attentions, values.D)
   const groups = [values.H * slices, Math.ceil(values.T / TILE), batch] as const
   return [launch(kernel, { qkv, y, lse, ...values, hasLse: lse === undefined ? 0 : 1 }, groups, constants)]

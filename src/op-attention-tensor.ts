@@ -1,4 +1,5 @@
 /** Launches of attention's matrix kernels: tiles by head size, dropout's bits, the order of the gradients. */
+import { FRAGMENT_ROWS, fragmentAttention } from "../shaders/attention-fragment.ts"
 import { tensorAttention } from "../shaders/attention-tensor.ts"
 import { tensorBackward } from "../shaders/attention-tensor-backward.ts"
 import { pickTables, tensorMask, tensorStatistics } from "../shaders/attention-tensor-inputs.ts"
@@ -14,19 +15,25 @@ export interface TensorTile {
   readonly BR: number
   readonly BC: number
 }
-/** Tiles up to a head size: forward, dq, and dk with dv. */
-export const TENSOR_TILES: readonly {
-  readonly most: number
-  readonly tiles: Readonly<Record<"forward" | "queries" | "keys", TensorTile>>
-}[] = [
-  { most: 64, tiles: { forward: { WG: 128, BR: 64, BC: 64 }, queries: { WG: 128, BR: 64, BC: 64 }, keys: { WG: 128, BR: 64, BC: 64 } } },
-  { most: 128, tiles: { forward: { WG: 256, BR: 64, BC: 64 }, queries: { WG: 256, BR: 64, BC: 64 }, keys: { WG: 256, BR: 64, BC: 64 } } },
-  { most: 256, tiles: { forward: { WG: 256, BR: 64, BC: 32 }, queries: { WG: 256, BR: 64, BC: 32 }, keys: { WG: 256, BR: 32, BC: 32 } } },
+/** Tiles of forward, dq, and dk with dv. */
+export interface TensorTiles {
+  readonly forward: TensorTile
+  readonly queries: TensorTile
+  readonly keys: TensorTile
+  /** Forward by attention-fragment.ts where it can. */
+  readonly fragments: boolean
+}
+const tile = (WG: number, BR: number, BC: number): TensorTile => ({ WG, BR, BC })
+const same = (all: TensorTile): TensorTiles => ({ forward: all, queries: all, keys: all, fragments: false })
+/** Tiles up to a head size. */
+export const TENSOR_TILES: readonly { readonly most: number; readonly tiles: TensorTiles }[] = [
+  { most: 64, tiles: same(tile(128, 64, 64)) },
+  { most: 128, tiles: same(tile(256, 64, 64)) },
+  { most: 256, tiles: { ...same(tile(256, 64, 32)), keys: tile(256, 32, 32) } },
 ]
-type Tiles = (typeof TENSOR_TILES)[number]["tiles"]
 
 /** The tiles of the matrix kernels where they do this attention. */
-export function tensorTiles(qkv: Tensor, { headDim }: AttentionAttrs, target: GpuTarget): Tiles | undefined {
+export function tensorTiles(qkv: Tensor, { headDim }: AttentionAttrs, target: GpuTarget): TensorTiles | undefined {
   const isPossible = target.matrix === "nv2" && qkv.dtype === "bf16" && headDim % 32 === 0 && elements(qkv) < 2 ** 31
   return isPossible ? TENSOR_TILES.find(({ most }) => headDim <= most)?.tiles : undefined
 }
@@ -56,21 +63,24 @@ export function tensorLaunches(
   buffers: { readonly qkv: Tensor; readonly y: Tensor | undefined; readonly lse: Memory },
   settings: Settings,
   batch: number,
-  tile: TensorTile,
+  { forward, fragments }: TensorTiles,
   target: GpuTarget,
 ): Launches {
   const { T, H, K, D, scale, factor } = settings
+  const byFragments = fragments && settings.threshold === 0 && T % FRAGMENT_ROWS === 0 && target.subgroupSize === 32
+  if (byFragments && (D === 64 || D === 128))
+    return [launch(fragmentAttention[D], { ...buffers, T, H, K, scale }, [H, T / FRAGMENT_ROWS, batch])]
   const { mask, made } = dropoutMask(settings, batch, target)
-  const [drops, where] = kindOf(settings, tile)
+  const [drops, where] = kindOf(settings, forward)
   const values = { ...buffers, mask, T, H, K, scale, factor }
-  return [...made, launch(tensorAttention[drops][where], values, [H, Math.ceil(T / tile.BR), batch], { ...tile, D })]
+  return [...made, launch(tensorAttention[drops][where], values, [H, Math.ceil(T / forward.BR), batch], { ...forward, D })]
 }
 
 export function tensorBackwardLaunches(
   { y, lse, ...rest }: Readonly<Record<"qkv" | "y" | "lse" | "dy", Tensor>> & { readonly dqkv: Tensor | undefined },
   settings: Settings,
   batch: number,
-  { queries, keys }: Tiles,
+  { queries, keys }: TensorTiles,
   target: GpuTarget,
 ): Launches {
   const { T, H, K, D, scale, factor } = settings

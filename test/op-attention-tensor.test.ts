@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test"
 import { attention, attentionBackward, checkCase } from "../src/op.ts"
 import { counters } from "../src/op-attention-heads.ts"
+import { TENSOR_TILES, type TensorTiles } from "../src/op-attention-tensor.ts"
 import type { Op } from "../src/program.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
@@ -15,6 +16,32 @@ const CASES = [
   { B: 1, T: 128, nHead: 2, nKvHead: 1, headDim: 32, scale: 0.2, dropout: 0.2, about: "dropout, whole tiles" },
   { B: 1, T: 130, nHead: 1, nKvHead: 1, headDim: 32, scale: 12, about: "scores that pass the first reference" },
 ]
+const FRAGMENTS = [
+  { B: 1, T: 256, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, about: "fragments" },
+  { B: 2, T: 128, nHead: 2, nKvHead: 1, headDim: 128, scale: 0.09, about: "fragments of wide heads" },
+  { B: 1, T: 256, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "fragments, large scores" },
+]
+for (const { B, T, about, scale, ...heads } of FRAGMENTS) {
+  const inputs = { qkv: [B * T, (heads.nHead + 2 * heads.nKvHead) * heads.headDim] }
+  test(`attention, ${about}`, () => {
+    const list = TENSOR_TILES as { most: number; tiles: TensorTiles }[]
+    const before = list.map(({ tiles }) => tiles)
+    for (const row of list) row.tiles = { ...row.tiles, fragments: true }
+    const attrs = { ...heads, T, scale, dropout: 0, site: 0 }
+    const { worst, tensor } = checkCase(device, {
+      op: attention as unknown as Op,
+      opCase: { inputs, attrs },
+      index: 1,
+      act: "bf16",
+      beta: 0,
+    })
+    list.forEach((row, i) => {
+      row.tiles = before[i] as TensorTiles
+    })
+    expect(worst, tensor).toBeLessThanOrEqual(1)
+  }, 60_000)
+}
+
 for (const { B, T, about, dropout = 0, ...heads } of CASES) {
   const { nHead: H, nKvHead: K, headDim: D } = heads
   const attrs = { ...heads, T, dropout, site: 3 }
