@@ -1,6 +1,7 @@
 /** The serving engine as the main thread sees it: models, requests and their events. */
 import { AlphaError } from "./base-error.ts"
 import type { DeviceChoice, Engine } from "./engine-protocol.ts"
+import { eachEvent } from "./engine-serve-events.ts"
 import type {
   ModelFacts,
   ModelSpec,
@@ -48,11 +49,11 @@ export function startServing(
   const onEvent = (event: ServeEvent): void => {
     if (event.type === "evicted") onEvicted?.(event.key)
     else if (event.type === "step") {
-      for (const [id, one] of event.events) {
+      eachEvent(event, (id, one) => {
         const listen = listeners.get(id)
         if (one.type === "finished" || one.type === "failed") listeners.delete(id)
         listen?.(one)
-      }
+      })
     } else {
       const call = calls.get(event.call)
       calls.delete(event.call)

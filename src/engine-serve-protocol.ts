@@ -226,9 +226,25 @@ export type ServeMessage =
   | { readonly type: "submit"; readonly request: ServeRequest }
   | { readonly type: "cancel"; readonly id: number }
 
-/** Serve job → main thread: all that happened in one step together, one answer to a call, or a model that went by itself. */
+type Numbered<E> = readonly (readonly [id: number, event: E])[]
+
+/** The token events of one step, one at most for each request; as arrays, which cost a tenth of so many objects on their way. */
+export interface StepTokens {
+  readonly requests: Float64Array
+  readonly ids: Int32Array
+  readonly logprobs: Float32Array
+  /** Where anyone wants some. */
+  readonly top: readonly (Alternatives | undefined)[] | undefined
+}
+
+/** Serve job → main thread: all that happened in one step together, in this order; one answer to a call; or a model that went by itself. */
 export type ServeEvent =
-  | { readonly type: "step"; readonly events: readonly (readonly [id: number, event: RequestEvent])[] }
+  | {
+      readonly type: "step"
+      readonly events: Numbered<RequestEvent>
+      readonly tokens: StepTokens | undefined
+      readonly ends: Numbered<RequestEvent>
+    }
   | { readonly type: "answer"; readonly call: number; readonly value: ModelFacts | ServeStatistics | undefined }
   | { readonly type: "refusal"; readonly call: number; readonly message: string; readonly hint: string | undefined; readonly code: number }
   | { readonly type: "evicted"; readonly key: string }

@@ -2,6 +2,7 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import { compileConstraint } from "./engine-constraint.ts"
 import type { Inbox } from "./engine-inbox.ts"
+import { StepEvents } from "./engine-serve-events.ts"
 import { type Entry, type Instance, Models } from "./engine-serve-models.ts"
 import type {
   RequestEvent,
@@ -55,7 +56,7 @@ class Server {
   readonly #models: Models
   readonly #places = new Map<number, Place>()
   readonly #counters = newCounters()
-  #events: [id: number, event: RequestEvent][] = []
+  readonly #events = new StepEvents()
   #drains: number[] = []
   #draining = false
   /** Tokens computed per millisecond, lately. */
@@ -241,7 +242,7 @@ class Server {
   }
 
   #tell(id: number, event: RequestEvent): void {
-    this.#events.push([id, event])
+    this.#events.push(id, event)
     if (event.type === "finished" || event.type === "failed") this.#places.delete(id)
   }
 
@@ -252,9 +253,8 @@ class Server {
   }
 
   #flush(): void {
-    if (this.#events.length === 0) return
-    this.#emit({ type: "step", events: this.#events })
-    this.#events = []
+    const step = this.#events.take()
+    if (step !== undefined) this.#emit(step)
   }
 
   /** Nothing ends without its last event. */

@@ -7,6 +7,7 @@ import { resolveModel } from "../src/config.ts"
 import { openCpu } from "../src/cpu.ts"
 import { Inbox } from "../src/engine-inbox.ts"
 import { serve } from "../src/engine-serve.ts"
+import { eachEvent } from "../src/engine-serve-events.ts"
 import type {
   Alternatives,
   ModelFacts,
@@ -124,7 +125,7 @@ export class ServeEngine {
 
   #hear(event: ServeEvent): void {
     if (event.type === "evicted") this.evicted.push(event.key)
-    else if (event.type === "step") for (const [id, one] of event.events) this.#take(id, one)
+    else if (event.type === "step") eachEvent(event, (id, one) => this.#take(id, one))
     else {
       const call = this.#calls.get(event.call)
       if (event.type === "answer") call?.resolve(event.value as never)

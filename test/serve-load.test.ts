@@ -1,0 +1,66 @@
+/** The load generator: arrivals, percentiles, and a report with vLLM's keys. */
+import { afterAll, expect, test } from "bun:test"
+import { join } from "node:path"
+import { gammaGap, type Load, percentile, report, runLoad } from "../perf/serve-load.ts"
+import { startTest, workFolder, writeModel } from "./serve-fake.ts"
+
+const work = workFolder()
+afterAll(() => work.remove())
+
+test("percentiles are NumPy's", () => {
+  expect([0, 25, 50, 90, 100].map((p) => percentile([1, 2, 3, 4], p))).toEqual([1, 1.75, 2.5, 3.7, 4])
+  expect(percentile([], 50)).toBe(0)
+})
+
+test("gaps have mean 1, and a spread by their shape", () => {
+  for (const shape of [0.5, 1, 4]) {
+    const gaps = Array.from({ length: 20_000 }, (_, i) => gammaGap(shape, 3, i))
+    const mean = gaps.reduce((sum, gap) => sum + gap, 0) / gaps.length
+    const variance = gaps.reduce((sum, gap) => sum + (gap - mean) ** 2, 0) / gaps.length
+    expect(Math.abs(mean - 1)).toBeLessThan(0.03)
+    expect(Math.abs(variance * shape - 1)).toBeLessThan(0.1)
+  }
+})
+
+test("closed and open loops count what was answered", async () => {
+  const server = await startTest([writeModel(join(work.path, "tiny"))])
+  try {
+    const load: Load = {
+      baseUrl: server.url,
+      model: "tiny",
+      key: undefined,
+      requests: 12,
+      inputTokens: 8,
+      outputTokens: 4,
+      vocabSize: 256,
+      rate: Number.POSITIVE_INFINITY,
+      burstiness: 1,
+      concurrency: 3,
+      seed: 0,
+      goodput: { ttft: 1e6 },
+    }
+    const closed = await runLoad(load)
+    expect(closed.most).toBe(3)
+    const told = report(load, closed)
+    expect(told).toMatchObject({
+      completed: 12,
+      failed: 0,
+      total_input_tokens: 96,
+      total_output_tokens: 48,
+      max_concurrency: 3,
+      request_rate: "inf",
+    })
+    expect(told.request_goodput).toBe(told.request_throughput)
+    for (const name of ["ttft", "tpot", "itl", "e2el"])
+      for (const part of ["mean", "median", "std", "p99"]) expect(told).toHaveProperty(`${part}_${name}_ms`)
+    expect(server.engine.requests.every(({ ignoreEnd, maxTokens, prompt }) => ignoreEnd && maxTokens === 4 && prompt.length === 8)).toBe(
+      true,
+    )
+    server.engine.script = () => ({ code: "queue_full", message: "full", retryAfterMs: 5 })
+    const open = report(load, await runLoad({ ...load, rate: 500, concurrency: 100 }))
+    expect(open).toMatchObject({ completed: 0, failed: 12, output_throughput: 0 })
+    expect((open.errors as string[])[0]).toStartWith("429")
+  } finally {
+    await server.close()
+  }
+})
