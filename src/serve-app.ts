@@ -92,7 +92,10 @@ function callOf(context: Context, c: HonoContext, scope: Scope): Call {
     arrivedAt: c.get("arrivedAt" as never) as number,
     signal: c.req.raw.signal,
     async json() {
-      const text = await c.req.text()
+      const text = await c.req.text().catch((error: Error) => {
+        // What the body limit throws is meant for the client; else the client is gone in the middle of its body.
+        throw error instanceof ApiError ? error : new ApiError(499, "the client is gone", { code: "cancelled" })
+      })
       try {
         return JSON.parse(text) as unknown
       } catch (error) {
