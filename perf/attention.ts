@@ -154,8 +154,8 @@ function distance(a: Float32Array, b: Float32Array): number {
 
 /** Tiles that are tried. */
 function* ways(): Generator<readonly [name: string, TensorTiles]> {
-  const all = (one: TensorTile): TensorTiles => ({ forward: one, queries: one, keys: one, fragments: false })
-  yield ["fragments", { ...all(MORE[0]!), fragments: true }]
+  const all = (one: TensorTile): TensorTiles => ({ forward: one, queries: one, keys: one, fragments: { forward: false, backward: false } })
+  yield ["fragments", { ...all(MORE[0]!), fragments: { forward: true, backward: true } }]
   for (const one of MORE) yield [`${one.BR}×${one.BC}/${one.WG}`, all(one)]
 }
 

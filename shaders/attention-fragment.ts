@@ -16,25 +16,25 @@ import {
   write,
 } from "../src/spirv.ts"
 
-const SIDE = 16
-const LANES = 32
+export const SIDE = 16
+export const LANES = 32
 /** Query rows of a workgroup, keys in shared memory at a time. */
 export const FRAGMENT_ROWS = 128
-const KEYS = 64
+export const KEYS = 64
 /** Keys whose scores are in registers at a time, in blocks of 16. */
 const WIDE = 2
 /** bf16 in 16 bytes. */
-const PACK = 8
+export const PACK = 8
 /** As in attention-tensor.ts. */
 const MOST = 2 ** 64
 const LOWEST = -1.7e38
 
-const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
-type Shared = SharedArray<ReturnType<typeof vec4<"u32">>>
-type Sum = FloatMatrix<"accumulator">
+export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
+export type Shared = SharedArray<ReturnType<typeof vec4<"u32">>>
+export type Sum = FloatMatrix<"accumulator">
 
 /** A lane's share of 64 rows of a head, in registers between their load and their way to shared memory. */
-function pieces(k: Body, memory: ReadBuffer<typeof bf16>, size: number, lanes: number, base: number) {
+export function pieces(k: Body, memory: ReadBuffer<typeof bf16>, size: number, lanes: number, base: number) {
   const perRow = size / PACK
   const held = range((KEYS * perRow) / lanes).map((turn) => {
     const piece = k.lane.add(turn * lanes)
@@ -58,12 +58,40 @@ function pieces(k: Body, memory: ReadBuffer<typeof bf16>, size: number, lanes: n
   }
 }
 
+/** Columns that go through shared memory at a time on their way out, and packs from one row of them to the next. */
+const CHUNK = 64
+const CHUNK_PITCH = CHUNK / 4 + 1
+/** Packs of shared memory: two tiles of keys, or the rows that go out. */
+export const sharedPacks = (size: number, subgroups: number): number =>
+  Math.max(2 * KEYS * (size / PACK + 1), subgroups * SIDE * CHUNK_PITCH)
+
+/** Calls `store` with every row of a subgroup's 16 and four neighbouring columns, number `quad`, from matrices side by side. Barriers before and between. */
+export function storeRows(k: Body, tiles: Shared, rows: readonly Sum[], store: (r: U32, quad: U32, values: readonly F32[]) => void): void {
+  const mine = k.subgroup.mul(SIDE * CHUNK_PITCH)
+  const perChunk = CHUNK / SIDE
+  for (let first = 0; first < rows.length; first += perChunk) {
+    const chunk = rows.slice(first, first + perChunk)
+    k.barrier()
+    chunk.forEach((sum, d) => k.storeMatrix(tiles, mine.add(d * (SIDE / 4)), CHUNK_PITCH, "row", sum))
+    k.barrier()
+    const quads = chunk.length * (SIDE / 4)
+    k.for(k.lane.mod(LANES), SIDE * quads, LANES, (piece) => {
+      const [r, quad] = [piece.div(quads), piece.mod(quads)]
+      const { x, y, z, w } = tiles.at(mine.add(r.mul(CHUNK_PITCH)).add(quad))
+      store(
+        r,
+        quad.add(first * (SIDE / 4)),
+        [x, y, z, w].map((word) => word.asF32()),
+      )
+    })
+  }
+}
+
 /** `blocks` blocks of 16 rows per subgroup: as many as the registers hold. */
 function forward(size: number, blocks: number) {
   const subgroups = FRAGMENT_ROWS / SIDE / blocks
   const depth = range(size / SIDE)
   const pitch = size / PACK + 1
-  const strip = SIDE * (size / 4 + 1)
   return kernel({
     name: `attention_fragment_${size}`,
     workgroup: subgroups * LANES,
@@ -73,7 +101,7 @@ function forward(size: number, blocks: number) {
     body(k, { qkv, y, lse, T, H, K, scale }) {
       const [A, B] = [k.matrix(bf16, "a", SIDE, SIDE, "subgroup"), k.matrix(bf16, "b", SIDE, SIDE, "subgroup")]
       const S = k.matrix(f32, "accumulator", SIDE, SIDE, "subgroup")
-      const tiles: Shared = k.shared("tiles", vec4(u32), Math.max(2 * KEYS * pitch, subgroups * strip))
+      const tiles: Shared = k.shared("tiles", vec4(u32), sharedPacks(size, subgroups))
       const [h, b] = [k.group, k.groupZ]
       const q0 = k.groupsY.sub(k.groupY).sub(1).mul(FRAGMENT_ROWS) // late positions, which cost most, first
       const own = q0.add(k.subgroup.mul(blocks * SIDE))
@@ -184,7 +212,6 @@ function forward(size: number, blocks: number) {
         k.breakIf(k.workgroupMax(isFine.select(k.u32(0), 1)).eq(0))
       })
       k.barrier("buffers") // the sums have been looked at
-      const mine = k.subgroup.mul(strip)
       for (const i of high) {
         references[i]!.get().map(
           (r, c, x, total, row0, scale2) => {
@@ -195,26 +222,22 @@ function forward(size: number, blocks: number) {
           row0.add(H.mul(i * SIDE)),
           scale2,
         )
-        k.barrier()
-        for (const d of depth)
-          k.storeMatrix(tiles, mine.add(d * (SIDE / 4)), size / 4 + 1, "row", outputs[i]![d]!.get().div(totals[i]!.get()))
-        k.barrier()
-        k.for(k.lane.mod(LANES), (SIDE * size) / 4, LANES, (piece) => {
-          const [r, quad] = [piece.div(size / 4), piece.mod(size / 4)]
-          const { x, y: second, z, w } = tiles.at(mine.add(r.mul(size / 4 + 1)).add(quad))
-          const at = b
-            .mul(T)
-            .add(own)
-            .add(r.add(i * SIDE))
-            .mul(H)
-            .add(h)
-            .mul(size / 4)
-            .add(quad)
+        const rows = outputs[i]!.map((sum) => sum.get().div(totals[i]!.get()))
+        const at = b
+          .mul(T)
+          .add(own)
+          .add(i * SIDE)
+        storeRows(k, tiles, rows, (r, quad, values) =>
           y.pack(4).set(
-            at,
-            [x, second, z, w].map((word) => word.asF32()),
-          )
-        })
+            at
+              .add(r)
+              .mul(H)
+              .add(h)
+              .mul(size / 4)
+              .add(quad),
+            values,
+          ),
+        )
       }
     },
   })

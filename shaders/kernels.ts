@@ -5,6 +5,7 @@ import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
 import { fragmentAttention } from "./attention-fragment.ts"
+import { fragmentBackward } from "./attention-fragment-backward.ts"
 import { tensorAttention } from "./attention-tensor.ts"
 import { tensorBackward } from "./attention-tensor-backward.ts"
 import { tensorMask, tensorStatistics } from "./attention-tensor-inputs.ts"
@@ -97,6 +98,8 @@ export const kernels: readonly Kernel[] = [
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
   ...Object.values(fragmentAttention),
+  ...Object.values(fragmentBackward.queries),
+  ...Object.values(fragmentBackward.keys),
   ...all<Kernel>(tensorAttention),
   tensorMask,
   tensorStatistics,

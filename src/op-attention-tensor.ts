@@ -1,5 +1,6 @@
 /** Launches of attention's matrix kernels: tiles by head size, dropout's bits, the order of the gradients. */
 import { FRAGMENT_ROWS, fragmentAttention } from "../shaders/attention-fragment.ts"
+import { fragmentBackward } from "../shaders/attention-fragment-backward.ts"
 import { tensorAttention } from "../shaders/attention-tensor.ts"
 import { tensorBackward } from "../shaders/attention-tensor-backward.ts"
 import { pickTables, tensorMask, tensorStatistics } from "../shaders/attention-tensor-inputs.ts"
@@ -20,11 +21,11 @@ export interface TensorTiles {
   readonly forward: TensorTile
   readonly queries: TensorTile
   readonly keys: TensorTile
-  /** Forward by attention-fragment.ts where it can. */
-  readonly fragments: boolean
+  /** What attention-fragment.ts does where it can. */
+  readonly fragments: { readonly forward: boolean; readonly backward: boolean }
 }
 const tile = (WG: number, BR: number, BC: number): TensorTile => ({ WG, BR, BC })
-const same = (all: TensorTile): TensorTiles => ({ forward: all, queries: all, keys: all, fragments: false })
+const same = (all: TensorTile): TensorTiles => ({ forward: all, queries: all, keys: all, fragments: { forward: false, backward: false } })
 /** Tiles up to a head size. */
 export const TENSOR_TILES: readonly { readonly most: number; readonly tiles: TensorTiles }[] = [
   { most: 64, tiles: same(tile(128, 64, 64)) },
@@ -59,6 +60,9 @@ function dropoutMask(
   return { mask, made: [launch(tensorMask, { mask, T, H, site, threshold, words, seed, step, row }, groupsFor(words, 1, target))] }
 }
 
+const fitsFragments = ({ T, threshold }: Settings, { subgroupSize }: GpuTarget): boolean =>
+  threshold === 0 && T % FRAGMENT_ROWS === 0 && subgroupSize === 32
+
 export function tensorLaunches(
   buffers: { readonly qkv: Tensor; readonly y: Tensor | undefined; readonly lse: Memory },
   settings: Settings,
@@ -67,8 +71,7 @@ export function tensorLaunches(
   target: GpuTarget,
 ): Launches {
   const { T, H, K, D, scale, factor } = settings
-  const byFragments = fragments && settings.threshold === 0 && T % FRAGMENT_ROWS === 0 && target.subgroupSize === 32
-  if (byFragments && (D === 64 || D === 128))
+  if (fragments.forward && fitsFragments(settings, target) && (D === 64 || D === 128))
     return [launch(fragmentAttention[D], { ...buffers, T, H, K, scale }, [H, T / FRAGMENT_ROWS, batch])]
   const { mask, made } = dropoutMask(settings, batch, target)
   const [drops, where] = kindOf(settings, forward)
@@ -80,19 +83,28 @@ export function tensorBackwardLaunches(
   { y, lse, ...rest }: Readonly<Record<"qkv" | "y" | "lse" | "dy", Tensor>> & { readonly dqkv: Tensor | undefined },
   settings: Settings,
   batch: number,
-  { queries, keys }: TensorTiles,
+  { queries, keys, fragments }: TensorTiles,
   target: GpuTarget,
 ): Launches {
   const { T, H, K, D, scale, factor } = settings
   const n = batch * T * H
   const statistics = scratch("bf16", n * STATISTICS)
-  const { mask, made } = dropoutMask(settings, batch, target)
   const sizes = { T, H, K, scale, factor }
+  const prepared = launch(tensorStatistics, { y, dy: rest.dy, lse, statistics, ...sizes, D, rows: n }, groupsFor(n, 0.25, target))
+  if (fragments.backward && fitsFragments(settings, target) && (D === 64 || D === 128)) {
+    const values = { ...rest, statistics, picks: table("u32", pickTables()), T, H, K, scale }
+    const tiles = T / FRAGMENT_ROWS
+    return [
+      prepared,
+      [launch(fragmentBackward.keys[D], values, [K, tiles, batch]), launch(fragmentBackward.queries[D], values, [H, tiles, batch])],
+    ]
+  }
+  const { mask, made } = dropoutMask(settings, batch, target)
   const values = { ...rest, statistics, picks: table("u32", pickTables()), mask, ...sizes }
   const [drops, queriesWhere] = kindOf(settings, queries)
   const [, keysWhere] = kindOf(settings, keys)
   return [
-    [...made, launch(tensorStatistics, { y, dy: rest.dy, lse, statistics, ...sizes, D, rows: n }, groupsFor(n, 0.25, target))],
+    [...made, prepared],
     [
       launch(tensorBackward.keys[drops][keysWhere], values, [K, Math.ceil(T / keys.BC), batch], { ...keys, D }),
       launch(tensorBackward.queries[drops][queriesWhere], values, [H, Math.ceil(T / queries.BR), batch], { ...queries, D }),

@@ -22,24 +22,26 @@ const FRAGMENTS = [
   { B: 1, T: 256, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "fragments, large scores" },
 ]
 for (const { B, T, about, scale, ...heads } of FRAGMENTS) {
-  const inputs = { qkv: [B * T, (heads.nHead + 2 * heads.nKvHead) * heads.headDim] }
-  test(`attention, ${about}`, () => {
+  const { nHead: H, nKvHead: K, headDim: D } = heads
+  const run = (op: unknown, inputs: Record<string, number[]>) => {
     const list = TENSOR_TILES as { most: number; tiles: TensorTiles }[]
     const before = list.map(({ tiles }) => tiles)
-    for (const row of list) row.tiles = { ...row.tiles, fragments: true }
+    for (const row of list) row.tiles = { ...row.tiles, fragments: { forward: true, backward: true } }
     const attrs = { ...heads, T, scale, dropout: 0, site: 0 }
-    const { worst, tensor } = checkCase(device, {
-      op: attention as unknown as Op,
-      opCase: { inputs, attrs },
-      index: 1,
-      act: "bf16",
-      beta: 0,
-    })
+    const { worst, tensor } = checkCase(device, { op: op as Op, opCase: { inputs, attrs }, index: 1, act: "bf16", beta: 0 })
     list.forEach((row, i) => {
       row.tiles = before[i] as TensorTiles
     })
     expect(worst, tensor).toBeLessThanOrEqual(1)
-  }, 60_000)
+  }
+  const qkv = [B * T, (H + 2 * K) * D]
+  test(`attention, ${about}`, () => run(attention, { qkv }), 60_000)
+  if (scale < 1)
+    test(
+      `attention_backward, ${about}`,
+      () => run(attentionBackward, { qkv, y: [B * T, H * D], lse: [B * T, H], dy: [B * T, H * D] }),
+      60_000,
+    )
 }
 
 for (const { B, T, about, dropout = 0, ...heads } of CASES) {
