@@ -1,4 +1,4 @@
-/** Sampling: one token per row of logits, by repetition penalty, temperature, top-k, top-p and min-p. */
+/** Sampling: one token per row of logits, by temperature, top-k, top-p and min-p. */
 #include <math.h>
 #include "cpu-flat.h"
 #include "cpu-random.h"
@@ -6,14 +6,13 @@
 
 typedef struct Sample {
   const float *logits;
-  const float *temperature, *top_p, *min_p, *penalty;
-  const int32_t *top_k, *seed, *draw, *history, *lengths; /* history (rows, longest) and lengths may be NULL */
+  const float *temperature, *top_p, *min_p;
+  const int32_t *top_k, *seed, *draw;
   int32_t *token;
-  float *logprob; /* or NULL */
-  int64_t rows, classes, allowed, longest, stream; /* ids from `allowed` on are never chosen */
+  int64_t rows, classes, allowed, stream; /* ids from `allowed` on are never chosen */
 } Sample;
 
-enum { SCRATCH_WEIGHTS = SCRATCH_FREE, SCRATCH_SEEN, SCRATCH_ORDER, DIGIT_BITS = 11, DIGITS = 1 << DIGIT_BITS };
+enum { SCRATCH_WEIGHTS = SCRATCH_FREE, SCRATCH_ORDER, DIGIT_BITS = 11, DIGITS = 1 << DIGIT_BITS };
 
 /* A NaN may be lost; -∞ where nothing is larger. */
 static float maximum(const float *z, int64_t V) {
@@ -28,19 +27,6 @@ static float maximum(const float *z, int64_t V) {
 /* to[v] = e^((z[v] - top)·sharpness) */
 static void exponentials(float *to, const float *z, int64_t V, float top, float sharpness) {
   EACH_VECTOR(0, V, vput(to, i, vexp((vget(z, i, n, F32) - top) * sharpness), n, F32));
-}
-
-/* z of every token in the row's history once: divided by the penalty where positive, else multiplied (Keskar et al. 2019, arXiv:1909.05858). */
-static void penalise(const Sample *a, int64_t b, float *z) {
-  int64_t V = a->classes;
-  uint8_t *seen = scratch(SCRATCH_SEEN, V);
-  memset(seen, 0, V);
-  for (int64_t i = 0; i < MIN(a->lengths[b], a->longest); i++) {
-    int64_t t = a->history[b * a->longest + i];
-    if (t < 0 || t >= V || seen[t]) continue;
-    seen[t] = 1;
-    z[t] = z[t] > 0 ? z[t] / a->penalty[b] : z[t] * a->penalty[b];
-  }
 }
 
 /* 30 bits that fall as the weight, in [0, 1], rises: floats ≥ 0 are ordered like their bits. A NaN comes after 0. */
@@ -121,27 +107,19 @@ static int64_t draw(const Sample *a, int64_t b, const float *w) {
 
 static void sample_row(void *ctx, int64_t b) {
   const Sample *a = ctx;
-  int64_t V = a->classes, token = 0;
-  const float *logits = a->logits + b * V;
-  float *w = scratch(SCRATCH_WEIGHTS, 2 * V * 4), *z = w + V, top = maximum(logits, V);
-  double lse = 0;
-  if (a->logprob) {
-    exponentials(w, logits, V, top, 1);
-    lse = top + log(ROW_SUM(V, vget(w, i, n, F32)));
-  }
-  memcpy(z, logits, V * 4);
-  if (a->history && a->penalty[b] != 1) penalise(a, b, z);
-  top = maximum(z, a->allowed);
+  int64_t token = 0;
+  const float *z = a->logits + b * a->classes;
+  float top = maximum(z, a->allowed);
   if (a->temperature[b] > 0) {
+    float *w = scratch(SCRATCH_WEIGHTS, a->allowed * 4);
     exponentials(w, z, a->allowed, top, 1 / a->temperature[b]);
     token = draw(a, b, w);
   } else {
     while (token < a->allowed - 1 && z[token] != top) token++;
   }
   a->token[b] = token;
-  if (a->logprob) a->logprob[b] = logits[token] - lse;
 }
 
-/** token (B), logprob (B) of logits (B, V); settings per row. */
+/** token (B) of logits (B, V); settings per row. */
 void KERNEL(sample)(const Sample *a) { parallel(a->rows, sample_row, (void *)a); }
 EXPORT_KERNEL(sample);

@@ -1,5 +1,5 @@
-/** Sampling, second part: one token per row, from the numbers of its slices and the penalised logits. */
-import { type Body, type F32, f32, i32, kernel, read, type SharedArray, type U32, u32, vec4, write } from "../src/spirv.ts"
+/** Sampling, second part: one token per row, from the numbers of its slices and the logits. */
+import { type Body, type F32, f32, i32, kernel, read, type SharedArray, type U32, u32, vec2, write } from "../src/spirv.ts"
 import { randomBlock, uniform } from "./random.ts"
 import { SLICE, weightBelow } from "./sample.ts"
 import { coarseBins, draw, fineBins, keyOf, LAST, weightOf } from "./sample-cut.ts"
@@ -13,17 +13,15 @@ const BATCH = 4
 type Measure = (z: F32) => F32
 
 /**
- * token[b] by the settings of row b from z and the numbers of sample_slices, see the op `sample`; logprob[b] = ln softmax(logits[b])[token[b]] where
- * `wantsLogprob`. z (B, S·1024), stats, place (B, S), S ≤ 1024 slices; the others (B). Grid (B). Reads z once for the cuts by top k, top p and
+ * token[b] by the settings of row b from z and the numbers of sample_slices, see the op `sample`. z (B, S·1024), stats, place (B, S), S ≤ 1024 slices; the others (B). Grid (B). Reads z once for the cuts by top k, top p and
  * min p and 1 to 3 times for each that needs a finer look; without cuts one slice of it. Same bits alone and in a batch.
  */
 export const sampleChoose = kernel({
   name: "sample_choose",
   workgroup: LANES,
   buffers: {
-    logits: read(f32),
     z: read(f32),
-    stats: read(vec4(f32)),
+    stats: read(vec2(f32)),
     place: read(u32),
     temperature: read(f32),
     topK: read(i32),
@@ -32,11 +30,10 @@ export const sampleChoose = kernel({
     seed: read(i32),
     draw: read(i32),
     token: write(i32),
-    logprob: write(f32),
   },
-  push: { V: u32, allowed: u32, S: u32, scale: f32, stream: u32, wantsLogprob: u32 },
-  body(k, { logits, z, stats, place, temperature, topK, topP, minP, seed, draw: counter, token, logprob, ...numbers }) {
-    const { V, allowed, S, scale, stream, wantsLogprob } = numbers
+  push: { allowed: u32, S: u32, scale: f32, stream: u32 },
+  body(k, { z, stats, place, temperature, topK, topP, minP, seed, draw: counter, token, ...numbers }) {
+    const { allowed, S, scale, stream } = numbers
     const row = k.group
     const slots = slotsOf(k)
     const one = k.f32(1)
@@ -44,9 +41,8 @@ export const sampleChoose = kernel({
     const isSlice = k.lane.lt(S)
     const slice = row.mul(S).add(isSlice.select(k.lane, 0))
     const [own, lowest] = [stats.at(slice), place.at(slice)]
-    const tops = largest(k, slots, k.vector(isSlice.select(own.x, none), isSlice.select(own.z, none)))
-    const [rawTop, top] = [tops.x, tops.y]
-    const first = smallest(k, slots, isSlice.and(own.z.eq(top)).select(lowest, NONE))
+    const top = largest(k, slots, isSlice.select(own.x, none))
+    const first = smallest(k, slots, isSlice.and(own.x.eq(top)).select(lowest, NONE))
     const chosen = k.var(u32, first.min(allowed.sub(1)))
 
     k.if(temperature.at(row).gt(0), () => {
@@ -99,7 +95,7 @@ export const sampleChoose = kernel({
               ),
             measure,
           ),
-        () => k.if(isSlice, () => sums.set(k.lane, own.w.mul(weightBelow(top, own.z, sharpness, one)).bits())),
+        () => k.if(isSlice, () => sums.set(k.lane, own.y.mul(weightBelow(top, own.x, sharpness, one)).bits())),
       )
       k.barrier()
       const mine = k.var(f32, 0)
@@ -120,12 +116,9 @@ export const sampleChoose = kernel({
       })
     })
 
-    const part = isSlice.select(own.x.eq(rawTop).select(one, own.x.sub(rawTop).exp()).mul(own.y), 0)
-    const total = scan(k, slots, k.u32(0), part).weight.total
     k.if(k.lane.eq(0), () => {
       const id = chosen.get().min(allowed.sub(1)) // where every logit is −∞ or NaN, what pads the last slice was as good
       token.set(row, id.toI32())
-      k.if(wantsLogprob.ne(0), () => logprob.set(row, logits.at(row.mul(V).add(id)).sub(rawTop).sub(total.log())))
     })
   },
 })

@@ -1,5 +1,5 @@
 /** Sums before a lane, and extremes, over large workgroups: two levels of subgroup operations. */
-import { type Body, type F32, type FloatVector, f32, type SharedArray, type U32, u32, vec2 } from "../src/spirv.ts"
+import { type Body, type F32, f32, type SharedArray, type U32, u32 } from "../src/spirv.ts"
 
 /** Subgroups of a workgroup of 1024 lanes at most. */
 const SLOTS = 256
@@ -8,13 +8,11 @@ const SLOTS = 256
 export interface Slots {
   readonly floats: SharedArray<typeof f32>
   readonly integers: SharedArray<typeof u32>
-  readonly pairs: SharedArray<ReturnType<typeof vec2<"f32">>>
 }
 
 export const slotsOf = (k: Body): Slots => ({
   floats: k.shared("floats of subgroups", f32, SLOTS),
   integers: k.shared("integers of subgroups", u32, SLOTS),
-  pairs: k.shared("pairs of subgroups", vec2(f32), SLOTS),
 })
 
 /**
@@ -74,13 +72,13 @@ export function smallest(k: Body, slots: Slots, value: U32): U32 {
   return result
 }
 
-/** The largest of each component over the workgroup, none of them NaN, in every lane. Two barriers. */
-export function largest(k: Body, slots: Slots, value: FloatVector<2>): FloatVector<2> {
+/** The largest value of the workgroup, none of them NaN, in every lane. Two barriers. */
+export function largest(k: Body, slots: Slots, value: F32): F32 {
   const partial = k.subgroupMax(value)
-  k.if(k.subgroupElect(), () => slots.pairs.set(k.subgroup, partial))
+  k.if(k.subgroupElect(), () => slots.floats.set(k.subgroup, partial))
   k.barrier()
-  const own = k.var(vec2(f32), partial)
-  eachSlot(k, (slot) => own.update((now) => now.max(slots.pairs.at(slot))))
+  const own = k.var(f32, partial)
+  eachSlot(k, (slot) => own.update((now) => now.max(slots.floats.at(slot))))
   const result = k.subgroupMax(own.get())
   k.barrier() // the slots may be written again from here on
   return result

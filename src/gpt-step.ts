@@ -104,7 +104,7 @@ export class Step {
   readonly #ints: Readonly<
     Record<"tokens" | "positions" | "pages" | "lengths" | "counts" | "last" | "topK" | "seed" | "draw" | "targets", Int32Array>
   >
-  readonly #floats: Readonly<Record<"temperature" | "topP" | "minP" | "repetitionPenalty", Float32Array>>
+  readonly #floats: Readonly<Record<"temperature" | "topP" | "minP", Float32Array>>
   readonly #adjust: { ids: Int32Array; scale: Float32Array; bias: Float32Array; listed: Int32Array; mask: Int32Array }
 
   constructor(device: Device, state: State, model: StepModel, shape: StepShape) {
@@ -127,7 +127,7 @@ export class Step {
       draw: ints(B),
       targets: ints(B * T),
     }
-    this.#floats = { temperature: floats(), topP: floats(), minP: floats(), repetitionPenalty: floats().fill(1) }
+    this.#floats = { temperature: floats(), topP: floats(), minP: floats() }
     const listed = B * (shape.adjusted ?? 0)
     this.#adjust = {
       ids: ints(listed),
@@ -270,7 +270,6 @@ function stepPlan({ model, precision, vocabulary, pageSize, pageCount, maxPages 
           topK: perRow("topK"),
           topP: perRow("topP", "f32"),
           minP: perRow("minP", "f32"),
-          repetitionPenalty: perRow("repetitionPenalty", "f32"),
           seed: perRow("seed"),
           draw: perRow("draw"),
         },

@@ -1,7 +1,7 @@
 /** Sampling: distributions against the logits warpers of transformers 5.17, greedy choice, counted random numbers. */
 import { expect, test } from "bun:test"
 import { openCpu } from "../src/cpu.ts"
-import { sample } from "../src/op.ts"
+import { logitAdjust, logprobs, sample } from "../src/op.ts"
 import { type Executable, plan, trace } from "../src/program.ts"
 
 const logits = [1.2, -0.3, 2.5, 0.1, -1.7, 1.9, 0.8, -0.6, 2.2, 0.4]
@@ -16,44 +16,45 @@ function sampler(): Executable {
     trace("sample", (t) => {
       const floats = (name: string) => t.input(name, "f32", [B])
       const ids = (name: string) => t.input(name, "i32", [B])
-      const { token, logprob } = sample({
-        logits: t.input("logits", "f32", [B, V]),
+      const raw = t.input("logits", "f32", [B, V])
+      const list = (name: string) => t.input(name, "f32", [B, 3])
+      const lists = { ids: t.input("ids", "i32", [B, 3]), scale: list("scale"), bias: list("bias"), counts: ids("counts") }
+      const { token } = sample({
+        logits: logitAdjust({ logits: raw, ...lists }).y,
         temperature: floats("temperature"),
         topK: ids("topK"),
         topP: floats("topP"),
         minP: floats("minP"),
-        repetitionPenalty: floats("repetitionPenalty"),
         seed: ids("seed"),
         draw: ids("draw"),
-        history: t.input("history", "i32", [B, 4]),
-        lengths: ids("lengths"),
       })
       t.output("token", token)
-      t.output("logprob", logprob)
+      t.output("logprob", logprobs({ logits: raw, targets: token }, { top: 0 }).logprob)
     }),
   )
   return device.compile(made, device.state())
 }
 
-const settings = { temperature: 1, topK: V, topP: 1, minP: 0, repetitionPenalty: 1, draw: 0, lengths: 0 }
+const settings = { temperature: 1, topK: V, topP: 1, minP: 0, repetitionPenalty: 1, draw: 0, counts: 0 }
 const run = sampler()
 
 /** One draw for B rows with the same settings and seeds of their own. */
 function draw(changes: Partial<typeof settings>, rows: readonly number[] = logits) {
-  const { temperature, topK, topP, minP, repetitionPenalty, draw, lengths } = { ...settings, ...changes }
+  const { temperature, topK, topP, minP, repetitionPenalty, draw, counts } = { ...settings, ...changes }
   const floats = (value: number) => new Float32Array(B).fill(value)
   const ids = (value: number) => new Int32Array(B).fill(value)
   const out = run.submit({
     logits: Float32Array.from({ length: B * V }, (_, i) => rows[i % V] as number),
-    history: Int32Array.from({ length: B * 4 }, (_, i) => [2, 7, 2, 3][i % 4] as number),
+    ids: Int32Array.from({ length: B * 3 }, (_, i) => [2, 7, 3][i % 3] as number),
+    scale: new Float32Array(B * 3).fill(repetitionPenalty),
+    bias: new Float32Array(B * 3),
     temperature: floats(temperature),
     topP: floats(topP),
     minP: floats(minP),
-    repetitionPenalty: floats(repetitionPenalty),
     topK: ids(topK),
     seed: Int32Array.from({ length: B }, (_, b) => b - 5),
     draw: ids(draw),
-    lengths: ids(lengths),
+    counts: ids(counts),
   })
   return { token: Array.from(out.read("token")), logprob: Array.from(out.read("logprob")) }
 }
@@ -71,12 +72,12 @@ for (const [name, changes, want] of [
   ["min p", { minP: 0.25 }, top4],
   [
     "penalty",
-    { repetitionPenalty: 1.5, lengths: 4 },
+    { repetitionPenalty: 1.5, counts: 3 },
     [0.109064, 0.0243355, 0.173921, 0.0351141, 0.00600106, 0.219628, 0.0731078, 0.0133556, 0.296467, 0.0490056],
   ],
   [
     "all",
-    { repetitionPenalty: 1.5, lengths: 4, temperature: 0.8, topK: 6, topP: 0.9, minP: 0.2 },
+    { repetitionPenalty: 1.5, counts: 3, temperature: 0.8, topK: 6, topP: 0.9, minP: 0.2 },
     [0.115191, 0, 0.206423, 0, 0, 0.276329, 0, 0, 0.402057, 0],
   ],
 ] as const) {
@@ -102,7 +103,7 @@ test("ln of the probability is that of the unmodified logits", () => {
 
 test("temperature 0 takes the largest logit, the lowest id of equals", () => {
   expect(new Set(draw({ temperature: 0 }).token)).toEqual(new Set([2]))
-  expect(new Set(draw({ temperature: 0, repetitionPenalty: 2, lengths: 1 }).token)).toEqual(new Set([8]))
+  expect(new Set(draw({ temperature: 0, repetitionPenalty: 2, counts: 1 }).token)).toEqual(new Set([8]))
   expect(new Set(draw({ temperature: 0 }, [0, 3, 1, 3, 3, 0, 0, 0, 0, 0]).token)).toEqual(new Set([1]))
 })
 
