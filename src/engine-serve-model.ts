@@ -56,6 +56,19 @@ async function fingerprintOf(directory: string): Promise<string> {
   return sha256(files.map((file, i) => `${hashes[i]}  ${basename(file)}\n`).join(""))
 }
 
+/** Vocabularies kept: the checkpoints of a run share theirs, which takes a quarter of a second to read. */
+const vocabularies = new Map<string, Vocabulary>()
+const VOCABULARIES = 4
+
+function readVocabulary(tokenizerJson: string, vocabSize: number): Vocabulary {
+  const key = `${vocabSize} ${sha256(tokenizerJson)}`
+  const made = vocabularies.get(key) ?? vocabularyOf(parseTokenizer(tokenizerJson), vocabSize)
+  vocabularies.delete(key)
+  vocabularies.set(key, made)
+  if (vocabularies.size > VOCABULARIES) vocabularies.delete(vocabularies.keys().next().value!)
+  return made
+}
+
 /** Takes one step whenever nothing else is due. */
 async function slowly<T>(steps: Generator<void, T>): Promise<T> {
   for (;;) {
@@ -76,14 +89,22 @@ export class Resident {
   readonly #device: Device
   readonly #shared: StepModel
   readonly #steps = new Map<string, Step>()
-  #vocabulary: Vocabulary | undefined
+  readonly #vocabulary: Vocabulary | undefined
 
-  private constructor(device: Device, loaded: LoadedModel, shared: StepModel, facts: ModelFacts, pool: PagePool) {
+  private constructor(
+    device: Device,
+    loaded: LoadedModel,
+    shared: StepModel,
+    facts: ModelFacts,
+    pool: PagePool,
+    vocabulary: Vocabulary | undefined,
+  ) {
     this.#device = device
     this.#loaded = loaded
     this.#shared = shared
     this.facts = facts
     this.pool = pool
+    this.#vocabulary = vocabulary
     this.ends = new Set(facts.ends)
   }
 
@@ -107,8 +128,8 @@ export class Resident {
     const { model, directory, tokenizerJson } = loaded
     const perPage = PAGE_SIZE * cacheBytesPerToken(model, spec.precision)
     const pages = Math.floor(cacheBytes(spec, directory, device, limits) / perPage)
-    const known = tokenizerJson === undefined ? model.vocabSize : parseTokenizer(tokenizerJson).vocabSize
-    const vocabulary = Math.min(model.vocabSize, known)
+    const tokens = tokenizerJson === undefined ? undefined : readVocabulary(tokenizerJson, model.vocabSize)
+    const vocabulary = Math.min(model.vocabSize, tokens?.known ?? model.vocabSize)
     const shared: StepModel = {
       model,
       precision: spec.precision,
@@ -133,18 +154,14 @@ export class Resident {
       pageSize: PAGE_SIZE,
       loadMs: performance.now() - started,
     }
-    return new Resident(device, loaded, shared, facts, new PagePool(pages, PAGE_SIZE, limits.prefixCache))
+    return new Resident(device, loaded, shared, facts, new PagePool(pages, PAGE_SIZE, limits.prefixCache), tokens)
   }
 
-  /** The tokens' bytes, for constraints. Throws AlphaError where the model has no tokenizer. */
+  /** The tokens' texts, for constraints. Throws AlphaError where the model has no tokenizer. */
   vocabulary(): Vocabulary {
-    if (this.#vocabulary === undefined) {
-      const { tokenizerJson, directory } = this.#loaded
-      if (tokenizerJson === undefined)
-        throw new AlphaError(`${directory} has no tokenizer.json, so that answers cannot be constrained`, { code: EXIT.usage })
-      this.#vocabulary = vocabularyOf(parseTokenizer(tokenizerJson), this.facts.vocabSize)
-    }
-    return this.#vocabulary
+    if (this.#vocabulary !== undefined) return this.#vocabulary
+    const { directory } = this.#loaded
+    throw new AlphaError(`${directory} has no tokenizer.json, so that answers cannot be constrained`, { code: EXIT.usage })
   }
 
   get idle(): boolean {
