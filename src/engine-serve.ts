@@ -128,14 +128,20 @@ class Server {
 
   /** The model was evicted since: it comes back for those that wait. */
   #reload(entry: Entry): void {
-    if (entry.queue.count > 1) return // under way
-    this.#models.load(entry.spec).catch((error: Error) => {
-      for (const sequence of entry.queue.all()) {
-        entry.queue.take(sequence, false)
-        this.#fail(sequence.request.id, "model", new AlphaError(error.message))
-      }
-      this.#flush()
-    })
+    if (entry.returning) return
+    entry.returning = true
+    this.#models
+      .load(entry.spec)
+      .catch((error: Error) => {
+        for (const sequence of entry.queue.all()) {
+          entry.queue.take(sequence, false)
+          this.#fail(sequence.request.id, "model", new AlphaError(error.message))
+        }
+        this.#flush()
+      })
+      .finally(() => {
+        entry.returning = false
+      })
   }
 
   /** Requests that wait, and their tokens. */
