@@ -99,7 +99,8 @@ const UNITS: readonly (readonly [RegExp, number])[] = [
 const [FLOAT32, BFLOAT16, SUBGROUP] = [1, 1000141000, 3]
 
 /**
- * The matrix path of a device; HELIOS_DISABLE_COOP_MAT=1 allows none, HELIOS_MATRIX names another. KHR before NV: on an H200 with driver 580 its
+ * The matrix path of a device; HELIOS_DISABLE_COOP_MAT=1 allows none, HELIOS_MATRIX names another
+ * (khr: without NV's functions on its matrices too). KHR before NV: on an H200 with driver 580 its
  * kernels are faster in a training step (perf/LOG.md).
  */
 function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
@@ -119,6 +120,7 @@ export function targetOf(facts: VulkanFacts): GpuTarget {
   return {
     subgroupSize: facts.subgroupSize,
     matrix: matrixPath(facts),
+    hasMatrixFunctions: facts.matrixFunctions === 1 && process.env.HELIOS_MATRIX !== "khr",
     units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
     sharedBytes: facts.maxSharedBytes,
   }
