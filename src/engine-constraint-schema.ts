@@ -1,7 +1,17 @@
 /** JSON Schema → a grammar of the JSON texts that meet it; what cannot be written so is refused by name. */
 import { refusal } from "./engine-constraint-automaton.ts"
 import { choice, type Expression, type Grammar, literal, nothing, repeat, rule, sequence } from "./engine-constraint-grammar.ts"
-import { boundedString, colon, comma, integerRange, JSON_RULES, jsonCharacter, listOf, otherString } from "./engine-constraint-json.ts"
+import {
+  boundedString,
+  colon,
+  comma,
+  integerRange,
+  JSON_RULES,
+  jsonCharacter,
+  listOf,
+  numberRange,
+  otherString,
+} from "./engine-constraint-json.ts"
 import { parseRegex } from "./engine-constraint-regex.ts"
 
 type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json }
@@ -16,7 +26,7 @@ type Type = (typeof TYPES)[number]
 /** Keywords by the type they speak of. */
 const KEYWORDS: Readonly<Record<Type, readonly string[]>> = {
   string: ["minLength", "maxLength", "pattern", "format"],
-  number: [],
+  number: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
   integer: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
   boolean: [],
   null: [],
@@ -32,8 +42,8 @@ const FORMATS: Readonly<Record<string, string>> = {
 const formatPattern = (name: string): string | undefined => (name === "date-time" ? `${FORMATS.date}T${FORMATS.time}` : FORMATS[name])
 
 /**
- * Texts of JSON values that meet `schema` (draft 2020-12): type, enum, const, strings (minLength, maxLength, or pattern, or format), integers with
- * bounds, arrays (items, prefixItems, minItems, maxItems), objects (properties in their order, required, additionalProperties), anyOf, oneOf whose
+ * Texts of JSON values that meet `schema` (draft 2020-12): type, enum, const, strings (minLength, maxLength, or pattern, or format), numbers with
+ * bounds (whole ones where they are not integers), arrays (items, prefixItems, minItems, maxItems), objects (properties in their order, required, additionalProperties), anyOf, oneOf whose
  * alternatives exclude each other, allOf of parts that say different things, $ref within the document. Throws AlphaError naming any other keyword.
  */
 export function schemaGrammar(schema: unknown): Grammar {
@@ -173,18 +183,13 @@ class SchemaCompiler {
       if (!known.has(key) && !isHarmless(key, schema[key]!)) throw refusal(`${where}: the keyword ${key} is not supported`)
     }
     const types = typesOf(schema) ?? impliedTypes(own)
-    const items = types.map((type) => {
-      const bounds = KEYWORDS.integer.find((key) => key in schema)
-      if (type === "number" && bounds !== undefined)
-        throw refusal(`${where}: ${bounds} of a number is not supported`, "type integer can be bounded")
-      return this.#ofType(type, schema, where)
-    })
-    return choice(...items)
+    return choice(...types.map((type) => this.#ofType(type, schema, where)))
   }
 
   #ofType(type: Type, schema: Schema, where: string): Expression {
     if (type === "string") return this.#string(schema, where)
     if (type === "integer") return this.#integer(schema, where)
+    if (type === "number") return this.#number(schema, where)
     if (type === "array") return this.#array(schema, where)
     return type === "object" ? this.#object(schema, where) : rule(type)
   }
@@ -205,14 +210,41 @@ class SchemaCompiler {
     throw refusal(`${where}: ${given.join(" beside ")} is not supported`)
   }
 
-  #integer(schema: Schema, where: string): Expression {
-    if (!KEYWORDS.integer.some((key) => key in schema)) return rule("integer")
-    const number = (key: string): number | undefined => {
+  #bounds(schema: Schema, where: string): (number | undefined)[] {
+    return KEYWORDS.integer.map((key) => {
       const value = schema[key]
       if (value !== undefined && typeof value !== "number") throw refusal(`${where}: ${key} is a number`)
       return value as number | undefined
+    })
+  }
+
+  #number(schema: Schema, where: string): Expression {
+    const [least, most, above, below] = this.#bounds(schema, where)
+    const given = [least, most, above, below].filter((bound) => bound !== undefined)
+    if (given.length === 0) return rule("number")
+    const odd = given.find((bound) => !Number.isInteger(bound) || Math.abs(bound) >= 10 ** 9)
+    if (odd !== undefined) throw refusal(`${where}: the bound ${odd} of a number is not supported`, "whole bounds below 10^9 are")
+    const min =
+      above !== undefined && above >= (least ?? above)
+        ? { at: above, open: true }
+        : least === undefined
+          ? undefined
+          : { at: least, open: false }
+    const max =
+      below !== undefined && below <= (most ?? below)
+        ? { at: below, open: true }
+        : most === undefined
+          ? undefined
+          : { at: most, open: false }
+    if (min !== undefined && max !== undefined && (min.at > max.at || (min.at === max.at && (min.open || max.open)))) {
+      throw refusal(`${where}: no number lies in the bounds`)
     }
-    const [least, above, most, below] = ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"].map(number)
+    return numberRange(min, max)
+  }
+
+  #integer(schema: Schema, where: string): Expression {
+    if (!KEYWORDS.integer.some((key) => key in schema)) return rule("integer")
+    const [least, most, above, below] = this.#bounds(schema, where)
     const lows = [least === undefined ? [] : Math.ceil(least), above === undefined ? [] : Math.floor(above) + 1].flat()
     const highs = [most === undefined ? [] : Math.floor(most), below === undefined ? [] : Math.ceil(below) - 1].flat()
     const min = lows.length === 0 ? undefined : Math.max(...lows)
@@ -322,8 +354,9 @@ function typesOf(schema: Schema): Type[] | undefined {
 /** Without a type every type is allowed, and those that keywords speak of must meet them. */
 const impliedTypes = (own: readonly string[]): Type[] => {
   const spoken = TYPES.filter((type) => KEYWORDS[type].some((key) => own.includes(key)))
-  // Whoever describes properties without a type means an object.
-  return spoken.length === 1 ? spoken : [...TYPES.filter((type) => type !== "integer")]
+  // Whoever describes properties without a type means an object, and so on; a number may be whole.
+  const kinds = spoken.filter((type) => type !== "integer")
+  return kinds.length === 1 ? kinds : [...TYPES.filter((type) => type !== "integer")]
 }
 
 /** Keywords whose value makes them say nothing. */
