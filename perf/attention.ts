@@ -1,7 +1,6 @@
 /**
  * Speed of attention on the first Vulkan device: bun perf/attention.ts [--only=REGEX] [--chosen] [--runs=10]. --build=FILE writes an executable for a
- * machine without Bun. Per shape: the portable kernels, then the matrix kernels tile by tile (* marks the tiles in use; --chosen leaves out the
- * others): milliseconds of every launch and TFLOP/s of forward and backward (2 and 5 products over half of T × T), medians over the runs, and the
+ * machine without Bun. Per shape: the portable kernels, matrices of subgroups, then tiles of workgroups (--chosen: only those in use): milliseconds of every launch and TFLOP/s of forward and backward (2 and 5 products over half of T × T), medians over the runs, and the
  * relative L2 distance of y and dqkv from the portable kernels' (bf16 rounding gives about 3e-3). Then decode over pages: µs and GB/s.
  */
 import { writeFileSync } from "node:fs"
@@ -61,10 +60,10 @@ function normals(count: number, seed: number, factor = 1): Uint16Array {
 const fromBf16 = (bits: Uint16Array): Float32Array => new Float32Array(Uint32Array.from(bits, (b) => b << 16).buffer)
 const median = (values: number[]): number => values.sort((a, b) => a - b)[values.length >> 1]!
 
-/** A device on the portable path, and one on the best. */
-function open(isPortable: boolean): Device {
-  if (isPortable) process.env.HELIOS_DISABLE_COOP_MAT = "1"
-  else delete process.env.HELIOS_DISABLE_COOP_MAT
+/** A device on one of its paths: portable kernels, matrices of subgroups, tiles of workgroups. */
+function open(path: "none" | undefined | "nv2"): Device {
+  if (path === undefined) delete process.env.HELIOS_MATRIX
+  else process.env.HELIOS_MATRIX = path
   return openGpu(0)
 }
 
@@ -152,17 +151,9 @@ function distance(a: Float32Array, b: Float32Array): number {
   return Math.sqrt(far / norm)
 }
 
-/** Tiles that are tried. */
-function* ways(): Generator<readonly [name: string, TensorTiles]> {
-  const all = (one: TensorTile): TensorTiles => ({ forward: one, queries: one, keys: one, fragments: { forward: false, backward: false } })
-  yield ["fragments", { ...all(MORE[0]!), fragments: { forward: true, backward: true } }]
-  for (const one of MORE) yield [`${one.BR}×${one.BC}/${one.WG}`, all(one)]
-}
-
 const short = (name: string) => name.replace(/^attention_?/, "").replace(/\.bf16$/, "") || "forward"
-const best = open(false)
+const [best, tiled, portable] = [open(undefined), open("nv2"), open("none")]
 console.log(best.description)
-const portable = open(true)
 const inUse = [...TENSOR_TILES]
 for (const shape of SHAPES) {
   const { B, T, nHead, nKvHead, headDim } = shape
@@ -188,12 +179,14 @@ for (const shape of SHAPES) {
     }
   }
   report(portable, "portable")
-  if (!best.description.includes("NV cooperative")) continue
-  report(best, "*")
-  for (const [name, tiles] of flags.chosen ? [] : ways()) {
+  if (best.description === portable.description) continue
+  report(best, "subgroups")
+  if (!tiled.description.includes("NV cooperative")) continue
+  report(tiled, "tiles in use")
+  for (const one of flags.chosen ? [] : MORE) {
     const list = TENSOR_TILES as { most: number; tiles: TensorTiles }[]
-    list.splice(0, list.length, { most: 256, tiles })
-    report(best, name)
+    list.splice(0, list.length, { most: 256, tiles: { forward: one, queries: one, keys: one } })
+    report(tiled, `${one.BR}×${one.BC}/${one.WG}`)
     list.splice(0, list.length, ...inUse)
   }
 }

@@ -2,6 +2,7 @@
 import { type Body, bf16, type F32, type FloatMatrix, f32, kernel, read, type U32, u32, vec4, write } from "../src/spirv.ts"
 import {
   FRAGMENT_ROWS,
+  FRAGMENT_SIZES,
   KEYS,
   LANES,
   PACK,
@@ -14,7 +15,7 @@ import {
   storeRows,
 } from "./attention-fragment.ts"
 import { PICK_ROWS } from "./attention-tensor-inputs.ts"
-import { STATISTICS } from "./attention-tensor-tile.ts"
+import { kept, masks, push, STATISTICS } from "./attention-tensor-tile.ts"
 
 /** Each subgroup has one block of 16 rows. */
 const SUBGROUPS = FRAGMENT_ROWS / SIDE
@@ -22,11 +23,11 @@ const SUBGROUPS = FRAGMENT_ROWS / SIDE
 const shape = {
   workgroup: SUBGROUPS * LANES,
   sharedKiB: 48,
-  buffers: { qkv: read(bf16), dy: read(bf16), statistics: read(bf16), picks: read(bf16), dqkv: write(bf16) },
-  push: { T: u32, H: u32, K: u32, scale: f32 },
+  buffers: { qkv: read(bf16), dy: read(bf16), statistics: read(bf16), picks: read(bf16), ...masks, dqkv: write(bf16) },
+  push,
 } as const
 
-/** Where the parts of a head lie: elements of qkv and y from the start of sequence b, and of its statistics. */
+/** Where the parts of a head lie: elements of qkv, y and the statistics; the number of its first position. */
 function placesOf(size: number, { T, H, K }: { readonly T: U32; readonly H: U32; readonly K: U32 }, b: U32, h: U32) {
   const width = H.add(K.mul(2)).mul(size)
   const keyHead = H.add(h.mul(K).div(H))
@@ -38,6 +39,7 @@ function placesOf(size: number, { T, H, K }: { readonly T: U32; readonly H: U32;
     value: first.add(keyHead.add(K).mul(size)),
     outputWidth: H.mul(size),
     output: b.mul(T).mul(H).add(h).mul(size),
+    number: b.mul(H).add(h).mul(T),
     statistics: b.mul(H).add(h).mul(T).mul(STATISTICS),
   }
 }
@@ -66,13 +68,13 @@ function sweep(
 
 const exp = (_r: U32, _c: U32, x: F32, scale2: F32) => x.mul(scale2).exp2()
 
-function queries(size: number) {
+function queries(size: number, drops: boolean) {
   const depth = range(size / SIDE)
   const pitch = size / PACK + 1
   return kernel({
     ...shape,
-    name: `attention_fragment_backward_q_${size}`,
-    body(k, { qkv, dy, statistics, picks, dqkv, T, H, K, scale }) {
+    name: `attention_fragment_backward_q_${size}${drops ? "_dropout" : ""}`,
+    body(k, { qkv, dy, statistics, picks, mask, dqkv, T, H, K, scale, factor }) {
       const [A, B] = [k.matrix(bf16, "a", SIDE, SIDE, "subgroup"), k.matrix(bf16, "b", SIDE, SIDE, "subgroup")]
       const S = k.matrix(f32, "accumulator", SIDE, SIDE, "subgroup")
       const tiles: Shared = k.shared("tiles", vec4(u32), sharedPacks(size, SUBGROUPS))
@@ -89,6 +91,9 @@ function queries(size: number) {
       ) as [Sum, Sum]
       const sums = depth.map(() => k.var(S, 0))
       const show = (r: U32, c: U32, x: F32, row: U32, column: U32) => row.add(r).ge(column.add(c)).select(x, 0)
+      const keep = kept(mask, { T, factor }, false)
+      const slope = (r: U32, c: U32, p: F32, dp: F32, delta: F32, row: U32, column: U32, number: U32) =>
+        p.mul(dp.fma(keep(number, row.add(r), column.add(c)), delta))
       const parts = [
         { ...pieces(k, qkv, size, SUBGROUPS * LANES, 0), first: at.key, width: at.width },
         { ...pieces(k, qkv, size, SUBGROUPS * LANES, KEYS * pitch), first: at.value, width: at.width },
@@ -100,8 +105,10 @@ function queries(size: number) {
             const scores = depth.reduce((sum, d) => k.mulAdd(query[d]!, turned(0, d), sum), logs)
             const weights = k.var(S, scores.map(exp, scale2))
             k.if(block.add(c + SIDE).gt(own), () => weights.update((all) => all.map(show, own, block.add(c))))
-            const products = depth.reduce((sum, d) => k.mulAdd(gradient[d]!, turned(KEYS * pitch, d), sum), deltas)
-            const ds = weights.get().mul(products).convert(A)
+            const start = drops ? k.fill(S, 0) : deltas
+            const products = depth.reduce((sum, d) => k.mulAdd(gradient[d]!, turned(KEYS * pitch, d), sum), start)
+            const p = weights.get()
+            const ds = (drops ? p.map(slope, products, deltas, own, block.add(c), at.number) : p.mul(products)).convert(A)
             for (const d of depth) {
               const key = k.loadMatrix(B, tiles, c * pitch + (d * SIDE) / PACK, pitch, "row")
               sums[d]!.update((sum) => k.mulAdd(ds, key, sum))
@@ -115,13 +122,13 @@ function queries(size: number) {
   })
 }
 
-function keys(size: number) {
+function keys(size: number, drops: boolean) {
   const depth = range(size / SIDE)
   const pitch = size / PACK + 1
   return kernel({
     ...shape,
-    name: `attention_fragment_backward_kv_${size}`,
-    body(k, { qkv, dy, statistics, picks, dqkv, T, H, K, scale }) {
+    name: `attention_fragment_backward_kv_${size}${drops ? "_dropout" : ""}`,
+    body(k, { qkv, dy, statistics, picks, mask, dqkv, T, H, K, scale, factor }) {
       const [A, B] = [k.matrix(bf16, "a", SIDE, SIDE, "subgroup"), k.matrix(bf16, "b", SIDE, SIDE, "subgroup")]
       const S = k.matrix(f32, "accumulator", SIDE, SIDE, "subgroup")
       const tiles: Shared = k.shared("tiles", vec4(u32), sharedPacks(size, SUBGROUPS))
@@ -138,6 +145,10 @@ function keys(size: number) {
       const [logs, deltas] = [0, 1].map((which) => k.loadMatrix(A, picks, which * PICK_ROWS * STATISTICS, STATISTICS, "row"))
       const [dKeys, dValues] = [0, 1].map(() => depth.map(() => k.var(S, 0)))
       const show = (r: U32, c: U32, x: F32, key: U32, query: U32) => query.add(c).ge(key.add(r)).select(x, 0)
+      const keep = kept(mask, { T, factor }, false)
+      const drop = (r: U32, c: U32, x: F32, key: U32, query: U32, number: U32) => x.mul(keep(number, query.add(c), key.add(r)))
+      const slope = (r: U32, c: U32, p: F32, dp: F32, delta: F32, key: U32, query: U32, number: U32) =>
+        p.mul(dp.fma(keep(number, query.add(c), key.add(r)), delta))
       const held = [0, KEYS * pitch].map((base, i) => pieces(k, i === 0 ? qkv : dy, size, SUBGROUPS * LANES, base))
       k.for(head, head.add(group), 1, (h) => {
         const at = placesOf(size, { T, H, K }, b, h)
@@ -155,10 +166,15 @@ function keys(size: number) {
               const scores = depth.reduce((sum, d) => k.mulAdd(ownKeys[d]!, part(0, d, "column"), sum), start(logs))
               const weights = k.var(S, scores.map(exp, scale2))
               k.if(block.add(c).lt(own.add(SIDE)), () => weights.update((all) => all.map(show, own, block.add(c))))
-              const p = weights.get().convert(A)
+              const all = weights.get()
+              const p = (drops ? all.map(drop, own, block.add(c), at.number) : all).convert(A)
               for (const d of depth) dValues![d]!.update((sum) => k.mulAdd(p, part(KEYS * pitch, d, "row"), sum))
-              const products = depth.reduce((sum, d) => k.mulAdd(ownValues[d]!, part(KEYS * pitch, d, "column"), sum), start(deltas))
-              const ds = weights.get().mul(products).convert(A)
+              const delta = start(deltas)
+              const products = depth.reduce(
+                (sum, d) => k.mulAdd(ownValues[d]!, part(KEYS * pitch, d, "column"), sum),
+                drops ? k.fill(S, 0) : delta,
+              )
+              const ds = (drops ? all.map(slope, products, delta, own, block.add(c), at.number) : all.mul(products)).convert(A)
               for (const d of depth) dKeys![d]!.update((sum) => k.mulAdd(ds, part(0, d, "row"), sum))
             }
           })
@@ -179,11 +195,12 @@ function keys(size: number) {
   })
 }
 
+const kinds = <T>(make: (size: number, drops: boolean) => T) => {
+  const bySize = (drops: boolean) => FRAGMENT_SIZES.map((size) => make(size, drops))
+  return { plain: bySize(false), dropout: bySize(true) }
+}
 /**
- * As in attention-tensor-backward.ts, without dropout, T a multiple of 128, head sizes 64 and 128, subgroups of 32: each subgroup has 16 rows (of
- * queries for dq, of keys for dk and dv), the other side comes through shared memory, 64 rows at a time. Grid: (H, T/128, B) and (K, T/128, B).
+ * As in attention-tensor-backward.ts, T a multiple of 128, subgroups of 32; by place in FRAGMENT_SIZES. Each subgroup has 16 rows (of queries for
+ * dq, of keys for dk and dv), the other side comes through shared memory, 64 rows at a time. Grid: (H, T/128, B) and (K, T/128, B).
  */
-export const fragmentBackward = {
-  queries: { 64: queries(64), 128: queries(128) },
-  keys: { 64: keys(64), 128: keys(128) },
-} as const
+export const fragmentBackward = { queries: kinds(queries), keys: kinds(keys) }

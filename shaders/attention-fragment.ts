@@ -15,6 +15,7 @@ import {
   vec4,
   write,
 } from "../src/spirv.ts"
+import { kept, masks, push } from "./attention-tensor-tile.ts"
 
 export const SIDE = 16
 export const LANES = 32
@@ -87,18 +88,21 @@ export function storeRows(k: Body, tiles: Shared, rows: readonly Sum[], store: (
   }
 }
 
-/** `blocks` blocks of 16 rows per subgroup: as many as the registers hold. */
-function forward(size: number, blocks: number) {
+/** Blocks of 16 rows per subgroup: as many as the registers hold. */
+const blocksOf = (size: number): number => (size <= 64 ? 2 : 1)
+
+function forward(size: number, drops: boolean) {
+  const blocks = blocksOf(size)
   const subgroups = FRAGMENT_ROWS / SIDE / blocks
   const depth = range(size / SIDE)
   const pitch = size / PACK + 1
   return kernel({
-    name: `attention_fragment_${size}`,
+    name: `attention_fragment_${size}${drops ? "_dropout" : ""}`,
     workgroup: subgroups * LANES,
     sharedKiB: 48,
-    buffers: { qkv: read(bf16), y: write(bf16), lse: readWrite(f32) },
-    push: { T: u32, H: u32, K: u32, scale: f32 },
-    body(k, { qkv, y, lse, T, H, K, scale }) {
+    buffers: { qkv: read(bf16), ...masks, y: write(bf16), lse: readWrite(f32) },
+    push,
+    body(k, { qkv, mask, y, lse, T, H, K, scale, factor }) {
       const [A, B] = [k.matrix(bf16, "a", SIDE, SIDE, "subgroup"), k.matrix(bf16, "b", SIDE, SIDE, "subgroup")]
       const S = k.matrix(f32, "accumulator", SIDE, SIDE, "subgroup")
       const tiles: Shared = k.shared("tiles", vec4(u32), sharedPacks(size, subgroups))
@@ -121,6 +125,9 @@ function forward(size: number, blocks: number) {
       const larger2 = (_r: U32, _c: U32, a: F32, b: F32): F32 => a.max(b)
       const together = (a: F32, b: F32): F32 => a.add(b)
       const exp = (_r: U32, _c: U32, x: F32, scale2: F32) => x.mul(scale2).exp2()
+      const keep = kept(mask, { T, factor }, false)
+      const drop = (r: U32, c: U32, x: F32, row: U32, column: U32, number: U32) => x.mul(keep(number, row.add(r), column.add(c)))
+      const number = b.mul(H).add(h).mul(T)
 
       /** −reference of the rows, the same along each: at first that of the largest score on the diagonal, which every row sees. */
       const references = high.map((i) => {
@@ -163,7 +170,7 @@ function forward(size: number, blocks: number) {
           wide.map((c) => {
             const weight = scores[i]![c]!.get().map(exp, scale2)
             sums[i]!.update((sum) => sum.add(weight))
-            return weight.convert(A)
+            return (drops ? weight.map(drop, own.add(i * SIDE), block.add(places[c]!), number) : weight).convert(A)
           }),
         )
         for (const c of wide)
@@ -243,9 +250,12 @@ function forward(size: number, blocks: number) {
   })
 }
 
+/** Head sizes that there are kernels for. */
+export const FRAGMENT_SIZES = [32, 64, 96, 128] as const
+const bySize = (drops: boolean) => FRAGMENT_SIZES.map((size) => forward(size, drops))
 /**
- * y and lse as in attention-tensor.ts, without dropout, T a multiple of 128, head sizes 64 and 128, subgroups of 32. Each subgroup has 32 (or 16) query rows;
+ * y and lse as in attention-tensor.ts, T a multiple of 128, subgroups of 32; by place in FRAGMENT_SIZES. Each subgroup has 32 (or 16) query rows;
  * keys and values come through shared memory, 64 at a time, the next ones are loaded meanwhile. Grid: (H, T/128, B). 2·B·T·T·H·D FLOP.
  * Source: Dao 2023, arXiv:2307.08691 (work split by rows, weights kept in registers).
  */
-export const fragmentAttention = { 64: forward(64, 2), 128: forward(128, 1) } as const
+export const fragmentAttention = { plain: bySize(false), dropout: bySize(true) }

@@ -1,5 +1,5 @@
 /** Cross-entropy of rows of logits, and its gradient in their place. */
-import { act, constant, type F32, f32, i32, kernel, read, readWrite, type U32, u32, write } from "../src/spirv.ts"
+import { choice, constant, type F32, f32, i32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
 import { tanh } from "./elementwise.ts"
 
 /** Logits per lane and turn: 16 bytes of bf16, twice 16 of f32. */
@@ -8,18 +8,23 @@ const PACK = 8
 const LOWEST = -3.4e38
 
 /**
- * losses[r] = ln Σ_v exp z[r,v] − z[r, targets[r]], z = logits or cap·tanh(logits/cap); logits[r,v] ← ∂losses[r]/∂logits[r,v] when
- * `writesGradient`, and 0 from V to the end of the row. Target −1: loss and gradient 0; beyond V: loss NaN.
+ * losses[r] = ln Σ_v exp z[r,v] − z[r, targets[r]], z = logits or cap·tanh(logits/cap); gradient[r,v] = ∂losses[r]/∂logits[r,v] when
+ * `writesGradient`, and 0 from V to the end of the row; gradient may be the logits themselves. Target −1: loss and gradient 0; beyond V: loss NaN.
  * logits (R, pitch), pitch a multiple of 8 ≥ V. Grid: R workgroups of `lanes`. Moves 3·R·V·s bytes, the second reading through the cache.
  * Source: the fused classifier of llm.c; the running maximum and sum are Milakov & Gimelshein 2018, arXiv:1805.02867.
  */
 export const crossEntropy = kernel({
   name: "cross_entropy",
   workgroup: "lanes",
-  buffers: { logits: readWrite(act), targets: read(i32), losses: write(f32) },
+  buffers: { logits: read(choice("logits")), targets: read(i32), losses: write(f32), gradient: write(choice("gradient")) },
   push: { V: u32, pitch: u32, cap: f32 },
+  variants: [
+    { logits: "f32", gradient: "f32" },
+    { logits: "bf16", gradient: "bf16" },
+    { logits: "f32", gradient: "bf16" },
+  ],
   constants: { lanes: constant(u32, 256), isCapped: constant(u32, 0), writesGradient: constant(u32, 1) },
-  body(k, { logits, targets, losses, V, pitch, cap, isCapped, writesGradient }) {
+  body(k, { logits, targets, losses, gradient, V, pitch, cap, isCapped, writesGradient }) {
     const target = targets.at(k.group)
     const packs = pitch.div(PACK)
     const first = k.group.mul(packs)
@@ -33,7 +38,7 @@ export const crossEntropy = kernel({
       target.lt(0),
       () => {
         k.if(k.lane.eq(0), () => losses.set(k.group, 0))
-        k.if(writesGradient.ne(0), () => eachPack((i) => logits.pack(PACK).set(first.add(i), Array(PACK).fill(k.f32(0)))))
+        k.if(writesGradient.ne(0), () => eachPack((i) => gradient.pack(PACK).set(first.add(i), Array(PACK).fill(k.f32(0)))))
       },
       () => {
         const [max, sum] = [k.var(f32, LOWEST), k.var(f32, 0)]
@@ -64,7 +69,7 @@ export const crossEntropy = kernel({
         k.if(writesGradient.ne(0), () =>
           eachPack((i) => {
             const before = logits.pack(PACK).at(first.add(i))
-            const gradient = before.map((x, j) => {
+            const slopes = before.map((x, j) => {
               const v = i.mul(PACK).add(j)
               const z = capped(x)
               const dz = k.var(
@@ -80,7 +85,7 @@ export const crossEntropy = kernel({
               })
               return v.lt(V).select(dz.get(), 0)
             })
-            logits.pack(PACK).set(first.add(i), gradient)
+            gradient.pack(PACK).set(first.add(i), slopes)
           }),
         )
       },

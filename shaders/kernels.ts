@@ -97,9 +97,9 @@ export const kernels: readonly Kernel[] = [
   attentionDelta,
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
-  ...Object.values(fragmentAttention),
-  ...Object.values(fragmentBackward.queries),
-  ...Object.values(fragmentBackward.keys),
+  ...[fragmentAttention, fragmentBackward.queries, fragmentBackward.keys].flatMap(
+    ({ plain, dropout }): Kernel[] => [...plain, ...dropout] as Kernel[],
+  ),
   ...all<Kernel>(tensorAttention),
   tensorMask,
   tensorStatistics,

@@ -4,7 +4,7 @@ import { columns, displayWidth, wrap } from "./base-term.ts"
 import { COMMAND_GROUPS, type Command } from "./cli-command.ts"
 import { SWITCHES } from "./cli-flags.ts"
 import { guide } from "./cli-guide.ts"
-import { ENVIRONMENT_NAMES, envName, type Field, type Fields, jsonSchema, kebabName, PRESETS, RUNTIME } from "./config.ts"
+import { ENVIRONMENT_NAMES, envName, type Field, type Fields, jsonSchema, kebabName, PRESETS, RUNTIME, SECRETS } from "./config.ts"
 
 const WIDTH = 100
 /** Columns of the flag names; longer ones push their text to the next line. */
@@ -160,9 +160,15 @@ const SCHEDULES = `Learning rate schedules (--schedule), at step s = 0, 1, … o
 
 function environmentPage(): string {
   const knobs = Object.entries(RUNTIME).map(([name, field]) => [`  ${envName(name)}`, describe(field)])
-  const names = [...ENVIRONMENT_NAMES].filter((name) => !knobs.some(([knob]) => knob!.trim() === name))
+  const keys = [
+    ...Object.entries(SECRETS).map(([name, field]) => [`  ${envName(name)}`, describe(field)]),
+    ["  UPLOAD_SECRET", "keys for sending the data of runs, separated by commas"],
+    ["  PORT", "where --port is not given"],
+  ]
+  const own = [...knobs, ...keys].map(([name]) => name!.trim())
+  const names = [...ENVIRONMENT_NAMES].filter((name) => !own.includes(name))
   const list = wrap(names.join(" "), WIDTH - 2).map((line) => `  ${line}`)
-  return `Environment\n\nOf the program itself:\n${twoColumns(knobs)}\n\nOf the fields (see the flag of the same name):\n${list.join("\n")}`
+  return `Environment\n\nOf the program itself:\n${twoColumns(knobs)}\n\nOf alpha serve, without a flag:\n${twoColumns(keys)}\n\nOf the fields (see the flag of the same name):\n${list.join("\n")}`
 }
 
 function exitPage(): string {

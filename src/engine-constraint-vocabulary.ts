@@ -14,6 +14,9 @@ export interface Vocabulary {
   /** Tokens that are exactly the text of node n: ids[starts[n] … starts[n + 1]). */
   readonly starts: Int32Array
   readonly ids: Int32Array
+  /** Ids that the tokenizer knows. */
+  readonly known: number
+  /** Text of a token; empty for special ones. */
   readonly bytes: (id: number) => Uint8Array
 }
 
@@ -60,6 +63,21 @@ export function vocabularyOf(tokenizer: Tokenizer, vocabSize: number): Vocabular
     after: after.slice(0, count),
     starts: starts.slice(0, count + 1),
     ids,
-    bytes: (id) => tokenizer.tokenBytes(id),
+    known: tokenizer.vocabSize,
+    bytes: textsOf(tokens),
   }
+}
+
+/** Texts by id, in one piece of memory, so that the tokenizer can go. */
+function textsOf(tokens: readonly { readonly id: number; readonly bytes: Uint8Array }[]): (id: number) => Uint8Array {
+  const all = new Uint8Array(tokens.reduce((sum, { bytes }) => sum + bytes.length, 0))
+  const ends = new Int32Array(2 * (1 + tokens.reduce((most, { id }) => Math.max(most, id), 0)))
+  let at = 0
+  for (const { id, bytes } of tokens) {
+    all.set(bytes, at)
+    ends[2 * id] = at
+    at += bytes.length
+    ends[2 * id + 1] = at
+  }
+  return (id) => all.subarray(ends[2 * id] ?? 0, ends[2 * id + 1] ?? 0)
 }

@@ -30,7 +30,8 @@ export const PAGE_SIZE = 16
 /** Tokens of a sequence that pages are counted on, where nothing says how many. */
 const USUAL_LENGTH = 2048
 const CPU_CACHE_BYTES = 1 << 30
-/** Memory of the steps that are kept on the CPU. */
+/** Compiled steps that are kept, and on the CPU, where each has memory of its own, the bytes of that. */
+const STEPS = 96
 const STEP_BYTES = 512 << 20
 
 /** Bytes of a model's pages. */
@@ -56,6 +57,19 @@ async function fingerprintOf(directory: string): Promise<string> {
   return sha256(files.map((file, i) => `${hashes[i]}  ${basename(file)}\n`).join(""))
 }
 
+/** Vocabularies kept: the checkpoints of a run share theirs, which takes a quarter of a second to read. */
+const vocabularies = new Map<string, Vocabulary>()
+const VOCABULARIES = 4
+
+function readVocabulary(tokenizerJson: string, vocabSize: number): Vocabulary {
+  const key = `${vocabSize} ${sha256(tokenizerJson)}`
+  const made = vocabularies.get(key) ?? vocabularyOf(parseTokenizer(tokenizerJson), vocabSize)
+  vocabularies.delete(key)
+  vocabularies.set(key, made)
+  if (vocabularies.size > VOCABULARIES) vocabularies.delete(vocabularies.keys().next().value!)
+  return made
+}
+
 /** Takes one step whenever nothing else is due. */
 async function slowly<T>(steps: Generator<void, T>): Promise<T> {
   for (;;) {
@@ -76,14 +90,22 @@ export class Resident {
   readonly #device: Device
   readonly #shared: StepModel
   readonly #steps = new Map<string, Step>()
-  #vocabulary: Vocabulary | undefined
+  readonly #vocabulary: Vocabulary | undefined
 
-  private constructor(device: Device, loaded: LoadedModel, shared: StepModel, facts: ModelFacts, pool: PagePool) {
+  private constructor(
+    device: Device,
+    loaded: LoadedModel,
+    shared: StepModel,
+    facts: ModelFacts,
+    pool: PagePool,
+    vocabulary: Vocabulary | undefined,
+  ) {
     this.#device = device
     this.#loaded = loaded
     this.#shared = shared
     this.facts = facts
     this.pool = pool
+    this.#vocabulary = vocabulary
     this.ends = new Set(facts.ends)
   }
 
@@ -107,8 +129,8 @@ export class Resident {
     const { model, directory, tokenizerJson } = loaded
     const perPage = PAGE_SIZE * cacheBytesPerToken(model, spec.precision)
     const pages = Math.floor(cacheBytes(spec, directory, device, limits) / perPage)
-    const known = tokenizerJson === undefined ? model.vocabSize : parseTokenizer(tokenizerJson).vocabSize
-    const vocabulary = Math.min(model.vocabSize, known)
+    const tokens = tokenizerJson === undefined ? undefined : readVocabulary(tokenizerJson, model.vocabSize)
+    const vocabulary = Math.min(model.vocabSize, tokens?.known ?? model.vocabSize)
     const shared: StepModel = {
       model,
       precision: spec.precision,
@@ -133,18 +155,14 @@ export class Resident {
       pageSize: PAGE_SIZE,
       loadMs: performance.now() - started,
     }
-    return new Resident(device, loaded, shared, facts, new PagePool(pages, PAGE_SIZE, limits.prefixCache))
+    return new Resident(device, loaded, shared, facts, new PagePool(pages, PAGE_SIZE, limits.prefixCache), tokens)
   }
 
-  /** The tokens' bytes, for constraints. Throws AlphaError where the model has no tokenizer. */
+  /** The tokens' texts, for constraints. Throws AlphaError where the model has no tokenizer. */
   vocabulary(): Vocabulary {
-    if (this.#vocabulary === undefined) {
-      const { tokenizerJson, directory } = this.#loaded
-      if (tokenizerJson === undefined)
-        throw new AlphaError(`${directory} has no tokenizer.json, so that answers cannot be constrained`, { code: EXIT.usage })
-      this.#vocabulary = vocabularyOf(parseTokenizer(tokenizerJson), this.facts.vocabSize)
-    }
-    return this.#vocabulary
+    if (this.#vocabulary !== undefined) return this.#vocabulary
+    const { directory } = this.#loaded
+    throw new AlphaError(`${directory} has no tokenizer.json, so that answers cannot be constrained`, { code: EXIT.usage })
   }
 
   get idle(): boolean {
@@ -153,20 +171,20 @@ export class Resident {
 
   run(rows: readonly Row[], shape: StepShape): StepResult {
     const key = Object.values(shape).join()
-    const step = this.#steps.get(key) ?? new Step(this.#device, this.#loaded.state, this.#shared, shape)
+    const known = this.#steps.get(key)
+    const step = known ?? new Step(this.#device, this.#loaded.state, this.#shared, shape)
     this.#steps.delete(key)
     this.#steps.set(key, step) // the last one is the one used last
-    this.#forget()
+    if (known === undefined) this.#forget()
     return step.run(rows)
   }
 
-  /** On a device whose programs have memory of their own, those used least recently go. */
+  /** The steps used least recently go. */
   #forget(): void {
-    if (this.#device.name !== "cpu") return
-    let bytes = 0
+    let [bytes, count] = [0, 0]
     for (const [key, step] of [...this.#steps].reverse()) {
       bytes += step.bytes
-      if (bytes <= STEP_BYTES || step.bytes === bytes) continue
+      if (++count === 1 || (count <= STEPS && (bytes <= STEP_BYTES || this.#device.name !== "cpu"))) continue
       this.#steps.delete(key)
       step.free()
     }

@@ -98,7 +98,11 @@ const UNITS: readonly (readonly [RegExp, number])[] = [
 /** VkComponentTypeKHR of f32 and bf16, VkScopeKHR of a subgroup. */
 const [FLOAT32, BFLOAT16, SUBGROUP] = [1, 1000141000, 3]
 
-/** The best matrix path of a device; HELIOS_DISABLE_COOP_MAT=1 allows none, HELIOS_MATRIX a lower one. */
+/**
+ * The matrix path of a device; HELIOS_DISABLE_COOP_MAT=1 allows none, HELIOS_MATRIX names another
+ * (khr: without NV's functions on its matrices too). KHR before NV: on an H200 with driver 580 its
+ * kernels are faster in a training step (perf/LOG.md).
+ */
 function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
   const limit = process.env.HELIOS_DISABLE_COOP_MAT === "1" ? "none" : process.env.HELIOS_MATRIX
   const khr = facts.matrixShapes.some(
@@ -107,7 +111,7 @@ function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
   )
   if (limit === "none" || !facts.bfloat16Matrix || !khr) return "none"
   const nv2 = facts.matrixWorkgroup && facts.matrixFunctions && facts.matrixTensors
-  return nv2 && limit !== "khr" ? "nv2" : "khr"
+  return nv2 && limit === "nv2" ? "nv2" : "khr"
 }
 
 /** What ops may know of the device. */
@@ -116,6 +120,7 @@ export function targetOf(facts: VulkanFacts): GpuTarget {
   return {
     subgroupSize: facts.subgroupSize,
     matrix: matrixPath(facts),
+    hasMatrixFunctions: facts.matrixFunctions === 1 && process.env.HELIOS_MATRIX !== "khr",
     units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
     sharedBytes: facts.maxSharedBytes,
   }

@@ -88,6 +88,8 @@ export const attentionBackward = defineOp({
     backwardCase(140, { T: 70, nHead: 4, nKvHead: 2, headDim: 8, scale: 0.3, ...plain }, "two blocks of keys"),
     backwardCase(514, { T: 514, nHead: 1, nKvHead: 1, headDim: 4, scale: 0.5, ...plain }, "queries in parts"),
     backwardCase(67, { T: 67, nHead: 2, nKvHead: 1, headDim: 5, scale: 0.3, dropout: 0.3, site: 9 }, "dropout"),
+    backwardCase(128, { T: 128, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, ...plain }, "whole tiles"),
+    backwardCase(128, { T: 128, nHead: 2, nKvHead: 1, headDim: 32, scale: 0.2, dropout: 0.2, site: 2 }, "whole tiles, dropout"),
     backwardCase(66, { T: 66, nHead: 1, nKvHead: 1, headDim: 72, scale: 0.1, ...plain }, "wide heads"),
     backwardCase(3, { T: 3, nHead: 1, nKvHead: 1, headDim: 144, scale: 0.1, ...plain }, "wider heads"),
     backwardCase(6, { T: 3, nHead: 2, nKvHead: 1, headDim: 70, scale: 0.1, ...plain }, "odd wide heads"),

@@ -3,7 +3,7 @@ import { attentions } from "../shaders/attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "../shaders/attention-backward.ts"
 import { attentionAppends, attentionChunks, attentionDecodes, DECODE_SIZE } from "../shaders/attention-cached.ts"
 import { type AttentionAttrs, attentionSizes, type Counters, type Heads } from "./op-attention-heads.ts"
-import { tensorBackwardLaunches, tensorLaunches, tensorTiles } from "./op-attention-tensor.ts"
+import { matrixBackwardLaunches, matrixLaunches, matrixWay } from "./op-attention-tensor.ts"
 import { type GpuTarget, groupsFor, groupsForRows, type Launches, launch, scratch } from "./op-gpu.ts"
 import { lastDim, rows, type Tensor } from "./tensor.ts"
 
@@ -35,9 +35,8 @@ export function attentionLaunches(
   target: GpuTarget,
 ): Launches {
   const { batch, values, constants } = settings(qkv, live, attrs)
-  const tiles = tensorTiles(qkv, attrs, target)
-  if (tiles !== undefined)
-    return tensorLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, values, batch, tiles, target)
+  const way = matrixWay(qkv, attrs, target)
+  if (way !== undefined) return matrixLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, values, batch, way, target)
   const [kernel, slices] = bySize(attentions, values.D)
   const groups = [values.H * slices, Math.ceil(values.T / TILE), batch] as const
   return [launch(kernel, { qkv, y, lse, ...values, hasLse: lse === undefined ? 0 : 1 }, groups, constants)]
@@ -52,8 +51,8 @@ export function attentionBackwardLaunches(
   const { batch, values, constants } = settings(qkv, live, attrs)
   const { T, H, K, D } = values
   const n = rows(qkv) * H
-  const tensor = tensorTiles(qkv, attrs, target)
-  if (tensor !== undefined) return tensorBackwardLaunches({ qkv, y, lse, dy, dqkv }, values, batch, tensor, target)
+  const way = matrixWay(qkv, attrs, target)
+  if (way !== undefined) return matrixBackwardLaunches({ qkv, y, lse, dy, dqkv }, values, batch, way, target)
   const delta = scratch("f32", n)
   const buffers = { qkv, dy, lse, delta, dqkv }
   const [queries, slices] = bySize(attentionBackwardQueries, D)

@@ -1,5 +1,5 @@
 /** Launches of attention's matrix kernels: tiles by head size, dropout's bits, the order of the gradients. */
-import { FRAGMENT_ROWS, fragmentAttention } from "../shaders/attention-fragment.ts"
+import { FRAGMENT_ROWS, FRAGMENT_SIZES, fragmentAttention } from "../shaders/attention-fragment.ts"
 import { fragmentBackward } from "../shaders/attention-fragment-backward.ts"
 import { tensorAttention } from "../shaders/attention-tensor.ts"
 import { tensorBackward } from "../shaders/attention-tensor-backward.ts"
@@ -17,15 +17,9 @@ export interface TensorTile {
   readonly BC: number
 }
 /** Tiles of forward, dq, and dk with dv. */
-export interface TensorTiles {
-  readonly forward: TensorTile
-  readonly queries: TensorTile
-  readonly keys: TensorTile
-  /** What attention-fragment.ts does where it can. */
-  readonly fragments: { readonly forward: boolean; readonly backward: boolean }
-}
+export type TensorTiles = Readonly<Record<"forward" | "queries" | "keys", TensorTile>>
 const tile = (WG: number, BR: number, BC: number): TensorTile => ({ WG, BR, BC })
-const same = (all: TensorTile): TensorTiles => ({ forward: all, queries: all, keys: all, fragments: { forward: false, backward: false } })
+const same = (all: TensorTile): TensorTiles => ({ forward: all, queries: all, keys: all })
 /** Tiles up to a head size. */
 export const TENSOR_TILES: readonly { readonly most: number; readonly tiles: TensorTiles }[] = [
   { most: 64, tiles: same(tile(128, 64, 64)) },
@@ -33,10 +27,18 @@ export const TENSOR_TILES: readonly { readonly most: number; readonly tiles: Ten
   { most: 256, tiles: { ...same(tile(256, 64, 32)), keys: tile(256, 32, 32) } },
 ]
 
-/** The tiles of the matrix kernels where they do this attention. */
-export function tensorTiles(qkv: Tensor, { headDim }: AttentionAttrs, target: GpuTarget): TensorTiles | undefined {
-  const isPossible = target.matrix === "nv2" && qkv.dtype === "bf16" && headDim % 32 === 0 && elements(qkv) < 2 ** 31
-  return isPossible ? TENSOR_TILES.find(({ most }) => headDim <= most)?.tiles : undefined
+/** How the matrix kernels do this attention: tiles of the workgroup, or matrices of subgroups by place in FRAGMENT_SIZES; undefined where they do not. */
+export type MatrixWay = { readonly tiles: TensorTiles } | { readonly fragments: number }
+export function matrixWay(qkv: Tensor, { headDim, T }: AttentionAttrs, target: GpuTarget): MatrixWay | undefined {
+  const { matrix, hasMatrixFunctions, subgroupSize, sharedBytes } = target
+  if (qkv.dtype !== "bf16" || elements(qkv) >= 2 ** 31) return undefined
+  if (matrix === "nv2") {
+    const tiles = headDim % 32 === 0 ? TENSOR_TILES.find(({ most }) => headDim <= most)?.tiles : undefined
+    return tiles && { tiles }
+  }
+  const fits = matrix === "khr" && hasMatrixFunctions && subgroupSize === 32 && sharedBytes >= 48 * 1024 && T % FRAGMENT_ROWS === 0
+  const fragments = (FRAGMENT_SIZES as readonly number[]).indexOf(headDim)
+  return fits && fragments >= 0 ? { fragments } : undefined
 }
 
 /** Sizes, scalars and the state of dropout, as the portable kernels take them. */
@@ -60,47 +62,55 @@ function dropoutMask(
   return { mask, made: [launch(tensorMask, { mask, T, H, site, threshold, words, seed, step, row }, groupsFor(words, 1, target))] }
 }
 
-const fitsFragments = ({ T, threshold }: Settings, { subgroupSize }: GpuTarget): boolean =>
-  threshold === 0 && T % FRAGMENT_ROWS === 0 && subgroupSize === 32
+/** Sizes as the kernels take them. */
+const sizesOf = ({ T, H, K, scale, factor }: Settings) => ({ T, H, K, scale, factor })
 
-export function tensorLaunches(
+export function matrixLaunches(
   buffers: { readonly qkv: Tensor; readonly y: Tensor | undefined; readonly lse: Memory },
   settings: Settings,
   batch: number,
-  { forward, fragments }: TensorTiles,
+  way: MatrixWay,
   target: GpuTarget,
 ): Launches {
-  const { T, H, K, D, scale, factor } = settings
-  if (fragments.forward && fitsFragments(settings, target) && (D === 64 || D === 128))
-    return [launch(fragmentAttention[D], { ...buffers, T, H, K, scale }, [H, T / FRAGMENT_ROWS, batch])]
+  const { T, H, D, threshold } = settings
   const { mask, made } = dropoutMask(settings, batch, target)
+  const values = { ...buffers, mask, ...sizesOf(settings) }
+  if ("fragments" in way) {
+    const kernel = fragmentAttention[threshold > 0 ? "dropout" : "plain"][way.fragments] as (typeof fragmentAttention.plain)[number]
+    return [...made, launch(kernel, values, [H, T / FRAGMENT_ROWS, batch])]
+  }
+  const { forward } = way.tiles
   const [drops, where] = kindOf(settings, forward)
-  const values = { ...buffers, mask, T, H, K, scale, factor }
   return [...made, launch(tensorAttention[drops][where], values, [H, Math.ceil(T / forward.BR), batch], { ...forward, D })]
 }
 
-export function tensorBackwardLaunches(
+export function matrixBackwardLaunches(
   { y, lse, ...rest }: Readonly<Record<"qkv" | "y" | "lse" | "dy", Tensor>> & { readonly dqkv: Tensor | undefined },
   settings: Settings,
   batch: number,
-  { queries, keys, fragments }: TensorTiles,
+  way: MatrixWay,
   target: GpuTarget,
 ): Launches {
-  const { T, H, K, D, scale, factor } = settings
+  const { T, H, K, D, threshold } = settings
   const n = batch * T * H
   const statistics = scratch("bf16", n * STATISTICS)
-  const sizes = { T, H, K, scale, factor }
+  const sizes = sizesOf(settings)
+  const { mask, made } = dropoutMask(settings, batch, target)
   const prepared = launch(tensorStatistics, { y, dy: rest.dy, lse, statistics, ...sizes, D, rows: n }, groupsFor(n, 0.25, target))
-  if (fragments.backward && fitsFragments(settings, target) && (D === 64 || D === 128)) {
-    const values = { ...rest, statistics, picks: table("u32", pickTables()), T, H, K, scale }
+  const values = { ...rest, statistics, picks: table("u32", pickTables()), mask, ...sizes }
+  if ("fragments" in way) {
+    const kind = threshold > 0 ? "dropout" : "plain"
+    const [keys, queries] = [fragmentBackward.keys[kind][way.fragments], fragmentBackward.queries[kind][way.fragments]]
     const tiles = T / FRAGMENT_ROWS
     return [
-      prepared,
-      [launch(fragmentBackward.keys[D], values, [K, tiles, batch]), launch(fragmentBackward.queries[D], values, [H, tiles, batch])],
+      [...made, prepared],
+      [
+        launch(keys as NonNullable<typeof keys>, values, [K, tiles, batch]),
+        launch(queries as NonNullable<typeof queries>, values, [H, tiles, batch]),
+      ],
     ]
   }
-  const { mask, made } = dropoutMask(settings, batch, target)
-  const values = { ...rest, statistics, picks: table("u32", pickTables()), mask, ...sizes }
+  const { queries, keys } = way.tiles
   const [drops, queriesWhere] = kindOf(settings, queries)
   const [, keysWhere] = kindOf(settings, keys)
   return [

@@ -100,6 +100,12 @@ export const attention = defineOp({
       attrs: { T: 67, nHead: 1, nKvHead: 1, headDim: 3, scale: 0.5, dropout: 0.5, site: 9 },
       about: "dropout, two blocks",
     },
+    { inputs: { qkv: [128, 192] }, attrs: { T: 128, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, ...plain }, about: "whole tiles" },
+    {
+      inputs: { qkv: [128, 96], ...counters },
+      attrs: { T: 128, nHead: 1, nKvHead: 1, headDim: 32, scale: 0.2, dropout: 0.2, site: 2 },
+      about: "whole tiles, dropout",
+    },
     { inputs: { qkv: [66, 216] }, attrs: { T: 66, nHead: 1, nKvHead: 1, headDim: 72, scale: 0.1, ...plain }, about: "wide heads" },
     { inputs: { qkv: [3, 432] }, attrs: { T: 3, nHead: 1, nKvHead: 1, headDim: 144, scale: 0.1, ...plain }, about: "wider heads" },
     { inputs: { qkv: [6, 280] }, attrs: { T: 3, nHead: 2, nKvHead: 1, headDim: 70, scale: 0.1, ...plain }, about: "odd wide heads" },

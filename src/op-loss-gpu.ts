@@ -8,6 +8,8 @@ import { lastDim, rows, type Tensor } from "./tensor.ts"
 /** Most bytes of logits at a time, and most rows: a grid's limit. */
 const LOGIT_BYTES = 2 ** 30
 const MOST_ROWS = 65535
+/** Up to so many bytes, which a cache holds, logits stay f32 also where the rest is bf16. */
+const EXACT_BYTES = 2 ** 25
 /** Chunks begin at multiples of so many rows: whole tiles. */
 const ALIGN = 256
 /** Rows of logits begin at multiples of so many elements. */
@@ -36,10 +38,11 @@ export function classifierLaunches(
   target: GpuTarget,
 ): Launches {
   const [R, C, V] = [rows(x), lastDim(x), w.shape[0] as number]
-  const type = x.dtype === "bf16" ? "bf16" : "f32"
   const pitch = up(V, PITCH)
+  const type = x.dtype === "bf16" && R * pitch * 4 > EXACT_BYTES ? "bf16" : "f32"
   const chunk = chunkRows(R, pitch * (type === "bf16" ? 2 : 4))
   const logits = scratch(type, chunk * pitch)
+  const slopes = x.dtype === type ? logits : scratch("bf16", chunk * pitch)
   const losses = scratch("f32", R)
   const lanes = Math.min(1024, Math.max(64, Math.ceil(V / 8 / 64) * 64))
   const constants = { lanes, isCapped: cap === undefined ? 0 : 1, writesGradient: dx === undefined && dw === undefined ? 0 : 1 }
@@ -48,9 +51,9 @@ export function classifierLaunches(
     const n = Math.min(chunk, R - from)
     const inputs = part(x, from * C)
     steps.push(...gemm({ layout: "nt", a: inputs, b: w, c: logits, M: n, N: V, K: C, ldc: pitch, order: "forward" }, target))
-    const buffers = { logits, targets: part(targets, from), losses: part(losses, from) }
+    const buffers = { logits, targets: part(targets, from), losses: part(losses, from), gradient: slopes }
     steps.push(launch(crossEntropy, { ...buffers, V, pitch, cap: cap ?? 1 }, n, constants))
-    const gradient = { a: logits, lda: pitch, isPadded: true, order: "any" } as const
+    const gradient = { a: slopes, lda: pitch, isPadded: true, order: "any" } as const
     const toInput = dx && gemm({ ...gradient, layout: "nn", b: w, c: part(dx, from * C), M: n, N: C, K: V }, target)
     const into = dw && { c: dw, beta: from === 0 ? beta("dw") : 1 }
     const toWeight = into && gemm({ ...gradient, ...into, layout: "tn", b: inputs, M: V, N: C, K: n }, target)

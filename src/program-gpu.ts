@@ -49,6 +49,8 @@ export interface GpuTarget {
   readonly subgroupSize: number
   /** Matrix instructions: none, VK_KHR_cooperative_matrix, or VK_NV_cooperative_matrix2 with tensor addressing beside it. */
   readonly matrix: "none" | "khr" | "nv2"
+  /** Per-element functions, reductions and conversions of VK_NV_cooperative_matrix2 on matrices of a subgroup. */
+  readonly hasMatrixFunctions: boolean
   /** Processors that run workgroups at once (SMs); an estimate where the driver does not tell. */
   readonly units: number
   readonly sharedBytes: number

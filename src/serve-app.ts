@@ -46,6 +46,8 @@ export function createApp(context: Context, routes: readonly Route[]): Hono<{ Bi
       c.res.headers.set("cross-origin-resource-policy", "cross-origin")
       c.res.headers.append("vary", "origin")
     }
+    // Tells the pages whether there is a cookie to forget; scripts cannot see it.
+    if (keyOf(c.req.raw.headers)?.from === "cookie") c.res.headers.set("x-alpha-key", "cookie")
     if (c.res.status >= 400) c.res.headers.set("x-should-retry", String([429, 503].includes(c.res.status)))
     context.metrics.requests.add({ route: routeOf(c, routes), status: String(c.res.status) })
   })
@@ -92,7 +94,10 @@ function callOf(context: Context, c: HonoContext, scope: Scope): Call {
     arrivedAt: c.get("arrivedAt" as never) as number,
     signal: c.req.raw.signal,
     async json() {
-      const text = await c.req.text()
+      const text = await c.req.text().catch((error: Error) => {
+        // What the body limit throws is meant for the client; else the client is gone in the middle of its body.
+        throw error instanceof ApiError ? error : new ApiError(499, "the client is gone", { code: "cancelled" })
+      })
       try {
         return JSON.parse(text) as unknown
       } catch (error) {

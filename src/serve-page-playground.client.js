@@ -348,6 +348,7 @@ async function look() {
 async function loadModels() {
   const response = await fetch("/v1/models")
   $("login").hidden = response.status !== 401
+  $("logout").hidden = response.headers.get("x-alpha-key") !== "cookie"
   if (!response.ok) return
   models = (await response.json()).data
   for (const pane of panes) pane.fill()

@@ -23,6 +23,8 @@ export type ChatTemplate =
     }
   | { readonly kind: "ours"; readonly stops: Stops }
   | { readonly kind: "plain" }
+  /** Beyond us; conversations are refused with the reason, other requests are not. */
+  | { readonly kind: "broken"; readonly reason: string }
 
 /** Reads a model's template; `config` is its tokenizer_config.json. */
 export function readTemplate(
@@ -39,7 +41,12 @@ export function readTemplate(
       return content === undefined ? [] : [[name, content]]
     }),
   )
-  const template = new Template(text)
+  let template: Template
+  try {
+    template = new Template(text)
+  } catch (error) {
+    return { kind: "broken", reason: (error as Error).message }
+  }
   return {
     kind: "jinja",
     template,

@@ -100,6 +100,9 @@ export async function conversationIds(
   const tokenizer = tokenizerOf(model, param)
   const { template } = model
   const { kind } = template
+  if (kind === "broken") {
+    throw badField("model", `the chat template of ${model.name} cannot be read: ${template.reason}`, "unsupported_value")
+  }
   if (kind !== "jinja" || !template.knowsNames) {
     const named = messages.findIndex((message) => message.name !== undefined)
     if (named >= 0)

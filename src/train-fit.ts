@@ -4,29 +4,9 @@ import { formatBytes } from "./base-term.ts"
 import { countParams } from "./gpt.ts"
 import type { Device, Plan } from "./program.ts"
 import { byteLength } from "./tensor.ts"
+import type { MemoryEvent } from "./train-metrics.ts"
 import type { Prepared, TrainJob } from "./train-prepare.ts"
 import { evaluationPlan, microPlan, updatePlan } from "./train-step.ts"
-
-/** Bytes of each part of a run; all but the arena outlive its steps. */
-export interface MemoryEvent {
-  readonly type: "memory"
-  readonly device: string
-  readonly parameters: number
-  readonly weights: number
-  readonly copies: number
-  readonly gradients: number
-  readonly moments: number
-  /** Activations and scratch: one piece of memory that all programs share. */
-  readonly arena: number
-  /** Keys and values of the samples drawn during training. */
-  readonly cache: number
-  readonly total: number
-  /** What the device has for this process; undefined where it does not tell. */
-  readonly budget: number | undefined
-  readonly fits: boolean
-  /** Settings with which it would fit, the least change first. */
-  readonly options: readonly string[]
-}
 
 type Sized = Pick<TrainJob["values"], "batch" | "activationCheckpointing">
 

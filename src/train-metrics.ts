@@ -1,8 +1,5 @@
 /** What training tells the outside: the events, and the metrics row of a step. */
 
-import type { MemoryEvent } from "./train-fit.ts"
-import type { ProfileEvent } from "./train-profile.ts"
-
 /** What a GPU's maker tells of it, in some of the steps. */
 export interface GpuColumns {
   readonly gpu_memory_bytes?: number
@@ -91,6 +88,51 @@ export interface StartEvent {
   readonly saved: string
   /** The checkpoints carry a chat template. */
   readonly chat: boolean
+}
+
+/** Bytes of each part of a run; all but the arena outlive its steps. */
+export interface MemoryEvent {
+  readonly type: "memory"
+  readonly device: string
+  readonly parameters: number
+  readonly weights: number
+  readonly copies: number
+  readonly gradients: number
+  readonly moments: number
+  /** Activations and scratch: one piece of memory that all programs share. */
+  readonly arena: number
+  /** Keys and values of the samples drawn during training. */
+  readonly cache: number
+  readonly total: number
+  /** What the device has for this process; undefined where it does not tell. */
+  readonly budget: number | undefined
+  readonly fits: boolean
+  /** Settings with which it would fit, the least change first. */
+  readonly options: readonly string[]
+}
+
+/** One kernel (on the CPU: op) over a whole step. */
+export interface KernelTime {
+  readonly op: string
+  readonly kernel: string | undefined
+  readonly launches: number
+  readonly ms: number
+  /** Share of all kernels' time. */
+  readonly share: number
+  readonly gb_per_s: number
+  /** 0 where memory decides. */
+  readonly tflop_per_s: number
+}
+
+export interface ProfileEvent {
+  readonly type: "profile"
+  readonly step: number
+  /** Time of all launches one after another; the step itself may take less (side by side) or more (waiting). */
+  readonly ms: number
+  readonly launches: number
+  readonly kernels: readonly KernelTime[]
+  /** File for chrome://tracing, if one was asked for. */
+  readonly traceFile: string | undefined
 }
 
 export type TrainEvent =

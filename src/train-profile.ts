@@ -1,30 +1,7 @@
 /** Where the time of a step goes: its programs run launch by launch, the rows summed by kernel, and a trace for Chrome. */
 import { writeAtomic } from "./base-file.ts"
 import type { Executable, ProfileRow, RunInputs, RunOutputs } from "./program.ts"
-
-/** One kernel (on the CPU: op) over a whole step. */
-export interface KernelTime {
-  readonly op: string
-  readonly kernel: string | undefined
-  readonly launches: number
-  readonly ms: number
-  /** Share of all kernels' time. */
-  readonly share: number
-  readonly gb_per_s: number
-  /** 0 where memory decides. */
-  readonly tflop_per_s: number
-}
-
-export interface ProfileEvent {
-  readonly type: "profile"
-  readonly step: number
-  /** Time of all launches one after another; the step itself may take less (side by side) or more (waiting). */
-  readonly ms: number
-  readonly launches: number
-  readonly kernels: readonly KernelTime[]
-  /** File for chrome://tracing, if one was asked for. */
-  readonly traceFile: string | undefined
-}
+import type { KernelTime, ProfileEvent } from "./train-metrics.ts"
 
 /** The programs of one step under the clock. */
 export class StepProfile {

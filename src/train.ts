@@ -238,11 +238,9 @@ function checkpoint(s: Session): void {
 }
 
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
-export type { MemoryEvent } from "./train-fit.ts"
-export type { EvalRow, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
+export type { EvalRow, MemoryEvent, ProfileEvent, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
 export { measurePeak } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
-export type { ProfileEvent } from "./train-profile.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
 export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"

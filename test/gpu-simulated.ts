@@ -8,7 +8,8 @@ import { byteLength, elements, type Tensor } from "../src/tensor.ts"
 
 /** A device of `subgroupSize` lanes; a portable one unless it has matrices. */
 export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none"): Device {
-  const target: GpuTarget = { subgroupSize, matrix, units: 2, sharedBytes: matrix === "none" ? 32768 : 49152 }
+  const isPortable = matrix === "none"
+  const target: GpuTarget = { subgroupSize, matrix, hasMatrixFunctions: !isPortable, units: 2, sharedBytes: isPortable ? 32768 : 49152 }
   return {
     name: "simulated",
     description: `simulated, subgroups of ${subgroupSize}`,

@@ -2,12 +2,10 @@
 import { expect, test } from "bun:test"
 import { attention, attentionBackward, checkCase } from "../src/op.ts"
 import { counters } from "../src/op-attention-heads.ts"
-import { TENSOR_TILES, type TensorTiles } from "../src/op-attention-tensor.ts"
 import type { Op } from "../src/program.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
-const device = simulatedDevice(32, "nv2")
-const CASES = [
+const TILES = [
   { B: 1, T: 128, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, about: "whole tiles" },
   { B: 2, T: 70, nHead: 2, nKvHead: 1, headDim: 32, scale: 0.2, about: "partial tiles, shared key heads, two sequences" },
   { B: 1, T: 3, nHead: 1, nKvHead: 1, headDim: 96, scale: 0.1, about: "few rows, wider heads" },
@@ -18,33 +16,15 @@ const CASES = [
 ]
 const FRAGMENTS = [
   { B: 1, T: 256, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, about: "fragments" },
-  { B: 2, T: 128, nHead: 2, nKvHead: 1, headDim: 128, scale: 0.09, about: "fragments of wide heads" },
+  { B: 2, T: 128, nHead: 2, nKvHead: 1, headDim: 128, scale: 0.09, about: "fragments of the widest heads, shared key heads" },
+  { B: 1, T: 128, nHead: 1, nKvHead: 1, headDim: 96, scale: 0.1, about: "fragments of wide heads" },
+  { B: 1, T: 256, nHead: 2, nKvHead: 2, headDim: 32, scale: 0.2, dropout: 0.3, about: "fragments of narrow heads, dropout" },
   { B: 1, T: 256, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "fragments, large scores" },
 ]
-for (const { B, T, about, scale, ...heads } of FRAGMENTS) {
-  const { nHead: H, nKvHead: K, headDim: D } = heads
-  const run = (op: unknown, inputs: Record<string, number[]>) => {
-    const list = TENSOR_TILES as { most: number; tiles: TensorTiles }[]
-    const before = list.map(({ tiles }) => tiles)
-    for (const row of list) row.tiles = { ...row.tiles, fragments: { forward: true, backward: true } }
-    const attrs = { ...heads, T, scale, dropout: 0, site: 0 }
-    const { worst, tensor } = checkCase(device, { op: op as Op, opCase: { inputs, attrs }, index: 1, act: "bf16", beta: 0 })
-    list.forEach((row, i) => {
-      row.tiles = before[i] as TensorTiles
-    })
-    expect(worst, tensor).toBeLessThanOrEqual(1)
-  }
-  const qkv = [B * T, (H + 2 * K) * D]
-  test(`attention, ${about}`, () => run(attention, { qkv }), 60_000)
-  if (scale < 1)
-    test(
-      `attention_backward, ${about}`,
-      () => run(attentionBackward, { qkv, y: [B * T, H * D], lse: [B * T, H], dy: [B * T, H * D] }),
-      60_000,
-    )
-}
-
-for (const { B, T, about, dropout = 0, ...heads } of CASES) {
+const cases = (path: "nv2" | "khr", list: readonly (Omit<(typeof TILES)[number], "dropout"> & { readonly dropout?: number })[]) =>
+  list.map((given) => ({ ...given, path }))
+for (const { path, B, T, about, dropout = 0, ...heads } of [...cases("nv2", TILES), ...cases("khr", FRAGMENTS)]) {
+  const device = simulatedDevice(32, path)
   const { nHead: H, nKvHead: K, headDim: D } = heads
   const attrs = { ...heads, T, dropout, site: 3 }
   const qkv = [B * T, (H + 2 * K) * D]

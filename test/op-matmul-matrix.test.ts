@@ -9,7 +9,13 @@ import type { GpuTarget, Launch, Memory, Scratch } from "../src/program.ts"
 import { type Kernel, simulate } from "../src/spirv.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
-const target = (matrix: "nv2" | "khr"): GpuTarget => ({ subgroupSize: 32, matrix, units: 132, sharedBytes: 49152 })
+const target = (matrix: "nv2" | "khr"): GpuTarget => ({
+  subgroupSize: 32,
+  matrix,
+  hasMatrixFunctions: true,
+  units: 132,
+  sharedBytes: 49152,
+})
 
 const word = new Uint32Array(1)
 const float = new Float32Array(word.buffer)

@@ -218,6 +218,44 @@ describe("chat", () => {
   })
 })
 
+describe("Jinja templates", () => {
+  /** ChatML with a place for tools and names, as Qwen writes it. */
+  const template =
+    "{%- if tools %}{{ '<|system|>' + (tools | tojson) + '<|end|>' }}{%- endif %}" +
+    "{%- for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{%- for c in m.tool_calls or [] %}{{ '[' + c.function.name + ' ' + c.function.arguments.place + ']' }}{%- endfor %}{{ '<|end|>' }}{%- endfor %}" +
+    "{%- if add_generation_prompt %}{{ '<|assistant|>' }}{%- endif %}"
+  let jinja: TestServer
+  beforeAll(async () => {
+    const broken = writeModel(join(work.path, "broken"), { chatTemplate: "{% for" })
+    jinja = await startTest([writeModel(join(work.path, "jinja"), { chatTemplate: template }), broken])
+  })
+  afterAll(() => jinja.close())
+  const chatWith = (body: object) => fetch(`${jinja.url}/v1/chat/completions`, { method: "POST", body: JSON.stringify(body) })
+
+  test("make the prompt with tools and their calls, and show what ends a turn", async () => {
+    const call = { id: "c", type: "function", function: { name: "look", arguments: '{"place": "sea"}' } }
+    const messages = [
+      { role: "user", content: "Look" },
+      { role: "assistant", content: "", tool_calls: [call] },
+      { role: "tool", tool_call_id: "c", content: "a whale" },
+    ]
+    const tools = [{ type: "function", function: { name: "look" } }]
+    expect((await chatWith({ messages, tools, tool_choice: "required" })).status).toBe(200)
+    const { prompt, stopIds } = jinja.engine.requests[0]!
+    expect(tokenizer.decode(prompt)).toBe(
+      '<|system|>[{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]<|end|>' +
+        "<|user|>Look<|end|><|assistant|>[look sea]<|end|><|tool|>a whale<|end|><|assistant|>",
+    )
+    expect(stopIds).toEqual([tokenizer.special.get("<|end|>")!])
+  })
+
+  test("that cannot be read refuse conversations, with the reason, and nothing else", async () => {
+    const refused = await chatWith({ model: "broken", messages: [{ role: "user", content: "a" }] })
+    expect([refused.status, ((await refused.json()) as Json).error.param]).toEqual([400, "model"])
+    expect((await fetch(`${jinja.url}/v1/completions`, { method: "POST", body: '{"model": "broken", "prompt": "a"}' })).status).toBe(200)
+  })
+})
+
 describe("tools", () => {
   const tools = [
     {

@@ -48,10 +48,16 @@ export function workFolder(): { path: string; remove(): void } {
 /** A model directory with random weights at `directory`. */
 export function writeModel(
   directory: string,
-  { chatTemplate, blockSize = 1024, seed = 3 }: { chatTemplate?: string; blockSize?: number; seed?: number } = {},
+  {
+    chatTemplate,
+    blockSize = 1024,
+    seed = 3,
+    nLayer = 1,
+    nEmbd = 32,
+  }: { chatTemplate?: string; blockSize?: number; seed?: number; nLayer?: number; nEmbd?: number } = {},
 ): string {
   const device = openCpu(1)
-  const model = resolveModel({ vocabSize: 320, blockSize, nLayer: 1, nHead: 2, nEmbd: 32, initStd: 0.4 })
+  const model = resolveModel({ vocabSize: 320, blockSize, nLayer, nHead: 2, nEmbd, initStd: 0.4 })
   const state = device.state()
   initialise(device, state, model, seed)
   saveCheckpoint(directory, {
