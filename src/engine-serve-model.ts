@@ -30,7 +30,8 @@ export const PAGE_SIZE = 16
 /** Tokens of a sequence that pages are counted on, where nothing says how many. */
 const USUAL_LENGTH = 2048
 const CPU_CACHE_BYTES = 1 << 30
-/** Memory of the steps that are kept on the CPU. */
+/** Compiled steps that are kept, and on the CPU, where each has memory of its own, the bytes of that. */
+const STEPS = 96
 const STEP_BYTES = 512 << 20
 
 /** Bytes of a model's pages. */
@@ -170,20 +171,20 @@ export class Resident {
 
   run(rows: readonly Row[], shape: StepShape): StepResult {
     const key = Object.values(shape).join()
-    const step = this.#steps.get(key) ?? new Step(this.#device, this.#loaded.state, this.#shared, shape)
+    const known = this.#steps.get(key)
+    const step = known ?? new Step(this.#device, this.#loaded.state, this.#shared, shape)
     this.#steps.delete(key)
     this.#steps.set(key, step) // the last one is the one used last
-    this.#forget()
+    if (known === undefined) this.#forget()
     return step.run(rows)
   }
 
-  /** On a device whose programs have memory of their own, those used least recently go. */
+  /** The steps used least recently go. */
   #forget(): void {
-    if (this.#device.name !== "cpu") return
-    let bytes = 0
+    let [bytes, count] = [0, 0]
     for (const [key, step] of [...this.#steps].reverse()) {
       bytes += step.bytes
-      if (bytes <= STEP_BYTES || step.bytes === bytes) continue
+      if (++count === 1 || (count <= STEPS && (bytes <= STEP_BYTES || this.#device.name !== "cpu"))) continue
       this.#steps.delete(key)
       step.free()
     }

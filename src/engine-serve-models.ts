@@ -22,6 +22,8 @@ export interface Entry {
   readonly old: Instance[]
   readonly queue: FairQueue<Sequence>
   lastUsed: number
+  /** It was evicted, and comes back. */
+  returning: boolean
 }
 
 export class Models {
@@ -29,6 +31,7 @@ export class Models {
   /** Of entries that were unloaded while somebody ran there. */
   readonly #leaving: Entry[] = []
   #loading: Promise<unknown> = Promise.resolve()
+  #closed = false
 
   constructor(
     readonly device: Device,
@@ -46,11 +49,23 @@ export class Models {
   async #load(spec: ModelSpec): Promise<ModelFacts> {
     this.#makeRoom(spec)
     const resident = await Resident.load(this.device, spec, this.limits)
+    if (this.#closed) {
+      resident.free()
+      throw new AlphaError("the engine has stopped")
+    }
     const { facts } = resident
     const known = this.entries.get(spec.key)
     const instance = { resident, schedule: new Schedule(resident) }
     if (known === undefined) {
-      this.entries.set(spec.key, { spec, facts, current: instance, old: [], queue: new FairQueue(), lastUsed: performance.now() })
+      this.entries.set(spec.key, {
+        spec,
+        facts,
+        current: instance,
+        old: [],
+        queue: new FairQueue(),
+        lastUsed: performance.now(),
+        returning: false,
+      })
     } else {
       if (known.current !== undefined) known.old.push(known.current)
       Object.assign(known, { spec, facts, current: instance, lastUsed: performance.now() })
@@ -125,6 +140,7 @@ export class Models {
   }
 
   free(): void {
+    this.#closed = true
     for (const { resident } of this.#instances()) resident.free()
     this.entries.clear()
     this.#leaving.length = 0

@@ -10,8 +10,9 @@ import { type Choice, chunkSize } from "./gpt.ts"
 const CHUNK = 1024
 const STALL_MS = 40
 const ALONE_MS = 250
-/** Least tokens of a chunk: a smaller one costs about as much. */
-const CHUNK_LEAST = 32
+/** Chunks of so many tokens cost about as much as smaller ones: none is made smaller, and none for less is refused company. */
+const CHUNK_LEAST = 16
+const CHUNK_CHEAP = 32
 /** Most logits of a step that scores every token. */
 const LOGITS = 2 ** 24
 /** Alternatives that a step computes when anyone wants some. */
@@ -144,7 +145,7 @@ export class Schedule {
     const most = Math.min(scored, this.#patience(running.length === open.length ? ALONE_MS : STALL_MS))
     for (const sequence of open) sequence.findPages()
     const first = open[0]!
-    const T = chunkSize(first.left, most)
+    const T = Math.max(CHUNK_LEAST, chunkSize(first.left, most))
     const chosen: Part[] = []
     const pages = new Set<string>()
     for (const sequence of open) {
@@ -153,7 +154,7 @@ export class Schedule {
       const page = sequence.nextPage
       if (page !== undefined && this.#resident.pool.reuse && pages.has(page)) continue
       if (page !== undefined) pages.add(page)
-      if (sequence === first || T <= CHUNK_LEAST || sequence.left * 2 > T) chosen.push({ sequence, count: Math.min(T, sequence.left) })
+      if (sequence === first || T <= CHUNK_CHEAP || sequence.left * 2 > T) chosen.push({ sequence, count: Math.min(T, sequence.left) })
     }
     const whole = 2 ** Math.floor(Math.log2(chosen.length))
     const rows = this.#placed(chosen.slice(0, whole), turn)
@@ -171,7 +172,7 @@ export class Schedule {
 
   /** Tokens of a chunk that takes so long. */
   #patience(ms: number): number {
-    return Math.min(CHUNK, Math.max(CHUNK_LEAST, 2 ** Math.floor(Math.log2(ms / this.#tokenMs))))
+    return Math.min(CHUNK, Math.max(CHUNK_CHEAP, 2 ** Math.floor(Math.log2(ms / this.#tokenMs))))
   }
 
   /** Those that had a chunk and are not done go behind the others that wait for one. */
@@ -227,7 +228,6 @@ export class Schedule {
       T,
       chooses,
       adjusted: lists.length === 0 ? undefined : listSize(Math.max(...lists.map(({ ids }) => ids.length))),
-      masked: lists.some(({ mask }) => mask !== undefined),
       top: sequences.some(({ request, scores }, i) => request.topLogprobs > 0 && (scores || rows[i]!.draw !== undefined)) ? TOP : 0,
       scores: sequences.some(({ scores }) => scores),
       hidden: sequences.some(({ request }) => request.kind === "embed"),
@@ -274,5 +274,5 @@ interface Part {
   readonly count: number
 }
 
-/** Sizes of lists that programs are made for. */
-const listSize = (longest: number): number => 16 ** Math.max(1, Math.ceil(Math.log2(Math.max(1, longest)) / 4))
+/** Sizes of lists that programs are made for: 16, 64, 256 … */
+const listSize = (longest: number): number => 4 ** Math.max(2, Math.ceil(Math.log2(Math.max(1, longest)) / 2))

@@ -113,8 +113,9 @@ class Server {
     const sequence = new Sequence(request, entry.facts)
     const { count, tokens } = this.#waiting
     const { slots, queueRequests, queueTokens } = this.#job.limits
-    const isFree = count === 0 && (entry.current?.resident.running.length ?? 0) < slots
-    if (!isFree && (count >= queueRequests || tokens + sequence.tokens > queueTokens)) {
+    // Those that a free slot awaits do not wait.
+    const beyond = count - (slots - (entry.current?.resident.running.length ?? 0))
+    if (beyond >= 0 && (beyond >= queueRequests || tokens + sequence.tokens > queueTokens)) {
       const error = new AlphaError(`${count} requests of ${tokens} tokens are waiting`, { hint: "try again later" })
       this.#fail(request.id, "queue_full", error)
       return
@@ -128,14 +129,20 @@ class Server {
 
   /** The model was evicted since: it comes back for those that wait. */
   #reload(entry: Entry): void {
-    if (entry.queue.count > 1) return // under way
-    this.#models.load(entry.spec).catch((error: Error) => {
-      for (const sequence of entry.queue.all()) {
-        entry.queue.take(sequence, false)
-        this.#fail(sequence.request.id, "model", new AlphaError(error.message))
-      }
-      this.#flush()
-    })
+    if (entry.returning) return
+    entry.returning = true
+    this.#models
+      .load(entry.spec)
+      .catch((error: Error) => {
+        for (const sequence of entry.queue.all()) {
+          entry.queue.take(sequence, false)
+          this.#fail(sequence.request.id, "model", new AlphaError(error.message))
+        }
+        this.#flush()
+      })
+      .finally(() => {
+        entry.returning = false
+      })
   }
 
   /** Requests that wait, and their tokens. */

@@ -81,7 +81,7 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
     const adjusted = longest === 0 ? undefined : Math.max(64, 2 ** Math.ceil(Math.log2(longest)))
     const B = 2 ** Math.ceil(Math.log2(rows.length))
     const key = `${B} ${T} ${chooses} ${adjusted}`
-    const shape = { B, T, chooses, adjusted, masked: false, top: 0, scores: false, hidden: false }
+    const shape = { B, T, chooses, adjusted, top: 0, scores: false, hidden: false }
     const step = steps.get(key) ?? new Step(device, state, shared, shape)
     steps.set(key, step)
     return step.run(rows).choices

@@ -66,9 +66,8 @@ export interface StepShape {
   /** Tokens per row. */
   readonly T: number
   readonly chooses: boolean
-  /** Longest list of an adjustment; undefined: logits stay as they are. */
+  /** Longest list of an adjustment; undefined: logits stay as they are, and every id may be chosen. */
   readonly adjusted: number | undefined
-  readonly masked: boolean
   /** Alternatives per token. */
   readonly top: number
   readonly scores: boolean
@@ -105,6 +104,8 @@ export class Step {
     Record<"tokens" | "positions" | "pages" | "lengths" | "counts" | "last" | "topK" | "seed" | "draw" | "targets", Int32Array>
   >
   readonly #floats: Readonly<Record<"temperature" | "topP" | "minP", Float32Array>>
+  /** Rows whose mask allows everything. */
+  readonly #isOpen: boolean[]
   readonly #adjust: { ids: Int32Array; scale: Float32Array; bias: Float32Array; listed: Int32Array; mask: Int32Array }
 
   constructor(device: Device, state: State, model: StepModel, shape: StepShape) {
@@ -134,8 +135,9 @@ export class Step {
       scale: floats(listed),
       bias: floats(listed),
       listed: ints(B),
-      mask: ints(shape.masked ? B * words : 0),
+      mask: ints(shape.adjusted === undefined ? 0 : B * words).fill(-1),
     }
+    this.#isOpen = Array.from({ length: B }, () => true)
   }
 
   run(rows: readonly Row[]): StepResult {
@@ -168,7 +170,7 @@ export class Step {
 
   #choose(b: number, row: Row | undefined): void {
     const [i, f, a] = [this.#ints, this.#floats, this.#adjust]
-    const { adjusted, masked } = this.#shape
+    const { adjusted } = this.#shape
     f.temperature[b] = row?.draw?.temperature ?? 0
     f.topP[b] = row?.draw?.topP ?? 1
     f.minP[b] = row?.draw?.minP ?? 0
@@ -181,10 +183,10 @@ export class Step {
     a.ids.set(ids, b * adjusted)
     a.scale.set(scale, b * adjusted)
     a.bias.set(bias, b * adjusted)
-    if (!masked) return
     const words = a.mask.length / this.#shape.B
-    if (mask === undefined) a.mask.fill(-1, b * words, (b + 1) * words)
-    else a.mask.set(mask, b * words)
+    if (mask !== undefined) a.mask.set(mask, b * words)
+    else if (!this.#isOpen[b]) a.mask.fill(-1, b * words, (b + 1) * words)
+    this.#isOpen[b] = mask === undefined
   }
 
   #read(out: RunOutputs, rows: readonly Row[], T: number): StepResult {
@@ -225,7 +227,7 @@ export class Step {
 
 /** B chunks of T tokens through the model and its cache; the logits after each row's last token go to a state (B, V), and one token per row is chosen. */
 function stepPlan({ model, precision, vocabulary, pageSize, pageCount, maxPages }: StepModel, shape: StepShape): Plan {
-  const { B, T, chooses, adjusted, masked, top, scores } = shape
+  const { B, T, chooses, adjusted, top, scores } = shape
   return plan(
     trace(`generate ${B}×${T}`, (t) => {
       const perRow = (name: string, dtype: "i32" | "f32" = "i32") => t.input(name, dtype, [B])
@@ -261,7 +263,7 @@ function stepPlan({ model, precision, vocabulary, pageSize, pageCount, maxPages 
               scale: list("scale", "f32"),
               bias: list("bias", "f32"),
               counts: perRow("listed"),
-              ...(masked ? { mask: t.input("mask", "i32", [B, Math.ceil(model.vocabSize / 32)]) } : {}),
+              mask: t.input("mask", "i32", [B, Math.ceil(model.vocabSize / 32)]),
             }).y
       const { token } = op.sample(
         {

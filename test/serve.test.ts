@@ -1,6 +1,6 @@
 /** `alpha serve` as a process with its real engine: equal bytes under load, following a run, draining, a scanner of APIs. */
 import { afterAll, afterEach, describe, expect, test } from "bun:test"
-import { cpSync, existsSync, readFileSync } from "node:fs"
+import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { setLink } from "../src/gpt.ts"
@@ -109,6 +109,22 @@ describe("answers", () => {
       const output = (await new Response(child.stdout).text()) + (await new Response(child.stderr).text())
       expect([profile, await child.exited, output]).toEqual([profile, 0, output])
     }
+  })
+
+  test("echo with logprobs adds up to what alpha eval says, bit for bit", async () => {
+    const { post } = await start([`--model=${tiny}`, "--slots=4"])
+    const text = "the sea and the whale and the ship of the sea. ".repeat(12)
+    writeFileSync(join(work.path, "held-out.txt"), text)
+    const args = ["eval", "--json", `--model=${tiny}`, "--data=held-out.txt", "--device=cpu", "--threads=1"]
+    const measured = Bun.spawnSync([...SOURCE, ...args], { cwd: work.path, env: { PATH: process.env.PATH ?? "", HOME: work.path } })
+    const { loss, targets } = JSON.parse(measured.stdout.toString()) as { loss: number; targets: number }
+    // Others run beside it.
+    const others = Array.from({ length: 3 }, (_, i) => post("/v1/completions", { prompt: "the ship", max_tokens: 100, seed: i }))
+    const { choices } = (await (await post("/v1/completions", { prompt: text, max_tokens: 0, echo: true, logprobs: 1 })).json()) as Json
+    await Promise.all(others)
+    const scores = choices[0].logprobs.token_logprobs.slice(1) as number[]
+    expect(scores.length).toBe(targets)
+    expect(scores.reduce((nats, logprob) => nats - logprob, 0) / targets).toBe(loss)
   })
 
   test("reuse the beginning of an earlier prompt, and say how much", async () => {
