@@ -9,6 +9,8 @@ import { internal } from "./serve-stream.ts"
 /** What the listening socket tells of a request; absent in tests that call the app itself. */
 export interface Peer {
   readonly address: string
+  /** The request is complete: its connection may be silent until there is an answer. */
+  waits(): void
 }
 
 interface Env {
@@ -90,6 +92,7 @@ function callOf(context: Context, c: HonoContext, scope: Scope): Call {
   const proven = context.keys.check(scope, keyOf(c.req.raw.headers)?.key)
   const label = proven.allowed ? proven.label : undefined
   const peer = c.env?.peer
+  if (c.req.method === "GET") peer?.waits()
   return {
     context,
     http: c,
@@ -102,6 +105,7 @@ function callOf(context: Context, c: HonoContext, scope: Scope): Call {
         // What the body limit throws is meant for the client; else the client is gone in the middle of its body.
         throw error instanceof ApiError ? error : new ApiError(499, "the client is gone", { code: "cancelled" })
       })
+      peer?.waits()
       try {
         return JSON.parse(text) as unknown
       } catch (error) {
