@@ -26,8 +26,8 @@ export type Layout = "nn" | "nt" | "tn"
 
 /**
  * Fixed when the pipeline is made. WG lanes; a tile of c is TM × TN, TK of K at a time; a workgroup sums KS of K (a multiple of TK), from
- * KS · its z on; GROUP tiles along M lie side by side in the grid, so that they use the same part of b from the L2 cache. LDA, LDB, LDC:
- * elements from one stored row to the next.
+ * KS · its z on, TURNS steps of TK in straight code (a divisor of KS / TK); GROUP tiles along M lie side by side in the grid, so that they use
+ * the same part of b from the L2 cache. LDA, LDB, LDC: elements from one stored row to the next.
  */
 const constants = {
   WG: constant(u32, 256),
@@ -38,6 +38,7 @@ const constants = {
   N: constant(u32, 4096),
   K: constant(u32, 4096),
   KS: constant(u32, 4096),
+  TURNS: constant(u32, 1),
   GROUP: constant(u32, 1),
   LDA: constant(u32, 4096),
   LDB: constant(u32, 4096),
@@ -57,26 +58,38 @@ interface Tile {
 
 /** Which parts of which matrices are multiplied; beyond the edges they count as 0 when `isEdge`. */
 function product(k: Body, layout: Layout, isEdge: boolean, a: ReadBuffer<typeof bf16>, b: ReadBuffer<typeof bf16>, sizes: Sizes): Tile {
-  const { TM, TN, TK, M, N, K, KS, GROUP, LDA, LDB, LDC } = sizes
+  const { TM, TN, TK, M, N, K, KS, TURNS, GROUP, LDA, LDB, LDC } = sizes
   const outside = isEdge ? "zero" : "none"
   const [A, B, C] = [k.matrix(bf16, "a", TM, TK), k.matrix(bf16, "b", TK, TN), k.matrix(f32, "accumulator", TM, TN)]
   const [row, column] = [k.groupY.mul(GROUP).add(k.group.mod(GROUP)).mul(TM), k.group.div(GROUP).mul(TN)]
   const [isLeftTurned, isRightTurned] = [layout[0] === "t", layout[1] === "t"]
   const as = k.tensor({ shape: isLeftTurned ? [K, M] : [M, K], strides: [LDA, 1], outside })
   const bs = k.tensor({ shape: isRightTurned ? [N, K] : [K, N], strides: [LDB, 1], outside })
-  const start = k.groupZ.mul(KS)
-  const sum = k.var(C, 0)
-  k.for(0, KS, TK, (depth) => {
-    const [rows, columns, inner] = [[row, TM] as const, [column, TN] as const, [start.add(depth), TK] as const]
+  const [sum, steps] = [k.var(C, 0), KS.div(TK)]
+  const multiply = (step: U32) => {
+    // A product with TK, so that the driver sees that rows of K are read from multiples of it; else it loads element by element.
+    const [rows, columns, inner] = [[row, TM] as const, [column, TN] as const, [step.mul(TK), TK] as const]
     const left = isLeftTurned ? k.loadTensor(A, a, 0, as.slice(inner, rows), "transposed") : k.loadTensor(A, a, 0, as.slice(rows, inner))
     const right = isRightTurned
       ? k.loadTensor(B, b, 0, bs.slice(columns, inner), "transposed")
       : k.loadTensor(B, b, 0, bs.slice(inner, columns))
     sum.set(k.mulAdd(left, right, sum.get()))
-  })
+  }
+  const first = k.groupZ.mul(steps)
+  k.for(0, steps, TURNS, (turn) => k.for(0, TURNS, 1, (i) => multiply(first.add(turn).add(i)), { unroll: true }))
   const slice = k.tensor({ shape: [M, N], strides: [LDC, 1], outside }).slice([row, TM], [column, TN])
   return { sum: sum.get(), type: C, row, column, slice }
 }
+
+/**
+ * The nearest numbers that bf16 has, halves to even; NaN stays NaN. The driver's own conversion of a matrix cuts the low bits off.
+ */
+const rounded = (sum: FloatMatrix<"accumulator">): FloatMatrix<"accumulator"> =>
+  sum.map((_row, _column, x) => {
+    const bits = x.bits()
+    const nearest = bits.add(bits.shr(16).and(1).add(0x7fff)).and(0xffff0000)
+    return bits.and(0x7fffffff).gt(0x7f800000).select(bits.or(0x400000), nearest).asF32()
+  })
 
 const typeOf = { f32, bf16 } as const
 type Out = keyof typeof typeOf
@@ -94,7 +107,7 @@ function plain(layout: Layout, out: Out, isEdge: boolean) {
       const { TM, TN, M, LDC } = sizes
       const { sum, slice } = product(k, layout, isEdge, a, b, sizes)
       const part = k.groupZ.mul(M).mul(LDC)
-      k.storeTensor(c as never, part, slice, out === "f32" ? sum : sum.convert(k.matrix(bf16, "accumulator", TM, TN)))
+      k.storeTensor(c as never, part, slice, out === "f32" ? sum : rounded(sum).convert(k.matrix(bf16, "accumulator", TM, TN)))
     },
   })
 }
@@ -116,7 +129,8 @@ function whole(layout: Layout, out: Out, isEdge: boolean) {
         const tile = k.loadTensor(stored, from as never, 0, slice)
         return out === "f32" ? (tile as FloatMatrix<"accumulator">) : tile.convert(type)
       }
-      const store = (to: typeof pre | typeof c) => k.storeTensor(to as never, 0, slice, out === "f32" ? z.get() : z.get().convert(stored))
+      const store = (to: typeof pre | typeof c) =>
+        k.storeTensor(to as never, 0, slice, out === "f32" ? z.get() : rounded(z.get()).convert(stored))
       const z = k.var(type, sum)
       k.if(isScaled.ne(0), () => z.update((now) => now.scale(scale)))
       k.if(hasBias.ne(0), () => {

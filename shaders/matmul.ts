@@ -68,7 +68,7 @@ function matmul(layout: Layout, tile: 64 | 128, isPacked: boolean) {
     variants: [
       { act: "f32", out: "f32" },
       { act: "bf16", out: "f32" },
-      ...(layout !== "tn" ? ([{ act: "bf16", out: "bf16" }] as const) : []),
+      { act: "bf16", out: "bf16" },
       ...(layout !== "tn" && tile === 64 ? ([{ act: "f32", out: "bf16" }] as const) : []),
     ],
     body(k, { a, b, M, N, K, lda, ldb, splitK, ...e }) {

@@ -7,7 +7,7 @@ export interface ServeLimits {
   readonly slots: number
   /** Bytes of a model's pages of keys and values; undefined: room for `slots` sequences of 2,048 tokens (or blockSize), at most 1 GiB on the CPU. */
   readonly cacheBytes: number | undefined
-  /** Requests that wait, over all models, and the prompt and answer tokens that they may come to. */
+  /** Requests that wait for a slot, over all models, and the prompt and answer tokens that they may come to. */
   readonly queueRequests: number
   readonly queueTokens: number
   /** Bytes of all models with their pages: the one used least recently goes when a further one comes; undefined: no limit. */

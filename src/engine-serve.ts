@@ -113,8 +113,9 @@ class Server {
     const sequence = new Sequence(request, entry.facts)
     const { count, tokens } = this.#waiting
     const { slots, queueRequests, queueTokens } = this.#job.limits
-    const isFree = count === 0 && (entry.current?.resident.running.length ?? 0) < slots
-    if (!isFree && (count >= queueRequests || tokens + sequence.tokens > queueTokens)) {
+    // Those that a free slot awaits do not wait.
+    const beyond = count - (slots - (entry.current?.resident.running.length ?? 0))
+    if (beyond >= 0 && (beyond >= queueRequests || tokens + sequence.tokens > queueTokens)) {
       const error = new AlphaError(`${count} requests of ${tokens} tokens are waiting`, { hint: "try again later" })
       this.#fail(request.id, "queue_full", error)
       return

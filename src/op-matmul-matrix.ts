@@ -37,8 +37,10 @@ export const TILES: Readonly<Record<"nv2" | "khr", readonly Tile[]>> = {
 /** Bytes per second, and seconds of a dispatch that waits for another. */
 const BANDWIDTH = 3e12
 const DISPATCH = 3e-6
-/** Time that tiles take which may cross an edge, relative to those that may not. An estimate. */
-const EDGE = 1.2
+/** Time that tiles take which may cross an edge, relative to those that may not: measured for nv2, an estimate for khr. */
+const EDGE = { nv2: 4, khr: 1.1 } as const
+/** Most steps of K in straight code. */
+const MOST_TURNS = 64
 /** Most tiles along M that lie side by side. */
 const MOST_GROUPED = 16
 const MOST_SPLITS = 32
@@ -65,11 +67,11 @@ function isPossible({ layout, a, b, N, K, M, lda, ldb, ldc }: Sized, path: Way["
 
 const tilesAlong = ({ M, N }: Gemm, { rows, columns }: Tile): readonly [number, number] => [Math.ceil(M / rows), Math.ceil(N / columns)]
 
-/** The largest divisor of `count` up to the limit. */
-function groupOf(count: number): number {
-  let group = Math.min(count, MOST_GROUPED)
-  while (count % group !== 0) group--
-  return group
+/** The largest divisor of `count` up to a limit. */
+function divisorOf(count: number, most: number): number {
+  let divisor = Math.min(count, most)
+  while (count % divisor !== 0) divisor--
+  return divisor
 }
 
 /** K of one split, a multiple of the tile's depth; the last split may have less. */
@@ -79,9 +81,9 @@ const isInside = ({ M, N, K }: Gemm, tile: Tile, splits: number): boolean =>
   M % tile.rows === 0 && N % tile.columns === 0 && depthOf(K, tile, splits) * splits === K
 
 /** Seconds, by tiles per processor. */
-function cost(given: Gemm, tile: Tile, splits: number, { units }: GpuTarget): number {
+function cost(given: Gemm, path: Way["path"], tile: Tile, splits: number, { units }: GpuTarget): number {
   const [up, across] = tilesAlong(given, tile)
-  const turns = Math.ceil((up * across * splits) / units) * (isInside(given, tile, splits) ? 1 : EDGE)
+  const turns = Math.ceil((up * across * splits) / units) * (isInside(given, tile, splits) ? 1 : EDGE[path])
   const seconds = (turns * 2 * tile.rows * tile.columns * depthOf(given.K, tile, splits)) / ((tile.rate * 1e12) / units)
   return splits === 1 ? seconds : seconds + DISPATCH + (8 * splits * given.M * given.N) / BANDWIDTH
 }
@@ -98,9 +100,9 @@ export function wayOf(given: Gemm, target: GpuTarget): Way | undefined {
         : 1
     for (let splits = 1; splits <= Math.max(1, most); splits++) {
       if (splits > 1 && (splits - 1) * depthOf(given.K, tile, splits) >= given.K) continue // the last would be empty
-      const seconds = cost(given, tile, splits, target)
+      const seconds = cost(given, path, tile, splits, target)
       if (best === undefined || seconds < best.seconds)
-        best = { way: { path, tile, splits, group: groupOf(tilesAlong(given, tile)[0]) }, seconds }
+        best = { way: { path, tile, splits, group: divisorOf(tilesAlong(given, tile)[0], MOST_GROUPED) }, seconds }
     }
   }
   return best?.way
@@ -144,7 +146,8 @@ function tensorLaunch(g: Sized, way: Way): Launch {
   const { layout, a, b, c, ldc } = g
   const { grid, where, sizes } = frame(g, way)
   const { rows, columns, depth, lanes } = way.tile
-  const all = { ...sizes, WG: lanes, TM: rows, TN: columns, TK: depth, LDC: ldc }
+  const turns = divisorOf(sizes.KS / depth, MOST_TURNS)
+  const all = { ...sizes, WG: lanes, TM: rows, TN: columns, TK: depth, TURNS: turns, LDC: ldc }
   const out = dtypeOf(c) as "f32" | "bf16"
   const { values, constants } = epilogueOf(g)
   if (Object.values(constants).every((flag) => flag === 0)) return launch(tensorMatmuls[layout][out][where], { a, b, c }, grid, all)

@@ -1,6 +1,6 @@
 /** Matrix products by matrix instructions, in the kernel simulator against f64: every tile, layout, edge, split and epilogue. */
 import { expect, test } from "bun:test"
-import { checkCase, variants } from "../src/op.ts"
+import { checkCase, muon, variants } from "../src/op.ts"
 import { activate, activateDerivative } from "../src/op-activation.ts"
 import { matmulOps } from "../src/op-matmul.ts"
 import { launchesOf, TILES, type Way, wayOf } from "../src/op-matmul-matrix.ts"
@@ -212,4 +212,13 @@ for (const path of PATHS) {
     },
     SLOW,
   )
+}
+
+for (const path of PATHS) {
+  test(`${path}: muon's products in bf16, of sizes that the matrix kernels refuse too`, () => {
+    for (const variant of variants(muon as never)) {
+      const { worst, tensor } = checkCase(simulatedDevice(32, path), variant)
+      expect(worst, `${variant.index} ${tensor}`).toBeLessThanOrEqual(1)
+    }
+  })
 }
