@@ -6,6 +6,9 @@ import { CHUNK, LANES, merge, merged, RowSums, type Rows, SIDES, TILE, Tiles, un
 /** Keys that a decode workgroup takes at a time: 16 lanes for each block of 64. */
 const BLOCKS = LANES / 16
 const PASS = BLOCKS * TILE
+/** Units of keys, and values, that a lane of decode loads before it uses them. */
+const TOGETHER = 4
+const KEYS_TOGETHER = 16
 /** The largest head of decode. */
 export const DECODE_SIZE = 256
 
@@ -128,7 +131,7 @@ function decode(heads: 1 | 2, isEdge: boolean) {
       const { size, width } = headPlaces(k.u32(0), { H, K, D }, unit)
       const length = lengths.at(b).toU32()
       const cellOf = (p: U32): U32 => cell({ pages, maxPages, pageSize, K, size }, b, keyHead, p)
-      const query = k.shared("query", f32, heads * DECODE_SIZE)
+      const query = k.shared("query", f32, heads * DECODE_SIZE) // zeros beyond the head
       const output = k.shared("output", f32, (LANES / CHUNK) * DECODE_SIZE) // of lanes beyond the last head too, and dropped
       const cells = k.shared("cells", u32, PASS)
       const weights = k.shared("weights", f32, PASS * heads)
@@ -154,13 +157,20 @@ function decode(heads: 1 | 2, isEdge: boolean) {
       const scores = (keys: readonly U32[]): F32[][] => {
         const found = each.map(() => keys.map(() => k.var(f32, 0)))
         const starts = keys.map((key) => cells.at(key))
-        k.for(0, size, 1, (u) => {
-          const rows = starts.map((start) => (isEdge ? [kPages.at(start.add(u))] : kPages.pack(8).at(start.add(u))))
-          for (let e = 0; e < unit; e++)
-            for (const h of each) {
-              const factor = query.at(u.mul(unit).add(h * DECODE_SIZE + e))
-              rows.forEach((row, j) => found[h]![j]!.set(factor.fma(row[e]!, found[h]![j]!.get())))
-            }
+        k.for(0, size, TOGETHER, (first) => {
+          // All loads before the sums, so that they are under way together.
+          const units = Array.from({ length: TOGETHER }, (_, i) => first.add(i))
+          const rows = units.map((u) => {
+            const place = u.min(size.sub(1))
+            return starts.map((start) => (isEdge ? [kPages.at(start.add(place))] : kPages.pack(8).at(start.add(place))))
+          })
+          units.forEach((u, i) => {
+            for (let e = 0; e < unit; e++)
+              for (const h of each) {
+                const factor = query.at(u.mul(unit).add(h * DECODE_SIZE + e))
+                rows[i]!.forEach((row, j) => found[h]![j]!.set(factor.fma(row[e]!, found[h]![j]!.get())))
+              }
+          })
         })
         return found.map((row) => row.map((score) => score.get()))
       }
@@ -169,9 +179,9 @@ function decode(heads: 1 | 2, isEdge: boolean) {
       const blockOutputs = (first: U32) => {
         const own = each.map(() => SIDES.map(() => k.var(f32, 0)))
         const d = first.add(x.mul(4)).min(D.sub(1)) // of columns beyond the head any one, and dropped
-        k.for(0, TILE, 4, (from) => {
-          const four = SIDES.map((i) => block.mul(TILE).add(from.add(i)))
-          const rows = four.map((key) => {
+        k.for(0, TILE, KEYS_TOGETHER, (from) => {
+          const keys = Array.from({ length: KEYS_TOGETHER }, (_, i) => block.mul(TILE).add(from.add(i)))
+          const rows = keys.map((key) => {
             const start = cells.at(key)
             if (!isEdge) return vPages.pack(4).at(start.mul(2).add(d.shr(2)))
             return SIDES.map((e) =>
@@ -181,7 +191,7 @@ function decode(heads: 1 | 2, isEdge: boolean) {
                 .select(vPages.at(start.add(d.add(e).min(D.sub(1)))), 0),
             )
           })
-          four.forEach((key, i) => {
+          keys.forEach((key, i) => {
             for (const h of each) {
               const weight = weights.at(key.mul(heads).add(h))
               for (const e of SIDES) own[h]![e]!.set(weight.fma(rows[i]![e]!, own[h]![e]!.get()))
@@ -199,7 +209,7 @@ function decode(heads: 1 | 2, isEdge: boolean) {
             .mul(unit)
             .add(headOf(h).mul(D))
             .add(k.lane.min(D.sub(1)))
-          query.set(k.lane.add(h * DECODE_SIZE), qkv.at(from).mul(scale2))
+          query.set(k.lane.add(h * DECODE_SIZE), k.lane.lt(D).select(qkv.at(from).mul(scale2), 0))
         }
         for (let h = 0; h < LANES / CHUNK; h++) output.set(k.lane.add(h * DECODE_SIZE), 0)
         const max = each.map(() => k.var(f32, Number.NEGATIVE_INFINITY))

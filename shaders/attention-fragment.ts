@@ -60,7 +60,7 @@ export function pieces(k: Body, memory: ReadBuffer<typeof bf16>, size: number, l
 }
 
 /** Columns that go through shared memory at a time on their way out, and packs from one row of them to the next. */
-const CHUNK = 64
+const CHUNK = 32
 const CHUNK_PITCH = CHUNK / 4 + 1
 /** Packs of shared memory: two tiles of keys, or the rows that go out. */
 export const sharedPacks = (size: number, subgroups: number): number =>

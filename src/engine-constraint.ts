@@ -1,5 +1,5 @@
 /** What answers must match: constraints as data → automata, kept while they are in use; masks of tokens for answers. */
-import { Automaton } from "./engine-constraint-automaton.ts"
+import { Automaton, refusal } from "./engine-constraint-automaton.ts"
 import { parseGbnf } from "./engine-constraint-gbnf.ts"
 import { ANY, character, choice, type Expression, type Grammar, literal, repeat, rule, sequence } from "./engine-constraint-grammar.ts"
 import { Masks, TokenMask } from "./engine-constraint-mask.ts"
@@ -40,10 +40,20 @@ export function compileConstraint(constraint: Constraint): Compiled {
   const key = JSON.stringify(constraint)
   const known = kept.get(key)
   kept.delete(key)
-  const compiled = known ?? new Compiled(grammarOf(constraint))
+  const compiled = known ?? compiledFrom(constraint)
   kept.set(key, compiled)
   if (kept.size > KEPT) kept.delete(kept.keys().next().value!)
   return compiled
+}
+
+function compiledFrom(constraint: Constraint): Compiled {
+  try {
+    return new Compiled(grammarOf(constraint))
+  } catch (error) {
+    // The stack's end: what a request asks for must not end the engine.
+    if (error instanceof RangeError) throw refusal("constraint: nests too deeply, or refers to itself without end")
+    throw error
+  }
 }
 
 function grammarOf(constraint: Constraint): Grammar {

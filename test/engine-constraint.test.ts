@@ -144,6 +144,14 @@ describe("JSON schemas", () => {
       ["-13", "105", "-0", "007", "1.0", "1e2"],
     )
     check({ type: "number" }, ["0", "-1.5e-7", "12"], ["01", ".5", "1.", "+1", "1e999", "NaN"])
+    check({ type: "number", minimum: 0, maximum: 1 }, ["0", "0.25", "1"], ["1.5", "-0.5", "2", "1e-1", "1.0"])
+    check(
+      { type: "number", exclusiveMinimum: -2, exclusiveMaximum: 1 },
+      ["-1.999", "-1", "0", "-0.5", "0.999999"],
+      ["-2", "-2.0", "1", "-2.5"],
+    )
+    check({ exclusiveMinimum: 0 }, ["0.001", "7", "12.5"], ["0", "0.0", "0.000000", "-1", '"x"'])
+    check({ type: ["integer", "null"], maximum: -3 }, ["-3", "-40", "null"], ["-2", "3"])
     check({ enum: ["a", 1, null, { k: [1] }] }, ['"a"', "1", "null", '{"k":[1]}'], ["2", '"b"', "{}"])
     check({ enum: ["a", 1], type: "string" }, ['"a"'], ["1"])
     check({ type: ["boolean", "null"] }, ["true", "false", "null"], ["0"])
@@ -192,7 +200,7 @@ describe("JSON schemas", () => {
   test.each([
     [{ type: "string", contentEncoding: "base64" }, "#: the keyword contentEncoding is not supported"],
     [{ properties: { a: { not: {} } } }, "#/properties/a: the keyword not is not supported"],
-    [{ type: "number", minimum: 3 }, "minimum of a number"],
+    [{ type: "number", minimum: 0.5 }, "the bound 0.5 of a number"],
     [{ type: "array", uniqueItems: true }, "uniqueItems"],
     [{ oneOf: [{ type: "integer" }, { type: "number" }] }, "oneOf whose alternatives may hold together"],
     [{ $ref: "https://example.org/x" }, "outside this document"],

@@ -32,8 +32,12 @@ export function randomSchema(roll: (n: number) => number, depth = 3): Schema {
       const below = roll(2) === 0 ? { maximum: low + 1 + roll(3000) } : { exclusiveMaximum: low + 2 + roll(30) }
       return { type: "integer", ...(roll(3) > 0 ? above : {}), ...(roll(3) > 0 ? below : {}) }
     }
-    case 4:
-      return { type: "number" }
+    case 4: {
+      const low = roll(30) - 15
+      const above = roll(2) === 0 ? { minimum: low } : { exclusiveMinimum: low }
+      const below = roll(2) === 0 ? { maximum: low + 1 + roll(20) } : { exclusiveMaximum: low + 1 + roll(3) }
+      return { type: "number", ...(roll(3) > 0 ? above : {}), ...(roll(3) > 0 ? below : {}) }
+    }
     case 5:
       return { type: ["boolean", "null", "integer", "string"].slice(roll(4)) }
     case 6:
