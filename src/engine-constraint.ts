@@ -55,12 +55,12 @@ export function compileConstraint(constraint: Constraint): Compiled {
   return compiled
 }
 
-/** `work` that calls itself for what is nested. */
+/** Work that calls itself for what is nested: the stack's end must not be the engine's. */
 function shallowEnough<T>(work: () => T): T {
   try {
     return work()
   } catch (error) {
-    if (error instanceof RangeError) throw refusal("constraint: nested too deep")
+    if (error instanceof RangeError) throw refusal("constraint: nests too deeply, or refers to itself without end")
     throw error
   }
 }

@@ -112,7 +112,7 @@ export function startServing(
       } catch (error) {
         // Messages are copied by a function that calls itself for what is nested.
         if (!(error instanceof RangeError)) throw error
-        refuse(failed("request", "constraint: nested too deep", "constraint"))
+        refuse(failed("request", "constraint: nests too deeply", "constraint"))
       }
     },
     cancel: (id) => job.tell({ type: "cancel", id }),

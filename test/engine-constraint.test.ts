@@ -213,7 +213,7 @@ describe("JSON schemas", () => {
     [{ $ref: "#" }, "no text can ever be complete"],
     [{ allOf: [{ properties: { a: {} }, additionalProperties: false }, { properties: { b: {} } }] }, "beside property b of another part"],
     [{ type: "object", required: "a" }, "required is a list"],
-    [JSON.parse(`${'{"items":'.repeat(20_000)}{}${"}".repeat(20_000)}`), "nested too deep"],
+    [JSON.parse(`${'{"items":'.repeat(20_000)}{}${"}".repeat(20_000)}`), "nests too deeply"],
     [{ type: "string", maxLength: 1e6 }, "more than 100000 nodes"],
   ])("%j is refused: %s", (value, message) => {
     expect(() => schema(value)).toThrow(message)

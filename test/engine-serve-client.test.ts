@@ -39,7 +39,7 @@ test("through the Worker: models, requests, cancel, statistics, drain, stop; the
 
   const deep = JSON.parse(`${'{"items":'.repeat(100_000)}{}${"}".repeat(100_000)}`)
   const refused = await ask({ constraint: { type: "json_schema", schema: deep } })
-  expect(refused).toMatchObject([{ type: "failed", code: "request", param: "constraint", message: "constraint: nested too deep" }])
+  expect(refused).toMatchObject([{ type: "failed", code: "request", param: "constraint", message: "constraint: nests too deeply" }])
 
   const last = ask({ maxTokens: 100, ignoreEnd: true })
   await serving.drain()
