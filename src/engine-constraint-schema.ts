@@ -267,6 +267,7 @@ class SchemaCompiler {
     if (!KEYWORDS.object.some((key) => key in schema)) return rule("object")
     const properties = (schema.properties ?? {}) as Schema
     if (!isObject(properties)) throw refusal(`${where}: properties is an object`)
+    if ("required" in schema && !Array.isArray(schema.required)) throw refusal(`${where}: required is a list of names`)
     const required = new Set(listOfNames(schema.required))
     const additional = schema.additionalProperties ?? Object.keys(properties).length === 0
     const names = [...Object.keys(properties), ...[...required].filter((name) => !Object.hasOwn(properties, name))]

@@ -211,6 +211,10 @@ describe("JSON schemas", () => {
     [{ type: "integer", minimum: 5, maximum: 4 }, "no integer lies"],
     [false, "allows nothing"],
     [{ $ref: "#" }, "no text can ever be complete"],
+    [{ allOf: [{ properties: { a: {} }, additionalProperties: false }, { properties: { b: {} } }] }, "beside property b of another part"],
+    [{ type: "object", required: "a" }, "required is a list"],
+    [JSON.parse(`${'{"items":'.repeat(20_000)}{}${"}".repeat(20_000)}`), "nests too deeply"],
+    [{ type: "string", maxLength: 1e6 }, "more than 100000 nodes"],
   ])("%j is refused: %s", (value, message) => {
     expect(() => schema(value)).toThrow(message)
   })
@@ -279,6 +283,9 @@ test("a model with random weights keeps to schemas, regular expressions and gram
     expect(violation(JSON.parse(text) as Json, documents[i]!, documents[i]!), text).toBeUndefined()
   })
   expect(told.filter(({ failed }) => failed !== undefined).length).toBeLessThan(3)
+  // Every text of 16 letters leads to a state of its own.
+  const explosion = await ask({ type: "regex", pattern: "(a|b)*a(a|b){16}" }, 1)
+  expect(explosion.failed ?? explosion.finished).toBeDefined()
   const call: Constraint = {
     type: "sequence",
     items: [
