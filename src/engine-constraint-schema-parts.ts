@@ -68,6 +68,16 @@ export function bounds(schema: Schema, low: string, high: string, where: string)
 
 /** What meets both schemas, where they speak of different things. */
 export function bothSchemas(a: Schema, b: Schema, where: string): Schema {
+  for (const [one, other] of [[a, b] as const, [b, a] as const]) {
+    const own = isObject(one.properties) ? one.properties : {}
+    const strange = Object.keys(isObject(other.properties) ? other.properties : {}).find((name) => !Object.hasOwn(own, name))
+    if (strange !== undefined && "additionalProperties" in one && one.additionalProperties !== true) {
+      throw refusal(`${where}: additionalProperties beside property ${strange} of another part is not supported`)
+    }
+    if ("items" in one && "prefixItems" in other && !("prefixItems" in one)) {
+      throw refusal(`${where}: items beside prefixItems of another part is not supported`)
+    }
+  }
   const out: Record<string, Json> = { ...a }
   for (const [key, value] of Object.entries(b)) {
     const known = out[key]

@@ -94,9 +94,7 @@ export class Schedule {
     try {
       sequence.constrain(() => this.#resident.vocabulary(), this.#resident.ends)
     } catch (error) {
-      if (!(error instanceof AlphaError)) throw error
-      this.#drop(sequence, turn)
-      turn.fail(sequence, "request", error, "constraint")
+      this.#refuse(sequence, error, turn)
       return false
     }
     turn.counters.prefixQueries += sequence.request.prompt.length
@@ -112,6 +110,13 @@ export class Schedule {
       if (at >= 0) list.splice(at, 1)
     }
     this.#drop(sequence, turn)
+  }
+
+  /** Its constraint turned out to be more than can be met. */
+  #refuse(sequence: Sequence, error: unknown, turn: Turn): void {
+    if (!(error instanceof AlphaError)) throw error
+    this.remove(sequence, turn)
+    turn.fail(sequence, "request", error, "constraint")
   }
 
   #drop(sequence: Sequence, turn: Turn): void {
@@ -212,9 +217,7 @@ export class Schedule {
         good.push(part)
         return [row]
       } catch (error) {
-        if (!(error instanceof AlphaError)) throw error
-        this.remove(part.sequence, turn)
-        turn.fail(part.sequence, "request", error, "constraint")
+        this.#refuse(part.sequence, error, turn)
         return []
       }
     })
@@ -257,7 +260,12 @@ export class Schedule {
         turn.fail(sequence, "damaged", new AlphaError(`the logits are not numbers after ${sequence.computed} tokens`, { hint }))
         return
       }
-      reason = sequence.take(choice)
+      try {
+        reason = sequence.take(choice)
+      } catch (error) {
+        this.#refuse(sequence, error, turn)
+        return
+      }
       turn.tell(sequence, { type: "token", id: choice.id, logprob: choice.logprob, top: sequence.alternatives(choice.top) })
     } else if (sequence.request.kind === "embed") turn.tell(sequence, { type: "embedding", values: sequence.embedding })
     if (reason === undefined) return
