@@ -1,48 +1,41 @@
 /**
- * Speed of matrix products on the first Vulkan device, tile by tile: bun perf/gemm.ts [--only=REGEX] [--path=nv2|khr|none …] [--chosen] [--ms=100].
- * For a machine without Bun: bun perf/gemm.ts --build=FILE writes one executable that takes the same flags.
- * A line per way of doing a product: layout M×N×K type what, path tile/lanes gGROUP sSPLITS, TFLOP/s by the median time between the device's
- * timestamps after 100 ms of running, its range, the worst of 24 elements against f64 in units of what rounding allows (must be ≤ 1), and a hash of
- * 4,096 elements of c: ways with equal hashes add in the same order. * marks the way that the product takes. --only matches the line's beginning,
- * --chosen leaves out all other ways. At 4096³ modules with unroll hints and another way to store bf16 are tried too.
+ * Speed of matrix products on the first Vulkan device, by all ways of doing them:
+ *   bun perf/gemm.ts --train [--only=REGEX] [--path=nv2|khr|none …] [--chosen] [--check] [--compile=SECONDS]
+ * Sets of shapes: --train (a training step of gpt2-124m, one of shakespeare-char, and 4096³), --large, --decode, --edges, --tiny (to try this
+ * program). All pipelines are compiled first, on threads. Then, shape by shape, 300 ms of back-to-back submits bring the clocks up and every way
+ * is timed in the same recording, without the host. Lines, best first: path tile/lanes gGROUP sSPLITS [tTURNS], TFLOP/s by the median time between
+ * the device's timestamps, and their range; * marks the way that the product takes. The table at the end has for each shape the best way and the
+ * chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and prints a hash of 4,096
+ * elements of c: ways with equal hashes add in the same order. --only matches the line's beginning, --chosen leaves out all other ways.
  */
 import { parseArgs } from "node:util"
-import type { BuildInfo } from "../src/base-build.ts"
 import { type DeviceBuffer, Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { findGpus, targetOf } from "../src/gpu-info.ts"
-import { nativeLibraryPath } from "../src/native-load.ts"
-import { vulkan, vulkanError } from "../src/native-vulkan.ts"
+import { vulkan } from "../src/native-vulkan.ts"
 import { activate, activateDerivative } from "../src/op-activation.ts"
-import { dtypeOf } from "../src/op-gpu.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
-import { launchesOf, TILES, type Tile, type Way, wayOf } from "../src/op-matmul-matrix.ts"
+import { launchesOf, TILES, type Way, wayOf } from "../src/op-matmul-matrix.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launch, Launches, Memory, Scratch } from "../src/program.ts"
 import { type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
+import { compileAll, type Job } from "./gemm-compile.ts"
+import { SHAPES, type Shape } from "./gemm-shapes.ts"
 
+const began = performance.now()
 const { values: flags } = parseArgs({
   options: {
-    build: { type: "string" },
+    ...(Object.fromEntries(Object.keys(SHAPES).map((name) => [name, { type: "boolean", default: false }])) as Record<
+      keyof typeof SHAPES,
+      { type: "boolean"; default: boolean }
+    >),
     only: { type: "string", default: "" },
     path: { type: "string", multiple: true, default: ["nv2", "khr"] },
     chosen: { type: "boolean", default: false },
-    ms: { type: "string", default: "100" },
+    check: { type: "boolean", default: false },
+    compile: { type: "string", default: "30" },
+    warm: { type: "string", default: "300" },
   },
 })
-if (flags.build !== undefined) {
-  const info: BuildInfo = { version: "perf", commit: "perf", target: "linux-x64", compiler: "", bun: Bun.version }
-  const [library, outfile] = [nativeLibraryPath(), flags.build]
-  await Bun.build({
-    entrypoints: [import.meta.path],
-    target: "bun",
-    define: { ALPHA_BUILD: JSON.stringify(info) },
-    loader: { ".so": "file" },
-    external: ["alpha:kernel-pack"],
-    plugins: [{ name: "native", setup: (build) => void build.onResolve({ filter: /^alpha:native-library$/ }, () => ({ path: library })) }],
-    compile: { outfile },
-  })
-  process.exit(0)
-}
 
 /** Elements of the pattern that fills a and b; odd, so that rows differ. */
 const PATTERN = 4_000_037
@@ -86,308 +79,265 @@ for (const [value, at] of Object.entries(LIVE)) new Float32Array(live.view(at, 4
 
 /** Stands for a tensor in launches. */
 const stand = (dtype: "f32" | "bf16", elements: number): Scratch => ({ kind: "scratch", dtype, elements })
+const sizeOf = { f32: 4, bf16: 2 } as const
 const bytesOf = ({ dtype, elements }: Scratch) => elements * (dtype === "bf16" ? 2 : 4)
 
 type Module = PackEntry & { readonly module: Uint32Array<ArrayBuffer> }
-interface Pipeline {
-  readonly handle: bigint
-  readonly layout: bigint
-  readonly module: Module
-}
 const modules = new Map<string, Module>()
 function moduleOf({ kernel, variant }: Launch): Module {
   if (!modules.has(variant)) for (const [name, entry] of readPack(pack([kernel]))) modules.set(name, entry)
   return modules.get(variant)!
 }
-type Words = Uint32Array<ArrayBuffer>
 
-/** The instructions of a module, each with its first word. */
-function* instructions(words: Words): Generator<readonly number[]> {
-  for (let at = 5; at < words.length; at += words[at]! >>> 16) yield [...words.subarray(at, at + (words[at]! >>> 16))]
-}
-const moduleFrom = (words: Words, body: readonly (readonly number[])[]): Words =>
-  Uint32Array.from([...words.subarray(0, 5), ...body.flat()])
-const [CAPABILITY, FLOAT_TYPE, CONSTANT, MATRIX_TYPE, LOOP_MERGE] = [17, 22, 43, 4456, 246]
-
-/** Gives all loops another loop control: the operands of OpLoopMerge from its third on. */
-const loops =
-  (...control: number[]) =>
-  (words: Words) =>
-    moduleFrom(
-      words,
-      [...instructions(words)].map((instruction) =>
-        (instruction[0]! & 0xffff) === LOOP_MERGE
-          ? [((3 + control.length) << 16) | LOOP_MERGE, instruction[1]!, instruction[2]!, ...control]
-          : instruction,
-      ),
-    )
-
-/**
- * Stores bf16 from a matrix of use A: some drivers list f32 only as the type of accumulators, so that a bf16 accumulator is outside the rules
- * (VUID-RuntimeSpirv-cooperativeMatrixFlexibleDimensions-10165).
- */
-function storeAsA(words: Words): Words {
-  const body = [...instructions(words)]
-  const bf16 = body.find(([head, , bits]) => (head! & 0xffff) === FLOAT_TYPE && bits === 16)![1]
-  const use = (number: number) => body.find(([head, , , value]) => (head! & 0xffff) === CONSTANT && value === number)![2]
-  const isNarrow = ([head, , element, , , , of]: readonly number[]) => (head! & 0xffff) === MATRIX_TYPE && element === bf16 && of === use(2)
-  return moduleFrom(words, [
-    [(2 << 16) | CAPABILITY, 5431], // CooperativeMatrixConversionsNV
-    ...body.map((given) => (isNarrow(given) ? [...given.slice(0, 6), use(0)!] : given)),
-  ])
-}
-
-/** Changes to modules that are tried. */
-const PATCHES = {
-  "": (words: Words) => words,
-  unroll: loops(1),
-  "no-unroll": loops(2),
-  "unroll-2": loops(0x100, 2),
-  "unroll-4": loops(0x100, 4),
-  "store-as-a": storeAsA,
-} as const
-type Patch = keyof typeof PATCHES
-
-function pipelineOf(launch: Launch, patch: Patch): Pipeline {
+/** Pipelines by variant and constants: those wanted, then those made. */
+const wanted = new Map<string, Job>()
+const made = new Map<string, Awaited<ReturnType<typeof compileAll>>[number]>()
+const keyOf = ({ variant, constants }: Launch): string => `${variant} ${JSON.stringify(constants)}`
+function want(launch: Launch): void {
+  const key = keyOf(launch)
+  if (wanted.has(key)) return
   const module = moduleOf(launch)
-  const code = PATCHES[patch](module.module)
-  const words = new Uint32Array(Math.max(1, ...module.constants.map(({ id }) => id + 1)))
-  const floats = new Float32Array(words.buffer)
+  const constants = new Uint32Array(Math.max(1, ...module.constants.map(({ id }) => id + 1)))
+  const floats = new Float32Array(constants.buffer)
   for (const { name, id, type, value } of module.constants) {
     const given = id === 0 ? target.subgroupSize : (launch.constants[name] ?? value)
     if (type === "f32") floats[id] = given
-    else words[id] = given
+    else constants[id] = given
   }
   const subgroup = module.constants.some(({ id }) => id === 0) ? target.subgroupSize : 0
   const push = module.push.reduce((sum, { type }) => sum + (type === "address" ? 8 : 4), 0)
-  const out = new BigInt64Array(2)
-  const entry = new TextEncoder().encode("main\0")
-  if (Number(v.gpu_pipeline(driver.gpu, code, code.byteLength, entry, push, words, words.length, subgroup, out)) === 0)
-    throw vulkanError("")
-  return { handle: out[0]!, layout: out[1]!, module }
+  wanted.set(key, { gpu: driver.gpu as unknown as number, code: module.module, push, constants, subgroup })
 }
-
-/** Launches as commands; memory by what stands for it. */
-function prepare({ launches, patch }: Named, known: Map<unknown, number>, owned: DeviceBuffer[]) {
-  const addressOf = (memory: Memory | undefined): number => {
-    if (memory === undefined) return 0
-    if (!known.has(memory)) {
-      const buffer = driver.buffer(bytesOf(memory as Scratch), LOCAL, 0, "scratch")
-      owned.push(buffer)
-      known.set(memory, buffer.address)
-    }
-    return known.get(memory)!
-  }
-  const steps = launches.map((step) =>
-    (Array.isArray(step) ? (step as Launch[]) : [step as Launch]).map((launch) => {
-      const pipeline = pipelineOf(launch, patch)
-      const { push } = pipeline.module
-      const buffers = Object.fromEntries(Object.entries(launch.buffers).map(([name, memory]) => [name, addressOf(memory)]))
-      const beta = Object.values(launch.params)[0] as keyof typeof LIVE | undefined
-      const bytes = pushBytes(push, { ...launch.push, ...buffers, params: live.address + (beta === undefined ? 0 : LIVE[beta]) })
-      return { pipeline, bytes, groups: launch.groups }
-    }),
-  )
-  return {
-    record(commands: Recording) {
-      for (const step of steps) {
-        for (const { pipeline, bytes, groups } of step)
-          v.gpu_dispatch(driver.gpu, commands, pipeline.handle, pipeline.layout, bytes, bytes.length, ...groups)
-        v.gpu_kernel_barrier(driver.gpu, commands)
-      }
-    },
-    free() {
-      for (const { pipeline } of steps.flat()) v.gpu_pipeline_free(driver.gpu, pipeline.handle, pipeline.layout)
-    },
-  }
-}
-
-interface Times {
-  readonly median: number
-  readonly least: number
-  readonly most: number
-}
-/** Seconds of one run. */
-function time(record: (commands: Recording) => void): Times {
-  const measure = (runs: number): number[] => {
-    const recording = driver.record((commands) => {
-      v.gpu_timestamp(driver.gpu, commands, -2 * runs)
-      for (let i = 0; i < runs; i++) {
-        v.gpu_timestamp(driver.gpu, commands, 2 * i)
-        record(commands)
-        v.gpu_timestamp(driver.gpu, commands, 2 * i + 1)
-      }
-    })
-    const ticks = new BigUint64Array(2 * runs)
-    try {
-      const until = performance.now() + (runs === 1 ? 0 : Number(flags.ms))
-      do driver.wait(driver.submit(recording), "a product")
-      while (performance.now() < until)
-      v.gpu_timestamps(driver.gpu, 2 * runs, ticks)
-    } finally {
-      driver.freeRecording(recording)
-    }
-    return Array.from({ length: runs }, (_, i) => (Number(ticks[2 * i + 1]! - ticks[2 * i]!) * facts.timestampFemtoseconds) / 1e15)
-  }
-  const [first] = measure(1)
-  const sorted = measure(Math.max(5, Math.min(50, Math.round(0.03 / Math.max(1e-6, first!))))).sort((a, b) => a - b)
-  return { median: sorted[sorted.length >> 1]!, least: sorted[0]!, most: sorted.at(-1)! }
-}
-
-interface Shape {
-  readonly layout: Gemm["layout"]
-  readonly M: number
-  readonly N: number
-  readonly K: number
-  readonly out: "f32" | "bf16"
-  readonly what?: "bias gelu pre" | "derivative" | "beta" | "any"
-}
-
-/** One shape: its memory, filled; each way of doing it timed and checked. */
-function bench(shape: Shape): void {
-  const { layout, M, N, K, out, what } = shape
-  const title = `${layout} ${M}×${N}×${K} ${out}${what === undefined ? "" : ` ${what}`}`
-  if (!new RegExp(flags.only).test(title)) return
-  const owned: DeviceBuffer[] = []
-  const known = new Map<unknown, number>()
-  const place = (dtype: "f32" | "bf16", elements: number, isFilled: boolean): { memory: Scratch; buffer: DeviceBuffer } => {
-    const memory = stand(dtype, elements)
-    const buffer = driver.buffer(bytesOf(memory), LOCAL, 0, "a matrix")
-    owned.push(buffer)
-    known.set(memory, buffer.address)
-    driver.now("filling", (commands) => {
-      if (!isFilled) v.gpu_fill(driver.gpu, commands, buffer.handle, 0, buffer.bytes, 0)
-      else
-        for (let at = 0; at < bytesOf(memory); at += PATTERN * 2)
-          v.gpu_copy(driver.gpu, commands, pattern.handle, 0, buffer.handle, at, Math.min(PATTERN * 2, bytesOf(memory) - at))
-    })
-    return { memory, buffer }
-  }
-  try {
-    const [a, b, c] = [place("bf16", M * K, true), place("bf16", N * K, true), place(out, M * N, false)]
-    const request: Gemm = {
-      layout,
-      M,
-      N,
-      K,
-      a: a.memory,
-      b: b.memory,
-      c: c.memory,
-      order: layout === "nt" ? "forward" : "any",
-      ...(what === "bias gelu pre" && {
-        bias: place("f32", N, false).memory,
-        activation: "gelu_tanh" as const,
-        pre: place(out, M * N, false).memory,
-      }),
-      ...(what === "derivative" && { derivative: { activation: "gelu_tanh" as const, pre: place("bf16", M * N, true).memory } }),
-      ...(what === "beta" && { beta: 0.5, addend: place("f32", M * N, false).memory }),
-    }
-    let best = { rate: 0, name: "" }
-    for (const way of ways(request)) {
-      const { name, isChosen } = way
-      const prefix = `${title.padEnd(30)} ${name.padEnd(30)}`
-      try {
-        const prepared = prepare(way, known, owned)
-        const { median, least, most } = time(prepared.record)
-        const rate = (2 * M * N * K) / median / 1e12
-        const { worst, hash } = check(shape, c.buffer)
-        if (rate > best.rate && worst <= 1) best = { rate, name }
-        const range = `${(1e3 * least).toFixed(3)}…${(1e3 * most).toFixed(3)} ms`
-        const verdict = worst <= 1 ? `error ${worst.toFixed(3)}` : `WRONG by ${worst.toFixed(1)}`
-        console.log(`${prefix} ${rate.toFixed(1).padStart(6)} TFLOP/s ${range.padStart(20)} ${verdict} ${hash}${isChosen ? " *" : ""}`)
-        prepared.free()
-        driver.now("clearing", (commands) => v.gpu_fill(driver.gpu, commands, c.buffer.handle, 0, c.buffer.bytes, 0))
-      } catch (error) {
-        console.log(`${prefix} ${(error as Error).message}`)
-        if (/LOST|failed during/.test((error as Error).message)) process.exit(1)
-      }
-    }
-    console.log(`${title.padEnd(30)} best: ${best.name} ${best.rate.toFixed(1)} TFLOP/s`)
-  } finally {
-    for (const buffer of owned) buffer.free()
-  }
-}
-
-/** Tiles of cooperative matrix 2 that are tried beside those in use. */
-const MORE: readonly (readonly [rows: number, columns: number, depth: number, lanes: number])[] = [
-  [128, 256, 32, 256],
-  [128, 256, 128, 256],
-  [256, 128, 64, 256],
-  [128, 192, 64, 256],
-  [192, 128, 64, 256],
-  [128, 128, 32, 256],
-  [128, 128, 128, 256],
-  [128, 128, 64, 128],
-  [64, 256, 64, 256],
-  [64, 256, 64, 128],
-  [64, 128, 64, 256],
-  [64, 128, 32, 128],
-  [128, 64, 64, 128],
-  [32, 128, 64, 128],
-  [32, 64, 64, 128],
-  [32, 64, 128, 64],
-  [16, 128, 64, 64],
-  [16, 64, 128, 64],
-  [16, 32, 128, 64],
-  [16, 32, 64, 32],
-]
 
 interface Named {
   readonly name: string
   readonly launches: Launches
-  readonly patch: Patch
   readonly isChosen: boolean
+}
+const flat = (launches: Launches): readonly (readonly Launch[])[] =>
+  launches.map((step) => (Array.isArray(step) ? (step as Launch[]) : [step as Launch]))
+
+/** A shape, and stand-ins for its matrices. */
+class Bench {
+  readonly title: string
+  readonly request: Gemm
+  readonly ways: readonly Named[]
+
+  constructor(readonly shape: Shape) {
+    const { layout, M, N, K, out, what } = shape
+    this.title = `${layout} ${M}×${N}×${K} ${out}${what === undefined ? "" : ` ${what}`}`
+    const ldc = Math.ceil(N / 8) * 8
+    const bias = stand("f32", N)
+    const [pre, c] = [stand(out, M * ldc), stand(out, M * ldc)]
+    // Rows of logits are padded; so are the gradients of them.
+    const lda = layout === "nt" ? K : Math.ceil((layout === "tn" ? M : K) / 8) * 8
+    this.request = {
+      layout,
+      M,
+      N,
+      K,
+      lda,
+      ldc,
+      isPadded: true,
+      a: stand("bf16", lda * (layout === "tn" ? K : M)),
+      b: stand("bf16", N * K),
+      c,
+      order: layout === "nt" ? "forward" : "any",
+      ...(what?.startsWith("bias") && { bias }),
+      ...(what === "bias gelu pre" && { activation: "gelu_tanh" as const, pre }),
+      ...(what === "derivative" && { derivative: { activation: "gelu_tanh" as const, pre } }),
+      ...(what === "beta" && { beta: 1, addend: pre }),
+    }
+    this.ways = [...waysOf(this.request)]
+  }
 }
 
 /** The ways to do a product that are worth timing. */
-function* ways(request: Gemm): Generator<Named> {
+function* waysOf(request: Gemm): Generator<Named> {
   const { M, N, K } = request
-  const nameOf = ({ path, tile, splits, group }: Way) =>
-    `${path} ${tile.rows}×${tile.columns}×${tile.depth}/${tile.lanes} g${group} s${splits}`
+  const nameOf = ({ path, tile, splits, group }: Way) => `${path} ${tile.name} g${group} s${splits}`
+  const chosen = wayOf(request, target)
+  const portable = () => gemm(request, { ...target, matrix: "none" })
+  if (chosen === undefined || flags.path.includes("none")) yield { name: "portable", launches: portable(), isChosen: chosen === undefined }
+  const seen = new Set<string>()
+  if (chosen !== undefined) {
+    seen.add(nameOf(chosen))
+    yield { name: nameOf(chosen), launches: launchesOf(request, chosen, target), isChosen: true }
+  }
+  if (flags.chosen) return
   for (const path of flags.path as GpuTarget["matrix"][]) {
-    if (path === "none") {
-      yield { name: "portable", launches: gemm(request, { ...target, matrix: "none" }), patch: "", isChosen: false }
-      continue
-    }
-    if (target.matrix === "none" || (path === "nv2" && target.matrix !== "nv2")) continue
-    const chosen = wayOf(request, { ...target, matrix: path })
-    if (chosen === undefined) {
-      console.log(`${request.layout} ${M}×${N}×${K}: not by ${path}`)
-      continue
-    }
-    yield { name: nameOf(chosen), launches: launchesOf(request, chosen, target), patch: "", isChosen: true }
-    if (flags.chosen) continue
-    const seen = new Set([nameOf(chosen)])
-    const extra: Tile[] = path === "nv2" ? MORE.map(([rows, columns, depth, lanes]) => ({ rows, columns, depth, lanes, rate: 0 })) : []
-    for (const tile of [...TILES[path], ...extra]) {
+    if (path === "none" || target.matrix === "none" || (path === "nv2" && target.matrix !== "nv2")) continue
+    for (const tile of TILES[path]) {
+      const best = wayOf(request, { ...target, matrix: path }, [tile])
       // Tiles far too large or small for the shape say nothing.
-      const up = Math.ceil(M / tile.rows)
-      if (tile.rows > 2 * M || (tile.rows < 64 && M > 256) || up * Math.ceil(N / tile.columns) > 200_000) continue
-      const isSquare = M === N && N === K && TILES[path].includes(tile)
-      const groups = [1, 8, 16, 32].filter((group) => up % group === 0 && (group === chosen.group || isSquare))
-      const tiles = up * Math.ceil(N / tile.columns)
-      const isFew = tiles < 2 * target.units && request.order === "any" && tile.rows * tile.columns >= 8192
-      const filling = [1, 2, 3].map((turns) => Math.floor((turns * target.units) / tiles)).filter((splits) => splits > 0 && splits <= 32)
-      for (const splits of isFew ? new Set([1, 2, 4, 8, 16, ...filling]) : [1]) {
-        for (const group of groups.length === 0 ? [1] : groups) {
-          const way: Way = { path, tile, splits, group }
-          if (K / splits < 4 * tile.depth || seen.has(nameOf(way))) continue
-          seen.add(nameOf(way))
-          const launches = launchesOf(request, way, target)
-          const isSample = group === 8 && M === 4096 && N === 4096 && TILES[path].includes(tile)
-          for (const patch of (isSample ? Object.keys(PATCHES) : [""]) as Patch[]) {
-            if (patch === "store-as-a" && (path !== "nv2" || dtypeOf(request.c) !== "bf16")) continue
-            yield { name: [nameOf(way), patch].join(" ").trim(), launches, patch, isChosen: false }
-          }
-        }
+      if (best === undefined || tile.rows > 2 * M || tile.columns > 2 * N || (tile.rows < 64 && M > 256)) continue
+      const isWhole = (splits: number) => K % (splits * tile.depth) === 0 && K / splits / tile.depth >= 4
+      const others =
+        request.order === "any" ? [best.splits, ...(best.splits > 1 ? [2 * best.splits, best.splits / 2].filter(isWhole) : [])] : [1]
+      for (const splits of others) {
+        const way = { ...best, splits }
+        if (seen.has(nameOf(way))) continue
+        seen.add(nameOf(way))
+        yield { name: nameOf(way), launches: launchesOf(request, way, target), isChosen: false }
+      }
+      if (path === "nv2") {
+        const launches = launchesOf(request, best, target)
+        const once = flat(launches).map((step) =>
+          step.map((launch) => ("TURNS" in launch.constants ? { ...launch, constants: { ...launch.constants, TURNS: 1 } } : launch)),
+        )
+        yield { name: `${nameOf(best)} t1`, launches: once, isChosen: false }
       }
     }
   }
 }
 
+/** Memory that all shapes share: a, b and what is read by the epilogue filled with the pattern, c, and sums of splits. */
+class Arena {
+  readonly #places: { bytes: number; buffer: DeviceBuffer }[] = []
+
+  /** Buffer number `index`, at least so large. */
+  at(index: number, bytes: number): DeviceBuffer {
+    const known = this.#places[index]
+    if (known !== undefined && known.bytes >= bytes) return known.buffer
+    if (known !== undefined) known.buffer.free()
+    const buffer = driver.buffer(bytes, LOCAL, 0, "a matrix")
+    this.#places[index] = { bytes, buffer }
+    driver.now("filling", (commands) => {
+      for (let at = 0; at < bytes; at += PATTERN * 2)
+        v.gpu_copy(driver.gpu, commands, pattern.handle, 0, buffer.handle, at, Math.min(PATTERN * 2, bytes - at))
+    })
+    return buffer
+  }
+}
+const arena = new Arena()
+
+/** A way's dispatches, ready to be recorded; undefined where a pipeline is missing. */
+function prepare({ launches }: Named, addressOf: (memory: Memory | undefined) => number): ((commands: Recording) => void) | string {
+  const steps = flat(launches).map((step) =>
+    step.map((launch) => {
+      const { push } = moduleOf(launch)
+      const buffers = Object.fromEntries(Object.entries(launch.buffers).map(([name, memory]) => [name, addressOf(memory)]))
+      const beta = Object.values(launch.params)[0] as keyof typeof LIVE | undefined
+      const bytes = pushBytes(push, { ...launch.push, ...buffers, params: live.address + (beta === undefined ? 0 : LIVE[beta]) })
+      return { pipeline: made.get(keyOf(launch))!, bytes, groups: launch.groups }
+    }),
+  )
+  const error = steps.flat().find(({ pipeline }) => pipeline.error !== "")?.pipeline.error
+  if (error !== undefined) return error
+  return (commands) => {
+    for (const step of steps) {
+      for (const { pipeline, bytes, groups } of step)
+        v.gpu_dispatch(driver.gpu, commands, pipeline.handle, pipeline.layout, bytes, bytes.length, ...groups)
+      v.gpu_kernel_barrier(driver.gpu, commands)
+    }
+  }
+}
+
+interface Row {
+  readonly title: string
+  readonly best: string
+  readonly bestRate: number
+  readonly chosen: string
+  readonly chosenRate: number
+}
+
+/** Times all ways of a shape, then checks them if asked. */
+function measure({ title, shape, request, ways }: Bench): Row {
+  const { M, N, K } = shape
+  const known = new Map<Memory, DeviceBuffer>()
+  const place = (memory: Memory, index: number) => known.set(memory, arena.at(index, bytesOf(memory as Scratch)))
+  place(request.a, 0)
+  place(request.b, 1)
+  place(request.c, 2)
+  if (request.bias !== undefined) place(request.bias, 3)
+  const read = request.derivative?.pre ?? request.addend
+  if (read !== undefined) place(read, 4)
+  if (request.pre !== undefined) place(request.pre, 5)
+  // Sums of splits: those of one way at a time.
+  const others = ways.flatMap(({ launches }) => flat(launches).flatMap((step) => step.flatMap(({ buffers }) => Object.values(buffers))))
+  const sums = others.filter((memory): memory is Scratch => memory !== undefined && !known.has(memory))
+  const room = arena.at(6, Math.max(4, ...sums.map(bytesOf)))
+  for (const memory of sums) known.set(memory, room)
+  const addressOf = (memory: Memory | undefined): number => (memory === undefined ? 0 : known.get(memory)!.address)
+  const flops = 2 * M * N * K
+  const runs = Math.max(4, Math.min(30, Math.round(0.004 / (flops / 2e14))))
+  const ready: { way: Named; record: (commands: Recording) => void }[] = []
+  const failed: string[] = []
+  for (const way of ways) {
+    const record = prepare(way, addressOf)
+    if (typeof record === "string") failed.push(`${title.padEnd(38)} ${way.name.padEnd(34)} ${record}`)
+    else ready.push({ way, record })
+  }
+  const count = ready.length * runs * 2
+  const ticks = new BigUint64Array(count)
+  const warm = driver.record((commands) => {
+    for (const { record } of ready) record(commands)
+  })
+  const timed = driver.record((commands) => {
+    v.gpu_timestamp(driver.gpu, commands, -count)
+    ready.forEach(({ record }, which) => {
+      record(commands)
+      for (let i = 0; i < runs; i++) {
+        v.gpu_timestamp(driver.gpu, commands, 2 * (which * runs + i))
+        record(commands)
+        v.gpu_timestamp(driver.gpu, commands, 2 * (which * runs + i) + 1)
+      }
+    })
+  })
+  const until = performance.now() + Number(flags.warm)
+  let before = driver.submit(warm)
+  while (performance.now() < until) {
+    const next = driver.submit(warm) // the device never waits for the host
+    driver.wait(before, title)
+    before = next
+  }
+  driver.wait(driver.submit(timed), title)
+  v.gpu_timestamps(driver.gpu, count, ticks)
+  driver.freeRecording(warm)
+  driver.freeRecording(timed)
+  const results = ready.map(({ way, record }, which) => {
+    const seconds = Array.from({ length: runs }, (_, i) => {
+      const at = 2 * (which * runs + i)
+      return (Number(ticks[at + 1]! - ticks[at]!) * facts.timestampFemtoseconds) / 1e15
+    }).sort((a, b) => a - b)
+    const median = seconds[runs >> 1]!
+    return { way, record, rate: flops / median / 1e12, median, least: seconds[0]!, most: seconds.at(-1)! }
+  })
+  results.sort((a, b) => b.rate - a.rate)
+  for (const { way, record, rate, least, most } of results) {
+    const range = `${(1e6 * least).toFixed(1)}…${(1e6 * most).toFixed(1)} µs`
+    let verdict = ""
+    if (flags.check) {
+      const c = known.get(request.c)!
+      driver.now("a check", (commands) => {
+        v.gpu_fill(driver.gpu, commands, c.handle, 0, c.bytes, 0)
+        v.gpu_barrier(driver.gpu, commands)
+        record(commands)
+      })
+      const { worst, hash } = check(shape, request, c)
+      verdict = ` ${worst <= 1 ? `error ${worst.toFixed(3)}` : `WRONG by ${worst.toFixed(1)}`} ${hash}`
+    }
+    const line = `${title.padEnd(38)} ${way.name.padEnd(34)} ${rate.toFixed(1).padStart(6)} TFLOP/s ${range.padStart(22)}`
+    console.log(`${line}${verdict}${way.isChosen ? " *" : ""}`)
+  }
+  for (const line of failed) console.log(line)
+  const [best, chosen] = [results[0], results.find(({ way }) => way.isChosen)]
+  return {
+    title,
+    best: best?.way.name ?? "none",
+    bestRate: best?.rate ?? 0,
+    chosen: chosen?.way.name ?? "failed",
+    chosenRate: chosen?.rate ?? 0,
+  }
+}
+
 /** A few elements of c against f64 in units of the error allowed, and a hash of its first. */
-function check({ layout, M, N, K, out, what }: Shape, c: DeviceBuffer): { worst: number; hash: string } {
-  const size = out === "f32" ? 4 : 2
+function check({ layout, M, N, K, out, what }: Shape, { lda = 0, ldc = 0 }: Gemm, c: DeviceBuffer): { worst: number; hash: string } {
+  const size = sizeOf[out]
+  const floatAt = (i: number): number => {
+    word[0] = bits[(2 * i) % PATTERN]! | (bits[(2 * i + 1) % PATTERN]! << 16)
+    return float[0]!
+  }
   const download = (element: number, count: number): Float64Array => {
     const from = Math.floor((element * size) / 4) * 4
     driver.now("a download", (commands) => v.gpu_copy(driver.gpu, commands, c.handle, from, staging.handle, 0, count * size + 4))
@@ -402,11 +352,13 @@ function check({ layout, M, N, K, out, what }: Shape, c: DeviceBuffer): { worst:
   for (let i = 0; i < 24; i++) {
     const [m, n] = i < 4 ? [i & 1 ? M - 1 : 0, i & 2 ? N - 1 : 0] : [Math.floor(random() * M), Math.floor(random() * N)]
     let sum = 0
-    for (let k = 0; k < K; k++) sum += at(layout === "tn" ? k * M + m : m * K + k) * at(layout === "nt" ? n * K + k : k * N + n)
+    for (let k = 0; k < K; k++) sum += at(layout === "tn" ? k * lda + m : m * lda + k) * at(layout === "nt" ? n * K + k : k * N + n)
+    if (what?.startsWith("bias")) sum += floatAt(n)
     if (what === "bias gelu pre") sum = activate("gelu_tanh", sum)
-    if (what === "derivative") sum *= activateDerivative("gelu_tanh", at(m * N + n))
+    if (what === "derivative") sum *= activateDerivative("gelu_tanh", at(m * ldc + n))
+    if (what === "beta") sum += floatAt(m * ldc + n)
     const allowed = (out === "bf16" ? 2 ** -8 * Math.abs(sum) : 0) + 2e-5 * Math.sqrt(K)
-    const [seen] = download(m * N + n, 1)
+    const [seen] = download(m * ldc + n, 1)
     const error = Math.abs(seen! - sum) / allowed
     worst = error <= worst ? worst : error // NaN is the worst
     if (Number.isNaN(error)) return { worst: Number.POSITIVE_INFINITY, hash: "NaN" }
@@ -419,35 +371,24 @@ function check({ layout, M, N, K, out, what }: Shape, c: DeviceBuffer): { worst:
   return { worst, hash: hash.toString(16).padStart(8, "0") }
 }
 
-for (const size of [4096, 8192]) for (const layout of ["nt", "nn", "tn"] as const) bench({ layout, M: size, N: size, K: size, out: "bf16" })
-bench({ layout: "nt", M: 4096, N: 4096, K: 4096, out: "f32" })
-/** Linear layers of gpt2-124m, in → out. */
-const LAYERS = [
-  [768, 2304],
-  [768, 768],
-  [768, 3072],
-  [3072, 768],
-  [768, 50304],
-] as const
-for (const rows of [65536, 16384]) {
-  for (const [input, output] of LAYERS) {
-    const isHead = output === 50304
-    if (isHead && rows > 16384) continue // its logits are made in chunks of rows
-    bench({ layout: "nt", M: rows, N: output, K: input, out: "bf16" })
-    bench({ layout: "nn", M: rows, N: input, K: output, out: "bf16" })
-    bench({ layout: "tn", M: output, N: input, K: rows, out: "f32" })
-  }
-}
-for (const rows of [65536, 16384]) {
-  bench({ layout: "nt", M: rows, N: 3072, K: 768, out: "bf16", what: "bias gelu pre" })
-  bench({ layout: "nn", M: rows, N: 3072, K: 768, out: "bf16", what: "derivative" })
-  bench({ layout: "tn", M: 3072, N: 768, K: rows, out: "f32", what: "beta" })
-}
-for (const rows of [1, 16, 64, 256, 1024]) {
-  for (const [input, output] of LAYERS) bench({ layout: "nt", M: rows, N: output, K: input, out: "bf16" })
-}
-// Edges, and rows that are not aligned to 16 bytes.
-bench({ layout: "nt", M: 1000, N: 50257, K: 768, out: "bf16" })
-bench({ layout: "nn", M: 1000, N: 768, K: 50257, out: "bf16" })
-bench({ layout: "tn", M: 50257, N: 768, K: 1000, out: "f32" })
-bench({ layout: "nn", M: 333, N: 129, K: 77, out: "f32" })
+const shapes = (Object.keys(SHAPES) as (keyof typeof SHAPES)[]).flatMap((name): readonly Shape[] => (flags[name] ? SHAPES[name] : []))
+const benches = shapes.map((shape) => new Bench(shape)).filter(({ title }) => new RegExp(flags.only).test(title))
+for (const { ways } of benches) for (const { launches } of ways) for (const launch of flat(launches).flat()) want(launch)
+const start = performance.now()
+const jobs = [...wanted]
+const compiled = await compileAll(
+  jobs.map(([, job]) => job),
+  Number(flags.compile),
+)
+jobs.forEach(([key], i) => made.set(key, compiled[i]!))
+const slowest = compiled.reduce((most, { seconds }, i) => (seconds > compiled[most]!.seconds ? i : most), 0)
+const whole = ((performance.now() - start) / 1000).toFixed(1)
+console.log(`${jobs.length} pipelines in ${whole} s, slowest ${compiled[slowest]?.seconds.toFixed(1)} s: ${jobs[slowest]?.[0]}`)
+const rows = benches.map(measure)
+console.log("")
+for (const { title, best, bestRate, chosen, chosenRate } of rows)
+  console.log(
+    `${title.padEnd(38)} ${best.padEnd(34)} ${bestRate.toFixed(0).padStart(4)}   chosen ${chosen.padEnd(34)} ${chosenRate.toFixed(0).padStart(4)}`,
+  )
+console.log(`${((performance.now() - began) / 1000).toFixed(1)} s`)
+process.exit(0)

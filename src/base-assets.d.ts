@@ -9,11 +9,6 @@ declare module "*.md" {
   export default text
 }
 
-declare module "*.html" {
-  const text: string
-  export default text
-}
-
 declare module "*.css" {
   const text: string
   export default text

@@ -53,9 +53,11 @@ export interface Isolated {
 }
 
 /** Nodes of the largest grammar. */
-const NODE_LIMIT = 400_000
+const NODE_LIMIT = 100_000
 /** Places that a text may be at, at most. */
 const PLACE_LIMIT = 4096
+/** States, at most: a grammar whose texts lead to ever new ones is refused when it gets there. */
+const STATE_LIMIT = 40_000
 
 export class Automaton {
   readonly #starts = new Map<string, Node>()
@@ -210,6 +212,7 @@ export class Automaton {
     const key = `${accepts} ${leaves} ${kept.map(([name]) => name).join(" ")}`
     const known = this.#states.get(key)
     if (known !== undefined) return known
+    if (this.#states.size >= STATE_LIMIT) throw refusal(`grammar: more than ${STATE_LIMIT} states`, "it leaves too much open for too long")
     const places = kept.map(([, place]) => place)
     const made: State = { places, accepts, leaves, least, next: new Array(256), serial: this.#states.size, isolated: undefined }
     this.#states.set(key, made)

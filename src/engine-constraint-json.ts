@@ -124,6 +124,51 @@ export function integerRange(min: number | undefined, max: number | undefined): 
   return choice(...items)
 }
 
+/** Digits of a bounded number: before the point, and after it, few enough that no rounding crosses a bound. */
+const BOUND_LIMIT = 10 ** 9
+const FRACTION_DIGITS = 6
+
+/** A whole bound of a number; `open`: the bound itself is outside. */
+export interface Bound {
+  readonly at: number
+  readonly open: boolean
+}
+
+/** Numbers between two whole bounds, without exponent; undefined: as far as nine digits go. */
+export function numberRange(
+  min: Bound = { at: 1 - BOUND_LIMIT, open: false },
+  max: Bound = { at: BOUND_LIMIT - 1, open: false },
+): Expression {
+  const negated = ({ at, open }: Bound): Bound => ({ at: -at, open })
+  const zero = { at: 0, open: false }
+  const items: Expression[] = []
+  if (min.at < 0) {
+    const negative = magnitudes(max.at < 0 || (max.at === 0 && max.open) ? negated(max) : zero, negated(min))
+    items.push(...negative.map((item) => sequence(literal("-"), item)))
+  }
+  if (max.at > 0 || (max.at === 0 && !max.open)) items.push(...magnitudes(min.at >= 0 ? min : zero, max))
+  return choice(...items)
+}
+
+/** Texts of numbers between two bounds that are not negative. */
+function magnitudes(low: Bound, high: Bound): Expression[] {
+  const items: Expression[] = []
+  const from = low.open ? low.at + 1 : low.at
+  if (from < high.at) {
+    const fraction = optional(sequence(literal("."), digits(1, FRACTION_DIGITS)))
+    items.push(sequence(choice(...between(from, high.at - 1)), fraction))
+  }
+  if (low.open && low.at < high.at) {
+    // At least one digit after the point is none of the zeros.
+    const after = Array.from({ length: FRACTION_DIGITS }, (_, zeros) =>
+      sequence(literal("0".repeat(zeros)), character([[0x31, 0x39]]), digits(0, FRACTION_DIGITS - 1 - zeros)),
+    )
+    items.push(sequence(literal(`${low.at}.`), choice(...after)))
+  }
+  if (!high.open && (high.at > low.at || !low.open)) items.push(literal(String(high.at)))
+  return items
+}
+
 /** Texts of low … high, both ≥ 0. */
 function between(low: number, high: number): Expression[] {
   const items: Expression[] = []

@@ -1,40 +1,62 @@
 /** JSON Schema → a grammar of the JSON texts that meet it; what cannot be written so is refused by name. */
 import { refusal } from "./engine-constraint-automaton.ts"
 import { choice, type Expression, type Grammar, literal, nothing, repeat, rule, sequence } from "./engine-constraint-grammar.ts"
-import { boundedString, colon, comma, integerRange, JSON_RULES, jsonCharacter, listOf, otherString } from "./engine-constraint-json.ts"
+import {
+  boundedString,
+  colon,
+  comma,
+  integerRange,
+  JSON_RULES,
+  jsonCharacter,
+  listOf,
+  numberRange,
+  otherString,
+} from "./engine-constraint-json.ts"
 import { parseRegex } from "./engine-constraint-regex.ts"
+import {
+  ANNOTATIONS,
+  bothSchemas,
+  bounds,
+  excludeEachOther,
+  impliedTypes,
+  isHarmless,
+  isObject,
+  type Json,
+  KEYWORDS,
+  listOfNames,
+  meet,
+  type Schema,
+  type Type,
+  typeOf,
+  typesOf,
+} from "./engine-constraint-schema-parts.ts"
 
-type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json }
-type Schema = { readonly [key: string]: Json }
-
-/** Keywords that say nothing about what is allowed. */
-const ANNOTATIONS = new Set(
-  "title description default examples deprecated readOnly writeOnly $comment $schema $id $defs definitions".split(" "),
-)
-const TYPES = ["string", "number", "integer", "boolean", "null", "array", "object"] as const
-type Type = (typeof TYPES)[number]
-/** Keywords by the type they speak of. */
-const KEYWORDS: Readonly<Record<Type, readonly string[]>> = {
-  string: ["minLength", "maxLength", "pattern", "format"],
-  number: [],
-  integer: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
-  boolean: [],
-  null: [],
-  array: ["items", "prefixItems", "minItems", "maxItems"],
-  object: ["properties", "required", "additionalProperties"],
-}
+const LABEL = "[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
+const HOST = `${LABEL}(\\.${LABEL}){0,4}`
+const LEAP_YEAR = "(\\d\\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
+const DAY = "((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8]))"
+const DATE = `(\\d{4}-${DAY}|${LEAP_YEAR}-02-29)`
+const TIME = "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)"
+const BYTE = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
+/** Texts of a format; of some a part, every one of which is right. */
 const FORMATS: Readonly<Record<string, string>> = {
-  date: "\\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\\d|2[0-8])",
-  time: "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)",
+  date: DATE,
+  time: TIME,
+  "date-time": `${DATE}T${TIME}`,
+  duration: "P(\\d{1,4}W|(\\d{1,4}Y)?(\\d{1,3}M)?\\d{1,4}D(T\\d{1,4}H(\\d{1,4}M(\\d{1,4}S)?)?)?|T\\d{1,4}[HMS])",
   uuid: "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
-  ipv4: "((25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)\\.){3}(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)",
+  ipv4: `(${BYTE}\\.){3}${BYTE}`,
+  ipv6: "([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}",
+  hostname: HOST,
+  email: `[A-Za-z0-9_+-]{1,30}(\\.[A-Za-z0-9_+-]{1,30})?@${LABEL}(\\.${LABEL}){1,4}`,
+  uri: `https?://${HOST}(/[A-Za-z0-9._~-]{0,40}){0,8}`,
 }
-const formatPattern = (name: string): string | undefined => (name === "date-time" ? `${FORMATS.date}T${FORMATS.time}` : FORMATS[name])
 
 /**
- * Texts of JSON values that meet `schema` (draft 2020-12): type, enum, const, strings (minLength, maxLength, or pattern, or format), integers with
- * bounds, arrays (items, prefixItems, minItems, maxItems), objects (properties in their order, required, additionalProperties), anyOf, oneOf whose
- * alternatives exclude each other, allOf of parts that say different things, $ref within the document. Throws AlphaError naming any other keyword.
+ * Texts of JSON values that meet `schema` (draft 2020-12): type, enum, const, strings (minLength, maxLength, or pattern, or format), numbers with
+ * bounds (whole ones where they are not integers), arrays (items, prefixItems, minItems, maxItems), objects (properties in their order, required,
+ * additionalProperties), anyOf, oneOf whose alternatives exclude each other, allOf of parts that say different things, $ref within the document.
+ * Throws AlphaError naming any other keyword.
  */
 export function schemaGrammar(schema: unknown): Grammar {
   return new SchemaCompiler(schema as Json).compile()
@@ -76,6 +98,11 @@ class SchemaCompiler {
     return rule(name)
   }
 
+  /** What a $ref leads to; anything else is what it is. */
+  #followed(schema: Json, where: string): Json {
+    return isObject(schema) && "$ref" in schema ? this.#resolve(schema.$ref!, where) : schema
+  }
+
   #resolve(pointer: Json, where: string): Json {
     if (typeof pointer !== "string" || !/^#(\/|$)/.test(pointer)) {
       throw refusal(`${where}: $ref ${JSON.stringify(pointer)} is outside this document`)
@@ -95,28 +122,12 @@ class SchemaCompiler {
     if (!Array.isArray(allOf)) throw refusal(`${where}: allOf is a list`)
     let merged: Schema = rest
     for (const part of allOf as readonly Json[]) {
-      const resolved = isObject(part) && "$ref" in part ? this.#resolve(part.$ref!, where) : part
+      const resolved = this.#followed(part, where)
       if (resolved === true) continue
       if (!isObject(resolved)) throw refusal(`${where}: allOf of something that is no object`)
-      merged = this.#both(merged, "allOf" in resolved ? (this.#merged(resolved, where) as Schema) : resolved, `${where}/allOf`)
+      merged = bothSchemas(merged, "allOf" in resolved ? (this.#merged(resolved, where) as Schema) : resolved, `${where}/allOf`)
     }
     return merged
-  }
-
-  /** What meets both schemas, where they speak of different things. */
-  #both(a: Schema, b: Schema, where: string): Schema {
-    const out: Record<string, Json> = { ...a }
-    for (const [key, value] of Object.entries(b)) {
-      const known = out[key]
-      if (known === undefined || ANNOTATIONS.has(key) || JSON.stringify(known) === JSON.stringify(value)) out[key] = value
-      else if (key === "required") out[key] = [...new Set([...(known as Json[]), ...(value as Json[])])]
-      else if (key === "properties" && isObject(known) && isObject(value)) {
-        const twice = Object.keys(value).filter((name) => name in known && JSON.stringify(known[name]) !== JSON.stringify(value[name]))
-        if (twice.length > 0) throw refusal(`${where}: property ${twice[0]} is described twice`)
-        out[key] = { ...known, ...value }
-      } else throw refusal(`${where}: ${key} is given twice and differs`)
-    }
-    return out
   }
 
   #alternatives(schema: Schema, key: string, where: string): Expression {
@@ -125,32 +136,18 @@ class SchemaCompiler {
     const shared = Object.fromEntries(Object.entries(rest).filter(([name]) => !ANNOTATIONS.has(name)))
     const parts = (list as readonly Json[]).filter((part) => part !== false)
     const full = parts.map((part, i) => {
-      const resolved = isObject(part) && "$ref" in part && Object.keys(shared).length > 0 ? this.#resolve(part.$ref!, where) : part
-      return Object.keys(shared).length === 0 || !isObject(resolved) ? resolved : this.#both(shared, resolved, `${where}/${key}/${i}`)
+      if (Object.keys(shared).length === 0) return part
+      const resolved = this.#followed(part, where)
+      return !isObject(resolved) ? resolved : bothSchemas(shared, resolved, `${where}/${key}/${i}`)
     })
     if (key === "oneOf") {
-      const clash = full.findIndex((a, i) => full.slice(i + 1).some((b) => !this.#exclude(a, b, where)))
+      const clash = full.findIndex((a, i) =>
+        full.slice(i + 1).some((b) => !excludeEachOther(a, b, (schema) => this.#followed(schema, where))),
+      )
       if (clash >= 0)
         throw refusal(`${where}: oneOf whose alternatives may hold together is not supported`, "anyOf would do, or a constant in each")
     }
     return choice(...full.map((part, i) => this.#value(part, `${where}/${key}/${i}`)))
-  }
-
-  /** Whether no value meets both: their types or listed values differ, or those of a property that both require. */
-  #exclude(a: Json, b: Json, where: string, depth = 0): boolean {
-    const [x, y] = [a, b].map((s) => (isObject(s) && "$ref" in s ? this.#resolve(s.$ref!, where) : s))
-    if (!isObject(x) || !isObject(y) || depth > 3) return false
-    const values = [x, y].map((s) => ("const" in s ? [s.const!] : Array.isArray(s.enum) ? (s.enum as Json[]) : undefined))
-    const types = [x, y].map((s, i) => values[i]?.map(typeOf) ?? typesOf(s))
-    if (values[0] !== undefined && values[1] !== undefined) {
-      const texts = new Set(values[0].map((value) => JSON.stringify(value)))
-      if (!values[1].some((value) => texts.has(JSON.stringify(value)))) return true
-    }
-    if (types[0] !== undefined && types[1] !== undefined && !types[0].some((t) => types[1]!.some((u) => meet(t, u)))) return true
-    const [p, q] = [x.properties, y.properties]
-    if (!isObject(p) || !isObject(q) || !typesAre(types[0], "object") || !typesAre(types[1], "object")) return false
-    const required = listOfNames(x.required).filter((name) => listOfNames(y.required).includes(name))
-    return required.some((name) => name in p && name in q && this.#exclude(p[name]!, q[name]!, where, depth + 1))
   }
 
   #listed(schema: Schema, own: readonly string[], where: string): Expression {
@@ -173,18 +170,13 @@ class SchemaCompiler {
       if (!known.has(key) && !isHarmless(key, schema[key]!)) throw refusal(`${where}: the keyword ${key} is not supported`)
     }
     const types = typesOf(schema) ?? impliedTypes(own)
-    const items = types.map((type) => {
-      const bounds = KEYWORDS.integer.find((key) => key in schema)
-      if (type === "number" && bounds !== undefined)
-        throw refusal(`${where}: ${bounds} of a number is not supported`, "type integer can be bounded")
-      return this.#ofType(type, schema, where)
-    })
-    return choice(...items)
+    return choice(...types.map((type) => this.#ofType(type, schema, where)))
   }
 
   #ofType(type: Type, schema: Schema, where: string): Expression {
     if (type === "string") return this.#string(schema, where)
     if (type === "integer") return this.#integer(schema, where)
+    if (type === "number") return this.#number(schema, where)
     if (type === "array") return this.#array(schema, where)
     return type === "object" ? this.#object(schema, where) : rule(type)
   }
@@ -193,7 +185,7 @@ class SchemaCompiler {
     const given = KEYWORDS.string.filter((key) => key in schema)
     const hasLength = "minLength" in schema || "maxLength" in schema
     if (given.length === 0) return rule("string")
-    const pattern = "pattern" in schema ? schema.pattern : formatPattern(String(schema.format ?? ""))
+    const pattern = "pattern" in schema ? schema.pattern : FORMATS[String(schema.format)]
     if (!hasLength && typeof pattern === "string" && given.length === 1) {
       return sequence(literal('"'), parseRegex(pattern, jsonCharacter, "format" in schema), literal('"'))
     }
@@ -205,14 +197,41 @@ class SchemaCompiler {
     throw refusal(`${where}: ${given.join(" beside ")} is not supported`)
   }
 
-  #integer(schema: Schema, where: string): Expression {
-    if (!KEYWORDS.integer.some((key) => key in schema)) return rule("integer")
-    const number = (key: string): number | undefined => {
+  #bounds(schema: Schema, where: string): (number | undefined)[] {
+    return KEYWORDS.integer.map((key) => {
       const value = schema[key]
       if (value !== undefined && typeof value !== "number") throw refusal(`${where}: ${key} is a number`)
       return value as number | undefined
+    })
+  }
+
+  #number(schema: Schema, where: string): Expression {
+    const [least, most, above, below] = this.#bounds(schema, where)
+    const given = [least, most, above, below].filter((bound) => bound !== undefined)
+    if (given.length === 0) return rule("number")
+    const odd = given.find((bound) => !Number.isInteger(bound) || Math.abs(bound) >= 10 ** 9)
+    if (odd !== undefined) throw refusal(`${where}: the bound ${odd} of a number is not supported`, "whole bounds below 10^9 are")
+    const min =
+      above !== undefined && above >= (least ?? above)
+        ? { at: above, open: true }
+        : least === undefined
+          ? undefined
+          : { at: least, open: false }
+    const max =
+      below !== undefined && below <= (most ?? below)
+        ? { at: below, open: true }
+        : most === undefined
+          ? undefined
+          : { at: most, open: false }
+    if (min !== undefined && max !== undefined && (min.at > max.at || (min.at === max.at && (min.open || max.open)))) {
+      throw refusal(`${where}: no number lies in the bounds`)
     }
-    const [least, above, most, below] = ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"].map(number)
+    return numberRange(min, max)
+  }
+
+  #integer(schema: Schema, where: string): Expression {
+    if (!KEYWORDS.integer.some((key) => key in schema)) return rule("integer")
+    const [least, most, above, below] = this.#bounds(schema, where)
     const lows = [least === undefined ? [] : Math.ceil(least), above === undefined ? [] : Math.floor(above) + 1].flat()
     const highs = [most === undefined ? [] : Math.floor(most), below === undefined ? [] : Math.ceil(below) - 1].flat()
     const min = lows.length === 0 ? undefined : Math.max(...lows)
@@ -262,6 +281,7 @@ class SchemaCompiler {
     if (!KEYWORDS.object.some((key) => key in schema)) return rule("object")
     const properties = (schema.properties ?? {}) as Schema
     if (!isObject(properties)) throw refusal(`${where}: properties is an object`)
+    if ("required" in schema && !Array.isArray(schema.required)) throw refusal(`${where}: required is a list of names`)
     const required = new Set(listOfNames(schema.required))
     const additional = schema.additionalProperties ?? Object.keys(properties).length === 0
     const names = [...Object.keys(properties), ...[...required].filter((name) => !Object.hasOwn(properties, name))]
@@ -294,48 +314,4 @@ class SchemaCompiler {
     const key = names.length === 0 ? rule("string") : otherString(names)
     return sequence(key, colon(), this.#named(`${where}/additionalProperties`, schema))
   }
-}
-
-const isObject = (value: Json | undefined): value is Schema => typeof value === "object" && value !== null && !Array.isArray(value)
-
-const listOfNames = (value: Json | undefined): string[] => (Array.isArray(value) ? (value as readonly Json[]).map(String) : [])
-
-const typeOf = (value: Json): Type => {
-  if (value === null) return "null"
-  if (Array.isArray(value)) return "array"
-  return typeof value === "number" ? (Number.isInteger(value) ? "integer" : "number") : (typeof value as Type)
-}
-
-const meet = (a: Type, b: Type): boolean => a === b || (a === "integer" && b === "number") || (a === "number" && b === "integer")
-
-const typesAre = (types: readonly Type[] | undefined, only: Type): boolean => types?.every((type) => type === only) === true
-
-/** The types a schema names; undefined: any. */
-function typesOf(schema: Schema): Type[] | undefined {
-  if (!("type" in schema)) return undefined
-  const list = [schema.type].flat() as string[]
-  const wrong = list.find((name) => !(TYPES as readonly string[]).includes(name))
-  if (wrong !== undefined || list.length === 0) throw refusal(`type ${JSON.stringify(wrong ?? [])} is none of ${TYPES.join(", ")}`)
-  return list as Type[]
-}
-
-/** Without a type every type is allowed, and those that keywords speak of must meet them. */
-const impliedTypes = (own: readonly string[]): Type[] => {
-  const spoken = TYPES.filter((type) => KEYWORDS[type].some((key) => own.includes(key)))
-  // Whoever describes properties without a type means an object.
-  return spoken.length === 1 ? spoken : [...TYPES.filter((type) => type !== "integer")]
-}
-
-/** Keywords whose value makes them say nothing. */
-const isHarmless = (key: string, value: Json): boolean =>
-  (key === "uniqueItems" && value === false) || (key === "minProperties" && value === 0) || (key === "nullable" && value === false)
-
-function bounds(schema: Schema, low: string, high: string, where: string): [number, number | undefined] {
-  const [min, max] = [schema[low] ?? 0, schema[high]]
-  for (const [key, value] of [[low, min] as const, [high, max] as const]) {
-    if (value !== undefined && !(typeof value === "number" && Number.isInteger(value) && value >= 0))
-      throw refusal(`${where}: ${key} is a whole number`)
-  }
-  if (max !== undefined && (min as number) > (max as number)) throw refusal(`${where}: ${low} ${min} is above ${high} ${max}`)
-  return [min as number, max as number | undefined]
 }

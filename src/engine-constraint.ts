@@ -1,5 +1,5 @@
 /** What answers must match: constraints as data → automata, kept while they are in use; masks of tokens for answers. */
-import { Automaton } from "./engine-constraint-automaton.ts"
+import { Automaton, refusal } from "./engine-constraint-automaton.ts"
 import { parseGbnf } from "./engine-constraint-gbnf.ts"
 import { ANY, character, choice, type Expression, type Grammar, literal, repeat, rule, sequence } from "./engine-constraint-grammar.ts"
 import { Masks, TokenMask } from "./engine-constraint-mask.ts"
@@ -8,9 +8,10 @@ import { objectGrammar, schemaGrammar } from "./engine-constraint-schema.ts"
 import type { Vocabulary } from "./engine-constraint-vocabulary.ts"
 import type { Constraint } from "./engine-serve-protocol.ts"
 
-/** Automata kept, and states of one before it is made anew: they grow with every new text. */
+/** Automata kept and their states together; states of one before it is made anew: they grow with every new text. */
 const KEPT = 32
-const STATE_LIMIT = 50_000
+const KEPT_STATES = 60_000
+const STATE_LIMIT = 20_000
 
 /** A grammar ready to use, with what was found for its states so far. */
 export class Compiled {
@@ -19,6 +20,10 @@ export class Compiled {
 
   constructor(readonly grammar: Grammar) {
     this.#automaton = new Automaton(grammar)
+  }
+
+  get states(): number {
+    return this.#automaton.size
   }
 
   /** The mask of one answer; `ends` are tokens that may end it. */
@@ -37,13 +42,27 @@ const kept = new Map<string, Compiled>()
 
 /** Throws AlphaError naming what in the constraint is wrong or not supported. */
 export function compileConstraint(constraint: Constraint): Compiled {
-  const key = JSON.stringify(constraint)
+  const key = shallowEnough(() => JSON.stringify(constraint))
   const known = kept.get(key)
   kept.delete(key)
-  const compiled = known ?? new Compiled(grammarOf(constraint))
+  const compiled = known ?? shallowEnough(() => new Compiled(grammarOf(constraint)))
   kept.set(key, compiled)
-  if (kept.size > KEPT) kept.delete(kept.keys().next().value!)
+  let [count, states] = [0, 0]
+  for (const [other, { states: own }] of [...kept].reverse()) {
+    states += own
+    if (++count > 1 && (count > KEPT || states > KEPT_STATES)) kept.delete(other)
+  }
   return compiled
+}
+
+/** Work that calls itself for what is nested: the stack's end must not be the engine's. */
+function shallowEnough<T>(work: () => T): T {
+  try {
+    return work()
+  } catch (error) {
+    if (error instanceof RangeError) throw refusal("constraint: nests too deeply, or refers to itself without end")
+    throw error
+  }
 }
 
 function grammarOf(constraint: Constraint): Grammar {

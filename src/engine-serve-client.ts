@@ -6,6 +6,7 @@ import type {
   ModelFacts,
   ModelSpec,
   RequestEvent,
+  RequestFailure,
   ServeEvent,
   ServeLimits,
   ServeMessage,
@@ -64,19 +65,19 @@ export function startServing(
   const job = engine.start("serve", { limits }, where, { onEvent, ...(onNote === undefined ? {} : { onNote }) })
   /** Why the job has ended. */
   let ended: string | undefined
-  const lost = (message: string): RequestEvent => ({
+  const failed = (code: RequestFailure["code"], message: string, param?: string): RequestFailure => ({
     type: "failed",
-    code: "internal",
+    code,
     message,
     hint: undefined,
-    param: undefined,
+    param,
     retryAfterMs: undefined,
   })
   const gone = (message: string): void => {
     ended = message
     for (const [id, listen] of listeners) {
       listeners.delete(id)
-      listen(lost(message))
+      listen(failed("internal", message))
     }
     for (const call of calls.values()) call.reject(new AlphaError(message))
     calls.clear()
@@ -100,13 +101,19 @@ export function startServing(
     load: (spec) => ask((call) => ({ type: "load", call, spec })),
     unload: (key) => ask((call) => ({ type: "unload", call, key })),
     submit(request, listen) {
+      const refuse = (failure: RequestFailure) => queueMicrotask(() => listen(failure))
       if (ended !== undefined) {
-        const message = ended
-        queueMicrotask(() => listen(lost(message)))
+        refuse(failed("internal", ended))
         return
       }
-      listeners.set(request.id, listen)
-      job.tell({ type: "submit", request })
+      try {
+        job.tell({ type: "submit", request })
+        listeners.set(request.id, listen)
+      } catch (error) {
+        // Messages are copied by a function that calls itself for what is nested.
+        if (!(error instanceof RangeError)) throw error
+        refuse(failed("request", "constraint: nests too deeply", "constraint"))
+      }
     },
     cancel: (id) => job.tell({ type: "cancel", id }),
     statistics: () => ask((call) => ({ type: "statistics", call })),

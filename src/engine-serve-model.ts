@@ -26,7 +26,7 @@ import type { Device } from "./program.ts"
 import { parseTokenizer } from "./token.ts"
 
 /** Positions per page. */
-export const PAGE_SIZE = 16
+const PAGE_SIZE = 16
 /** Tokens of a sequence that pages are counted on, where nothing says how many. */
 const USUAL_LENGTH = 2048
 const CPU_CACHE_BYTES = 1 << 30
@@ -35,7 +35,7 @@ const STEPS = 96
 const STEP_BYTES = 512 << 20
 
 /** Bytes of a model's pages. */
-export function cacheBytes(spec: ModelSpec, directory: string, device: Device, limits: ServeLimits): number {
+function cacheBytes(spec: ModelSpec, directory: string, device: Device, limits: ServeLimits): number {
   const { model } = readConfig(directory)
   const perToken = cacheBytesPerToken(model, spec.precision)
   const usual = limits.slots * Math.min(model.blockSize, USUAL_LENGTH) * perToken

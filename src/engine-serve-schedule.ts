@@ -13,10 +13,10 @@ const ALONE_MS = 250
 /** Chunks of so many tokens cost about as much as smaller ones: none is made smaller, and none for less is refused company. */
 const CHUNK_LEAST = 16
 const CHUNK_CHEAP = 32
-/** Most logits of a step that scores every token. */
-const LOGITS = 2 ** 24
-/** Alternatives that a step computes when anyone wants some. */
-const TOP = 20
+/** Most logits of a step that scores every token, on the CPU and on a GPU. */
+const LOGITS = { cpu: 2 ** 24, gpu: 2 ** 26 }
+/** Alternatives that a step computes when anyone wants some: the most that can be asked for. */
+export const TOP = 20
 
 /** Counters of all models. */
 export interface Counters {
@@ -94,9 +94,7 @@ export class Schedule {
     try {
       sequence.constrain(() => this.#resident.vocabulary(), this.#resident.ends)
     } catch (error) {
-      if (!(error instanceof AlphaError)) throw error
-      this.#drop(sequence, turn)
-      turn.fail(sequence, "request", error, "constraint")
+      this.#refuse(sequence, error, turn)
       return false
     }
     turn.counters.prefixQueries += sequence.request.prompt.length
@@ -112,6 +110,13 @@ export class Schedule {
       if (at >= 0) list.splice(at, 1)
     }
     this.#drop(sequence, turn)
+  }
+
+  /** Its constraint turned out to be more than can be met. */
+  #refuse(sequence: Sequence, error: unknown, turn: Turn): void {
+    if (!(error instanceof AlphaError)) throw error
+    this.remove(sequence, turn)
+    turn.fail(sequence, "request", error, "constraint")
   }
 
   #drop(sequence: Sequence, turn: Turn): void {
@@ -140,8 +145,9 @@ export class Schedule {
     const { running } = this.#resident
     const open = running.filter((sequence) => sequence.left > 1 || sequence.request.kind === "embed")
     if (open.length === 0) return false
-    const { vocabSize } = this.#resident.facts
-    const scored = open.some(({ scores }) => scores) ? Math.max(16, 2 ** Math.floor(Math.log2(LOGITS / vocabSize))) : CHUNK
+    const { vocabSize, device } = this.#resident.facts
+    const logits = device === "cpu" ? LOGITS.cpu : LOGITS.gpu
+    const scored = open.some(({ scores }) => scores) ? Math.max(CHUNK_LEAST, 2 ** Math.floor(Math.log2(logits / vocabSize))) : CHUNK
     const most = Math.min(scored, this.#patience(running.length === open.length ? ALONE_MS : STALL_MS))
     for (const sequence of open) sequence.findPages()
     const first = open[0]!
@@ -212,9 +218,7 @@ export class Schedule {
         good.push(part)
         return [row]
       } catch (error) {
-        if (!(error instanceof AlphaError)) throw error
-        this.remove(part.sequence, turn)
-        turn.fail(part.sequence, "request", error, "constraint")
+        this.#refuse(part.sequence, error, turn)
         return []
       }
     })
@@ -257,7 +261,12 @@ export class Schedule {
         turn.fail(sequence, "damaged", new AlphaError(`the logits are not numbers after ${sequence.computed} tokens`, { hint }))
         return
       }
-      reason = sequence.take(choice)
+      try {
+        reason = sequence.take(choice)
+      } catch (error) {
+        this.#refuse(sequence, error, turn)
+        return
+      }
       turn.tell(sequence, { type: "token", id: choice.id, logprob: choice.logprob, top: sequence.alternatives(choice.top) })
     } else if (sequence.request.kind === "embed") turn.tell(sequence, { type: "embedding", values: sequence.embedding })
     if (reason === undefined) return

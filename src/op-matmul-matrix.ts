@@ -1,6 +1,6 @@
 /** Matrix products by matrix instructions: which tile, how K is split, and the launches. */
 import { matmulCombine } from "../shaders/matmul-combine.ts"
-import { MATRIX_TILES, matrixMatmuls } from "../shaders/matmul-matrix.ts"
+import { MATRIX_TILES, matrixMatmuls, tileName } from "../shaders/matmul-matrix.ts"
 import { tensorEpilogues, tensorMatmuls } from "../shaders/matmul-tensor.ts"
 import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, scratch } from "./op-gpu.ts"
 import { epilogueOf, type Sized, sized } from "./op-matmul-portable.ts"
@@ -8,6 +8,8 @@ import type { Gemm } from "./op-matmul-request.ts"
 
 /** A tile of c that a workgroup of so many lanes sums, `depth` of K at a time. */
 export interface Tile {
+  /** For messages. */
+  readonly name: string
   readonly rows: number
   readonly columns: number
   readonly depth: number
@@ -19,19 +21,16 @@ export interface Tile {
 /** Tiles by path. For nv2 any sizes within the device's granularity go; for khr each is a kernel of its own. */
 export const TILES: Readonly<Record<"nv2" | "khr", readonly Tile[]>> = {
   nv2: [
-    { rows: 128, columns: 256, depth: 64, lanes: 256, rate: 297 },
-    { rows: 128, columns: 128, depth: 64, lanes: 256, rate: 257 },
-    { rows: 64, columns: 128, depth: 64, lanes: 128, rate: 200 },
-    { rows: 64, columns: 64, depth: 64, lanes: 128, rate: 140 },
-    { rows: 16, columns: 64, depth: 64, lanes: 64, rate: 40 },
+    tensorTile(128, 256, 256, 215),
+    tensorTile(128, 128, 256, 200),
+    tensorTile(64, 128, 128, 150),
+    tensorTile(64, 64, 128, 110),
+    tensorTile(16, 64, 64, 35),
   ],
-  khr: MATRIX_TILES.map(({ rows, columns, depth, subgroups: [up, across] }, i) => ({
-    rows,
-    columns,
-    depth,
-    lanes: up * across * 32,
-    rate: [284, 263, 140][i] as number,
-  })),
+  khr: MATRIX_TILES.map((tile) => ({ ...tile, name: tileName(tile), lanes: tile.subgroups[0] * tile.subgroups[1] * 32 })),
+}
+function tensorTile(rows: number, columns: number, lanes: number, rate: number): Tile {
+  return { name: `${rows}x${columns}x64/${lanes}`, rows, columns, depth: 64, lanes, rate }
 }
 
 /** Bytes per second, and seconds of a dispatch that waits for another. */
@@ -39,6 +38,10 @@ const BANDWIDTH = 3e12
 const DISPATCH = 3e-6
 /** Time that tiles take which may cross an edge, relative to those that may not: measured for nv2, an estimate for khr. */
 const EDGE = { nv2: 4, khr: 1.1 } as const
+/** Tiles that a tile without a second one on its processor loses. An estimate. */
+const LONELY = 0.4
+/** Seconds of a step of K that has nothing to do. */
+const LATENCY = 6e-7
 /** Most steps of K in straight code. */
 const MOST_TURNS = 64
 /** Most tiles along M that lie side by side. */
@@ -80,29 +83,39 @@ const depthOf = (K: number, { depth }: Tile, splits: number): number => Math.cei
 const isInside = ({ M, N, K }: Gemm, tile: Tile, splits: number): boolean =>
   M % tile.rows === 0 && N % tile.columns === 0 && depthOf(K, tile, splits) * splits === K
 
-/** Seconds, by tiles per processor. */
+/** Seconds, by tiles per processor: of few lanes it has two at a time, which hide each other's waiting. */
 function cost(given: Gemm, path: Way["path"], tile: Tile, splits: number, { units }: GpuTarget): number {
   const [up, across] = tilesAlong(given, tile)
-  const turns = Math.ceil((up * across * splits) / units) * (isInside(given, tile, splits) ? 1 : EDGE[path])
-  const seconds = (turns * 2 * tile.rows * tile.columns * depthOf(given.K, tile, splits)) / ((tile.rate * 1e12) / units)
+  const turns = Math.ceil((up * across * splits) / units)
+  const waits = path === "khr" && tile.lanes < 256 && turns % 2 === 1 ? LONELY : 0
+  const depth = depthOf(given.K, tile, splits)
+  const flops = 2 * tile.rows * tile.columns * depth * (turns + waits) * (isInside(given, tile, splits) ? 1 : EDGE[path])
+  const seconds = Math.max(flops / ((tile.rate * 1e12) / units), (LATENCY * depth) / tile.depth)
   return splits === 1 ? seconds : seconds + DISPATCH + (8 * splits * given.M * given.N) / BANDWIDTH
 }
 
-/** The cheapest way; undefined where no matrix kernel does it. */
-export function wayOf(given: Gemm, target: GpuTarget): Way | undefined {
-  const path = target.matrix
-  if (path === "none" || !isPossible(sized(given), path, target)) return undefined
+/** Paths of a device: what has the tiles of cooperative matrix 2 has those of KHR too. */
+const PATHS = { none: [], khr: ["khr"], nv2: ["khr", "nv2"] } as const satisfies Record<GpuTarget["matrix"], readonly Way["path"][]>
+
+/** The cheapest way of those by `tiles`; undefined where no matrix kernel does it. */
+export function wayOf(given: Gemm, target: GpuTarget, tiles: readonly Tile[] = [...TILES.khr, ...TILES.nv2]): Way | undefined {
+  const paths = PATHS[target.matrix].filter(
+    (path) => TILES[path].some((tile) => tiles.includes(tile)) && isPossible(sized(given), path, target),
+  )
   let best: { way: Way; seconds: number } | undefined
-  for (const tile of TILES[path]) {
-    const most =
-      given.order === "any"
-        ? Math.min(MOST_SPLITS, Math.floor(given.K / tile.depth / 4), Math.floor(MOST_PARTS / (4 * given.M * given.N)))
-        : 1
-    for (let splits = 1; splits <= Math.max(1, most); splits++) {
-      if (splits > 1 && (splits - 1) * depthOf(given.K, tile, splits) >= given.K) continue // the last would be empty
-      const seconds = cost(given, path, tile, splits, target)
-      if (best === undefined || seconds < best.seconds)
-        best = { way: { path, tile, splits, group: divisorOf(tilesAlong(given, tile)[0], MOST_GROUPED) }, seconds }
+  // Rows of "forward" are summed by one path, whatever their number, so that their bits are the same.
+  for (const path of given.order === "forward" ? paths.slice(0, 1) : paths) {
+    for (const tile of TILES[path].filter((one) => tiles.includes(one))) {
+      const most =
+        given.order === "any"
+          ? Math.min(MOST_SPLITS, Math.floor(given.K / tile.depth / 4), Math.floor(MOST_PARTS / (4 * given.M * given.N)))
+          : 1
+      for (let splits = 1; splits <= Math.max(1, most); splits++) {
+        if (splits > 1 && (splits - 1) * depthOf(given.K, tile, splits) >= given.K) continue // the last would be empty
+        const seconds = cost(given, path, tile, splits, target)
+        if (best === undefined || seconds < best.seconds)
+          best = { way: { path, tile, splits, group: divisorOf(tilesAlong(given, tile)[0], MOST_GROUPED) }, seconds }
+      }
     }
   }
   return best?.way

@@ -1,5 +1,5 @@
 /** The Hono app: request ids, headers, who may pass, body limits, errors; then the route. */
-import { Hono, type Context as HonoContext } from "hono"
+import { Hono, type Context as WebContext } from "hono"
 import { bodyLimit } from "hono/body-limit"
 import { isLoopback, KEY_SOURCES, keyOf, type Scope } from "./serve-auth.ts"
 import type { Call, Context, Route } from "./serve-context.ts"
@@ -9,7 +9,15 @@ import { internal } from "./serve-stream.ts"
 /** What the listening socket tells of a request; absent in tests that call the app itself. */
 export interface Peer {
   readonly address: string
+  /** The request is complete: its connection may be silent until there is an answer. */
+  waits(): void
 }
+
+interface Env {
+  Bindings: { peer?: Peer }
+  Variables: { id: string; arrivedAt: number }
+}
+type HonoContext = WebContext<Env>
 
 const REQUEST_ID = /^[\w.-]{1,64}$/
 
@@ -23,8 +31,8 @@ const HEADERS: Readonly<Record<string, string>> = {
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 }
 
-export function createApp(context: Context, routes: readonly Route[]): Hono<{ Bindings: { peer?: Peer } }> {
-  const app = new Hono<{ Bindings: { peer?: Peer } }>()
+export function createApp(context: Context, routes: readonly Route[]): Hono<Env> {
+  const app = new Hono<Env>()
   const limit = bodyLimit({
     maxSize: context.limits.maxBody,
     onError: () => {
@@ -34,8 +42,8 @@ export function createApp(context: Context, routes: readonly Route[]): Hono<{ Bi
   app.use(async (c, next) => {
     const asked = c.req.header("x-request-id")
     const id = asked !== undefined && REQUEST_ID.test(asked) ? asked : `req_${crypto.randomUUID().replaceAll("-", "")}`
-    c.set("id" as never, id as never)
-    c.set("arrivedAt" as never, performance.now() as never)
+    c.set("id", id)
+    c.set("arrivedAt", performance.now())
     await next()
     c.res.headers.set("x-request-id", id)
     for (const [name, value] of Object.entries(HEADERS)) c.res.headers.set(name, value)
@@ -80,24 +88,24 @@ export function createApp(context: Context, routes: readonly Route[]): Hono<{ Bi
   return app
 }
 
-const idOf = (c: HonoContext): string => c.get("id" as never) as string
-
 function callOf(context: Context, c: HonoContext, scope: Scope): Call {
   const proven = context.keys.check(scope, keyOf(c.req.raw.headers)?.key)
   const label = proven.allowed ? proven.label : undefined
-  const peer = (c.env as { peer?: Peer } | undefined)?.peer
+  const peer = c.env?.peer
+  if (c.req.method === "GET") peer?.waits()
   return {
     context,
     http: c,
-    id: idOf(c),
+    id: c.get("id"),
     client: label ?? peer?.address ?? "local",
-    arrivedAt: c.get("arrivedAt" as never) as number,
+    arrivedAt: c.get("arrivedAt"),
     signal: c.req.raw.signal,
     async json() {
       const text = await c.req.text().catch((error: Error) => {
         // What the body limit throws is meant for the client; else the client is gone in the middle of its body.
         throw error instanceof ApiError ? error : new ApiError(499, "the client is gone", { code: "cancelled" })
       })
+      peer?.waits()
       try {
         return JSON.parse(text) as unknown
       } catch (error) {
@@ -168,7 +176,7 @@ function answerError(context: Context, c: HonoContext, thrown: unknown): Respons
   const error = thrown instanceof ApiError ? thrown : internal(thrown)
   if (error.status === 500) {
     const cause = (error.cause ?? thrown) as Error
-    context.log("error", "request", { id: idOf(c), path: c.req.path, error: cause.message, stack: cause.stack })
+    context.log("error", "request", { id: c.get("id"), path: c.req.path, error: cause.message, stack: cause.stack })
   }
   // 499 has nobody to read it, and is no status that servers may make.
   return respond(error.status === 499 ? Object.assign(error, { status: 400 }) : error)

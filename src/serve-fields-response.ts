@@ -1,7 +1,7 @@
 /** Fields of /v1/responses. */
 import { badField } from "./serve-error.ts"
 import type { Message } from "./serve-fields-chat.ts"
-import { FLAT_TOOL_CHOICE, FLAT_TOOLS, METADATA, MODEL, SAMPLING, STREAM, USER } from "./serve-fields-sampling.ts"
+import { FLAT_TOOL_CHOICE, FLAT_TOOLS, METADATA, MODEL, SAMPLING, SCHEMA, STREAM, USER } from "./serve-fields-sampling.ts"
 import {
   anyObject,
   either,
@@ -90,7 +90,7 @@ const FORMAT = mapped(
     type: field(word("text", "json_object", "json_schema"), "as response_format of chat", { required: true }),
     name: field(string({ pattern: /^[a-zA-Z0-9_-]{1,64}$/ }), "name of the schema"),
     description: field(string(), "what the answer is for; the model does not see it"),
-    schema: field(anyObject, "JSON Schema that the answer is held to"),
+    schema: field(SCHEMA, "JSON Schema that the answer is held to"),
     strict: field(flag, "the schema always holds, also with false"),
   }),
   (format, path) => {

@@ -88,7 +88,22 @@ export const USER = {
 const METADATA_KEY = { pattern: /^[\s\S]{1,64}$/, words: "a text of at most 64 characters" }
 export const METADATA = record(METADATA_KEY, string({ max: 512 }), 16)
 
-/** A JSON Schema with its name, as response_format and tools carry it. */
+/** Deeper or larger schemas would keep other requests waiting while they are compiled. */
+const SCHEMA_LIMITS = { depth: 100, values: 10_000 }
+
+/** A JSON Schema of a size that can be compiled at once. */
+export const SCHEMA = mapped(anyObject, (schema, path) => {
+  let values = 0
+  const visit = (value: unknown, depth: number): void => {
+    if (depth > SCHEMA_LIMITS.depth) throw badField(path, `nests deeper than ${SCHEMA_LIMITS.depth} levels`)
+    if (++values > SCHEMA_LIMITS.values) throw badField(path, `holds more than ${SCHEMA_LIMITS.values} values`)
+    if (typeof value === "object" && value !== null) for (const one of Object.values(value)) visit(one, depth + 1)
+  }
+  visit(schema, 0)
+  return schema
+})
+
+/** The name of a schema or function. */
 const NAME = string({ pattern: /^[a-zA-Z0-9_-]{1,64}$/ })
 
 export const RESPONSE_FORMAT = mapped(
@@ -104,7 +119,7 @@ export const RESPONSE_FORMAT = mapped(
       object({
         name: field(NAME, "name of the schema", { required: true }),
         description: field(string(), "what the answer is for; the model does not see it"),
-        schema: field(anyObject, "JSON Schema that the answer is held to; default: any object"),
+        schema: field(SCHEMA, "JSON Schema that the answer is held to; default: any object"),
         strict: field(flag, "the schema always holds, also with false"),
       }),
       "with type json_schema",
@@ -121,7 +136,7 @@ export const RESPONSE_FORMAT = mapped(
 const FUNCTION = {
   name: field(NAME, "name of the function", { required: true }),
   description: field(string(), "what it does"),
-  parameters: field(anyObject, "JSON Schema of its arguments; default: an empty object"),
+  parameters: field(SCHEMA, "JSON Schema of its arguments; default: an empty object"),
   strict: field(flag, "arguments always follow the schema, also with false"),
 }
 

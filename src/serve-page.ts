@@ -7,8 +7,8 @@ import loginHtml from "./serve-page-login.html" with { type: "text" }
 import playgroundJs from "./serve-page-playground.client.js" with { type: "text" }
 import playgroundHtml from "./serve-page-playground.html" with { type: "text" }
 
-/** One way to write the type of Bun's imports: HTML files count as bundles there unless they are read as text. */
-const text = (file: unknown): string => file as string
+/** bun-types takes every HTML import for a bundle; read as text it is a string. */
+const text = (page: unknown): string => page as string
 
 const html = (page: string): Response =>
   new Response(page, { headers: { "content-type": "text/html; charset=utf-8", "cache-control": "no-cache" } })
@@ -24,8 +24,8 @@ export const loginPage = ({ http }: Call): Response =>
   )
 
 const ASSETS: Readonly<Record<string, { readonly body: string; readonly type: string }>> = {
-  "page.css": { body: text(styles), type: "text/css; charset=utf-8" },
-  "playground.js": { body: text(playgroundJs), type: "text/javascript; charset=utf-8" },
+  "page.css": { body: styles, type: "text/css; charset=utf-8" },
+  "playground.js": { body: playgroundJs, type: "text/javascript; charset=utf-8" },
 }
 
 export function pageAsset({ http }: Call): Response {

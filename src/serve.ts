@@ -34,7 +34,7 @@ export interface RunningServer {
 const FLUSH_MS = 200
 /** How often a followed run is looked at, and the engine asked whether it lives. */
 const LOOK_MS = 1000
-/** Seconds a connection may rest between requests; one that waits for an answer may rest for ever. */
+/** Seconds a connection may rest between requests and in the middle of one; one that waits for an answer may rest for ever. */
 const IDLE_SECONDS = 120
 
 const defaultPort = (environment: Environment): number => {
@@ -131,12 +131,11 @@ function listen(config: ServeConfig, port: number, app: ReturnType<typeof create
       hostname: config.host,
       port,
       idleTimeout: IDLE_SECONDS,
-      // The app answers longer bodies itself, in the form that clients read.
-      maxRequestBodySize: config.maxBody * 2,
+      // The app refuses long bodies itself, in the form that clients read.
+      maxRequestBodySize: Number.MAX_SAFE_INTEGER,
       fetch(request, server) {
-        server.timeout(request, 0)
-        const address = server.requestIP(request)?.address
-        return app.fetch(request, address === undefined ? {} : { peer: { address } })
+        const address = server.requestIP(request)?.address ?? "unknown"
+        return app.fetch(request, { peer: { address, waits: () => server.timeout(request, 0) } })
       },
     })
   } catch (error) {

@@ -144,6 +144,21 @@ describe("JSON schemas", () => {
       ["-13", "105", "-0", "007", "1.0", "1e2"],
     )
     check({ type: "number" }, ["0", "-1.5e-7", "12"], ["01", ".5", "1.", "+1", "1e999", "NaN"])
+    check({ type: "number", minimum: 0, maximum: 1 }, ["0", "0.25", "1"], ["1.5", "-0.5", "2", "1e-1", "1.0"])
+    check(
+      { type: "number", exclusiveMinimum: -2, exclusiveMaximum: 1 },
+      ["-1.999", "-1", "0", "-0.5", "0.999999"],
+      ["-2", "-2.0", "1", "-2.5"],
+    )
+    check({ exclusiveMinimum: 0 }, ["0.001", "7", "12.5"], ["0", "0.0", "0.000000", "-1", '"x"'])
+    check({ type: ["integer", "null"], maximum: -3 }, ["-3", "-40", "null"], ["-2", "3"])
+    check(
+      { type: "string", format: "date" },
+      ['"2024-02-29"', '"2000-02-29"', '"2026-03-31"'],
+      ['"2026-02-29"', '"1900-02-29"', '"2026-04-31"', '"2026-13-01"'],
+    )
+    check({ type: "string", format: "email" }, ['"ahab.captain@pequod.example"'], ['"@x.y"', '"a..b@x.y"', '"a@b"'])
+    check({ type: "string", format: "duration" }, ['"P3D"', '"PT20M"', '"P1Y2M10DT2H"', '"P2W"'], ['"P"', '"PT"', '"3D"'])
     check({ enum: ["a", 1, null, { k: [1] }] }, ['"a"', "1", "null", '{"k":[1]}'], ["2", '"b"', "{}"])
     check({ enum: ["a", 1], type: "string" }, ['"a"'], ["1"])
     check({ type: ["boolean", "null"] }, ["true", "false", "null"], ["0"])
@@ -192,17 +207,21 @@ describe("JSON schemas", () => {
   test.each([
     [{ type: "string", contentEncoding: "base64" }, "#: the keyword contentEncoding is not supported"],
     [{ properties: { a: { not: {} } } }, "#/properties/a: the keyword not is not supported"],
-    [{ type: "number", minimum: 3 }, "minimum of a number"],
+    [{ type: "number", minimum: 0.5 }, "the bound 0.5 of a number"],
     [{ type: "array", uniqueItems: true }, "uniqueItems"],
     [{ oneOf: [{ type: "integer" }, { type: "number" }] }, "oneOf whose alternatives may hold together"],
     [{ $ref: "https://example.org/x" }, "outside this document"],
     [{ $ref: "#/$defs/none" }, "leads nowhere"],
-    [{ type: "string", format: "email" }, 'format "email"'],
+    [{ type: "string", format: "regex" }, 'format "regex"'],
     [{ type: "string", pattern: "a", maxLength: 3 }, "maxLength beside pattern"],
     [{ type: "strin" }, 'type "strin"'],
     [{ type: "integer", minimum: 5, maximum: 4 }, "no integer lies"],
     [false, "allows nothing"],
     [{ $ref: "#" }, "no text can ever be complete"],
+    [{ allOf: [{ properties: { a: {} }, additionalProperties: false }, { properties: { b: {} } }] }, "beside property b of another part"],
+    [{ type: "object", required: "a" }, "required is a list"],
+    [JSON.parse(`${'{"items":'.repeat(20_000)}{}${"}".repeat(20_000)}`), "nests too deeply"],
+    [{ type: "string", maxLength: 1e6 }, "more than 100000 nodes"],
   ])("%j is refused: %s", (value, message) => {
     expect(() => schema(value)).toThrow(message)
   })
@@ -271,6 +290,9 @@ test("a model with random weights keeps to schemas, regular expressions and gram
     expect(violation(JSON.parse(text) as Json, documents[i]!, documents[i]!), text).toBeUndefined()
   })
   expect(told.filter(({ failed }) => failed !== undefined).length).toBeLessThan(3)
+  // Every text of 16 letters leads to a state of its own.
+  const explosion = await ask({ type: "regex", pattern: "(a|b)*a(a|b){16}" }, 1)
+  expect(explosion.failed ?? explosion.finished).toBeDefined()
   const call: Constraint = {
     type: "sequence",
     items: [

@@ -37,6 +37,10 @@ test("through the Worker: models, requests, cancel, statistics, drain, stop; the
   const { running, finished, models } = await serving.statistics()
   expect({ running, length: finished.length, used: models[0]!.pagesUsed }).toEqual({ running: 0, length: 1, used: 0 })
 
+  const deep = JSON.parse(`${'{"items":'.repeat(100_000)}{}${"}".repeat(100_000)}`)
+  const refused = await ask({ constraint: { type: "json_schema", schema: deep } })
+  expect(refused).toMatchObject([{ type: "failed", code: "request", param: "constraint", message: "constraint: nests too deeply" }])
+
   const last = ask({ maxTokens: 100, ignoreEnd: true })
   await serving.drain()
   expect((await last).at(-1)!.type).toBe("finished")

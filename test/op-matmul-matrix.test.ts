@@ -191,10 +191,15 @@ test("the choice: forward is never split, small gradients are, khr refuses rows 
   }
   expect(wayOf(shape("nt", 64, 768, 3072, "forward"), target("nv2"))?.splits).toBe(1)
   expect(wayOf(shape("tn", 768, 768, 65536, "any"), target("nv2"))?.splits).toBeGreaterThan(1)
-  expect(wayOf(shape("nt", 65536, 3072, 768, "forward"), target("nv2"))?.tile).toBe(TILES.nv2[0]!)
+  expect(wayOf(shape("nt", 65536, 3072, 768, "forward"), target("nv2"))?.tile).toBe(TILES.khr[0]!)
+  expect(wayOf(shape("nt", 65536, 3072, 768, "forward"), target("nv2"), TILES.nv2)?.tile).toBe(TILES.nv2[0]!)
+  const odd = [1, 16, 4096].map((M) => wayOf(shape("nt", M, 50257, 768, "forward"), target("nv2"))?.path)
+  expect(odd).toEqual(["nv2", "nv2", "nv2"])
+  const { splits } = wayOf(shape("tn", 768, 768, 16384, "any"), target("nv2"), TILES.nv2) as Way
+  expect(16384 % (64 * splits)).toBe(0)
   expect(wayOf(shape("nt", 64, 50257, 768, "forward"), target("khr"))).toBeUndefined()
   for (const path of PATHS) {
-    const way = wayOf(shape("nt", 5 * 128, 768, 768, "forward"), target(path)) as Way
+    const way = wayOf(shape("nt", 5 * 128, 768, 768, "forward"), target(path), TILES[path]) as Way
     expect(Math.ceil((5 * 128) / way.tile.rows) % way.group).toBe(0)
   }
 })

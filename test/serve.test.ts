@@ -301,3 +301,20 @@ withBinary("the README's Dockerfile and its variables start a server that platfo
   child.kill("SIGTERM")
   expect(await child.exited).toBe(0)
 })
+
+test("constraints without end are refused, and the next request is answered", async () => {
+  const { post } = await start([`--model=${tiny}`])
+  const format = (schema: object) => ({ response_format: { type: "json_schema", json_schema: { name: "a", schema } } })
+  const cases: [object, string][] = [
+    [format({ allOf: [{ $ref: "#" }] }), "response_format.json_schema.schema"],
+    [format({ $ref: "#" }), "response_format.json_schema.schema"],
+    [{ grammar: `root ::= ${"(".repeat(20_000)}"a"${")".repeat(20_000)}` }, "grammar"],
+    [{ grammar: 'root ::= root "a" | "b"' }, "grammar"],
+    [{ regex: "((a{0,1000}){0,1000}){0,1000}" }, "regex"],
+  ]
+  for (const [body, param] of cases) {
+    const refused = await post("/v1/completions", { prompt: "the sea", ...body })
+    expect([refused.status, ((await refused.json()) as Json).error.param]).toEqual([400, param])
+  }
+  expect((await post("/v1/completions", { prompt: "the sea", regex: "(a|a|b)*".repeat(200) })).status).toBe(200)
+})
