@@ -129,7 +129,8 @@ export class MatrixSimulation {
       case "convert":
         return type.element === "bf16" ? matrix(0).map(bf16Cut) : matrix(0) // to nearest or towards zero, as the driver likes
       case "map":
-        return this.map(node, node.callback, held, columns)
+      case "each":
+        return this.map(node, held, columns)
       case "reduce":
         return this.reduce(node, node.callback, node.along, held, [rows, columns])
       case "load":
@@ -157,15 +158,15 @@ export class MatrixSimulation {
     return out
   }
 
-  private map(node: Node, callback: Callback, held: Holders, columns: number): Float32Array {
+  private map(node: MatrixNode & { readonly does: "map" | "each" }, held: Holders, columns: number): Float32Array {
     const [given, ...operands] = node.args
     const from = this.valueOf(given, held.number)
     const sources = operands.map((operand) =>
       isMatrix(operand.type) ? this.valueOf(operand, held.number) : this.same(operand, held.lanes),
     )
-    return this.call(callback, from.length, (parameters, lane, i) => {
-      const elements = sources.map((source) => (typeof source === "number" ? source : source[i]!))
-      ;[Math.floor(i / columns), i % columns, from[i]!, ...elements].forEach((value, p) => {
+    return this.call(node.callback, from.length, (parameters, lane, i) => {
+      const elements = [from[i]!, ...sources.map((source) => (typeof source === "number" ? source : source[i]!))]
+      ;(node.does === "map" ? [Math.floor(i / columns), i % columns, ...elements] : elements).forEach((value, p) => {
         parameters[p]![lane] = value
       })
     })
