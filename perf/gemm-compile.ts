@@ -58,6 +58,7 @@ export async function compileAll(jobs: readonly Job[], limit: number): Promise<C
       give()
     })
   await Promise.all(Array.from({ length: threads }, work))
+  if (next <= threads) for (const [i, job] of jobs.entries()) if (performance.now() < until) results[i] = compile(job) // no thread came up
   return results
 }
 

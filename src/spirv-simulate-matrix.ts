@@ -3,7 +3,7 @@ import { AlphaError } from "./base-error.ts"
 import { type Block, type Callback, isMatrix, type MatrixDetail, type Node, type Variable, type View } from "./spirv-node.ts"
 import type { Accesses } from "./spirv-simulate-access.ts"
 import type { Lanes, Register, Registers } from "./spirv-simulate-lanes.ts"
-import { bf16Rounded, codec } from "./spirv-simulate-memory.ts"
+import { bf16Cut, bf16Rounded, codec } from "./spirv-simulate-memory.ts"
 import { bf16, bytesOf, type Extent, f32, type MatrixType, type TensorType } from "./spirv-type.ts"
 
 type MatrixNode = Node & { readonly kind: "matrix" } & MatrixDetail
@@ -127,7 +127,7 @@ export class MatrixSimulation {
         return matrix(0).map((value) => value * factor)
       }
       case "convert":
-        return matrix(0)
+        return type.element === "bf16" ? matrix(0).map(bf16Cut) : matrix(0) // to nearest or towards zero, as the driver likes
       case "map":
       case "each":
         return this.map(node, held, columns)
