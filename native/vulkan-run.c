@@ -1,5 +1,6 @@
 /** What a Vulkan device does: buffers, pipelines, recorded command buffers, submits on one timeline, timestamps. */
 #include "vulkan.h"
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,37 +76,63 @@ void gpu_budget(Gpu *d, int64_t known, int64_t out[2]) {
 
 /* ---- pipelines ---- */
 
-typedef struct GpuPipeline {
+/** A pipeline to be made: the module's words, entry point, bytes of push constants, specialization constants 0 … n−1 (u32 each), subgroup size (0 = the driver's choice). */
+typedef struct PipelineRow {
+  const uint32_t *words;
+  int64_t bytes;
+  const char *entry;
+  int64_t push;
+  const uint32_t *constants;
+  int64_t n, subgroup;
   VkPipeline handle;
   VkPipelineLayout layout;
-} GpuPipeline;
+  int64_t result;
+} PipelineRow;
 
-/** Compiles a module: `push` bytes of push constants, specialization constants 0 … n−1 (u32 each), subgroup size (0 = the driver's choice). 0 on failure. */
-int64_t gpu_pipeline(Gpu *d, const uint32_t *words, int64_t bytes, const char *entry, int64_t push, const uint32_t *constants, int64_t n, int64_t subgroup, int64_t out[2]) {
-  ShaderModuleInfo module_info = {.c.type = ST_SHADER_MODULE, .bytes = (uintptr_t)bytes, .words = words};
+static VkResult make_pipeline(Gpu *d, PipelineRow *row) {
+  ShaderModuleInfo module_info = {.c.type = ST_SHADER_MODULE, .bytes = (uintptr_t)row->bytes, .words = row->words};
   VkShaderModule module;
   VkResult result = d->call.CreateShaderModule(d->handle, &module_info, 0, &module);
-  if (result) return gpu_fail("vkCreateShaderModule", result);
-  PushRange range = {.stages = STAGE_COMPUTE, .size = (uint32_t)push};
-  PipelineLayoutInfo layout = {.c.type = ST_PIPELINE_LAYOUT, .range_count = push > 0, .ranges = &range};
-  GpuPipeline p = {0};
+  if (result) return result;
+  PushRange range = {.stages = STAGE_COMPUTE, .size = (uint32_t)row->push};
+  PipelineLayoutInfo layout = {.c.type = ST_PIPELINE_LAYOUT, .range_count = row->push > 0, .ranges = &range};
   MapEntry entries[64];
-  if (n > 64) n = 64;
+  uint32_t n = row->n > 64 ? 64 : (uint32_t)row->n;
   for (uint32_t i = 0; i < n; i++) entries[i] = (MapEntry){i, 4 * i, 4};
-  SpecializationInfo special = {(uint32_t)n, entries, 4 * (uintptr_t)n, constants};
-  RequiredSubgroupSize required = {.c.type = ST_REQUIRED_SUBGROUP_SIZE, .size = (uint32_t)subgroup};
-  if (!(result = d->call.CreatePipelineLayout(d->handle, &layout, 0, &p.layout))) {
+  SpecializationInfo special = {n, entries, 4 * (uintptr_t)n, row->constants};
+  RequiredSubgroupSize required = {.c.type = ST_REQUIRED_SUBGROUP_SIZE, .size = (uint32_t)row->subgroup};
+  if (!(result = d->call.CreatePipelineLayout(d->handle, &layout, 0, &row->layout))) {
     ComputePipelineInfo info = {.c.type = ST_COMPUTE_PIPELINE,
-                                .stage = {.c = {ST_SHADER_STAGE, subgroup ? &required : 0}, .flags = subgroup ? STAGE_FULL_SUBGROUPS : 0,
-                                          .stage = STAGE_COMPUTE, .module = module, .entry = entry, .specialization = &special},
-                                .layout = p.layout, .base_index = -1};
-    result = d->call.CreateComputePipelines(d->handle, d->cache, 1, &info, 0, &p.handle);
-    if (result) d->call.DestroyPipelineLayout(d->handle, p.layout, 0);
+                                .stage = {.c = {ST_SHADER_STAGE, row->subgroup ? &required : 0}, .flags = row->subgroup ? STAGE_FULL_SUBGROUPS : 0,
+                                          .stage = STAGE_COMPUTE, .module = module, .entry = row->entry, .specialization = &special},
+                                .layout = row->layout, .base_index = -1};
+    result = d->call.CreateComputePipelines(d->handle, d->cache, 1, &info, 0, &row->handle);
+    if (result) d->call.DestroyPipelineLayout(d->handle, row->layout, 0);
   }
   d->call.DestroyShaderModule(d->handle, module, 0);
-  if (result) return gpu_fail("vkCreateComputePipelines", result);
-  memcpy(out, &p, sizeof p);
-  return 1;
+  return result;
+}
+
+typedef struct PipelineQueue {
+  Gpu *d;
+  PipelineRow *rows;
+  int64_t count, next;
+} PipelineQueue;
+
+static void *make_pipelines(void *arg) {
+  PipelineQueue *q = arg;
+  for (int64_t i; (i = __atomic_fetch_add(&q->next, 1, __ATOMIC_RELAXED)) < q->count;) q->rows[i].result = make_pipeline(q->d, &q->rows[i]);
+  return 0;
+}
+
+/** Makes all pipelines of the rows, on up to `threads` threads (at most 64); handles or results are in the rows. */
+void gpu_pipelines(Gpu *d, PipelineRow *rows, int64_t count, int64_t threads) {
+  PipelineQueue q = {d, rows, count, 0};
+  pthread_t others[63];
+  int64_t started = 0;
+  while (started < threads - 1 && started < count - 1 && started < 63 && !pthread_create(&others[started], 0, make_pipelines, &q)) started++;
+  make_pipelines(&q);
+  for (int64_t i = 0; i < started; i++) pthread_join(others[i], 0);
 }
 
 void gpu_pipeline_free(Gpu *d, int64_t pipeline, int64_t layout) {

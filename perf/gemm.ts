@@ -158,7 +158,9 @@ function* waysOf(request: Gemm): Generator<Named> {
   const nameOf = ({ path, tile, splits, group }: Way) => `${path} ${tile.name} g${group} s${splits}`
   const chosen = wayOf(request, target)
   const portable = () => gemm(request, { ...target, matrix: "none" })
-  if (chosen === undefined || flags.path.includes("none")) yield { name: "portable", launches: portable(), isChosen: chosen === undefined }
+  const isOdd = [M, N, K].some((size) => size % 8 !== 0)
+  if (chosen === undefined || isOdd || flags.path.includes("none"))
+    yield { name: "portable", launches: portable(), isChosen: chosen === undefined }
   const seen = new Set<string>()
   if (chosen !== undefined) {
     seen.add(nameOf(chosen))

@@ -6,6 +6,8 @@ import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from 
 import { attentionAppends, attentionChunks, attentionDecodes } from "./attention-cached.ts"
 import { fragmentAttention } from "./attention-fragment.ts"
 import { fragmentBackward } from "./attention-fragment-backward.ts"
+import { matrixAttention } from "./attention-matrix.ts"
+import { matrixBackward } from "./attention-matrix-backward.ts"
 import { tensorAttention } from "./attention-tensor.ts"
 import { tensorBackward } from "./attention-tensor-backward.ts"
 import { tensorMask, tensorStatistics } from "./attention-tensor-inputs.ts"
@@ -102,6 +104,9 @@ export const kernels: readonly Kernel[] = [
   ...[fragmentAttention, fragmentBackward.queries, fragmentBackward.keys].flatMap(
     ({ plain, dropout }): Kernel[] => [...plain, ...dropout] as Kernel[],
   ),
+  ...Object.values(matrixAttention).flatMap((shapes) => shapes.map(({ kernel }) => kernel)),
+  ...Object.values(matrixBackward.queries).flatMap((shapes) => shapes.map(({ kernel }) => kernel)),
+  ...Object.values(matrixBackward.keys).flatMap((shapes) => shapes.flatMap(({ kernels }) => kernels)),
   ...all<Kernel>(tensorAttention),
   tensorMask,
   tensorStatistics,

@@ -11,6 +11,7 @@ import {
   readWrite,
   type U32,
   u32,
+  type Var,
   type WriteBuffer,
   write,
 } from "../src/spirv.ts"
@@ -57,19 +58,22 @@ export interface Epilogue {
 
 /**
  * c[m, n + j] from sums[j]: z = scale·sum + bias[n + j]; pre ← z; z = activation(z)·derivative(pre); c ← z + beta·addend, where beta 0 does
- * not read. Four sums are written as one pack: then n and ldc are multiples of 4.
+ * not read. Four or eight sums are written as one pack: then n and ldc are multiples of as many. `biases`
+ * are those of the columns where they have been read before.
  */
-export function finish(k: Body, e: Epilogue, m: U32, n: U32, sums: readonly F32[]): void {
+export function finish(k: Body, e: Epilogue, m: U32, n: U32, sums: readonly F32[], biases?: readonly Var<typeof f32>[]): void {
   const at = m.mul(e.ldc).add(n)
-  const load = (from: ReadBuffer<Out>) => (sums.length === 4 ? from.pack(4).at(at.shr(2)) : sums.map((_, j) => from.at(at.add(j))))
+  const size = sums.length
+  const load = (from: ReadBuffer<Out>): readonly F32[] =>
+    size === 4 || size === 8 ? from.pack(size).at(at.div(size)) : sums.map((_, j) => from.at(at.add(j)))
   const store = (to: WriteBuffer<Out>) => {
     const now = z.map((one) => one.get())
-    if (sums.length === 4) to.pack(4).set(at.shr(2), now)
+    if (size === 4 || size === 8) to.pack(size).set(at.div(size), now)
     else now.forEach((one, j) => to.set(at.add(j), one))
   }
   const z = sums.map((sum) => k.var(f32, sum))
   k.if(e.isScaled.ne(0), () => z.forEach((one) => one.update((v) => v.mul(e.scale))))
-  k.if(e.hasBias.ne(0), () => z.forEach((one, j) => one.add(e.bias.at(n.add(j)))))
+  k.if(e.hasBias.ne(0), () => z.forEach((one, j) => one.add(biases?.[j]?.get() ?? e.bias.at(n.add(j)))))
   k.if(e.keepsPre.ne(0), () => store(e.pre))
   k.if(e.activation.ne(0), () => z.forEach((one) => one.update((v) => activate(k, e.activation, v))))
   k.if(e.derivative.ne(0), () => {

@@ -20,9 +20,8 @@ export const FRAGMENT = 16
 const LANES = 32
 /** bf16 in 16 bytes: what a lane loads at once; also what each row in shared memory is padded by, so that rows begin in different banks. */
 const PACK = 8
-/** f32 in 16 bytes, and such quads in a row of a fragment. */
-const QUAD = 4
-const QUADS = FRAGMENT / QUAD
+/** Quads of f32 (16 bytes) in a row of a fragment. */
+const QUADS = FRAGMENT / 4
 
 /** A workgroup's tile of c, how much of K it holds at a time, and its subgroups along M and N. */
 export interface MatrixTile {
@@ -30,17 +29,34 @@ export interface MatrixTile {
   readonly columns: number
   readonly depth: number
   readonly subgroups: readonly [number, number]
+  /** 1: subgroups wait for each other before and after what they share changes; 2: it changes in one half while they multiply the other. */
+  readonly halves: 1 | 2
   /** TFLOP/s of an H200 with many such tiles; only the ratios matter. */
   readonly rate: number
 }
-/** Tiles that kernels are built for, best first. */
+const tile = (
+  [rows, columns, depth]: readonly [number, number, number],
+  subgroups: MatrixTile["subgroups"],
+  halves: 1 | 2,
+  rate: number,
+): MatrixTile => ({ rows, columns, depth, subgroups, halves, rate })
+/** Tiles that kernels are built for. */
 export const MATRIX_TILES: readonly MatrixTile[] = [
-  { rows: 128, columns: 256, depth: 32, subgroups: [2, 4], rate: 284 },
-  { rows: 128, columns: 128, depth: 32, subgroups: [4, 2], rate: 263 },
-  { rows: 64, columns: 64, depth: 32, subgroups: [2, 2], rate: 140 },
+  tile([128, 256, 32], [2, 4], 1, 240),
+  tile([128, 128, 32], [2, 2], 2, 235),
+  tile([128, 128, 32], [4, 2], 1, 200),
+  tile([128, 128, 32], [2, 4], 2, 200),
+  tile([128, 128, 64], [2, 4], 1, 200),
+  tile([128, 256, 16], [2, 4], 2, 200),
+  tile([256, 128, 32], [4, 2], 1, 230),
+  tile([64, 128, 32], [1, 4], 2, 180),
+  tile([64, 64, 32], [2, 2], 1, 140),
+  tile([32, 64, 64], [1, 4], 2, 80),
+  tile([16, 32, 128], [1, 2], 2, 40),
 ]
-/** 128x256x32 */
-export const tileName = ({ rows, columns, depth }: MatrixTile): string => `${rows}x${columns}x${depth}`
+/** 128x256x32_256 with its lanes, and _2 where what is shared has two halves. */
+export const tileName = ({ rows, columns, depth, subgroups: [up, across], halves }: MatrixTile): string =>
+  `${rows}x${columns}x${depth}_${up * across * LANES}${halves === 2 ? "_2" : ""}`
 
 type Layout = "nn" | "nt" | "tn"
 type Shared = SharedArray<ReturnType<typeof vec4<"u32">>>
@@ -63,7 +79,7 @@ const range = (count: number): number[] => Array.from({ length: count }, (_, i) 
 const pitchOf = ({ isAlongRows, span }: Pick<Factor, "isAlongRows" | "span">, depth: number) => (isAlongRows ? depth : span) / PACK + 1
 
 function product(layout: Layout, tile: MatrixTile) {
-  const { rows, columns, depth, subgroups } = tile
+  const { rows, columns, depth, subgroups, halves } = tile
   const [up, across] = subgroups
   const lanes = up * across * LANES
   const [high, wide] = [rows / up / FRAGMENT, columns / across / FRAGMENT]
@@ -79,10 +95,16 @@ function product(layout: Layout, tile: MatrixTile) {
   return {
     lanes,
     /**
-     * Calls `use` with 4 neighbouring sums, the row and the first column of c they belong to; both may lie outside. `sizes`: M, N, K; KS of K
+     * Calls `used` with the first of 8 columns of c that are this lane's, then what it returns with rows and their sums there; both may lie outside. `sizes`: M, N, K; KS of K
      * are summed, a multiple of the depth, from KS · z on; GROUP tiles along M lie side by side in the grid; EDGE: 0 where all tiles are whole.
      */
-    run(k: Body, a: ReadBuffer<typeof bf16>, b: ReadBuffer<typeof bf16>, sizes: Sizes, use: (row: U32, column: U32, sums: F32[]) => void) {
+    run(
+      k: Body,
+      a: ReadBuffer<typeof bf16>,
+      b: ReadBuffer<typeof bf16>,
+      sizes: Sizes,
+      used: (column: U32) => (row: U32, sums: F32[]) => void,
+    ) {
       const { M, N, KS, GROUP, LDA, LDB } = sizes
       const row = k.groupY.mul(GROUP).add(k.group.mod(GROUP)).mul(rows)
       const column = k.group.div(GROUP).mul(columns)
@@ -90,7 +112,7 @@ function product(layout: Layout, tile: MatrixTile) {
         { ...left, memory: a, side: M, start: row, stride: LDA },
         { ...right, memory: b, side: N, start: column, stride: LDB },
       ]
-      const shared: Shared = k.shared("tiles", vec4(u32), Math.max(packs, up * across * strip))
+      const shared: Shared = k.shared("tiles", vec4(u32), Math.max(halves * packs, up * across * strip))
       const [A, B, C] = [
         k.matrix(bf16, "a", FRAGMENT, FRAGMENT, "subgroup"),
         k.matrix(bf16, "b", FRAGMENT, FRAGMENT, "subgroup"),
@@ -99,21 +121,23 @@ function product(layout: Layout, tile: MatrixTile) {
       const sums = range(high).map(() => range(wide).map(() => k.var(C, 0)))
       const first = k.groupZ.mul(KS)
       const ahead = factors.map((factor) => fetch(k, factor, depth, lanes, sizes))
-      for (const pieces of ahead) pieces.load(first)
+      const load = (from: U32) => ahead.forEach((pieces) => pieces.load(from))
+      const store = (half: U32 | number) => ahead.forEach((pieces) => pieces.store(shared, half))
       const [down, over] = [k.subgroup.div(across).mul(high * FRAGMENT), k.subgroup.mod(across).mul(wide * FRAGMENT)]
-      k.for(0, KS, depth, (done) => {
-        k.barrier()
-        for (const pieces of ahead) pieces.store(shared)
-        k.barrier()
-        k.if(done.add(depth).lt(KS), () => {
-          for (const pieces of ahead) pieces.load(first.add(done).add(depth))
-        })
+      const multiply = (half: U32 | number) => {
         for (const step of range(depth / FRAGMENT)) {
           const fragment = (factor: Factor, place: U32, which: number) => {
             const pitch = pitchOf(factor, depth)
             const [outer, inner] = [place.add(which * FRAGMENT), step * FRAGMENT]
-            if (factor.isAlongRows) return outer.mul(pitch).add(factor.base + inner / PACK)
-            return outer.div(PACK).add(factor.base + inner * pitch)
+            if (factor.isAlongRows)
+              return outer
+                .mul(pitch)
+                .add(factor.base + inner / PACK)
+                .add(half)
+            return outer
+              .div(PACK)
+              .add(factor.base + inner * pitch)
+              .add(half)
           }
           const turned = (factor: Factor, isLeft: boolean) => (factor.isAlongRows === isLeft ? "row" : "column")
           const [l, r] = factors as [Factor, Factor]
@@ -123,18 +147,45 @@ function product(layout: Layout, tile: MatrixTile) {
             for (const i of range(high)) sums[i]![j]!.update((sum) => k.mulAdd(as[i]!, bs, sum))
           }
         }
+      }
+      load(first)
+      if (halves === 2) {
+        store(0)
+        k.barrier()
+      }
+      k.for(0, KS, depth, (done) => {
+        const hasNext = done.add(depth).lt(KS)
+        const loadNext = () => k.if(hasNext, () => load(first.add(done).add(depth)))
+        if (halves === 1) {
+          k.barrier()
+          store(0)
+          k.barrier()
+          loadNext()
+          multiply(0)
+        } else {
+          const half = done.div(depth).and(1).mul(packs)
+          loadNext()
+          multiply(half)
+          k.if(hasNext, () => store(k.u32(packs).sub(half)))
+          k.barrier()
+        }
       })
       // Through shared memory, so that lanes have whole runs of rows: a row of fragments per subgroup at a time.
       const mine = k.subgroup.mul(strip)
+      const perRow = (wide * FRAGMENT) / PACK
+      const lane = k.lane.mod(LANES)
+      const [r, c] = [lane.div(perRow), lane.mod(perRow)]
+      const place = mine.add(r.mul(stripPitch)).add(c.mul(2))
+      const [top, at] = [row.add(down).add(r), column.add(over).add(c.mul(PACK))]
+      const use = used(at)
       for (const i of range(high)) {
         k.barrier()
         for (const j of range(wide)) k.storeMatrix(shared, mine.add(j * QUADS), stripPitch, "row", sums[i]![j]!.get())
         k.barrier()
-        k.for(k.lane.mod(LANES), FRAGMENT * wide * QUADS, LANES, (piece) => {
-          const [r, c] = [piece.div(wide * QUADS), piece.mod(wide * QUADS)]
-          const { x, y, z, w } = shared.at(mine.add(r.mul(stripPitch)).add(c))
-          const values = [x, y, z, w].map((word) => word.asF32())
-          use(row.add(down).add(r.add(i * FRAGMENT)), column.add(over).add(c.mul(QUAD)), values)
+        k.for(0, FRAGMENT, LANES / perRow, (below) => {
+          const quads = [0, 1].map((quad) => shared.at(place.add(below.mul(stripPitch)).add(quad)))
+          const values = quads.flatMap(({ x, y, z, w }) => [x, y, z, w].map((word) => word.asF32()))
+          use(top.add(below).add(i * FRAGMENT), values)
         })
       }
     },
@@ -170,8 +221,8 @@ function fetch(k: Body, factor: Factor, depth: number, lanes: number, { K, EDGE 
         held.set(isInside.select(memory.as(vec4(u32)).at(isInside.select(at, 0)), 0))
       }
     },
-    store(shared: Shared) {
-      for (const { line, pack, held } of places) shared.set(line.mul(pitchOf(factor, depth)).add(pack).add(base), held.get())
+    store(shared: Shared, half: U32 | number) {
+      for (const { line, pack, held } of places) shared.set(line.mul(pitchOf(factor, depth)).add(pack).add(base).add(half), held.get())
     },
   }
 }
@@ -188,7 +239,12 @@ function matmul(layout: Layout, tile: MatrixTile) {
     constants: { ...constants, ...epilogue.constants },
     body(k, { a, b, ...rest }) {
       const part = k.groupZ.mul(rest.M)
-      run(k, a, b, rest, (row, column, sums) => inside(k, rest, row, column, () => finish(k, rest, part.add(row), column, sums)))
+      run(k, a, b, rest, (column) => {
+        const biases = range(PACK).map(() => k.var(f32, 0))
+        const isWithin = rest.hasBias.ne(0).and(rest.EDGE.eq(0).or(column.lt(rest.N)))
+        k.if(isWithin, () => biases.forEach((one, j) => one.set(rest.bias.at(column.add(j)))))
+        return (row, sums) => inside(k, rest, row, column, () => finish(k, rest, part.add(row), column, sums, biases))
+      })
     },
   })
 }
@@ -200,7 +256,7 @@ function inside(k: Body, { M, N, EDGE }: Sizes, row: U32, column: U32, body: () 
 
 /**
  * c = epilogue(a·b) (M, N), bf16 factors, summed in f32. Sizes along rows are multiples of 8: K, N and M where they run along rows of a factor, LDA
- * and LDB; N and ldc of 4. With more than one split of K c holds their sums, one after the other, ldc · M elements each. One kernel per tile of
+ * LDB, N and ldc. With more than one split of K c holds their sums, one after the other, ldc · M elements each. One kernel per tile of
  * MATRIX_TILES, in its order. Grid: (⌈N / columns⌉ · GROUP, ⌈M / rows⌉ / GROUP, splits of K), GROUP a divisor of ⌈M / rows⌉.
  * 2·M·N·K FLOP. Subgroups of 32 lanes. Source: SPV_KHR_cooperative_matrix.
  */

@@ -18,6 +18,7 @@ import {
 } from "../src/spirv.ts"
 import { activate, activationSlope } from "./activation-kind.ts"
 import { epilogue } from "./matmul-epilogue.ts"
+import { rounded } from "./matrix-round.ts"
 
 type Float = typeof f32 | typeof bf16
 
@@ -80,16 +81,6 @@ function product(k: Body, layout: Layout, isEdge: boolean, a: ReadBuffer<typeof 
   const slice = k.tensor({ shape: [M, N], strides: [LDC, 1], outside }).slice([row, TM], [column, TN])
   return { sum: sum.get(), type: C, row, column, slice }
 }
-
-/**
- * The nearest numbers that bf16 has, halves to even; NaN stays NaN. The driver's own conversion of a matrix cuts the low bits off.
- */
-const rounded = (sum: FloatMatrix<"accumulator">): FloatMatrix<"accumulator"> =>
-  sum.map((_row, _column, x) => {
-    const bits = x.bits()
-    const nearest = bits.add(bits.shr(16).and(1).add(0x7fff)).and(0xffff0000)
-    return bits.and(0x7fffffff).gt(0x7f800000).select(bits.or(0x400000), nearest).asF32()
-  })
 
 const typeOf = { f32, bf16 } as const
 type Out = keyof typeof typeOf

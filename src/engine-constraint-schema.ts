@@ -31,18 +31,32 @@ import {
   typesOf,
 } from "./engine-constraint-schema-parts.ts"
 
+const LABEL = "[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
+const HOST = `${LABEL}(\\.${LABEL}){0,4}`
+const LEAP_YEAR = "(\\d\\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
+const DAY = "((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8]))"
+const DATE = `(\\d{4}-${DAY}|${LEAP_YEAR}-02-29)`
+const TIME = "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)"
+const BYTE = "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
+/** Texts of a format; of some a part, every one of which is right. */
 const FORMATS: Readonly<Record<string, string>> = {
-  date: "\\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\\d|2[0-8])",
-  time: "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)",
+  date: DATE,
+  time: TIME,
+  "date-time": `${DATE}T${TIME}`,
+  duration: "P(\\d{1,4}W|(\\d{1,4}Y)?(\\d{1,3}M)?\\d{1,4}D(T\\d{1,4}H(\\d{1,4}M(\\d{1,4}S)?)?)?|T\\d{1,4}[HMS])",
   uuid: "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
-  ipv4: "((25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)\\.){3}(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)",
+  ipv4: `(${BYTE}\\.){3}${BYTE}`,
+  ipv6: "([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}",
+  hostname: HOST,
+  email: `[A-Za-z0-9_+-]{1,30}(\\.[A-Za-z0-9_+-]{1,30})?@${LABEL}(\\.${LABEL}){1,4}`,
+  uri: `https?://${HOST}(/[A-Za-z0-9._~-]{0,40}){0,8}`,
 }
-const formatPattern = (name: string): string | undefined => (name === "date-time" ? `${FORMATS.date}T${FORMATS.time}` : FORMATS[name])
 
 /**
  * Texts of JSON values that meet `schema` (draft 2020-12): type, enum, const, strings (minLength, maxLength, or pattern, or format), numbers with
- * bounds (whole ones where they are not integers), arrays (items, prefixItems, minItems, maxItems), objects (properties in their order, required, additionalProperties), anyOf, oneOf whose
- * alternatives exclude each other, allOf of parts that say different things, $ref within the document. Throws AlphaError naming any other keyword.
+ * bounds (whole ones where they are not integers), arrays (items, prefixItems, minItems, maxItems), objects (properties in their order, required,
+ * additionalProperties), anyOf, oneOf whose alternatives exclude each other, allOf of parts that say different things, $ref within the document.
+ * Throws AlphaError naming any other keyword.
  */
 export function schemaGrammar(schema: unknown): Grammar {
   return new SchemaCompiler(schema as Json).compile()
@@ -171,7 +185,7 @@ class SchemaCompiler {
     const given = KEYWORDS.string.filter((key) => key in schema)
     const hasLength = "minLength" in schema || "maxLength" in schema
     if (given.length === 0) return rule("string")
-    const pattern = "pattern" in schema ? schema.pattern : formatPattern(String(schema.format ?? ""))
+    const pattern = "pattern" in schema ? schema.pattern : FORMATS[String(schema.format)]
     if (!hasLength && typeof pattern === "string" && given.length === 1) {
       return sequence(literal('"'), parseRegex(pattern, jsonCharacter, "format" in schema), literal('"'))
     }

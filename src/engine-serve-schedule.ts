@@ -1,22 +1,20 @@
 /** One turn of a model: waiting requests get slots, all that decode grow by a token, then a chunk of what is still to be computed. */
 import { AlphaError } from "./base-error.ts"
-import type { Resident } from "./engine-serve-model.ts"
+import { CHUNK, CHUNK_LEAST, type Resident } from "./engine-serve-model.ts"
 import type { RequestEvent, RequestFailure, ServeFinish } from "./engine-serve-protocol.ts"
 import type { FairQueue } from "./engine-serve-queue.ts"
 import type { Sequence } from "./engine-serve-sequence.ts"
 import { type Choice, chunkSize } from "./gpt.ts"
 
-/** Most tokens of a chunk, and how long one may take: others decode, who wait for it; nobody does, but somebody may come or cancel. */
-const CHUNK = 1024
+/** How long a chunk may take: others decode, who wait for it; nobody does, but somebody may come or cancel. */
 const STALL_MS = 40
 const ALONE_MS = 250
-/** Chunks of so many tokens cost about as much as smaller ones: none is made smaller, and none for less is refused company. */
-const CHUNK_LEAST = 16
+/** A chunk of so many tokens costs little more than a smaller one: it takes any others along. */
 const CHUNK_CHEAP = 32
-/** Most logits of a step that scores every token. */
-const LOGITS = 2 ** 24
-/** Alternatives that a step computes when anyone wants some. */
-const TOP = 20
+/** Most logits of a step that scores every token, on the CPU and on a GPU. */
+const LOGITS = { cpu: 2 ** 24, gpu: 2 ** 26 }
+/** Alternatives that a step computes when anyone wants some: the most that can be asked for. */
+export const TOP = 20
 
 /** Counters of all models. */
 export interface Counters {
@@ -145,8 +143,9 @@ export class Schedule {
     const { running } = this.#resident
     const open = running.filter((sequence) => sequence.left > 1 || sequence.request.kind === "embed")
     if (open.length === 0) return false
-    const { vocabSize } = this.#resident.facts
-    const scored = open.some(({ scores }) => scores) ? Math.max(16, 2 ** Math.floor(Math.log2(LOGITS / vocabSize))) : CHUNK
+    const { vocabSize, device } = this.#resident.facts
+    const logits = device === "cpu" ? LOGITS.cpu : LOGITS.gpu
+    const scored = open.some(({ scores }) => scores) ? Math.max(CHUNK_LEAST, 2 ** Math.floor(Math.log2(logits / vocabSize))) : CHUNK
     const most = Math.min(scored, this.#patience(running.length === open.length ? ALONE_MS : STALL_MS))
     for (const sequence of open) sequence.findPages()
     const first = open[0]!

@@ -13,7 +13,7 @@ import type {
   ServeReport,
   ServeRequest,
 } from "./engine-serve-protocol.ts"
-import { newCounters, type Turn } from "./engine-serve-schedule.ts"
+import { newCounters, TOP, type Turn } from "./engine-serve-schedule.ts"
 import { Sequence } from "./engine-serve-sequence.ts"
 import { statistics } from "./engine-serve-statistics.ts"
 import type { Device } from "./program.ts"
@@ -44,6 +44,16 @@ export async function serve(
   }
 }
 
+/** Settings that are numbers, and the least of each. */
+const LEAST = [
+  ["temperature", 0],
+  ["topP", 0],
+  ["minP", 0],
+  ["repetitionPenalty", 1e-6],
+  ["frequencyPenalty", -100],
+  ["presencePenalty", -100],
+] as const
+
 /** Where a request is: with its entry, and its weights once it has started. */
 interface Place {
   readonly sequence: Sequence
@@ -71,8 +81,13 @@ class Server {
   }
 
   handle(message: ServeMessage): void {
-    if (message.type === "submit") this.#submit(message.request)
-    else if (message.type === "cancel") this.#cancel(message.id)
+    if (message.type === "submit") {
+      try {
+        this.#submit(message.request)
+      } catch (error) {
+        this.#fail(message.request.id, "internal", new AlphaError((error as Error).message))
+      }
+    } else if (message.type === "cancel") this.#cancel(message.id)
     else if (message.type === "drain") {
       this.#draining = true
       this.#drains.push(message.call)
@@ -169,6 +184,13 @@ class Server {
     if (bad !== undefined) return wrong("prompt", `prompt: token id ${bad} is not below vocabSize ${vocabSize}`)
     if (prompt.length === 0) return wrong("prompt", "prompt: no tokens")
     if (prompt.length > blockSize) return wrong("prompt", `prompt: ${prompt.length} tokens, the model has room for ${blockSize}`)
+    const { maxTokens, topLogprobs } = request
+    if (!(Number.isInteger(maxTokens) && maxTokens >= 0)) return wrong("maxTokens", `maxTokens: ${maxTokens} is not a whole number`)
+    if (!(Number.isInteger(topLogprobs) && topLogprobs >= 0 && topLogprobs <= TOP)) {
+      return wrong("topLogprobs", `topLogprobs: ${topLogprobs} is not in 0 … ${TOP}`)
+    }
+    const odd = LEAST.find(([name, least]) => !(Number.isFinite(sampling[name]) && sampling[name] >= least))
+    if (odd !== undefined) return wrong(`sampling.${odd[0]}`, `${odd[0]}: ${sampling[odd[0]]} is not a number of at least ${odd[1]}`)
     const outside = sampling.logitBias.find(([id]) => id < 0 || id >= vocabSize)
     if (outside !== undefined) return wrong("sampling.logitBias", `logitBias: token id ${outside[0]} is not below vocabSize ${vocabSize}`)
     try {

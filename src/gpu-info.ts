@@ -98,11 +98,7 @@ const UNITS: readonly (readonly [RegExp, number])[] = [
 /** VkComponentTypeKHR of f32 and bf16, VkScopeKHR of a subgroup. */
 const [FLOAT32, BFLOAT16, SUBGROUP] = [1, 1000141000, 3]
 
-/**
- * The matrix path of a device; HELIOS_DISABLE_COOP_MAT=1 allows none, HELIOS_MATRIX names another
- * (khr: without NV's functions on its matrices too). KHR before NV: on an H200 with driver 580 its
- * kernels are faster in a training step (perf/LOG.md).
- */
+/** The best matrix path of a device; HELIOS_DISABLE_COOP_MAT=1 allows none, HELIOS_MATRIX a lower one (khr: without NV's functions on its matrices too). */
 function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
   const limit = process.env.HELIOS_DISABLE_COOP_MAT === "1" ? "none" : process.env.HELIOS_MATRIX
   const khr = facts.matrixShapes.some(
@@ -111,7 +107,7 @@ function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
   )
   if (limit === "none" || !facts.bfloat16Matrix || !khr) return "none"
   const nv2 = facts.matrixWorkgroup && facts.matrixFunctions && facts.matrixTensors
-  return nv2 && limit === "nv2" ? "nv2" : "khr"
+  return nv2 && limit !== "khr" ? "nv2" : "khr"
 }
 
 /** What ops may know of the device. */

@@ -1,12 +1,13 @@
 /** Embedded SPIR-V becomes pipelines: specialised, made once per variant and constants, cached on disk by driver and device. */
 import { existsSync, mkdirSync, readFileSync } from "node:fs"
+import { availableParallelism } from "node:os"
 import { join } from "node:path"
 import { isCompiled } from "./base-build.ts"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { sha256, writeAtomic } from "./base-file.ts"
 import type { Driver } from "./gpu-driver.ts"
 import type { VulkanFacts } from "./native.ts"
-import { vulkan, vulkanError } from "./native.ts"
+import { hostAddress as ptr, vulkan } from "./native.ts"
 import type { GpuTarget, Launch } from "./program.ts"
 import { type Kernel, type PackEntry, pack, readPack } from "./spirv.ts"
 
@@ -31,6 +32,20 @@ export interface Pipeline {
   readonly layout: bigint
 }
 
+interface Wanted {
+  readonly module: Module
+  readonly words: Uint32Array
+}
+
+/** 8-byte cells of a row of gpu_pipelines. */
+const ROW = 10
+/** VK_SHADER_STAGE_COMPUTE_BIT. */
+const COMPUTE = 0x20
+
+const keyOf = (variant: string, constants: Readonly<Record<string, number>>): string => `${variant} ${JSON.stringify(constants)}`
+
+const pushOf = ({ push }: Module): number => push.reduce((sum, { type }) => sum + (type === "address" ? 8 : 4), 0)
+
 export class Pipelines {
   readonly #made = new Map<string, Pipeline>()
   readonly #file: string | undefined
@@ -44,52 +59,64 @@ export class Pipelines {
     this.#file = file
   }
 
-  /** The pipeline of a launch. Throws AlphaError where the driver refuses the module. */
-  of({ kernel, variant, constants }: Launch): Pipeline {
-    const key = `${variant} ${JSON.stringify(constants)}`
-    const known = this.#made.get(key)
-    if (known !== undefined) return known
-    const made = this.#make(moduleOf(kernel, variant), constants)
-    this.#made.set(key, made)
-    this.#isNew = true
-    return made
+  /** The pipeline of a launch that was prepared. */
+  of({ variant, constants }: Launch): Pipeline {
+    return this.#made.get(keyOf(variant, constants)) as Pipeline
   }
 
-  #make(module: Module, constants: Readonly<Record<string, number>>): Pipeline {
-    const { facts } = this.driver.info
+  /** Makes what the launches need and there is not yet, on all cores. Throws AlphaError naming a kernel whose module the driver refuses. */
+  prepare(launches: readonly Launch[]): void {
+    const wanted = new Map<string, Wanted>()
+    for (const { kernel, variant, constants } of launches) {
+      const key = keyOf(variant, constants)
+      if (this.#made.has(key) || wanted.has(key)) continue
+      const module = moduleOf(kernel, variant)
+      wanted.set(key, { module, words: this.#constants(module, constants) })
+    }
+    if (wanted.size === 0) return
+    this.#isNew = true
+    const entry = new TextEncoder().encode("main\0")
+    const rows = new BigInt64Array(ROW * wanted.size)
+    ;[...wanted.values()].forEach(({ module, words }, i) => {
+      rows.set(
+        [ptr(module.module), module.module.byteLength, ptr(entry), pushOf(module), ptr(words), words.length, this.#subgroup(module)].map(
+          BigInt,
+        ),
+        ROW * i,
+      )
+    })
+    vulkan().gpu_pipelines(this.driver.gpu, rows, wanted.size, availableParallelism())
+    ;[...wanted].forEach(([key, { module }], i) => {
+      const [handle = 0n, layout = 0n, result = 0n] = rows.subarray(ROW * i + 7, ROW * i + 10)
+      if (result !== 0n) {
+        throw new AlphaError(`${this.driver.info.facts.name} refuses kernel ${module.name} (VkResult ${result})`, {
+          hint: "HELIOS_DISABLE_COOP_MAT=1 avoids matrix kernels",
+          code: EXIT.device,
+        })
+      }
+      this.#made.set(key, { module, handle, layout })
+    })
+  }
+
+  /** Values of the specialization constants by SpecId. */
+  #constants(module: Module, given: Readonly<Record<string, number>>): Uint32Array {
     const words = new Uint32Array(Math.max(1, ...module.constants.map(({ id }) => id + 1)))
     const floats = new Float32Array(words.buffer)
-    const usesSubgroups = module.constants.some(({ id }) => id === 0)
     for (const { name, id, type, value } of module.constants) {
-      const given = id === 0 ? this.target.subgroupSize : (constants[name] ?? value)
-      if (type === "f32") floats[id] = given
-      else words[id] = given
+      const chosen = id === 0 ? this.target.subgroupSize : (given[name] ?? value)
+      if (type === "f32") floats[id] = chosen
+      else words[id] = chosen
     }
-    for (const name of Object.keys(constants))
+    for (const name of Object.keys(given))
       if (!module.constants.some((constant) => constant.name === name)) throw new TypeError(`${module.name} has no constant ${name}`)
-    const push = module.push.reduce((sum, { type }) => sum + (type === "address" ? 8 : 4), 0)
-    const required = usesSubgroups && facts.subgroupSizeControl && facts.fullSubgroups && facts.requiredSubgroupStages & 0x20
-    const out = new BigInt64Array(2)
-    const entry = new TextEncoder().encode("main\0")
-    const made = vulkan().gpu_pipeline(
-      this.driver.gpu,
-      module.module,
-      module.module.byteLength,
-      entry,
-      push,
-      words,
-      words.length,
-      required ? this.target.subgroupSize : 0,
-      out,
-    )
-    if (Number(made) === 0) {
-      const error = vulkanError("")
-      throw new AlphaError(`${error.message} (kernel ${module.name})`, {
-        hint: "HELIOS_DISABLE_COOP_MAT=1 avoids matrix kernels",
-        code: EXIT.device,
-      })
-    }
-    return { module, handle: out[0] as bigint, layout: out[1] as bigint }
+    return words
+  }
+
+  /** The subgroup size that a module must have; 0 where it does not matter or cannot be asked for. */
+  #subgroup(module: Module): number {
+    const { facts } = this.driver.info
+    const uses = module.constants.some(({ id }) => id === 0)
+    return uses && facts.subgroupSizeControl && facts.fullSubgroups && facts.requiredSubgroupStages & COMPUTE ? this.target.subgroupSize : 0
   }
 
   /** Keeps what the driver compiled for the next start, when there is anything new. A cache that cannot be written costs time only. */

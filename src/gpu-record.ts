@@ -95,6 +95,7 @@ export class Recorder {
     }
     this.#resultBytes = bytes
     this.#tableMemory = this.#writeTables()
+    pipelines.prepare(schedule.steps.flat().map(({ launch }) => launch))
   }
 
   get driver(): Driver {

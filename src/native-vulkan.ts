@@ -1,5 +1,5 @@
 /** The Vulkan shim's functions, typed: opaque handles, facts by name, errors as AlphaError. */
-import { dlopen, FFIType, type Pointer, toArrayBuffer } from "bun:ffi"
+import { ptr as addressOf, dlopen, FFIType, type Pointer, toArrayBuffer } from "bun:ffi"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { nativeLibraryPath } from "./native-load.ts"
 
@@ -20,7 +20,7 @@ const signatures = {
   gpu_buffer_free: { args: [ptr, int, int], returns: none },
   gpu_buffer_fd: { args: [ptr, int], returns: int },
   gpu_budget: { args: [ptr, int, ptr], returns: none },
-  gpu_pipeline: { args: [ptr, ptr, int, ptr, int, ptr, int, int, ptr], returns: int },
+  gpu_pipelines: { args: [ptr, ptr, int, int], returns: none },
   gpu_pipeline_free: { args: [ptr, int, int], returns: none },
   gpu_cache_data: { args: [ptr, ptr, int], returns: int },
   gpu_record: { args: [ptr], returns: ptr },
@@ -53,6 +53,9 @@ export function vulkan() {
 /** Memory of the device that the host sees, from its address there. */
 export const mappedMemory = (address: number, offset: number, length: number): ArrayBuffer =>
   toArrayBuffer(address as Pointer, offset, length)
+
+/** Where an array's memory is, for tables of pointers; the array must stay alive and be no view of nothing. */
+export const hostAddress = (array: NodeJS.TypedArray): number => addressOf(array)
 
 /** The failure the shim remembers, as an error that says what to do. */
 export function vulkanError(hint: string): AlphaError {

@@ -108,4 +108,13 @@ export function allocate(bytes: number, what: string): Memory {
 }
 
 export { type GpuSample, openNvml } from "./native-nvml.ts"
-export { type Handle, mappedMemory, openVulkan, type VulkanFacts, type VulkanInstance, vulkan, vulkanError } from "./native-vulkan.ts"
+export {
+  type Handle,
+  hostAddress,
+  mappedMemory,
+  openVulkan,
+  type VulkanFacts,
+  type VulkanInstance,
+  vulkan,
+  vulkanError,
+} from "./native-vulkan.ts"

@@ -3,6 +3,7 @@ import { attentions } from "../shaders/attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "../shaders/attention-backward.ts"
 import { attentionAppends, attentionChunks, attentionDecodes, DECODE_SIZE } from "../shaders/attention-cached.ts"
 import { type AttentionAttrs, attentionSizes, type Counters, type Heads } from "./op-attention-heads.ts"
+import { plainBackwardLaunches, plainLaunches, plainWay } from "./op-attention-matrix.ts"
 import { matrixBackwardLaunches, matrixLaunches, matrixWay } from "./op-attention-tensor.ts"
 import { type GpuTarget, groupsFor, groupsForRows, type Launches, launch, scratch } from "./op-gpu.ts"
 import { lastDim, rows, type Tensor } from "./tensor.ts"
@@ -36,6 +37,9 @@ export function attentionLaunches(
 ): Launches {
   const { batch, values, constants } = settings(qkv, live, attrs)
   const way = matrixWay(qkv, attrs, target)
+  const plain = plainWay(qkv, attrs, target, way !== undefined)
+  if (plain !== undefined)
+    return plainLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, { batch, ...values }, plain)
   if (way !== undefined) return matrixLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, values, batch, way, target)
   const [kernel, slices] = bySize(attentions, values.D)
   const groups = [values.H * slices, Math.ceil(values.T / TILE), batch] as const
@@ -52,6 +56,8 @@ export function attentionBackwardLaunches(
   const { T, H, K, D } = values
   const n = rows(qkv) * H
   const way = matrixWay(qkv, attrs, target)
+  const plain = plainWay(qkv, attrs, target, way !== undefined)
+  if (plain !== undefined) return plainBackwardLaunches({ qkv, y, lse, dy, dqkv }, { batch, ...values }, plain, target)
   if (way !== undefined) return matrixBackwardLaunches({ qkv, y, lse, dy, dqkv }, values, batch, way, target)
   const delta = scratch("f32", n)
   const buffers = { qkv, dy, lse, delta, dqkv }

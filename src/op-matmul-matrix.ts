@@ -21,11 +21,11 @@ export interface Tile {
 /** Tiles by path. For nv2 any sizes within the device's granularity go; for khr each is a kernel of its own. */
 export const TILES: Readonly<Record<"nv2" | "khr", readonly Tile[]>> = {
   nv2: [
-    tensorTile(128, 256, 256, 250),
-    tensorTile(128, 128, 256, 230),
-    tensorTile(64, 128, 128, 190),
-    tensorTile(64, 64, 128, 140),
-    tensorTile(16, 64, 64, 40),
+    tensorTile(128, 256, 256, 215),
+    tensorTile(128, 128, 256, 200),
+    tensorTile(64, 128, 128, 150),
+    tensorTile(64, 64, 128, 110),
+    tensorTile(16, 64, 64, 35),
   ],
   khr: MATRIX_TILES.map((tile) => ({ ...tile, name: tileName(tile), lanes: tile.subgroups[0] * tile.subgroups[1] * 32 })),
 }
@@ -38,6 +38,10 @@ const BANDWIDTH = 3e12
 const DISPATCH = 3e-6
 /** Time that tiles take which may cross an edge, relative to those that may not: measured for nv2, an estimate for khr. */
 const EDGE = { nv2: 4, khr: 1.1 } as const
+/** Tiles that a tile without a second one on its processor loses. An estimate. */
+const LONELY = 0.4
+/** Seconds of a step of K that has nothing to do. */
+const LATENCY = 6e-7
 /** Most steps of K in straight code. */
 const MOST_TURNS = 64
 /** Most tiles along M that lie side by side. */
@@ -79,11 +83,14 @@ const depthOf = (K: number, { depth }: Tile, splits: number): number => Math.cei
 const isInside = ({ M, N, K }: Gemm, tile: Tile, splits: number): boolean =>
   M % tile.rows === 0 && N % tile.columns === 0 && depthOf(K, tile, splits) * splits === K
 
-/** Seconds, by tiles per processor. */
+/** Seconds, by tiles per processor: of few lanes it has two at a time, which hide each other's waiting. */
 function cost(given: Gemm, path: Way["path"], tile: Tile, splits: number, { units }: GpuTarget): number {
   const [up, across] = tilesAlong(given, tile)
-  const turns = Math.ceil((up * across * splits) / units) * (isInside(given, tile, splits) ? 1 : EDGE[path])
-  const seconds = (turns * 2 * tile.rows * tile.columns * depthOf(given.K, tile, splits)) / ((tile.rate * 1e12) / units)
+  const turns = Math.ceil((up * across * splits) / units)
+  const waits = path === "khr" && tile.lanes < 256 && turns % 2 === 1 ? LONELY : 0
+  const depth = depthOf(given.K, tile, splits)
+  const flops = 2 * tile.rows * tile.columns * depth * (turns + waits) * (isInside(given, tile, splits) ? 1 : EDGE[path])
+  const seconds = Math.max(flops / ((tile.rate * 1e12) / units), (LATENCY * depth) / tile.depth)
   return splits === 1 ? seconds : seconds + DISPATCH + (8 * splits * given.M * given.N) / BANDWIDTH
 }
 

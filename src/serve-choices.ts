@@ -2,9 +2,11 @@
 
 import { philox } from "./base-random.ts"
 import type { Constraint, RequestSampling } from "./engine.ts"
-import { type Piece, startAnswer } from "./serve-answer.ts"
+import { type Finish, type Piece, startAnswer } from "./serve-answer.ts"
 import type { Context, RequestFacts } from "./serve-context.ts"
 import { ApiError, badField, draining } from "./serve-error.ts"
+import { launchAll, type Outcome } from "./serve-many.ts"
+import type { Metrics } from "./serve-metrics.ts"
 import type { Lease } from "./serve-models.ts"
 
 /** What is asked of the engine. */
@@ -65,7 +67,10 @@ export function checkLength({ lease, prompts, n, maxTokens, params }: ChoicesOrd
   })
   const total = prompts.reduce((sum, ids, i) => sum + n * (ids.length + limits[i]!), 0)
   if (total > queueTokens) {
-    throw badField("n", `${prompts.length * n} answers may come to ${total} tokens, more than the ${queueTokens} that may wait here`)
+    throw badField(
+      prompts.length * n > 1 ? "n" : params.maxTokens,
+      `${prompts.length * n} answers may come to ${total} tokens, more than the ${queueTokens} that may wait here`,
+    )
   }
   return limits
 }
@@ -99,7 +104,8 @@ export async function startChoices(context: Context, facts: RequestFacts, order:
   const total = prompts.length * n
   const queue = new PieceQueue()
   const used = { answer: 0, cached: 0, open: total, fingerprint: model.facts.fingerprint }
-  const labels = { model: model.facts.key }
+  // The run alone: checkpoints that come and go would be labels without end.
+  const labels = { model: model.key.split("@")[0]! }
   let over = false
   const finish = () => {
     if (over) return
@@ -109,69 +115,54 @@ export async function startChoices(context: Context, facts: RequestFacts, order:
     context.running.delete(cancel)
     metrics.whole.observe(labels, (performance.now() - facts.arrivedAt) / 1000)
   }
-  const cancels: (() => void)[] = []
+  let stopAll = () => {}
   const cancel = (error?: ApiError) => {
     if (over) return
-    for (const one of cancels) one()
+    stopAll()
     finish()
     queue.fail(error ?? new ApiError(499, "the client is gone", { code: "cancelled" }))
   }
   context.running.add(cancel)
   for (const prompt of prompts) metrics.promptTokens.add(labels, prompt.length)
 
-  for (let index = 0; index < total; index++) {
+  const launch = (index: number, outcome: Outcome) => {
     const p = Math.floor(index / n)
-    let lastAt: number | undefined
-    let firstAt: number | undefined
-    cancels.push(
-      startAnswer(
-        context.serving,
-        {
-          ...order,
-          model: model.facts.key,
-          tokenizer: model.tokenizer,
-          prompt: prompts[p]!,
-          maxTokens: limits[p]!,
-          sampling: { ...sampling, seed: seedOf(sampling.seed, index % n) },
-          client: order.user === undefined ? facts.client : `${facts.client}/${order.user}`,
-          queueMs: context.limits.queueMs,
-        },
-        {
-          token() {
-            const now = performance.now()
-            used.answer++
-            metrics.answerTokens.add(labels)
-            if (lastAt === undefined) {
-              firstAt = now
-              metrics.firstToken.observe(labels, (now - facts.arrivedAt) / 1000)
-            } else metrics.betweenTokens.observe(labels, (now - lastAt) / 1000)
-            lastAt = now
-          },
-          piece(piece) {
-            if (over) return
-            if (piece.type === "started") metrics.queued.observe(labels, piece.queueMs / 1000)
-            if (piece.type === "end") {
-              metrics.finished.add({ ...labels, reason: piece.finish })
-              if (index % n === 0) used.cached += piece.cachedTokens
-              if (firstAt !== undefined && piece.tokens > 1)
-                metrics.perToken.observe(labels, (lastAt! - firstAt) / 1000 / (piece.tokens - 1))
-              used.open--
-            }
-            queue.push({ ...piece, index })
-            if (used.open > 0) return
-            finish()
-            queue.end()
-          },
-          failed(error) {
-            metrics.finished.add({ ...labels, reason: String(error.body.error.code) })
-            const { param } = error.body.error
-            cancel(param === "response_format" ? named(order.params.constraint, error.message) : error)
-          },
-        },
-      ),
-    )
-    if (over) break
+    const clock = new TokenClock(metrics, labels, facts.arrivedAt)
+    const engineOrder = {
+      ...order,
+      model: model.facts.key,
+      tokenizer: model.tokenizer,
+      prompt: prompts[p]!,
+      maxTokens: limits[p]!,
+      sampling: { ...sampling, seed: seedOf(sampling.seed, index % n) },
+      client: order.user === undefined ? facts.client : `${facts.client}/${order.user}`,
+      queueMs: context.limits.queueMs,
+    }
+    return startAnswer(context.serving, engineOrder, {
+      token() {
+        used.answer++
+        clock.token()
+      },
+      piece(piece) {
+        if (over) return
+        if (piece.type === "started") metrics.queued.observe(labels, piece.queueMs / 1000)
+        queue.push({ ...piece, index })
+        if (piece.type !== "end") return
+        clock.end(piece.finish)
+        if (index % n === 0) used.cached += piece.cachedTokens
+        outcome.done()
+        if (--used.open > 0) return
+        finish()
+        queue.end()
+      },
+      failed: outcome.failed,
+    })
   }
+  stopAll = launchAll(total, context.limits.queueMs, launch, (error) => {
+    const { param, code } = error.body.error
+    metrics.finished.add({ ...labels, reason: String(code) })
+    cancel(param === "response_format" ? named(order.params.constraint, error.message) : error)
+  })
   facts.signal.addEventListener("abort", () => cancel(), { once: true })
   if (facts.signal.aborted) cancel()
   await queue.first()
@@ -190,6 +181,35 @@ export async function startChoices(context: Context, facts: RequestFacts, order:
 /** An error of a constraint under the name of the field it came from; the engine may have named it already. */
 const named = (param: string, message: string): ApiError =>
   message.startsWith(param) ? new ApiError(400, message, { param, code: "invalid_value" }) : badField(param, message)
+
+/** Measures one answer as its tokens come. */
+class TokenClock {
+  #first: number | undefined
+  #last = 0
+  #count = 0
+
+  constructor(
+    readonly metrics: Metrics,
+    readonly labels: { readonly model: string },
+    readonly arrivedAt: number,
+  ) {}
+
+  token(): void {
+    const now = performance.now()
+    this.metrics.answerTokens.add(this.labels)
+    if (this.#first === undefined) {
+      this.#first = now
+      this.metrics.firstToken.observe(this.labels, (now - this.arrivedAt) / 1000)
+    } else this.metrics.betweenTokens.observe(this.labels, (now - this.#last) / 1000)
+    this.#last = now
+    this.#count++
+  }
+
+  end(finish: Finish): void {
+    this.metrics.finished.add({ ...this.labels, reason: finish })
+    if (this.#count > 1) this.metrics.perToken.observe(this.labels, (this.#last - this.#first!) / 1000 / (this.#count - 1))
+  }
+}
 
 /** How long the first word of the engine is waited for, before a stream begins with pings alone. */
 const FIRST_WORD_MS = 5000

@@ -3,6 +3,8 @@ import { engineId, failure } from "./serve-answer.ts"
 import type { Call } from "./serve-context.ts"
 import { ApiError, badField, draining } from "./serve-error.ts"
 import { FIELDS } from "./serve-fields.ts"
+import { launchAll, type Outcome } from "./serve-many.ts"
+import type { Model } from "./serve-models.ts"
 import { PLAIN_SAMPLING, samplingOf } from "./serve-request.ts"
 import { parseRows } from "./serve-shape.ts"
 import { promptIds } from "./serve-text.ts"
@@ -15,7 +17,6 @@ export async function embeddings(call: Call): Promise<Response> {
   if (context.draining) throw draining()
   const lease = await context.models.lease(fields.model)
   const { model } = lease
-  const cancels: (() => void)[] = []
   let ticket: { end(used: number): void } | undefined
   try {
     const { nEmbd } = model.facts
@@ -40,12 +41,8 @@ export async function embeddings(call: Call): Promise<Response> {
       throw badField("input", `${tokens} tokens are more than the ${context.limits.queueTokens} that may wait`)
     ticket = context.usage.admit(call.client, tokens)
     const client = fields.user === undefined ? call.client : `${call.client}/${fields.user}`
-    const abort = () => {
-      for (const cancel of cancels) cancel()
-    }
-    call.signal.addEventListener("abort", abort, { once: true })
-    context.metrics.promptTokens.add({ model: model.facts.key }, tokens)
-    const vectors = await Promise.all(prompts.map((prompt) => embed(call, lease.model, prompt, client, cancels)))
+    context.metrics.promptTokens.add({ model: model.key.split("@")[0]! }, tokens)
+    const vectors = await embedAll(call, model, prompts, client)
     ticket.end(tokens)
     return Response.json({
       object: "list",
@@ -61,7 +58,6 @@ export async function embeddings(call: Call): Promise<Response> {
       usage: { prompt_tokens: tokens, total_tokens: tokens },
     })
   } catch (error) {
-    for (const cancel of cancels) cancel()
     ticket?.end(0)
     throw error
   } finally {
@@ -69,27 +65,19 @@ export async function embeddings(call: Call): Promise<Response> {
   }
 }
 
-function embed(
-  { context }: Call,
-  model: Parameters<typeof samplingOf>[1],
-  prompt: Int32Array,
-  client: string,
-  cancels: (() => void)[],
-): Promise<Float32Array> {
-  const id = engineId()
-  return new Promise((resolve, reject) => {
-    const stop = (error: ApiError) => {
-      context.serving.cancel(id)
-      reject(error)
-    }
-    context.running.add(stop)
-    cancels.push(() => stop(new ApiError(499, "the client is gone", { code: "cancelled" })))
+/** One vector per prompt. */
+function embedAll({ context, signal }: Call, model: Model, prompts: readonly Int32Array[], client: string): Promise<Float32Array[]> {
+  const vectors: Float32Array[] = []
+  let open = prompts.length
+  const { promise, resolve, reject } = Promise.withResolvers<Float32Array[]>()
+  const launch = (index: number, outcome: Outcome) => {
+    const id = engineId()
     context.serving.submit(
       {
         id,
         model: model.facts.key,
         kind: "embed",
-        prompt,
+        prompt: prompts[index]!,
         maxTokens: 0,
         sampling: samplingOf(PLAIN_SAMPLING, model),
         topLogprobs: 0,
@@ -101,10 +89,21 @@ function embed(
         queueMs: context.limits.queueMs,
       },
       (event) => {
-        if (event.type === "embedding") resolve(event.values)
-        if (event.type === "failed") reject(failure(event))
-        if (event.type === "failed" || event.type === "finished") context.running.delete(stop)
+        if (event.type === "embedding") vectors[index] = event.values
+        if (event.type === "failed") outcome.failed(failure(event))
+        if (event.type !== "finished") return
+        outcome.done()
+        if (--open === 0) resolve(vectors)
       },
     )
-  })
+    return () => context.serving.cancel(id)
+  }
+  const stopAll = launchAll(prompts.length, context.limits.queueMs, launch, reject)
+  const stop = (error: ApiError) => {
+    stopAll()
+    reject(error)
+  }
+  context.running.add(stop)
+  signal.addEventListener("abort", () => stop(new ApiError(499, "the client is gone", { code: "cancelled" })), { once: true })
+  return promise.finally(() => context.running.delete(stop))
 }

@@ -102,6 +102,15 @@ export class FunctionWriter {
     return id
   }
 
+  /** Pointer to a variable of the function's own, for a purpose. */
+  temporary(key: string, type: number): number {
+    return this.once(`temporary ${key} ${type}`, () => {
+      const id = this.module.fresh()
+      this.declared.push(...instruction(OP.Variable, [this.module.pointer(STORAGE.Function, type), id, STORAGE.Function]))
+      return id
+    })
+  }
+
   /** Pointer to cell `index` of a view. */
   cellPointer({ memory }: View, cell: Cell, index: number): number {
     const { module, io } = this

@@ -2,8 +2,8 @@
 import type { FunctionWriter } from "./spirv-assemble-function.ts"
 import { memoryOperands } from "./spirv-assemble-memory.ts"
 import { typeId } from "./spirv-assemble-type.ts"
-import type { Callback, MatrixDetail, Node } from "./spirv-node.ts"
-import { OP } from "./spirv-opcode.ts"
+import { type Callback, isMatrix, type MatrixDetail, type Node } from "./spirv-node.ts"
+import { OP, STORAGE } from "./spirv-opcode.ts"
 import type { MatrixType, TensorType } from "./spirv-type.ts"
 
 type MatrixNode = Node & { readonly kind: "matrix" } & MatrixDetail
@@ -12,13 +12,45 @@ const ARITHMETIC = { add: OP.FAdd, sub: OP.FSub, mul: OP.FMul, div: OP.FDiv, neg
 const ALONG = { row: 1, column: 2 } as const
 const LAYOUT = { row: 0, column: 1 } as const
 
-/** `functionOf` gives the id of a callback's function. */
-export function emitMatrix(fn: FunctionWriter, node: MatrixNode, functionOf: (callback: Callback) => number): void {
-  const id = resultOf(fn, node, functionOf)
+type Inline = (callback: Callback, ids: readonly number[]) => number
+
+/** `functionOf` gives the id of a callback's function, `inline` that of its result after its code. */
+export function emitMatrix(fn: FunctionWriter, node: MatrixNode, functionOf: (callback: Callback) => number, inline: Inline): void {
+  const id = node.does === "each" ? each(fn, node, inline) : resultOf(fn, node, functionOf)
   if (id !== undefined) fn.ids.set(node, id)
 }
 
-function resultOf(fn: FunctionWriter, node: MatrixNode, functionOf: (callback: Callback) => number): number | undefined {
+/** Lanes that share a matrix's elements. */
+const LANES = 32
+
+/** The components of this lane one by one, through variables: what is in a matrix has no other name. */
+function each(fn: FunctionWriter, node: MatrixNode & { readonly does: "each" }, inline: Inline): number {
+  const { module, io } = fn
+  const type = node.type as MatrixType
+  const [matrix, f32] = [typeId(io, type), module.scalar("f32")]
+  const pointer = module.pointer(STORAGE.Function, f32)
+  const sources = node.args.map((arg, i) => {
+    const id = fn.id(arg)
+    if (!isMatrix(arg.type)) return () => id
+    const variable = fn.temporary(`operand ${i}`, matrix)
+    fn.emit(OP.Store, variable, id)
+    return (component: number) => fn.value(OP.Load, f32, fn.value(OP.AccessChain, pointer, variable, component))
+  })
+  const result = fn.temporary("result", matrix)
+  for (let i = 0; i < (Number(type.rows) * Number(type.columns)) / LANES; i++) {
+    const component = module.u32(i)
+    const values = sources.map((source) => source(component))
+    const place = fn.value(OP.AccessChain, pointer, result, component)
+    fn.emit(OP.Store, place, inline(node.callback, values))
+  }
+  return fn.value(OP.Load, matrix, result)
+}
+
+function resultOf(
+  fn: FunctionWriter,
+  node: Exclude<MatrixNode, { readonly does: "each" }>,
+  functionOf: (callback: Callback) => number,
+): number | undefined {
   const { module, io } = fn
   const type = node.type === undefined ? 0 : typeId(io, node.type)
   const args = node.args.map((arg) => fn.id(arg))

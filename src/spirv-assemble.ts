@@ -118,7 +118,7 @@ class KernelWriter {
         emitAtomic(fn, node)
         break
       case "barrier":
-        this.barrier(fn, node.buffers)
+        this.barrier(fn, node)
         break
       case "if":
         this.selection(fn, fn.id(node.args[0]!), node.yes, node.no)
@@ -133,25 +133,40 @@ class KernelWriter {
         this.breakIf(fn, fn.id(node.args[0]!))
         break
       case "matrix":
-        emitMatrix(fn, node, (callback) => this.callback(callback))
+        emitMatrix(
+          fn,
+          node,
+          (callback) => this.callback(callback),
+          (callback, ids) => this.inline(fn, callback, ids),
+        )
     }
   }
 
-  private barrier(fn: FunctionWriter, buffers: boolean): void {
+  private barrier(fn: FunctionWriter, { buffers, scope: wanted }: Node & { readonly kind: "barrier" }): void {
     const { module } = this.io
-    const scope = module.u32(SCOPE.Workgroup)
+    const scope = module.u32(wanted === "subgroup" ? SCOPE.Subgroup : SCOPE.Workgroup)
     // AcquireRelease | WorkgroupMemory | MakeAvailable | MakeVisible, and UniformMemory for buffers.
     fn.emit(OP.ControlBarrier, scope, scope, module.u32(0x6108 | (buffers ? 0x40 : 0)))
   }
 
-  private operation(fn: FunctionWriter, node: Node, { code, glsl, high }: Form): number {
+  private operation(fn: FunctionWriter, node: Node, { code, glsl, high, packs }: Form): number {
     const { module } = this.io
     const type = typeId(this.io, node.type!)
     const args = node.args.map((arg) => fn.id(arg))
+    if (packs) return this.packed(fn, args)
     if (glsl) return fn.value(OP.ExtInst, type, module.glsl, code, ...args)
     if (!high) return fn.value(code, type, ...args)
     const pair = module.once(`pair of ${type}`, () => module.struct([type, type]))
     return fn.value(OP.CompositeExtract, type, fn.value(code, pair, ...args), 1)
+  }
+
+  /** Two f32 as a word of two bf16. */
+  private packed(fn: FunctionWriter, args: readonly number[]): number {
+    const { module } = this.io
+    module.capabilities.add("BFloat16TypeKHR")
+    const narrow = module.type(OP.TypeVector, module.type(OP.TypeFloat, 16, 0), 2)
+    const pair = fn.value(OP.CompositeConstruct, module.plain({ scalar: "f32", size: 2 }), ...args)
+    return fn.value(OP.Bitcast, module.scalar("u32"), fn.value(OP.FConvert, narrow, pair))
   }
 
   private subgroup(fn: FunctionWriter, name: SubgroupName, type: Plain, args: readonly Node[]): number {
@@ -234,6 +249,15 @@ class KernelWriter {
     fn.begin(leave)
     fn.emit(OP.Branch, this.exit)
     fn.begin(stay)
+  }
+
+  /** A callback's code, as part of another function; returns the id of its result. */
+  private inline(fn: FunctionWriter, callback: Callback, ids: readonly number[]): number {
+    callback.parameters.forEach((node, i) => {
+      fn.ids.set(node, ids[i]!)
+    })
+    this.block(fn, callback.root)
+    return fn.id(callback.result)
   }
 
   private callback(callback: Callback): number {

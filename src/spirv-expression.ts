@@ -106,6 +106,12 @@ class MatrixExpression {
     return this.next({ does: "map", callback: this.callback(fn, types) }, this.node.type, [this.node, ...nodes])
   }
 
+  each(fn: (...parameters: never[]) => unknown, ...operands: { readonly node: Node }[]): MatrixExpression {
+    const nodes = operands.map(({ node }) => node)
+    const types = [f32, ...nodes.map(({ type }) => (isMatrix(type) ? f32 : (type as Plain)))]
+    return this.next({ does: "each", callback: this.callback(fn, types) }, this.node.type, [this.node, ...nodes])
+  }
+
   reduce(along: "row" | "column", combine: (a: never, b: never) => unknown, type = this.node.type as MatrixType): MatrixExpression {
     return this.next({ does: "reduce", callback: this.callback(combine, [f32, f32]), along }, type, [this.node])
   }

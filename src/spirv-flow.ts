@@ -160,7 +160,7 @@ export class Flow {
    */
   barrier(also?: "buffers"): void {
     if (also !== undefined) this.recorder.exchangesBuffers = true
-    this.recorder.add({ kind: "barrier", buffers: also !== undefined }, undefined)
+    this.recorder.add({ kind: "barrier", buffers: also !== undefined, scope: "workgroup" }, undefined)
   }
 
   /** An array of `length` elements that the workgroup shares; undefined until written. `name` is for error messages. */

@@ -69,6 +69,7 @@ export type MatrixDetail =
   | { readonly does: "scale" } // matrix, scalar
   | { readonly does: "convert" } // matrix
   | { readonly does: "map"; readonly callback: Callback } // matrix, ...operands
+  | { readonly does: "each"; readonly callback: Callback } // matrix, ...operands
   | { readonly does: "reduce"; readonly callback: Callback; readonly along: "row" | "column" } // matrix
   | { readonly does: "load"; readonly view: View; readonly layout: "row" | "column" } // index, stride
   | { readonly does: "store"; readonly view: View; readonly layout: "row" | "column" } // index, stride, matrix
@@ -95,7 +96,7 @@ export type Detail =
   | { readonly kind: "part"; readonly component: number } // of a pack
   | { readonly kind: "store"; readonly view: View } // index, ...values
   | { readonly kind: "atomic"; readonly name: AtomicName; readonly view: View } // index, value[, expected]
-  | { readonly kind: "barrier"; readonly buffers: boolean }
+  | { readonly kind: "barrier"; readonly buffers: boolean; readonly scope: "workgroup" | "subgroup" }
   | { readonly kind: "subgroup"; readonly name: SubgroupName } // value[, lane or mask]
   | { readonly kind: "if"; readonly yes: Block; readonly no: Block | undefined } // condition
   | { readonly kind: "for"; readonly counter: Node; readonly body: Block; readonly unroll: boolean } // start, end, step
@@ -144,7 +145,7 @@ export function blocksOf(node: Node): readonly Block[] {
   if (node.kind === "if") return node.no === undefined ? [node.yes] : [node.yes, node.no]
   if (node.kind === "for") return [node.body]
   if (node.kind === "while") return [node.test, node.body]
-  return node.kind === "matrix" && (node.does === "map" || node.does === "reduce") ? [node.callback.root] : []
+  return node.kind === "matrix" && "callback" in node ? [node.callback.root] : []
 }
 
 /** Every node of a block and of the blocks inside it, in order. */
@@ -178,7 +179,7 @@ export function needed(root: Block): ReadonlySet<Node> {
     found.add(node)
     sources(node).forEach(mark)
     if (node.kind === "while") mark(node.condition)
-    if (node.kind === "matrix" && (node.does === "map" || node.does === "reduce")) mark(node.callback.result)
+    if (node.kind === "matrix" && "callback" in node) mark(node.callback.result)
   }
   for (const node of walk(root)) if (acts(node)) mark(node)
   return found

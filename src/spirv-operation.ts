@@ -9,6 +9,8 @@ export interface Form {
   readonly glsl?: true
   /** The instruction returns the pair (low, high); the high part is meant. */
   readonly high?: true
+  /** Both operands, rounded to bf16, as one word. */
+  readonly packs?: true
   /** Result before it is stored in the simulator's typed array, which rounds f32 and wraps integers. */
   readonly js: Js
 }
@@ -57,6 +59,11 @@ const bitsOf = (a: number): number => {
 const floatOf = (a: number): number => {
   word[0] = a
   return single[0]!
+}
+
+function bf16Bits(a: number): number {
+  const bits = bitsOf(a)
+  return Number.isNaN(a) ? 0x7fc0 : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16
 }
 
 function roundEven(a: number): number {
@@ -126,6 +133,7 @@ export const OPERATIONS = {
   toI32: to("i32", { f32: core(110, Math.trunc), u32: core(124, identity) }),
   toU64: to("u64", { u32: core(113, (a: number) => BigInt(a)) }),
   bits: to("u32", { f32: core(124, bitsOf) }),
+  packBf16: to("u32", { f32: { code: 115, packs: true, js: (a: number, b: number) => bf16Bits(a) | (bf16Bits(b) << 16) } }),
   asF32: to("f32", { u32: core(124, floatOf) }),
 } as const satisfies Record<string, Operation>
 

@@ -95,7 +95,7 @@ export class Registers {
   }
 
   /** Lanes grouped by subgroup; throws when part of a subgroup is elsewhere. */
-  private subgroups(name: SubgroupName, lanes: Lanes): Lanes[] {
+  private subgroups(name: SubgroupName | "barrier", lanes: Lanes): Lanes[] {
     const groups = new Map<number, number[]>()
     for (const lane of lanes) {
       const group = Math.floor(lane / this.subgroupSize)
@@ -107,6 +107,11 @@ export class Registers {
         this.fail(`subgroup ${name} reached by ${present.length} of the ${this.subgroupSize} lanes of subgroup ${group}`, present[0]!)
     }
     return [...groups.values()]
+  }
+
+  /** Throws unless the subgroups are whole. */
+  together(lanes: Lanes): void {
+    this.subgroups("barrier", lanes)
   }
 
   subgroup(node: Node & { readonly name: SubgroupName }, lanes: Lanes): void {

@@ -3,7 +3,7 @@ import { AlphaError } from "./base-error.ts"
 import { type Block, type Callback, isMatrix, type MatrixDetail, type Node, type Variable, type View } from "./spirv-node.ts"
 import type { Accesses } from "./spirv-simulate-access.ts"
 import type { Lanes, Register, Registers } from "./spirv-simulate-lanes.ts"
-import { bf16Rounded, codec } from "./spirv-simulate-memory.ts"
+import { bf16Cut, bf16Rounded, codec } from "./spirv-simulate-memory.ts"
 import { bf16, bytesOf, type Extent, f32, type MatrixType, type TensorType } from "./spirv-type.ts"
 
 type MatrixNode = Node & { readonly kind: "matrix" } & MatrixDetail
@@ -127,9 +127,10 @@ export class MatrixSimulation {
         return matrix(0).map((value) => value * factor)
       }
       case "convert":
-        return matrix(0)
+        return type.element === "bf16" ? matrix(0).map(bf16Cut) : matrix(0) // to nearest or towards zero, as the driver likes
       case "map":
-        return this.map(node, node.callback, held, columns)
+      case "each":
+        return this.map(node, held, columns)
       case "reduce":
         return this.reduce(node, node.callback, node.along, held, [rows, columns])
       case "load":
@@ -157,15 +158,15 @@ export class MatrixSimulation {
     return out
   }
 
-  private map(node: Node, callback: Callback, held: Holders, columns: number): Float32Array {
+  private map(node: MatrixNode & { readonly does: "map" | "each" }, held: Holders, columns: number): Float32Array {
     const [given, ...operands] = node.args
     const from = this.valueOf(given, held.number)
     const sources = operands.map((operand) =>
       isMatrix(operand.type) ? this.valueOf(operand, held.number) : this.same(operand, held.lanes),
     )
-    return this.call(callback, from.length, (parameters, lane, i) => {
-      const elements = sources.map((source) => (typeof source === "number" ? source : source[i]!))
-      ;[Math.floor(i / columns), i % columns, from[i]!, ...elements].forEach((value, p) => {
+    return this.call(node.callback, from.length, (parameters, lane, i) => {
+      const elements = [from[i]!, ...sources.map((source) => (typeof source === "number" ? source : source[i]!))]
+      ;(node.does === "map" ? [Math.floor(i / columns), i % columns, ...elements] : elements).forEach((value, p) => {
         parameters[p]![lane] = value
       })
     })

@@ -63,6 +63,12 @@ function bf16Value(bits: number): number {
   return single[0]!
 }
 
+/** A number without the bits that bf16 does not have. */
+export const bf16Cut = (value: number): number => {
+  const near = bf16Rounded(value)
+  const isBeyond = Math.abs(near) > Math.abs(value) // by one step
+  return isBeyond ? bf16Value(bf16Bits(near) - 1) : near
+}
 /** The nearest number that is a bf16. */
 export const bf16Rounded = (value: number): number => bf16Value(bf16Bits(value))
 

@@ -217,7 +217,8 @@ class Simulation {
         registers.subgroup(node, lanes)
         break
       case "barrier":
-        this.barrier(node.buffers, lanes)
+        if (node.scope === "workgroup") this.barrier(node.buffers, lanes)
+        else registers.together(lanes)
         break
       case "if":
         return this.selection(registers.get(node.args[0]!), node.yes, node.no, lanes)

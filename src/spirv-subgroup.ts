@@ -73,6 +73,13 @@ export class Subgroups extends Flow {
   subgroupShuffleXor<V extends Numeric>(given: V, mask: U32 | number): V {
     return this.collective("shuffleXor", nodeOf(given).type!, [nodeOf(given), operandOf(this.recorder, mask, u32)])
   }
+  /**
+   * The lanes of the subgroup wait for each other; what its matrices wrote to shared memory before, its matrices read after. (The simulator
+   * orders nothing else by it.)
+   */
+  subgroupBarrier(): void {
+    this.recorder.add({ kind: "barrier", buffers: false, scope: "subgroup" }, undefined)
+  }
   /** True in one lane. */
   subgroupElect(): Bool {
     return this.collective("elect", bool, [])

@@ -74,6 +74,8 @@ export interface F32 extends Arithmetic<F32, F32 | number, Bool>, FloatMath<F32,
   toI32(): I32
   /** The 32 bits of the number. */
   bits(): U32
+  /** Two bf16, this one low, rounded to nearest. Needs bf16 matrices' device feature. */
+  packBf16(high: F32): U32
 }
 
 export interface U32 extends Arithmetic<U32, U32 | number, Bool>, Bits<U32, U32 | number> {
@@ -211,6 +213,11 @@ export interface FloatMatrix<U extends MatrixUse> extends MatrixCommon<"f32", U>
     fn: (row: U32, column: U32, element: F32, ...rest: MapElements<R>) => F32,
     ...operands: R
   ): FloatMatrix<U>
+  /**
+   * Each element replaced by fn(element, …operands), as in map but without its place: matrices of one type have the same element in the same
+   * lane. For matrices of subgroups of 32 lanes that share the elements evenly; any device with matrices can do it.
+   */
+  each<R extends readonly MapOperand[]>(fn: (element: F32, ...rest: MapElements<R>) => F32, ...operands: R): FloatMatrix<U>
   /** Every element of a row (or column) replaced by the combination of all of them, in matrix type `type` (its own by default). */
   reduce<T extends MatrixType<"f32", "accumulator">>(
     along: "row" | "column",

@@ -152,6 +152,13 @@ describe("JSON schemas", () => {
     )
     check({ exclusiveMinimum: 0 }, ["0.001", "7", "12.5"], ["0", "0.0", "0.000000", "-1", '"x"'])
     check({ type: ["integer", "null"], maximum: -3 }, ["-3", "-40", "null"], ["-2", "3"])
+    check(
+      { type: "string", format: "date" },
+      ['"2024-02-29"', '"2000-02-29"', '"2026-03-31"'],
+      ['"2026-02-29"', '"1900-02-29"', '"2026-04-31"', '"2026-13-01"'],
+    )
+    check({ type: "string", format: "email" }, ['"ahab.captain@pequod.example"'], ['"@x.y"', '"a..b@x.y"', '"a@b"'])
+    check({ type: "string", format: "duration" }, ['"P3D"', '"PT20M"', '"P1Y2M10DT2H"', '"P2W"'], ['"P"', '"PT"', '"3D"'])
     check({ enum: ["a", 1, null, { k: [1] }] }, ['"a"', "1", "null", '{"k":[1]}'], ["2", '"b"', "{}"])
     check({ enum: ["a", 1], type: "string" }, ['"a"'], ["1"])
     check({ type: ["boolean", "null"] }, ["true", "false", "null"], ["0"])
@@ -205,7 +212,7 @@ describe("JSON schemas", () => {
     [{ oneOf: [{ type: "integer" }, { type: "number" }] }, "oneOf whose alternatives may hold together"],
     [{ $ref: "https://example.org/x" }, "outside this document"],
     [{ $ref: "#/$defs/none" }, "leads nowhere"],
-    [{ type: "string", format: "email" }, 'format "email"'],
+    [{ type: "string", format: "regex" }, 'format "regex"'],
     [{ type: "string", pattern: "a", maxLength: 3 }, "maxLength beside pattern"],
     [{ type: "strin" }, 'type "strin"'],
     [{ type: "integer", minimum: 5, maximum: 4 }, "no integer lies"],

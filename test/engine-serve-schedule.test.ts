@@ -193,6 +193,12 @@ describe("scheduling", () => {
       expect(await wrong({ prompt: new Int32Array(0) })).toMatchObject({ code: "request", param: "prompt" })
       expect(await wrong({ prompt: ids(129) })).toMatchObject({ code: "request", param: "prompt" })
       expect(await wrong({ prompt: Int32Array.of(320) })).toMatchObject({ message: "prompt: token id 320 is not below vocabSize 320" })
+      for (const maxTokens of [-1, 1.5, Number.NaN])
+        expect(await wrong({ maxTokens })).toMatchObject({ code: "request", param: "maxTokens" })
+      expect(await wrong({ topLogprobs: 21 })).toMatchObject({ param: "topLogprobs" })
+      expect(await wrong({ sampling: { ...greedy, temperature: Number.NaN } })).toMatchObject({ param: "sampling.temperature" })
+      expect(await wrong({ sampling: { ...greedy, logitBias: [[320, 1]] } })).toMatchObject({ param: "sampling.logitBias" })
+      expect(await wrong({ sampling: undefined as never })).toMatchObject({ code: "internal" })
       expect(await wrong({ constraint: { type: "json_schema", schema: { type: "string", not: {} } } })).toMatchObject({
         param: "constraint",
         message: "#: the keyword not is not supported",

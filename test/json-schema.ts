@@ -15,7 +15,7 @@ const VALUES: Json[] = ["x", "", 'q"\\', "ü", 0, -3, 2.5, true, false, null, []
 
 /** A schema of every kind that is supported; `depth` bounds nesting, `$ref` leads to the definitions tree and list. */
 export function randomSchema(roll: (n: number) => number, depth = 3): Schema {
-  const kind = roll(depth > 0 ? 15 : 9)
+  const kind = roll(depth > 0 ? 16 : 9)
   const maybe = (key: string, value: () => Json): { [key: string]: Json } => (roll(2) === 0 ? {} : { [key]: value() })
   switch (kind) {
     case 0: {
@@ -25,7 +25,7 @@ export function randomSchema(roll: (n: number) => number, depth = 3): Schema {
     case 1:
       return { type: "string", pattern: ["^[a-c]+$", "x\\d{2}", "^(foo|ba[rz])*$", "^\"[^\\\\]?\"$", "^\\w+@\\w+\\.(com|org)$"][roll(5)]! } // biome-ignore format: one line
     case 2:
-      return { type: "string", format: ["date", "time", "date-time", "uuid", "ipv4"][roll(5)]! }
+      return { type: "string", format: Object.keys(FORMATS)[roll(Object.keys(FORMATS).length)]! }
     case 3: {
       const low = roll(2000) - 1000
       const above = roll(2) === 0 ? { minimum: low } : { exclusiveMinimum: low }
@@ -56,6 +56,16 @@ export function randomSchema(roll: (n: number) => number, depth = 3): Schema {
     }
     case 11:
       return { anyOf: Array.from({ length: 1 + roll(3) }, () => randomSchema(roll, depth - 1)) }
+    case 15: {
+      if (roll(2) === 0) return { oneOf: [{ type: "string", maxLength: 4 }, { type: ["integer", "null"] }, { type: "array", items: randomSchema(roll, depth - 1) }] } // biome-ignore format: one line
+      const kinds = ["a", "b"].map((kind) => ({
+        type: "object",
+        properties: { kind: { const: kind }, [kind]: randomSchema(roll, depth - 1) },
+        required: ["kind", kind],
+        additionalProperties: false,
+      }))
+      return { oneOf: kinds }
+    }
     case 12:
       return { $ref: ["#/$defs/tree", "#/$defs/list"][roll(2)]! }
     default: {
@@ -95,6 +105,11 @@ const FORMATS: { [name: string]: (text: string) => boolean } = {
   time: (text) => /^\d\d:\d\d:\d\d/.test(text) && !Number.isNaN(Date.parse(`2020-01-01T${text}`)),
   "date-time": (text) => text.includes("T") && !Number.isNaN(Date.parse(text)),
   uuid: (text) => /^[0-9a-f-]{36}$/.test(text),
+  duration: (text) => /^P(?!$)(\d+W|(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?)$/.test(text),
+  ipv6: (text) => new URL(`http://[${text}]/`).hostname.startsWith("["),
+  hostname: (text) => text.length < 254 && text.split(".").every((label) => /^[a-z0-9-]{1,63}$/.test(label) && !/^-|-$/.test(label)),
+  email: (text) => /^[^@.][^@]*@[^@]+\.[^@]+$/.test(text) && !text.includes("..") && !text.includes(".@"),
+  uri: (text) => URL.canParse(text) || /^https?:\/\/\d/.test(text), // WHATWG reads hosts that end in a number as addresses
   ipv4: (text) => text.split(".").length === 4 && text.split(".").every((part) => String(Number(part)) === part && Number(part) < 256),
 }
 
@@ -122,6 +137,11 @@ export function violation(value: Json, schema: Schema, document: Schema, path = 
   if (s.anyOf !== undefined) {
     const all = s.anyOf.map((one: Schema) => violation(value, one, document, path))
     if (!all.includes(undefined)) return all[0]
+  }
+  if (s.oneOf !== undefined) {
+    const all = s.oneOf.map((one: Schema) => violation(value, one, document, path))
+    const met = all.filter((one: string | undefined) => one === undefined).length
+    if (met !== 1) return fail(`oneOf, of which ${met} hold: ${all.join("; ")}`)
   }
   if (typeof value === "string") {
     const length = Array.from(value).length

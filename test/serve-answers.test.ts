@@ -464,3 +464,23 @@ describe("older endpoints", () => {
     expect(await post("/api/generate", { prompt: "x", max_tokens: 2 })).toMatchObject({ text: "the sea", finish_reason: "length" })
   })
 })
+
+test("one request with many answers takes a few at a time, and waits for room it once had", async () => {
+  let most = 0
+  let refused = 0
+  server.engine.script = () => {
+    most = Math.max(most, server.engine.open.size)
+    if (server.engine.requests.length > 40 && server.engine.requests.length % 3 === 0 && refused++ < 20) {
+      return { code: "queue_full", message: "full", retryAfterMs: 2 }
+    }
+    return { text: "the sea" }
+  }
+  const inputs = Array.from({ length: 200 }, (_, i) => `the sea ${i}`)
+  const { data } = await post("/v1/embeddings", { model: "plain", input: inputs })
+  expect(data.map(({ index }: Json) => index)).toEqual(inputs.map((_, i) => i))
+  const { choices } = await post("/v1/completions", { model: "plain", prompt: inputs.slice(0, 50), n: 2, max_tokens: 5 })
+  expect(choices.length).toBe(100)
+  expect(choices.every(({ text }: Json) => text === "the sea")).toBe(true)
+  expect([most <= 32, refused > 0]).toEqual([true, true])
+  expect(await post("/v1/completions", { prompt: "a", max_tokens: 900, n: 64 })).toMatchObject({ status: 400, error: { param: "n" } })
+})

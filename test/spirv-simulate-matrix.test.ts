@@ -107,3 +107,48 @@ test("what is caught: a missing barrier, part of a subgroup, a slice over the ed
   for (const what of ["part", "edge", "align"] as const)
     expect(() => simulate(broken(what), { grid: [1], buffers: { x, y } })).toThrow(messages[what])
 })
+
+test("elements without their places, pairs of bf16 in words, a barrier of subgroups", () => {
+  const given = kernel({
+    name: "elements",
+    workgroup: 64,
+    buffers: { x: read(f32), y: write(bf16) },
+    push: { factor: f32 },
+    body(k, { x, y, factor }) {
+      const C = k.matrix(f32, "accumulator", 16, 16, "subgroup")
+      const own = k.loadMatrix(C, x, k.subgroup.mul(256), 16, "row")
+      const pairs = own.each((a, b, by) => a.packBf16(b.mul(by)).asF32(), own.neg(), factor)
+      const tile = k.shared("tile", vec4(u32), 2 * 16 * 4)
+      k.storeMatrix(tile, k.subgroup.mul(64), 4, "row", pairs)
+      k.subgroupBarrier()
+      k.barrier()
+      k.for(0, 4, 1, (i) => {
+        const { x, y: second, z, w } = tile.at(k.lane.mul(2).add(i.and(1)))
+        k.if(i.lt(2), () =>
+          y.pack(8).set(
+            k.lane.mul(2).add(i),
+            [x, second, z, w].flatMap((word) => [word.shl(16).asF32(), word.and(0xffff0000).asF32()]),
+          ),
+        )
+      })
+    },
+  })
+  const x = numbers(512, (i) => i / 4 + 1 / 3)
+  const y = new Uint16Array(1024)
+  simulate(given, { grid: [1], buffers: { x, y }, push: { factor: 2 } })
+  const rounded = (value: number) => {
+    const bits = new Uint32Array(Float32Array.of(value).buffer)[0]!
+    return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16
+  }
+  for (let i = 0; i < 512; i++) expect([y[2 * i], y[2 * i + 1]]).toEqual([rounded(x[i]!), rounded(-2 * x[i]!)])
+  const broken = kernel({
+    name: "broken",
+    workgroup: 32,
+    buffers: { y: write(u32) },
+    body(k, { y }) {
+      k.if(k.lane.lt(3), () => k.subgroupBarrier())
+      y.set(k.lane, 1)
+    },
+  })
+  expect(() => simulate(broken, { grid: [1], buffers: { y: new Uint32Array(32) } })).toThrow(/barrier reached by 3/)
+})

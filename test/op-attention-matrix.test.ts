@@ -1,0 +1,43 @@
+/** Attention by plain KHR matrices in the simulator, against the f64 reference: partial tiles, shared key heads, large scores, every shape. */
+import { expect, test } from "bun:test"
+import { attention, attentionBackward, checkCase } from "../src/op.ts"
+import { trial } from "../src/op-attention-matrix.ts"
+import type { Op } from "../src/program.ts"
+import { simulatedDevice } from "./gpu-simulated.ts"
+
+const device = simulatedDevice(32, "khr")
+const first = { forward: 0, queries: 0, keys: 0 }
+const CASES = [
+  { B: 1, T: 1, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, about: "one position" },
+  { B: 2, T: 70, nHead: 2, nKvHead: 1, headDim: 64, scale: 0.125, about: "partial tiles, shared key heads, two sequences" },
+  { B: 1, T: 128, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, way: { forward: 1, queries: 1, keys: 1 }, about: "second shapes" },
+  { B: 1, T: 131, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, way: { forward: 2, queries: 2, keys: 2 }, about: "third shapes" },
+  { B: 1, T: 33, nHead: 2, nKvHead: 1, headDim: 64, scale: 0.125, way: { ...first, keys: 3 }, about: "dk and dv apart" },
+  { B: 1, T: 70, nHead: 2, nKvHead: 1, headDim: 128, scale: 0.09, about: "wide heads" },
+  { B: 1, T: 65, nHead: 1, nKvHead: 1, headDim: 128, scale: 0.09, way: { forward: 1, queries: 1, keys: 1 }, about: "wide heads, second" },
+  { B: 1, T: 33, nHead: 1, nKvHead: 1, headDim: 128, scale: 0.09, way: { ...first, keys: 2 }, about: "wide heads, third" },
+  { B: 1, T: 130, nHead: 2, nKvHead: 2, headDim: 32, scale: 0.2, about: "narrow heads" },
+  { B: 1, T: 130, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "scores that pass the first reference" },
+]
+
+for (const { B, T, about, way = first, ...heads } of CASES) {
+  const { nHead: H, nKvHead: K, headDim: D } = heads
+  const attrs = { ...heads, T, dropout: 0, site: 0 }
+  const qkv = [B * T, (H + 2 * K) * D]
+  const run = (op: unknown, inputs: Record<string, number[]>) => {
+    trial.way = way
+    try {
+      const { worst, tensor } = checkCase(device, { op: op as Op, opCase: { inputs, attrs }, index: 1, act: "bf16", beta: 0 })
+      expect(worst, tensor).toBeLessThanOrEqual(1)
+    } finally {
+      trial.way = undefined
+    }
+  }
+  test(`attention, ${about}`, () => run(attention, { qkv }), 60_000)
+  if (heads.scale < 1)
+    test(
+      `attention_backward, ${about}`,
+      () => run(attentionBackward, { qkv, y: [B * T, H * D], lse: [B * T, H], dy: [B * T, H * D] }),
+      60_000,
+    )
+}
