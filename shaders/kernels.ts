@@ -104,9 +104,10 @@ export const kernels: readonly Kernel[] = [
   ...[fragmentAttention, fragmentBackward.queries, fragmentBackward.keys].flatMap(
     ({ plain, dropout }): Kernel[] => [...plain, ...dropout] as Kernel[],
   ),
-  ...Object.values(matrixAttention).flatMap((shapes) => shapes.map(({ kernel }) => kernel)),
-  ...Object.values(matrixBackward.queries).flatMap((shapes) => shapes.map(({ kernel }) => kernel)),
-  ...Object.values(matrixBackward.keys).flatMap((shapes) => shapes.flatMap(({ kernels }) => kernels)),
+  ...Object.values(matrixAttention).flatMap((shapes) => shapes.flatMap(({ plain, dropout }) => [plain, dropout])),
+  ...[matrixBackward.queries, matrixBackward.keys].flatMap((bySize) =>
+    Object.values(bySize).flatMap((shapes) => shapes.flatMap(({ plain, dropout }) => [...plain, ...dropout])),
+  ),
   ...all<Kernel>(tensorAttention),
   tensorMask,
   tensorStatistics,

@@ -141,3 +141,26 @@ export function evaluationPlan(shape: StepShape): Plan {
 /** Names of the state a checkpoint keeps beside the weights, in a fixed order. */
 export const trainerStates = (update: Program): string[] =>
   [...update.states.keys()].filter((name) => name.startsWith("m.") || name.startsWith("v.") || name === "control")
+
+/** The programs of a run. */
+export interface RunPlans {
+  readonly shape: StepShape
+  readonly micro: Plan
+  readonly update: Plan
+  /** Undefined where nothing is evaluated. */
+  readonly evaluation: Plan | undefined
+}
+
+export function planRun(
+  model: ModelConfig,
+  values: OptimizerConfig & Pick<TrainConfig, "precision" | "batch" | "context" | "activationCheckpointing">,
+  evaluates: boolean,
+): RunPlans {
+  const shape = { model, precision: values.precision, B: values.batch, T: values.context }
+  return {
+    shape,
+    micro: microPlan(shape, values.activationCheckpointing),
+    update: updatePlan(shape, values),
+    evaluation: evaluates ? evaluationPlan(shape) : undefined,
+  }
+}
