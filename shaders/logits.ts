@@ -1,5 +1,5 @@
 /** Logits between the model and the choice: adjusting them, and ln of their probabilities. */
-import { type F32, f32, i32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
+import { constant, type F32, f32, i32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
 
 /** Tokens per workgroup of logit_adjust. */
 export const ADJUST_SLICE = 1024
@@ -48,19 +48,23 @@ export const logitAdjust = kernel({
   },
 })
 
+/** Logits that a lane of logprobs loads before it uses them. */
+const TOGETHER = 16
+
 /** Bits of `wants`: the outputs that somebody reads. */
 export const WANTS = { logprob: 1, topIds: 2, topLogprobs: 4 } as const
 
 /**
  * logprob[r] = ln softmax(logits[r])[targets[r]]: 0 for a target below 0, NaN from V on. topIds, topLogprobs (R, top): the same of the largest
- * logits below `allowed`, the lower id first of equals; −1 and −2¹²⁷ where there are not so many. logits (R, V). Grid: a workgroup per row.
+ * logits below `allowed`, the lower id first of equals; −1 and −2¹²⁷ where there are not so many. logits (R, V). `lanes` go by V alone. Grid: a workgroup per row.
  * Moves 4·R·V bytes, and reads a row again for each of its top, through the cache.
  */
 export const logprobs = kernel({
   name: "logprobs",
-  workgroup: LANES,
+  workgroup: "lanes",
   buffers: { logits: read(f32), targets: read(i32), logprob: write(f32), topIds: write(i32), topLogprobs: write(f32) },
   push: { R: u32, V: u32, allowed: u32, top: u32, wants: u32 },
+  constants: { lanes: constant(u32, LANES) },
   body(k, { logits, targets, logprob, topIds, topLogprobs, R, V, allowed, top, wants }) {
     const none = k.f32(Number.NEGATIVE_INFINITY)
     const [one, isFirst] = [k.f32(1), k.lane.eq(0)]
@@ -72,9 +76,9 @@ export const logprobs = kernel({
       k.if(target.ge(0).or(isWanted("topIds")).or(isWanted("topLogprobs")), () => {
         // A lane's largest logit so far, and Σ e^(logit − it).
         const [most, sum] = [k.var(f32, none), k.var(f32, 0)]
-        k.for(k.lane, V, LANES * 4, (v) => {
-          const values = [0, 1, 2, 3].map((i) => {
-            const token = v.add(i * LANES)
+        k.for(k.lane, V, k.workgroup.mul(TOGETHER), (v) => {
+          const values = Array.from({ length: TOGETHER }, (_, i) => {
+            const token = v.add(k.workgroup.mul(i))
             return token.lt(V).select(at(token.min(V.sub(1))), none)
           })
           const largest = values.reduce((best, value) => value.gt(best).select(value, best), most.get()) // a NaN is never greater

@@ -176,7 +176,8 @@ export const logprobs = defineOp({
     const wants = names.reduce((bits, name) => bits | (outputs[name] === undefined ? 0 : shaders.WANTS[name]), 0)
     if (wants === 0) return []
     const numbers = { R, V, allowed: Math.min(V, vocabulary ?? V), top, wants }
-    return [launch(shaders.logprobs, { logits, targets, logprob, topIds, topLogprobs, ...numbers }, groupsForRows(R))]
+    const lanes = Math.min(1024, Math.max(64, Math.ceil(V / 8 / 64) * 64))
+    return [launch(shaders.logprobs, { logits, targets, logprob, topIds, topLogprobs, ...numbers }, groupsForRows(R), { lanes })]
   },
   cases: [
     { inputs: { logits: [1, 1], targets: { shape: [1], values: [0] } }, attrs: { top: 0 }, about: "one class" },
