@@ -6,6 +6,8 @@ import { CHUNK, LANES, merge, merged, RowSums, type Rows, SIDES, TILE, Tiles, un
 /** Keys that a decode workgroup takes at a time: 16 lanes for each block of 64. */
 const BLOCKS = LANES / 16
 const PASS = BLOCKS * TILE
+/** Blocks up to which a lane of decode takes one key, then one column: memory's latency counts, not its width. */
+const FEW = LANES / TILE
 /** Units of keys, and values, that a lane of decode loads before it uses them. */
 const TOGETHER = 4
 const KEYS_TOGETHER = 16
@@ -153,13 +155,13 @@ function decode(heads: 1 | 2, isEdge: boolean) {
         k.barrier("buffers")
       }
 
-      /** Scores of the lane's keys x, x + 16, x + 32, x + 48 of its block, per head in the order of d. */
-      const scores = (keys: readonly U32[]): F32[][] => {
+      /** Scores of some keys, per head in the order of d; so many units are loaded together. */
+      const scores = (keys: readonly U32[], together: number): F32[][] => {
         const found = each.map(() => keys.map(() => k.var(f32, 0)))
         const starts = keys.map((key) => cells.at(key))
-        k.for(0, size, TOGETHER, (first) => {
+        k.for(0, size, together, (first) => {
           // All loads before the sums, so that they are under way together.
-          const units = Array.from({ length: TOGETHER }, (_, i) => first.add(i))
+          const units = Array.from({ length: together }, (_, i) => first.add(i))
           const rows = units.map((u) => {
             const place = u.min(size.sub(1))
             return starts.map((start) => (isEdge ? [kPages.at(start.add(place))] : kPages.pack(8).at(start.add(place))))
@@ -172,7 +174,7 @@ function decode(heads: 1 | 2, isEdge: boolean) {
               }
           })
         })
-        return found.map((row) => row.map((score) => score.get()))
+        return found.map((row) => row.map((one) => one.get()))
       }
 
       /** partial[block, head, 4x … 4x + 3] = Σ over the block's keys of weight·v, columns from `first` on. */
@@ -201,28 +203,65 @@ function decode(heads: 1 | 2, isEdge: boolean) {
         for (const h of each) for (const e of SIDES) partial.set(block.mul(heads).add(h).mul(CHUNK).add(x.mul(4).add(e)), own[h]![e]!.get())
       }
 
-      const turn = (firstHead: U32) => {
-        const headOf = (i: U32 | number): U32 => firstHead.add(i).min(group.sub(1)).add(keyHead.mul(group))
+      /** The same with a column per lane, of up to FEW blocks. */
+      const fewOutputs = (first: U32) => {
+        const own = each.map(() => k.var(f32, 0))
+        const [few, column] = [k.lane.div(TILE), k.lane.mod(TILE)]
+        const d = first.add(column).min(D.sub(1))
+        const keys = Array.from({ length: TILE }, (_, i) => few.mul(TILE).add(i))
+        const values = keys.map((key) => vPages.at(cells.at(key).mul(unit).add(d)))
+        keys.forEach((key, i) => {
+          for (const h of each) own[h]!.update((sum) => weights.at(key.mul(heads).add(h)).fma(values[i]!, sum))
+        })
+        for (const h of each) partial.set(few.mul(heads).add(h).mul(CHUNK).add(column), own[h]!.get())
+      }
+
+      const headAt = (firstHead: U32, i: U32 | number): U32 => firstHead.add(i).min(group.sub(1)).add(keyHead.mul(group))
+      const setQuery = (firstHead: U32) => {
         for (const h of each) {
           const from = b
             .mul(width)
             .mul(unit)
-            .add(headOf(h).mul(D))
+            .add(headAt(firstHead, h).mul(D))
             .add(k.lane.min(D.sub(1)))
           query.set(k.lane.add(h * DECODE_SIZE), k.lane.lt(D).select(qkv.at(from).mul(scale2), 0))
         }
+      }
+      /** The lane's keys x, x + 16, x + 32, x + 48 of its block. */
+      const own = SIDES.map((j) => block.mul(TILE).add(x.add(16 * j)))
+      const setCells = (base: U32) => {
+        for (const key of own) cells.set(key, cellOf(base.add(key).min(length)))
+      }
+
+      /** Query and first cells of the first turn are there. */
+      const turn = (firstHead: U32) => {
+        const headOf = (i: U32 | number): U32 => headAt(firstHead, i)
+        k.if(firstHead.ne(0), () => setQuery(firstHead))
         for (let h = 0; h < LANES / CHUNK; h++) output.set(k.lane.add(h * DECODE_SIZE), 0)
         const max = each.map(() => k.var(f32, Number.NEGATIVE_INFINITY))
         const sum = each.map(() => k.var(f32, 0))
         k.for(0, length.add(1), PASS, (base) => {
           const blocks = length.sub(base).div(TILE).add(1).min(BLOCKS)
-          const own = SIDES.map((j) => block.mul(TILE).add(x.add(16 * j)))
-          k.barrier() // the last pass is done with what is written now
-          for (const key of own) cells.set(key, cellOf(base.add(key).min(length)))
-          k.barrier()
+          const isFew = blocks.le(FEW)
+          k.if(base.add(firstHead).ne(0), () => {
+            k.barrier() // the last pass is done with what is written now
+            setCells(base)
+            k.barrier()
+          })
           const sees: Bool[] = own.map((key) => base.add(key).le(length))
           // Lanes beyond the last block work too (on keys that are not seen): Mesa 22.3 loses lanes that ran a loop not all of them run.
-          const found = scores(own)
+          const score = each.map(() => SIDES.map(() => k.var(f32, 0)))
+          k.if(
+            isFew,
+            () => {
+              scores([k.lane], 2 * TOGETHER).forEach(([one], h) => weights.set(k.lane.mul(heads).add(h), one!))
+              k.barrier()
+              const near = own.map((key) => key.min(LANES - 1)) // what lies beyond is not seen
+              for (const h of each) for (const j of SIDES) score[h]![j]!.set(weights.at(near[j]!.mul(heads).add(h)))
+            },
+            () => scores(own, TOGETHER).forEach((row, h) => row.forEach((one, j) => score[h]![j]!.set(one))),
+          )
+          const found = score.map((row) => row.map((one) => one.get()))
           maxima.put(each.map((h) => SIDES.map((j) => sees[j]!.select(found[h]![j]!, Number.NEGATIVE_INFINITY)).reduce((a, c) => a.max(c))))
           k.barrier()
           const top = maxima.total(block)
@@ -243,7 +282,11 @@ function decode(heads: 1 | 2, isEdge: boolean) {
             }
           })
           k.for(0, D, CHUNK, (first) => {
-            blockOutputs(first)
+            k.if(
+              isFew,
+              () => fewOutputs(first),
+              () => blockOutputs(first),
+            )
             k.barrier()
             const [h, d] = [k.lane.div(CHUNK), first.add(k.lane.mod(CHUNK))]
             const head = h.min(heads - 1)
@@ -269,6 +312,8 @@ function decode(heads: 1 | 2, isEdge: boolean) {
       k.if(
         counts.at(b).gt(0),
         () => {
+          setQuery(k.u32(0))
+          setCells(k.u32(0))
           appendOwn()
           k.for(0, group, heads, turn)
         },
