@@ -105,7 +105,7 @@ function checkModel(name: keyof typeof MODELS, device: ReturnType<typeof openDev
   const bits = (values: Float32Array) => new Int32Array(values.slice().buffer as ArrayBuffer)
   const targets = Int32Array.from(choices, ({ id }) => id)
   const told = bits(Float32Array.from(choices, ({ logprob }) => logprob))
-  for (const B of [1, 3]) {
+  for (const B of [1, 5]) {
     const evaluator = createEvaluator(device, state, { model, precision, B, T: LENGTH })
     const [tokens, all] = [new Int32Array(B * LENGTH), new Int32Array(B * LENGTH).fill(-1)]
     for (let b = 0; b < B; b++) tokens.set(b === B - 1 ? ids : some(LENGTH, b + 9), b * LENGTH)

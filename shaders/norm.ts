@@ -24,9 +24,21 @@ interface Residual {
   readonly keepsSum: Bool
 }
 
-function norm(k: Body, layout: RowLayoutName, operands: Operands, residual?: Residual): void {
+/** "early": as short, for few rows: what does not depend on the row is on its way before the row is. The bits are those of short. */
+type Kind = RowLayoutName | "early"
+const layoutOf = (kind: Kind): RowLayoutName => (kind === "early" ? "short" : kind)
+
+/** What a lane keeps in place i, if it keeps anything. */
+const keptAt = (all: ReturnType<Rows["hold"]> | undefined, i: number | undefined) =>
+  i === undefined ? undefined : all?.[i]?.map((one) => one.get())
+
+function norm(k: Body, kind: Kind, operands: Operands, residual?: Residual): void {
   const { R, C, eps, centred, biased, keepsMean, keepsRstd, x, w, b, y, mean, rstd } = operands
-  const rows = new Rows(k, ROW_LAYOUTS[layout], C)
+  const rows = new Rows(k, ROW_LAYOUTS[layoutOf(kind)], C)
+  const isEarly = kind === "early"
+  const factors = isEarly ? rows.hold((p) => rows.load(w, 0, p)) : undefined
+  const added = isEarly ? rows.zeros() : undefined
+  if (added !== undefined) k.if(biased.ne(0), () => rows.held((p, i) => rows.load(b, 0, p).forEach((value, j) => added[i]![j]!.set(value))))
   rows.each(R, (r) => {
     const values = rows.hold((p) => rows.load(x, r, p))
     const total = k.var(f32, 0)
@@ -38,20 +50,21 @@ function norm(k: Body, layout: RowLayoutName, operands: Operands, residual?: Res
     k.if(centred.ne(0), () => m.set(rows.sum(total.get()).div(C.toF32())))
     const squares = k.var(f32, 0)
     rows.all(values, again, (_, v) => {
-      for (const value of v) squares.add(value.sub(m.get()).mul(value.sub(m.get())))
+      for (const value of v) squares.update((sum) => value.sub(m.get()).fma(value.sub(m.get()), sum)) // not left to the compiler: kinds agree
     })
     const scale = k.f32(1).div(rows.sum(squares.get()).div(C.toF32()).add(eps).sqrt())
     k.if(rows.isFirst(), () => {
       k.if(keepsMean.ne(0), () => mean.set(r, m.get()))
       k.if(keepsRstd.ne(0), () => rstd.set(r, scale))
     })
-    rows.all(values, again, (p, v) => {
-      const weights = rows.load(w, 0, p)
-      const out = v.map((value, j) => {
-        const scaled = k.var(f32, value.sub(m.get()).mul(scale).mul(weights[j]!))
-        return scaled
+    rows.all(values, again, (p, v, i) => {
+      const weights = keptAt(factors, i) ?? rows.load(w, 0, p)
+      const scaled = v.map((value) => value.sub(m.get()).mul(scale))
+      const out = scaled.map((value, j) => k.var(f32, value.mul(weights[j]!)))
+      k.if(biased.ne(0), () => {
+        const biases = keptAt(added, i) ?? rows.load(b, 0, p)
+        biases.forEach((value, j) => out[j]!.set(scaled[j]!.fma(weights[j]!, value)))
       })
-      k.if(biased.ne(0), () => rows.load(b, 0, p).forEach((value, j) => out[j]!.add(value)))
       rows.store(
         y,
         r,
@@ -99,7 +112,7 @@ const constants = {
 }
 const statistics = { w: read(f32), b: read(f32), mean: write(f32), rstd: write(f32) }
 
-function plainNorm(layout: RowLayoutName) {
+function plainNorm(layout: Kind) {
   return kernel({
     name: `norm_${layout}`,
     workgroup: 256,
@@ -113,12 +126,12 @@ function plainNorm(layout: RowLayoutName) {
 /**
  * y[r,c] = (x[r,c] − mean[r])·rstd[r]·w[c] + b[c], rstd[r] = 1/√(mean((x[r,:] − mean[r])²) + eps); centred 0: mean is 0 (RMS norm); biased 0: no b.
  * x, y (R, C), w, b (C), mean, rstd (R) f32, written when kept. Short: a row per subgroup, C a multiple of 8, at most 32·subgroupSize;
- * long: a row per workgroup, C a multiple of 8; uneven: any C, R·C < 2^31. Grid: any. Moves R·C·(x + y) bytes.
+ * early: the same for few rows; long: a row per workgroup, C a multiple of 8; uneven: any C, R·C < 2^31. Grid: any. Moves R·C·(x + y) bytes.
  * Source: arXiv:1607.06450, arXiv:1910.07467.
  */
-export const norms = { short: plainNorm("short"), long: plainNorm("long"), uneven: plainNorm("uneven") }
+export const norms = { short: plainNorm("short"), early: plainNorm("early"), long: plainNorm("long"), uneven: plainNorm("uneven") }
 
-function addNorm(layout: RowLayoutName) {
+function addNorm(layout: Kind) {
   return kernel({
     name: `add_norm_${layout}`,
     workgroup: 256,
@@ -133,4 +146,4 @@ function addNorm(layout: RowLayoutName) {
  * sum[r,c] = x[r,c] + r[r,c] (f32, written when kept; it may lie where x does), y = norm of the sum, as in `norms`; y may lie where r does.
  * Moves R·C·(8 + r + y) bytes.
  */
-export const addNorms = { short: addNorm("short"), long: addNorm("long"), uneven: addNorm("uneven") }
+export const addNorms = { short: addNorm("short"), early: addNorm("early"), long: addNorm("long"), uneven: addNorm("uneven") }

@@ -84,16 +84,17 @@ export class Rows {
     if (this.layout.lanes === "workgroup") this.k.for(this.share.mul(HELD).add(this.lane), this.packs, this.share, body)
   }
 
-  /** body(p, values) for all packs of the row: those kept, then those that `load` reads again. */
+  /** body(p, values, place) for all packs of the row: those kept, with where they are, then those that `load` reads again. */
   all(
     values: readonly (readonly Var<typeof f32>[])[],
     load: (p: U32) => readonly F32[],
-    body: (p: U32, values: readonly F32[]) => void,
+    body: (p: U32, values: readonly F32[], i?: number) => void,
   ): void {
     this.held((p, i) =>
       body(
         p,
         values[i]!.map((value) => value.get()),
+        i,
       ),
     )
     this.rest((p) => body(p, load(p)))

@@ -38,11 +38,13 @@ interface Norm {
 export function normLaunches({ x, r, w, b, y, sum, mean, rstd, eps, centred }: Norm, target: GpuTarget): Launches {
   const [R, C] = [rows(x), lastDim(x)]
   const layout = rowLayout(C, target)
-  const groups = layout === "short" ? groupsForRows(Math.ceil(R / (256 / target.subgroupSize))) : groupsForRows(R)
+  const perGroup = 256 / target.subgroupSize
+  const groups = layout === "short" ? groupsForRows(Math.ceil(R / perGroup)) : groupsForRows(R)
+  const kind = layout === "short" && R <= perGroup * target.units ? "early" : layout
   const values = { x, w, b, y: y ?? scratch("f32", R * C), mean, rstd, R, eps }
   const constants = { C, centred: Number(centred), biased: flag(b), keepsMean: flag(mean), keepsRstd: flag(rstd) }
-  if (r === undefined) return [launch(norms[layout], values, groups, constants)]
-  return [launch(addNorms[layout], { ...values, r, sum }, groups, { ...constants, keepsSum: flag(sum) })]
+  if (r === undefined) return [launch(norms[kind], values, groups, constants)]
+  return [launch(addNorms[kind], { ...values, r, sum }, groups, { ...constants, keepsSum: flag(sum) })]
 }
 
 interface NormBackward {

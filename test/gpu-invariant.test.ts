@@ -2,6 +2,8 @@
 import { expect, test } from "bun:test"
 import { resolveModel } from "../src/config.ts"
 import { createGenerator, initialise, refreshCopies } from "../src/gpt.ts"
+import { addLayerNorm, checkCase } from "../src/op.ts"
+import type { Op } from "../src/program.ts"
 import { createEvaluator } from "../src/train-eval.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
@@ -9,6 +11,16 @@ const model = resolveModel({ vocabSize: 65, blockSize: 128, nLayer: 1, nHead: 1,
 const T = 128
 const ids = Array.from({ length: T }, (_, i) => (i * i * 31 + i * 7) % 65)
 const turn = { sampling: { temperature: 0, topK: undefined, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0 }, draw: 0 }
+
+test("a row's norm is the same among few rows and among many", () => {
+  const rowsOf = (R: number) => {
+    const opCase = { inputs: { x: [R, 264], r: [R, 264], w: [264], b: [264] }, attrs: { eps: 1e-5, out: "bf16" } }
+    const { bits } = checkCase(simulatedDevice(32), { op: addLayerNorm as Op, opCase, index: 0, act: "bf16", beta: 0 })
+    return bits.get("out.y") as Uint8Array
+  }
+  const few = rowsOf(3)
+  expect(Buffer.from(few).equals(Buffer.from(rowsOf(40).subarray(0, few.length)))).toBe(true)
+})
 
 for (const path of ["khr", "nv2"] as const) {
   test(`${path}: generation, prefill and evaluation tell the same`, () => {
