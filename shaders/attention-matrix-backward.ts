@@ -1,13 +1,16 @@
 /** The gradient of causal attention by KHR matrices of 16 × 16 per subgroup: dq, and dk with dv or each alone. bf16. */
-import { bf16, type F32, f32, kernel, read, u32, write } from "../src/spirv.ts"
+import { bf16, type F32, f32, kernel, read, write } from "../src/spirv.ts"
+import { keepOfKeys, keepOfQueries, keptKey, keptQuery } from "./attention-matrix-keep.ts"
 import {
   apart,
   Fragments,
   headPlaces,
   LOWEST,
   lanesOf,
+  masks,
   ownRows,
   pitchOf,
+  push,
   range,
   type Shape,
   SIDE,
@@ -16,8 +19,7 @@ import {
 } from "./attention-matrix-tile.ts"
 
 const shaped = (size: number, subgroups: number, others: number): Shape => ({ size, subgroups, blocks: 1, others })
-const buffers = { qkv: read(bf16), dy: read(bf16), lse: read(f32), delta: read(f32), dqkv: write(bf16) } as const
-const push = { T: u32, H: u32, K: u32, scale: f32 } as const
+const buffers = { qkv: read(bf16), dy: read(bf16), lse: read(f32), delta: read(f32), ...masks, dqkv: write(bf16) } as const
 
 /** e^(score − lse), from −lse/ln 2. */
 const exp = (x: F32, log: F32, scale2: F32): F32 => x.fma(scale2, log).exp2()
@@ -26,17 +28,20 @@ const from = (x: F32, distance: F32, least: F32): F32 => distance.ge(least).sele
 const upTo = (x: F32, distance: F32, most: F32): F32 => distance.le(most).select(x, 0)
 const logOf = (lse: F32): F32 => lse.mul(-Math.LOG2E)
 
-function queries(shape: Shape) {
+/** The gradient of a score, from −δ, where the weight is kept times x. */
+const slopeOf = (weight: F32, x: F32, delta: F32): F32 => weight.mul(x.add(delta))
+
+function queries(shape: Shape, drops: boolean) {
   const { size, others, subgroups } = shape
   const halves = range(others / 32)
   const values = others * pitchOf(shape)
   return kernel({
-    name: `attention_matrix_backward_q_${size}_${subgroups}x${others}`,
+    name: `attention_matrix_backward_q_${size}_${subgroups}x${others}${drops ? "_dropout" : ""}`,
     workgroup: lanesOf(shape),
     sharedKiB: 48,
     buffers,
     push,
-    body(k, { qkv, dy, lse, delta, dqkv, T, H, K, scale }) {
+    body(k, { qkv, dy, lse, delta, mask, dqkv, T, H, K, scale, factor }) {
       const tile = new Fragments(k, shape, halves.length)
       const [logs, deltas] = [k.shared("logs", f32, ownRows(shape)), k.shared("deltas", f32, ownRows(shape))]
       const [h, b] = [k.group, k.groupZ]
@@ -57,12 +62,15 @@ function queries(shape: Shape) {
       const query = tile.staged(0)
       tile.stage({ memory: dy, first: at.output, width: at.outputWidth, count: T }, q0)
       const gradient = tile.staged(0)
-      const [log, start] = [tile.along("columns", logs, mine), tile.along("columns", deltas, mine)]
+      const [log, known] = [tile.along("columns", logs, mine), tile.along("columns", deltas, mine)]
+      const start = drops ? k.fill(tile.S, 0) : known
+      const keep = drops ? keepOfQueries(tile, mask, T, at.number, q0) : undefined
       const sums = range(size / SIDE).map(() => k.var(tile.S, 0))
       const [keyRows, valueRows] = [tile.ahead(rows, 0, "plain"), tile.ahead(rows, values, "split")]
       const bring = (block: typeof q0) => {
         keyRows.load(block, { ...rows, first: at.key })
         valueRows.load(block, { ...rows, first: at.value })
+        keep?.load(block)
       }
       const end = q0.add(ownRows(shape)).min(T)
       bring(k.u32(0))
@@ -70,15 +78,19 @@ function queries(shape: Shape) {
         k.barrier()
         keyRows.store()
         valueRows.store()
+        keep?.store()
         k.barrier()
         k.if(block.add(others).lt(end), () => bring(block.add(others)))
         for (const half of halves) {
           const first = block.add(32 * half)
           k.if(first.lt(own.add(SIDE)), () => {
+            const bits = keep?.of(half, mine)
             const slopes = [0, 1].map((p) => {
               const [scores] = tile.scores([query], 0, 32 * half + p, 2, [k.fill(tile.S, 0)]) as [Sum]
               const [products] = tile.scores([gradient], values, 32 * half + p * SIDE, 1, [start]) as [Sum]
-              return k.var(tile.S, scores.each(exp, log, scale2).each(times, products))
+              const weights = scores.each(exp, log, scale2)
+              if (bits === undefined) return k.var(tile.S, weights.each(times, products))
+              return k.var(tile.S, weights.each(slopeOf, products.each(keptKey(p), ...bits, tile.columnNumbers, factor), known))
             })
             k.if(first.add(32).gt(own), () => {
               slopes.forEach((slope, p) => {
@@ -102,7 +114,7 @@ function queries(shape: Shape) {
   })
 }
 
-function keys(shape: Shape, makes: "both" | "keys" | "values") {
+function keys(shape: Shape, makes: "both" | "keys" | "values", drops: boolean) {
   const { size, others, subgroups } = shape
   const halves = range(others / 32)
   const gradients = others * pitchOf(shape)
@@ -111,12 +123,12 @@ function keys(shape: Shape, makes: "both" | "keys" | "values") {
   const [makesKeys, makesValues] = [makes !== "values", makes !== "keys"]
   const perHalf = makes === "both" ? 2 : 1
   return kernel({
-    name: `attention_matrix_backward_${{ both: "kv", keys: "k", values: "v" }[makes]}_${size}_${subgroups}x${others}`,
+    name: `attention_matrix_backward_${{ both: "kv", keys: "k", values: "v" }[makes]}_${size}_${subgroups}x${others}${drops ? "_dropout" : ""}`,
     workgroup: lanesOf(shape),
     sharedKiB: 48,
     buffers,
     push,
-    body(k, { qkv, dy, lse, delta, dqkv, T, H, K, scale }) {
+    body(k, { qkv, dy, lse, delta, mask, dqkv, T, H, K, scale, factor }) {
       const tile = new Fragments(k, shape, (isTight ? 1 : halves.length) * perHalf)
       const [logs, deltas] = [k.shared("logs", f32, others), k.shared("deltas", f32, others)]
       const [keyHead, b] = [k.group, k.groupZ]
@@ -134,12 +146,14 @@ function keys(shape: Shape, makes: "both" | "keys" | "values") {
       const [dKeys, dValues] = [makesKeys, makesValues].map((isMade) => (isMade ? range(size / SIDE).map(() => k.var(tile.S, 0)) : []))
       const [queryRows, gradientRows] = [tile.ahead(rows, 0, "plain"), tile.ahead({ memory: dy }, gradients, "plain")]
       const [log, slope] = [k.var(f32, 0), k.var(f32, 0)]
+      const keep = drops ? keepOfKeys(tile, mask, T, k0) : undefined
       const isStatistic = k.lane.lt(others)
       k.for(head, head.add(group), 1, (h) => {
         const at = headPlaces(size, { T, H, K }, b, h)
         const bring = (block: typeof h) => {
           queryRows.load(block, { ...rows, first: at.query })
           gradientRows.load(block, { first: at.output, width: at.outputWidth, count: T })
+          keep?.load(block, at.number)
           k.if(isStatistic, () => {
             const position = block.add(k.lane)
             const place = at.row(position.min(T.sub(1)))
@@ -152,6 +166,7 @@ function keys(shape: Shape, makes: "both" | "keys" | "values") {
           k.barrier()
           queryRows.store()
           gradientRows.store()
+          keep?.store()
           k.if(isStatistic, () => {
             const place = splitRow(k.lane)
             logs.set(place, log.get())
@@ -175,12 +190,14 @@ function keys(shape: Shape, makes: "both" | "keys" | "values") {
                 })
               })
               const [even, odd] = weights.map((weight) => weight.get()) as [Sum, Sum]
-              if (makesValues) tile.putWeights(place, even, odd)
+              const kept = (x: Sum, p: number) => (keep === undefined ? x : x.each(keptQuery, keep.of(half, p), tile.rowNumbers, factor))
+              if (makesValues) tile.putWeights(place, kept(even, 0), kept(odd, 1))
               if (makesKeys) {
                 const slopes = [even, odd].map((weight, p) => {
-                  const start = tile.along("rows", deltas, side(p))
+                  const known = tile.along("rows", deltas, side(p))
+                  const start = drops ? k.fill(tile.S, 0) : known
                   const [products] = tile.scores([value], gradients, 32 * half + p, 2, [start]) as [Sum]
-                  return weight.each(times, products)
+                  return drops ? weight.each(slopeOf, kept(products, p), known) : weight.each(times, products)
                 })
                 tile.putWeights(place + perHalf - 1, slopes[0]!, slopes[1]!)
               }
@@ -207,9 +224,10 @@ function keys(shape: Shape, makes: "both" | "keys" | "values") {
     },
   })
 }
-const both = (shape: Shape) => ({ shape, kernels: [keys(shape, "both")] })
-const apartFrom = (shape: Shape) => ({ shape, kernels: [keys(shape, "keys"), keys(shape, "values")] })
-const alone = (shape: Shape) => ({ shape, kernel: queries(shape) })
+const kinds = <T>(make: (drops: boolean) => T) => ({ plain: make(false), dropout: make(true) })
+const both = (shape: Shape) => ({ shape, ...kinds((drops) => [keys(shape, "both", drops)]) })
+const apartFrom = (shape: Shape) => ({ shape, ...kinds((drops) => [keys(shape, "keys", drops), keys(shape, "values", drops)]) })
+const alone = (shape: Shape) => ({ shape, ...kinds((drops) => [queries(shape, drops)]) })
 
 /**
  * The columns of dqkv as in attention-backward.ts, from its δ; weights and their gradients are bf16 where they are factors. Kernels by head size, best

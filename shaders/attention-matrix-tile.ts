@@ -8,6 +8,7 @@ import {
   type MatrixType,
   type MatrixValue,
   type ReadBuffer,
+  read,
   type SharedArray,
   type U32,
   u32,
@@ -25,6 +26,10 @@ export type Shared = SharedArray<ReturnType<typeof vec4<"u32">>>
 export type Numbers = SharedArray<typeof f32>
 export type Sum = FloatMatrix<"accumulator">
 export type Factor = MatrixValue<"bf16", "a">
+
+/** What all kernels read beside; the mask only under dropout, whose weights that are kept have the factor. */
+export const masks = { mask: read(u32) } as const
+export const push = { T: u32, H: u32, K: u32, scale: f32, factor: f32 } as const
 
 /** How a workgroup is made up: its subgroups, blocks of 16 own rows in each, rows of the other side in shared memory at a time. */
 export interface Shape {
@@ -77,6 +82,7 @@ export class Fragments {
   readonly pitch: number
   private readonly slots: Shared
   private readonly steps: Numbers
+  private readonly counts: Numbers
 
   constructor(
     readonly k: Body,
@@ -91,12 +97,21 @@ export class Fragments {
     this.tiles = k.shared("tiles", vec4(u32), tilePacks(shape))
     this.slots = k.shared("slots", vec4(u32), shape.subgroups * places * SLOT)
     this.steps = k.shared("steps", f32, SIDE * SIDE)
+    this.counts = k.shared("counts", f32, SIDE)
+    k.if(k.lane.lt(SIDE), () => this.counts.set(k.lane, k.lane.toF32()))
     k.for(k.lane, SIDE * SIDE, lanesOf(shape), (i) => this.steps.set(i, i.shr(4).toF32().sub(i.and(15).mul(2).toF32())))
   }
 
   /** Row − 2·column. */
   get distances(): Sum {
     return this.k.loadMatrix(this.S, this.steps, 0, SIDE, "row")
+  }
+  /** Each element's own row, or column. */
+  get rowNumbers(): Sum {
+    return this.along("columns", this.counts, this.k.u32(0))
+  }
+  get columnNumbers(): Sum {
+    return this.along("rows", this.counts, this.k.u32(0))
   }
   /** The same 16 numbers in each column, or in each row. */
   along(side: "columns" | "rows", numbers: Numbers, first: U32): Sum {

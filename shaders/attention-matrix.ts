@@ -1,5 +1,6 @@
 /** Causal attention by KHR matrices of 16 × 16 per subgroup: weights stay in registers but for their way from sum to factor. bf16. */
-import { bf16, type F32, f32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
+import { bf16, type F32, f32, kernel, read, type U32, write } from "../src/spirv.ts"
+import { keepOfQueries, keptKey } from "./attention-matrix-keep.ts"
 import {
   apart,
   Fragments,
@@ -7,8 +8,10 @@ import {
   LANES,
   LOWEST,
   lanesOf,
+  masks,
   ownRows,
   pitchOf,
+  push,
   range,
   type Shape,
   SIDE,
@@ -23,17 +26,17 @@ const hide = (x: F32, distance: F32, least: F32): F32 => distance.ge(least).sele
 const lower = (x: F32, distance: F32, least: F32): F32 => distance.ge(least).select(x, LOWEST)
 const larger = (a: F32, b: F32): F32 => a.max(b)
 
-function forward(shape: Shape) {
+function forward(shape: Shape, drops: boolean) {
   const { size, blocks, others, subgroups } = shape
   const [depth, high] = [range(size / SIDE), range(blocks)]
   const values = others * pitchOf(shape)
   return kernel({
-    name: `attention_matrix_${size}_${subgroups}x${blocks}x${others}`,
+    name: `attention_matrix_${size}_${subgroups}x${blocks}x${others}${drops ? "_dropout" : ""}`,
     workgroup: lanesOf(shape),
     sharedKiB: 48,
-    buffers: { qkv: read(bf16), y: write(bf16), lse: write(f32) },
-    push: { T: u32, H: u32, K: u32, scale: f32 },
-    body(k, { qkv, y, lse, T, H, K, scale }) {
+    buffers: { qkv: read(bf16), ...masks, y: write(bf16), lse: write(f32) },
+    push,
+    body(k, { qkv, mask, y, lse, T, H, K, scale, factor }) {
       const halves = range(others / 32)
       const tile = new Fragments(k, shape, blocks * halves.length)
       const [references, factors] = [k.shared("references", f32, ownRows(shape)), k.shared("factors", f32, ownRows(shape))]
@@ -45,6 +48,7 @@ function forward(shape: Shape) {
       const scale2 = scale.mul(Math.LOG2E)
       const rows = { memory: qkv, width: at.width, count: T }
       const place = (i: number) => mine.add(i * SIDE)
+      const keep = drops ? keepOfQueries(tile, mask, T, at.number, q0) : undefined
 
       tile.stage({ ...rows, first: at.query }, q0)
       const queries = high.map((i) => tile.staged(i))
@@ -60,6 +64,7 @@ function forward(shape: Shape) {
       const bring = (block: U32) => {
         keyRows.load(block, { ...rows, first: at.key })
         valueRows.load(block, { ...rows, first: at.value })
+        keep?.load(block)
       }
       const end = q0.add(ownRows(shape)).min(T)
 
@@ -70,6 +75,7 @@ function forward(shape: Shape) {
           k.barrier()
           keyRows.store()
           valueRows.store()
+          keep?.store()
           k.barrier()
           k.if(block.add(others).lt(end), () => bring(block.add(others)))
           for (const half of halves)
@@ -118,9 +124,12 @@ function forward(shape: Shape) {
                 weight.update((all) => all.each(hide, tile.distances, least(first, i, p)))
               })
             })
-            const [even, odd] = weights.map((weight) => weight.get()) as [Sum, Sum]
-            sums[i]!.update((sum) => sum.add(even).add(odd))
-            tile.putWeights(i * halves.length + half, even, odd)
+            const all = weights.map((weight) => weight.get()) as [Sum, Sum]
+            sums[i]!.update((sum) => sum.add(all[0]).add(all[1]))
+            const bits = keep?.of(half, place(i))
+            const [even, odd] =
+              bits === undefined ? all : all.map((weight, p) => weight.each(keptKey(p), ...bits, tile.columnNumbers, factor))
+            tile.putWeights(i * halves.length + half, even as Sum, odd as Sum)
           })
           k.subgroupBarrier()
           const ready = high.map((i) => tile.weights(i * halves.length + half))
@@ -177,5 +186,8 @@ export const FORWARD_SHAPES: Readonly<Record<number, readonly Shape[]>> = {
  * qkv (B·T, (H + 2K)·D), y (B·T, H·D), lse (B·T, H) f32; B·T·(H + 2K)·D below 2^31. Grid: (H, ⌈T / rows⌉, B). 2·B·T·T·H·D FLOP. Source: Dao 2023, arXiv:2307.08691.
  */
 export const matrixAttention = Object.fromEntries(
-  Object.entries(FORWARD_SHAPES).map(([size, shapes]) => [size, shapes.map((shape) => ({ shape, kernel: forward(shape) }))]),
-) as Readonly<Record<number, readonly { readonly shape: Shape; readonly kernel: ReturnType<typeof forward> }[]>>
+  Object.entries(FORWARD_SHAPES).map(([size, shapes]) => [
+    size,
+    shapes.map((shape) => ({ shape, plain: forward(shape, false), dropout: forward(shape, true) })),
+  ]),
+) as Readonly<Record<number, readonly ({ readonly shape: Shape } & Readonly<Record<"plain" | "dropout", ReturnType<typeof forward>>>)[]>>

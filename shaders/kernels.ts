@@ -24,6 +24,7 @@ import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
 import { matmulFew } from "./matmul-few.ts"
 import { matrixMatmuls } from "./matmul-matrix.ts"
+import { matmulSkinny } from "./matmul-skinny.ts"
 import { tensorKernels } from "./matmul-tensor.ts"
 import { muonApply, muonMomentum, muonStart } from "./muon.ts"
 import { addNorms, norms } from "./norm.ts"
@@ -89,6 +90,7 @@ export const kernels: readonly Kernel[] = [
   logprobs,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
+  ...matmulSkinny.flatMap(({ narrow, wide }) => [narrow, wide]),
   matmulCombine,
   crossEntropy,
   lossSum,
@@ -102,9 +104,10 @@ export const kernels: readonly Kernel[] = [
   ...[fragmentAttention, fragmentBackward.queries, fragmentBackward.keys].flatMap(
     ({ plain, dropout }): Kernel[] => [...plain, ...dropout] as Kernel[],
   ),
-  ...Object.values(matrixAttention).flatMap((shapes) => shapes.map(({ kernel }) => kernel)),
-  ...Object.values(matrixBackward.queries).flatMap((shapes) => shapes.map(({ kernel }) => kernel)),
-  ...Object.values(matrixBackward.keys).flatMap((shapes) => shapes.flatMap(({ kernels }) => kernels)),
+  ...Object.values(matrixAttention).flatMap((shapes) => shapes.flatMap(({ plain, dropout }) => [plain, dropout])),
+  ...[matrixBackward.queries, matrixBackward.keys].flatMap((bySize) =>
+    Object.values(bySize).flatMap((shapes) => shapes.flatMap(({ plain, dropout }) => [...plain, ...dropout])),
+  ),
   ...all<Kernel>(tensorAttention),
   tensorMask,
   tensorStatistics,

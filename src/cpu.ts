@@ -23,6 +23,7 @@ export function openCpu(threads: number = cpus().length): Device {
     ahead: 0,
     telemetry: () => undefined,
     peakBytes: () => undefined,
+    peakFlops: () => undefined,
     arenaBytes: (plan) => plan.arenaBytes,
     memoryBytes: () => process.availableMemory(),
     state: () => new CpuState(),

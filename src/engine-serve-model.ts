@@ -32,6 +32,9 @@ const USUAL_LENGTH = 2048
 const CPU_CACHE_BYTES = 1 << 30
 /** Compiled steps that are kept, and on the CPU, where each has memory of its own, the bytes of that. */
 const STEPS = 96
+/** Tokens of the smallest chunk of a prompt (a smaller one costs about as much), and of the largest. */
+export const CHUNK_LEAST = 16
+export const CHUNK = 1024
 const STEP_BYTES = 512 << 20
 
 /** Bytes of a model's pages. */
@@ -117,7 +120,10 @@ export class Resident {
       try {
         const fingerprint = await fingerprintOf(directory)
         const loaded = await slowly(loadSteps(device, directory, spec.precision))
-        return Resident.#make(device, loaded, spec, limits, fingerprint, started)
+        const resident = Resident.#make(device, loaded, spec, limits, fingerprint, started)
+        // On a GPU a program is compiled for longer than it runs.
+        if (device.name !== "cpu") await resident.#prepare(limits.slots)
+        return resident
       } catch (error) {
         // A run's trainer deletes a checkpoint that is the best no longer, also while it is read here; then there is a newer one.
         if (attempt === 5 || modelDirectory(spec.path) === directory) throw error
@@ -170,13 +176,33 @@ export class Resident {
   }
 
   run(rows: readonly Row[], shape: StepShape): StepResult {
+    return this.#step(shape).run(rows)
+  }
+
+  #step(shape: StepShape): Step {
     const key = Object.values(shape).join()
     const known = this.#steps.get(key)
     const step = known ?? new Step(this.#device, this.#loaded.state, this.#shared, shape)
     this.#steps.delete(key)
     this.#steps.set(key, step) // the last one is the one used last
     if (known === undefined) this.#forget()
-    return step.run(rows)
+    return step
+  }
+
+  async #prepare(slots: number): Promise<void> {
+    try {
+      await slowly(this.#warm(slots))
+    } catch (error) {
+      this.free()
+      throw error
+    }
+  }
+
+  /** Compiles what every server needs: decoding of 1, 2, 4 … `slots` sequences, chunks of one prompt. */
+  *#warm(slots: number): Generator<void> {
+    const plain = { chooses: true, adjusted: undefined, top: 0, scores: false, hidden: false }
+    for (let B = 1; B < 2 * slots; B *= 2, yield) this.#step({ B, T: 1, ...plain })
+    for (let T = CHUNK_LEAST; T <= Math.min(CHUNK, this.facts.blockSize); T *= 2, yield) this.#step({ B: 1, T, ...plain })
   }
 
   /** The steps used least recently go. */

@@ -1,17 +1,15 @@
 /** One turn of a model: waiting requests get slots, all that decode grow by a token, then a chunk of what is still to be computed. */
 import { AlphaError } from "./base-error.ts"
-import type { Resident } from "./engine-serve-model.ts"
+import { CHUNK, CHUNK_LEAST, type Resident } from "./engine-serve-model.ts"
 import type { RequestEvent, RequestFailure, ServeFinish } from "./engine-serve-protocol.ts"
 import type { FairQueue } from "./engine-serve-queue.ts"
 import type { Sequence } from "./engine-serve-sequence.ts"
 import { type Choice, chunkSize } from "./gpt.ts"
 
-/** Most tokens of a chunk, and how long one may take: others decode, who wait for it; nobody does, but somebody may come or cancel. */
-const CHUNK = 1024
+/** How long a chunk may take: others decode, who wait for it; nobody does, but somebody may come or cancel. */
 const STALL_MS = 40
 const ALONE_MS = 250
-/** Chunks of so many tokens cost about as much as smaller ones: none is made smaller, and none for less is refused company. */
-const CHUNK_LEAST = 16
+/** A chunk of so many tokens costs little more than a smaller one: it takes any others along. */
 const CHUNK_CHEAP = 32
 /** Most logits of a step that scores every token, on the CPU and on a GPU. */
 const LOGITS = { cpu: 2 ** 24, gpu: 2 ** 26 }

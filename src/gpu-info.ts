@@ -81,19 +81,30 @@ function missing(facts: VulkanFacts): string[] {
   return lacks
 }
 
-/** Multiprocessors by product name; Vulkan has no portable question for it. Data sheets of the makers. */
-const UNITS: readonly (readonly [RegExp, number])[] = [
-  [/H[12]00|GH200/, 132],
-  [/B200/, 148],
-  [/A100/, 108],
-  [/RTX 5090/, 170],
-  [/RTX 4090/, 128],
-  [/RTX 3090/, 82],
-  [/L40/, 142],
-  [/A10\b/, 72],
-  [/L4\b/, 58],
-  [/T4\b/, 40],
+/**
+ * By product name: multiprocessors, and TFLOP/s of dense bf16 matrices and of f32, which Vulkan does not tell. Data sheets of the makers, SXM where there
+ * are several.
+ */
+const PRODUCTS: readonly (readonly [name: RegExp, units: number, bf16: number, f32: number])[] = [
+  [/H[12]00|GH200/, 132, 989, 67],
+  [/B200/, 148, 2250, 75],
+  [/A100/, 108, 312, 19.5],
+  [/RTX 5090/, 170, 209, 104],
+  [/RTX 4090/, 128, 165, 82],
+  [/RTX 3090/, 82, 71, 35],
+  [/L40S/, 142, 362, 91],
+  [/A10\b/, 72, 125, 31],
+  [/L4\b/, 58, 121, 30],
 ]
+
+const productOf = (facts: VulkanFacts) => PRODUCTS.find(([name]) => name.test(facts.name))
+
+/** FLOP/s of the data sheet, against which MFU is told; undefined for products that are not listed. */
+export function peakFlops(facts: VulkanFacts, precision: "f32" | "bf16"): number | undefined {
+  const [, , bf16, f32] = productOf(facts) ?? []
+  const peak = precision === "bf16" ? bf16 : f32
+  return peak === undefined ? undefined : peak * 1e12
+}
 
 /** VkComponentTypeKHR of f32 and bf16, VkScopeKHR of a subgroup. */
 const [FLOAT32, BFLOAT16, SUBGROUP] = [1, 1000141000, 3]
@@ -112,7 +123,7 @@ function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
 
 /** What ops may know of the device. */
 export function targetOf(facts: VulkanFacts): GpuTarget {
-  const named = UNITS.find(([name]) => name.test(facts.name))?.[1]
+  const named = productOf(facts)?.[1]
   return {
     subgroupSize: facts.subgroupSize,
     matrix: matrixPath(facts),

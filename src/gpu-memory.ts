@@ -112,10 +112,11 @@ export class GpuMemory {
     return [...this.#slabs.map(({ buffer }) => buffer), ...this.#arenas.flatMap(({ buffers }) => buffers), ...this.#large]
   }
 
-  fill(to: Allocation, pattern: number): void {
-    this.driver.now("a fill", (commands) =>
-      vulkan().gpu_fill(this.driver.gpu, commands, to.buffer.handle, to.offset, Math.ceil(to.bytes / 4) * 4, pattern),
-    )
+  /** Fills pieces with a 32-bit pattern. */
+  fill(pieces: readonly Allocation[], pattern: number): void {
+    this.driver.now("a fill", (commands) => {
+      for (const { buffer, offset, bytes } of pieces) vulkan().gpu_fill(this.driver.gpu, commands, buffer.handle, offset, bytes, pattern)
+    })
   }
 
   /** Copies host bytes to the device; they are there on return. */

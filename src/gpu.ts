@@ -2,12 +2,12 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import { formatBytes } from "./base-term.ts"
 import { Driver } from "./gpu-driver.ts"
-import { driverOf, findGpus, type GpuInfo, kindOf, targetOf } from "./gpu-info.ts"
+import { driverOf, findGpus, type GpuInfo, kindOf, peakFlops, targetOf } from "./gpu-info.ts"
 import { GpuMemory } from "./gpu-memory.ts"
 import { Pipelines, pipelineCache } from "./gpu-pipeline.ts"
 import { about, withFlops } from "./gpu-profile.ts"
 import { Recorder, type Slot } from "./gpu-record.ts"
-import { schedule } from "./gpu-schedule.ts"
+import { type Schedule, schedule } from "./gpu-schedule.ts"
 import { GpuState } from "./gpu-state.ts"
 import { openNvml } from "./native.ts"
 import type { Device, Executable, GpuTarget, Plan, RunInputs, RunOutputs } from "./program.ts"
@@ -53,19 +53,26 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
   const memory = new GpuMemory(driver)
   const pipelines = new Pipelines(driver, target, cache.file)
   const sample = openNvml(info.facts.uuid)
+  const schedules = new WeakMap<Plan, Schedule>()
+  const scheduled = (plan: Plan): Schedule => {
+    const made = schedules.get(plan) ?? schedule(plan, target)
+    schedules.set(plan, made)
+    return made
+  }
   return {
     name: `gpu:${index}`,
     description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}${debug ? ", debugging" : ""}`,
     ahead: SLOTS - 1,
     telemetry: () => sample?.(),
     peakBytes: () => driver.peakBytes,
-    arenaBytes: (plan) => schedule(plan, target).arenaBytes,
+    arenaBytes: (plan) => scheduled(plan).arenaBytes,
+    peakFlops: (precision) => peakFlops(info.facts, precision),
     memoryBytes() {
       const { budget, used } = driver.memory()
       return Math.max(0, budget - used)
     },
     state: () => new GpuState(memory),
-    compile: (plan, state) => compile(plan, state as GpuState, memory, pipelines, target, debug),
+    compile: (plan, state) => compile(plan, scheduled(plan), state as GpuState, memory, pipelines, debug),
     close() {
       driver.idle("the end")
       pipelines.close()
@@ -75,11 +82,11 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
   }
 }
 
-function compile(plan: Plan, state: GpuState, memory: GpuMemory, pipelines: Pipelines, target: GpuTarget, debug: boolean): Executable {
+function compile(plan: Plan, scheduled: Schedule, state: GpuState, memory: GpuMemory, pipelines: Pipelines, debug: boolean): Executable {
   const { program } = plan
   const { driver } = memory
   for (const t of program.states.values()) state.ensure(t.name, t.dtype, t.shape)
-  const recorder = new Recorder(plan, schedule(plan, target), memory, pipelines, state)
+  const recorder = new Recorder(plan, scheduled, memory, pipelines, state)
   const slots: Slot[] = [recorder.slot()]
   pipelines.save()
   let next = 0

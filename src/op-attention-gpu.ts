@@ -39,7 +39,7 @@ export function attentionLaunches(
   const way = matrixWay(qkv, attrs, target)
   const plain = plainWay(qkv, attrs, target, way !== undefined)
   if (plain !== undefined)
-    return plainLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, { batch, ...values }, plain)
+    return plainLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, { batch, ...values }, plain, target)
   if (way !== undefined) return matrixLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, values, batch, way, target)
   const [kernel, slices] = bySize(attentions, values.D)
   const groups = [values.H * slices, Math.ceil(values.T / TILE), batch] as const

@@ -5,6 +5,7 @@ import { matrixAttention } from "../shaders/attention-matrix.ts"
 import { matrixBackward } from "../shaders/attention-matrix-backward.ts"
 import { ownRows } from "../shaders/attention-matrix-tile.ts"
 import type { AttentionAttrs } from "./op-attention-heads.ts"
+import { dropoutMask, type Settings } from "./op-attention-tensor.ts"
 import { type GpuTarget, groupsFor, type Launches, launch, scratch } from "./op-gpu.ts"
 import type { Memory } from "./program.ts"
 import { elements, type Tensor } from "./tensor.ts"
@@ -23,49 +24,48 @@ export const trial: { way: PlainWay | undefined } = { way: undefined }
 const COMES_FIRST = false
 
 /** How attention is done by plain KHR matrices; undefined where it is not. `hasOther`: some other matrix kernel can do it. */
-export function plainWay(qkv: Tensor, { headDim, dropout }: AttentionAttrs, target: GpuTarget, hasOther: boolean): PlainWay | undefined {
+export function plainWay(qkv: Tensor, { headDim }: AttentionAttrs, target: GpuTarget, hasOther: boolean): PlainWay | undefined {
   const { matrix, subgroupSize, sharedBytes } = target
-  const fits = matrix !== "none" && subgroupSize === 32 && sharedBytes >= 48 * 1024 && dropout === 0
+  const fits = matrix !== "none" && subgroupSize === 32 && sharedBytes >= 48 * 1024
   if (!fits || qkv.dtype !== "bf16" || !(headDim in matrixAttention) || elements(qkv) >= 2 ** 31) return undefined
   if (trial.way !== undefined) return trial.way
   return hasOther && !COMES_FIRST ? undefined : BEST
 }
 
-/** Sizes as the kernels take them, and how many sequences there are. */
-interface Sizes {
-  readonly batch: number
-  readonly T: number
-  readonly H: number
-  readonly K: number
-  readonly D: number
-  readonly scale: number
-}
+/** Sizes and scalars as the kernels take them, and how many sequences there are. */
+type Sized = Settings & { readonly batch: number }
+
+const kindOf = ({ threshold }: Sized) => (threshold > 0 ? "dropout" : "plain")
 
 export function plainLaunches(
   buffers: { readonly qkv: Tensor; readonly y: Tensor | undefined; readonly lse: Memory },
-  { batch, T, H, K, D, scale }: Sizes,
+  sized: Sized,
   way: PlainWay,
+  target: GpuTarget,
 ): Launches {
-  const { kernel, shape } = matrixAttention[D]![way.forward]!
-  return [launch(kernel, { ...buffers, T, H, K, scale }, [H, Math.ceil(T / ownRows(shape)), batch])]
+  const { batch, T, H, K, D, scale, factor } = sized
+  const { mask, made } = dropoutMask(sized, batch, target)
+  const { shape, ...kinds } = matrixAttention[D]![way.forward]!
+  const values = { ...buffers, mask, T, H, K, scale, factor }
+  return [...made, launch(kinds[kindOf(sized)], values, [H, Math.ceil(T / ownRows(shape)), batch])]
 }
 
 export function plainBackwardLaunches(
   { y, ...rest }: Readonly<Record<"qkv" | "y" | "lse" | "dy", Tensor>> & { readonly dqkv: Tensor | undefined },
-  { batch, T, H, K, D, scale }: Sizes,
+  sized: Sized,
   way: PlainWay,
   target: GpuTarget,
 ): Launches {
+  const { batch, T, H, K, D, scale, factor } = sized
+  const { mask, made } = dropoutMask(sized, batch, target)
   const n = batch * T * H
   const delta = scratch("f32", n)
-  const values = { ...rest, delta, T, H, K, scale }
+  const values = { ...rest, delta, mask, T, H, K, scale, factor }
   const [queries, keys] = [matrixBackward.queries[D]![way.queries]!, matrixBackward.keys[D]![way.keys]!]
-  const tiles = (own: typeof keys | typeof queries) => Math.ceil(T / ownRows(own.shape))
+  const all = (own: typeof keys | typeof queries, heads: number) =>
+    own[kindOf(sized)].map((kernel) => launch(kernel, values, [heads, Math.ceil(T / ownRows(own.shape)), batch]))
   return [
-    launch(attentionDelta, { y, dy: rest.dy, delta, n, D }, groupsFor(n, 0.25, target)),
-    [
-      ...keys.kernels.map((kernel) => launch(kernel, values, [K, tiles(keys), batch])),
-      launch(queries.kernel, values, [H, tiles(queries), batch]),
-    ],
+    [...made, launch(attentionDelta, { y, dy: rest.dy, delta, n, D }, groupsFor(n, 0.25, target))],
+    [...all(keys, K), ...all(queries, H)],
   ]
 }

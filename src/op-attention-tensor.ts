@@ -42,7 +42,7 @@ export function matrixWay(qkv: Tensor, { headDim, T }: AttentionAttrs, target: G
 }
 
 /** Sizes, scalars and the state of dropout, as the portable kernels take them. */
-type Settings = Readonly<Record<"T" | "H" | "K" | "D" | "scale" | "factor" | "site" | "threshold", number>> & {
+export type Settings = Readonly<Record<"T" | "H" | "K" | "D" | "scale" | "factor" | "site" | "threshold", number>> & {
   readonly [N in keyof Counters<Tensor>]: Tensor | number
 }
 
@@ -51,7 +51,7 @@ const kindOf = ({ T, threshold }: Settings, { BR, BC }: TensorTile) =>
   [threshold > 0 ? "dropout" : "plain", T % BR === 0 && T % BC === 0 ? "inside" : "edge"] as const
 
 /** The bits of dropout and the launch that makes them; neither without dropout. */
-function dropoutMask(
+export function dropoutMask(
   { T, H, site, threshold, seed, step, row }: Settings,
   batch: number,
   target: GpuTarget,

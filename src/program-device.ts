@@ -77,6 +77,8 @@ export interface Device {
   arenaBytes(plan: Plan): number
   /** Bytes that this process may still allocate; undefined where the device does not tell. */
   memoryBytes(): number | undefined
+  /** FLOP/s that its maker names for matrix products in this precision; undefined where it has to be measured. */
+  peakFlops(precision: "f32" | "bf16"): number | undefined
   /** Most bytes that this process had on the device at once; undefined where its memory is the host's. */
   peakBytes(): number | undefined
   /** How the device fares right now; undefined where nothing tells. */

@@ -68,6 +68,7 @@ export class Models {
   readonly #versions = new Map<string, Version>()
   readonly #tokenizers = new Map<string, Tokenizer>()
   #clock = 0
+  #started = false
 
   constructor(
     readonly serving: Serving,
@@ -100,11 +101,12 @@ export class Models {
       source.current = this.#version(source, modelDirectory(source.path), false)
       await this.#load(source.current)
     }
+    this.#started = true
   }
 
-  /** Whether every name has something to answer with. */
+  /** Whether every name has something to answer with, in memory or, where it gave way to others, again when it is asked for. */
   get isReady(): boolean {
-    return this.#sources.size > 0 && [...this.#sources.values()].every(({ current }) => current?.ready !== undefined)
+    return this.#started && [...this.#sources.values()].every(({ current }) => current !== undefined)
   }
 
   /** Swaps followed runs to their newest best checkpoint. New requests go there; those under way end where they began. */

@@ -1,6 +1,6 @@
 /** Loss, perplexity and bits per byte on held-out windows. */
 import { type Dataset, evalWindows } from "./data.ts"
-import type { Device, State } from "./program.ts"
+import type { Device, Plan, State } from "./program.ts"
 import { evaluationPlan, type StepShape, scoredTogether } from "./train-step.ts"
 
 /** Scores B sequences of T tokens at a time. */
@@ -12,9 +12,10 @@ export interface Evaluator {
   free(): void
 }
 
-export function createEvaluator(device: Device, state: State, shape: StepShape): Evaluator {
+/** `plan`: where the evaluation's is there already. */
+export function createEvaluator(device: Device, state: State, shape: StepShape, plan: Plan = evaluationPlan(shape)): Evaluator {
   const { B, T } = shape
-  const run = device.compile(evaluationPlan(shape), state)
+  const run = device.compile(plan, state)
   const most = scoredTogether(shape)
   const starts = Array.from({ length: Math.ceil((B * T) / most) }, (_, i) => i * most)
   const rows = Object.fromEntries(

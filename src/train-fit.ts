@@ -2,25 +2,22 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import { formatBytes } from "./base-term.ts"
 import { countParams } from "./gpt.ts"
-import type { Device, Plan } from "./program.ts"
+import type { Device } from "./program.ts"
 import { byteLength } from "./tensor.ts"
 import type { MemoryEvent } from "./train-metrics.ts"
 import type { Prepared, TrainJob } from "./train-prepare.ts"
-import { evaluationPlan, microPlan, updatePlan } from "./train-step.ts"
+import { planRun, type RunPlans } from "./train-step.ts"
 
 type Sized = Pick<TrainJob["values"], "batch" | "activationCheckpointing">
 
-/** What the run of `job` needs. Nothing is allocated. */
-export function memoryOf(job: TrainJob, prepared: Prepared, device: Device): MemoryEvent {
+/** What the run of `job` with these plans needs. Nothing is allocated. */
+export function memoryOf(job: TrainJob, { model }: Prepared, device: Device, planned: RunPlans): MemoryEvent {
   const { values } = job
-  const { model } = prepared
-  const plansOf = ({ batch, activationCheckpointing }: Sized): Plan[] => {
-    const shape = { model, precision: values.precision, B: batch, T: values.context }
-    return [microPlan(shape, activationCheckpointing), updatePlan(shape, values), evaluationPlan(shape)]
-  }
+  const plansOf = (change: Sized) => planRun(model, { ...values, ...change }, planned.evaluation !== undefined)
   const cacheType = values.precision === "bf16" ? 2 : 4
   const cache = values.sampleInterval === undefined ? 0 : 2 * model.nLayer * model.blockSize * model.nKvHead * model.headDim * cacheType
-  const sizes = (plans: readonly Plan[]) => {
+  const sizes = ({ micro, update, evaluation }: RunPlans) => {
+    const plans = [micro, update, ...(evaluation === undefined ? [] : [evaluation])]
     const states = new Map(plans.flatMap(({ program }) => [...program.states.values()].map((t) => [t.name, byteLength(t)] as const)))
     const sum = (holds: (name: string) => boolean) => [...states].reduce((all, [name, bytes]) => all + (holds(name) ? bytes : 0), 0)
     const [copies, gradients] = [sum((name) => name.startsWith("bf16.")), sum((name) => name.startsWith("grad."))]
@@ -29,7 +26,7 @@ export function memoryOf(job: TrainJob, prepared: Prepared, device: Device): Mem
     const weights = sum(() => true) - copies - gradients - moments
     return { weights, copies, gradients, moments, arena, cache, total: sum(() => true) + arena + cache }
   }
-  const now = sizes(plansOf(values))
+  const now = sizes(planned)
   const budget = device.memoryBytes()
   const fitting = (change: Sized) => budget !== undefined && sizes(plansOf(change)).total <= budget
   const fits = budget === undefined || now.total <= budget

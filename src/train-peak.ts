@@ -1,4 +1,4 @@
-/** The best matrix-product rate that a device has shown, against which MFU is told. */
+/** The rate against which MFU is told: the maker's, or the best matrix product that the device has shown. */
 import * as op from "./op.ts"
 import { type Device, plan, trace, writeTo } from "./program.ts"
 
@@ -21,10 +21,10 @@ interface Peak {
 const peaks = new Map<string, Peak>()
 const keyOf = (device: Device, precision: string) => `${device.name} ${precision}`
 
-/** FLOP/s of a product in the precision of training: the best seen so far, at first that of about 100 ms. */
+/** The maker's FLOP/s, or those of a product in the precision of training: the best seen so far, at first that of about 100 ms. */
 export function measurePeak(device: Device, precision: "f32" | "bf16"): number {
-  const known = peaks.get(keyOf(device, precision))
-  if (known !== undefined) return known.rate
+  const known = device.peakFlops(precision) ?? peaks.get(keyOf(device, precision))?.rate
+  if (known !== undefined) return known
   const rate = productRate(device, precision, FIRST_MS)
   peaks.set(keyOf(device, precision), { rate, measuredAt: performance.now() })
   return rate
@@ -36,6 +36,7 @@ export function measurePeak(device: Device, precision: "f32" | "bf16"): number {
  */
 export function refreshPeak(device: Device, precision: "f32" | "bf16", achieved: number): number {
   const known = measurePeak(device, precision)
+  if (device.peakFlops(precision) !== undefined) return known
   const peak = peaks.get(keyOf(device, precision)) as Peak
   const isDue = performance.now() - peak.measuredAt > AGAIN_MS
   const again = isDue ? productRate(device, precision, LATER_MS) : 0

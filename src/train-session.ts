@@ -8,7 +8,7 @@ import { measurePeak } from "./train-peak.ts"
 import type { Prepared, TrainJob } from "./train-prepare.ts"
 import { rewindJournals, withSources, writeRecord } from "./train-run.ts"
 import { loadState, type TrainerState } from "./train-state.ts"
-import { microPlan, updatePlan } from "./train-step.ts"
+import type { RunPlans } from "./train-step.ts"
 
 /** One run in progress: what the steps change. */
 export interface Session {
@@ -18,7 +18,8 @@ export interface Session {
   readonly state: State
   readonly micro: Executable
   readonly update: Executable
-  readonly evaluation: Evaluator
+  /** Undefined where nothing is evaluated. */
+  readonly evaluation: Evaluator | undefined
   readonly emit: Emit
   trainer: TrainerState
   /** Step of the newest checkpoint. */
@@ -27,13 +28,12 @@ export interface Session {
 }
 
 /** Compiles the programs and gives the state its first values. */
-export function openSession(job: TrainJob, prepared: Prepared, device: Device, emit: Emit): Session {
+export function openSession(job: TrainJob, prepared: Prepared, device: Device, plans: RunPlans, emit: Emit): Session {
   const { values } = job
   const { model } = prepared
-  const { precision, batch: B, context: T } = values
-  const shape = { model, precision, B, T }
+  const { precision } = values
+  const { shape, update } = plans
   const state = device.state()
-  const update = updatePlan(shape, values)
   let trainer: TrainerState = { step: 0, tokens: 0, best: null, stale: 0, dataHash: prepared.data.train.hash, seed: values.seed }
   if (prepared.checkpoint !== undefined) {
     trainer = loadState(prepared.checkpoint, state, update, model, precision)
@@ -57,9 +57,9 @@ export function openSession(job: TrainJob, prepared: Prepared, device: Device, e
     state,
     emit,
     trainer,
-    micro: device.compile(microPlan(shape, values.activationCheckpointing), state),
+    micro: device.compile(plans.micro, state),
     update: device.compile(update, state),
-    evaluation: createEvaluator(device, state, shape),
+    evaluation: plans.evaluation && createEvaluator(device, state, shape, plans.evaluation),
     saved: trainer.step,
     lastEval: undefined,
   }

@@ -125,7 +125,7 @@ export function evaluationPlan(shape: StepShape): Plan {
   const { model, precision, B, T } = shape
   return plan(
     trace("evaluate", (t) => {
-      const pass = { precision, T }
+      const pass = { precision, T, isInvariant: true }
       const hidden = gptHidden(model, t.input("tokens", "i32", [B * T]), pass) // (B·T, C)
       const most = scoredTogether(shape)
       for (let i = 0; i * most < B * T; i++) {
@@ -141,3 +141,26 @@ export function evaluationPlan(shape: StepShape): Plan {
 /** Names of the state a checkpoint keeps beside the weights, in a fixed order. */
 export const trainerStates = (update: Program): string[] =>
   [...update.states.keys()].filter((name) => name.startsWith("m.") || name.startsWith("v.") || name === "control")
+
+/** The programs of a run. */
+export interface RunPlans {
+  readonly shape: StepShape
+  readonly micro: Plan
+  readonly update: Plan
+  /** Undefined where nothing is evaluated. */
+  readonly evaluation: Plan | undefined
+}
+
+export function planRun(
+  model: ModelConfig,
+  values: OptimizerConfig & Pick<TrainConfig, "precision" | "batch" | "context" | "activationCheckpointing">,
+  evaluates: boolean,
+): RunPlans {
+  const shape = { model, precision: values.precision, B: values.batch, T: values.context }
+  return {
+    shape,
+    micro: microPlan(shape, values.activationCheckpointing),
+    update: updatePlan(shape, values),
+    evaluation: evaluates ? evaluationPlan(shape) : undefined,
+  }
+}

@@ -15,6 +15,7 @@ import { learningRate } from "./train-schedule.ts"
 import { announce, openSession, type Session } from "./train-session.ts"
 import { smokeTest } from "./train-smoke.ts"
 import { saveState, type TrainerState } from "./train-state.ts"
+import { planRun } from "./train-step.ts"
 import { type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
 
 /**
@@ -29,7 +30,8 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   try {
     if (job.resume) recoverCheckpoints(directory)
     const prepared = await prepare(job, flag, emit)
-    const memory = memoryOf(job, prepared, device)
+    const plans = planRun(prepared.model, job.values, prepared.data.val !== undefined && job.values.evalInterval !== undefined)
+    const memory = memoryOf(job, prepared, device, plans)
     if (job.values.dryRun) {
       emit(memory)
       throw new Stopped("nothing was trained (--dryRun)")
@@ -40,12 +42,12 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
       record(directory, event)
       emit(event)
     }
-    const session = openSession(job, prepared, device, journal)
+    const session = openSession(job, prepared, device, plans, journal)
     try {
       announce(session)
       return await loop(session, flag, started)
     } finally {
-      for (const run of [session.micro, session.update, session.evaluation]) run.free()
+      for (const run of [session.micro, session.update, session.evaluation]) run?.free()
       session.state.free()
       prepared.data.train.close()
       prepared.data.val?.close()
@@ -177,7 +179,7 @@ const isStale = ({ job, trainer }: Session): boolean => job.values.patience !== 
 async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
   const { values } = s.job
   const { val } = s.prepared.data
-  if (val === undefined) return
+  if (val === undefined || s.evaluation === undefined) return
   const result = await evaluate(s.evaluation, val, {
     batches: values.evalSteps,
     yieldNow: async () => {

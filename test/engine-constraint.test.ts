@@ -2,6 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test"
 import { compileConstraint, type Vocabulary, vocabularyOf } from "../src/engine-constraint.ts"
 import { Automaton, type State } from "../src/engine-constraint-automaton.ts"
 import type { Constraint } from "../src/engine-serve-protocol.ts"
+import { trainTokenizer } from "../src/token.ts"
 import { dice, type Json, randomDocument, type Schema, violation } from "./json-schema.ts"
 import { clean, makeModel, PLAIN, ServeEngine, tokenizer } from "./serve-engine.ts"
 
@@ -110,6 +111,38 @@ describe("GBNF", () => {
     `)
     for (const good of ["1", "1+2", "(1+(2))+34", "xéé", "x9ééé"]) expect([good, sum(good)]).toEqual([good, true])
     for (const bad of ["", "1+", "(1", "xé", "xaéé", "xééééé", "1 "]) expect([bad, sum(bad)]).toEqual([bad, false])
+  })
+
+  test("JSON as llama.cpp's users write it", () => {
+    const json = grammar(String.raw`
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+
+object ::=
+  "{" ws (
+            string ":" ws value
+    ("," ws string ":" ws value)*
+  )? "}" ws
+
+array  ::=
+  "[" ws (
+            value
+    ("," ws value)*
+  )? "]" ws
+
+string ::=
+  "\"" (
+    [^"\\\x7F\x00-\x1F] |
+    "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) # escapes
+  )* "\"" ws
+
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+
+# Optional space: by convention, applied in this grammar after literal chars when allowed
+ws ::= | " " | "\n" [ \t]{0,20}
+`)
+    for (const good of ['{"a": [1, -2.5e3, "x\\"\\u00e9", {}], "b": null}\n  ', "{}"]) expect([good, json(good)]).toEqual([good, true])
+    for (const bad of ["[]", '{"a" 1}', '{"a": 01}', '{"a": "\n"}', '{"a": tru}']) expect([bad, json(bad)]).toEqual([bad, false])
   })
 
   test.each([
@@ -306,5 +339,15 @@ test("a model with random weights keeps to schemas, regular expressions and gram
     expect(text).toMatch(/^call (\{.*\}|\d{4})$/s)
     expect(finished!.reason).toBe("complete")
   }
+  await engine.stop()
+})
+
+test("a tokenizer without the characters fails the request, not the engine", async () => {
+  const engine = new ServeEngine()
+  await engine.load(makeModel("letters", { own: trainTokenizer({ kind: "char" }, ["abc "]) }))
+  const ask = (constraint: Constraint) => engine.ask({ prompt: Int32Array.of(1), constraint })
+  const [object, letters] = await Promise.all([ask({ type: "json_object" }), ask({ type: "regex", pattern: "[ab]{3}" })])
+  expect(object.failed).toMatchObject({ param: "constraint", message: expect.stringContaining("no token that goes on from here") })
+  expect(letters.finished).toMatchObject({ reason: "complete", completionTokens: 3 })
   await engine.stop()
 })

@@ -19,7 +19,7 @@ withGpu(
     const seeds = [3, 4, 6, 9, 12, 15]
     const run = async (limits: ConstructorParameters<typeof ServeEngine>[0], atOnce: boolean) => {
       const engine = new ServeEngine(limits, device)
-      await engine.load(path)
+      await engine.load(path, { precision: "bf16" })
       const ask = async (seed: number) => {
         const { prompt, maxTokens, ...rest } = randomRequest(seed)
         return bytesOf(await engine.ask({ ...rest, prompt: prompt!.slice(0, 40), maxTokens: Math.min(8, maxTokens!) }))
@@ -38,22 +38,24 @@ withGpu(
   SLOWEST_MS,
 )
 
-withGpu(
-  "a prompt's logprobs are those of evaluation",
-  async () => {
-    const device = openGpu(0)
-    const path = makeModel("scored", { blockSize: 64 })
-    const prompt = Int32Array.from({ length: 64 }, (_, i) => (i * i * 7 + 3) % 290)
-    const { state, model } = loadModel(device, path, "f32")
-    const evaluator = createEvaluator(device, state, { model, precision: "f32", B: 1, T: 63 })
-    const wanted = Array.from(evaluator.logprobs(prompt.slice(0, -1), prompt.slice(1)))
-    evaluator.free()
-    state.free()
-    const engine = new ServeEngine({}, device)
-    await engine.load(path)
-    const told = await engine.ask({ prompt, maxTokens: 0, promptLogprobs: true })
-    await engine.stop()
-    expect(told.prompt).toEqual(wanted)
-  },
-  SLOWEST_MS,
-)
+for (const precision of ["f32", "bf16"] as const) {
+  withGpu(
+    `a prompt's logprobs are those of evaluation, ${precision}`,
+    async () => {
+      const device = openGpu(0)
+      const path = makeModel(`scored ${precision}`, { blockSize: 64 })
+      const prompt = Int32Array.from({ length: 64 }, (_, i) => (i * i * 7 + 3) % 290)
+      const { state, model } = loadModel(device, path, precision)
+      const evaluator = createEvaluator(device, state, { model, precision, B: 1, T: 63 })
+      const wanted = Array.from(evaluator.logprobs(prompt.slice(0, -1), prompt.slice(1)))
+      evaluator.free()
+      state.free()
+      const engine = new ServeEngine({}, device)
+      await engine.load(path, { precision })
+      const told = await engine.ask({ prompt, maxTokens: 0, promptLogprobs: true })
+      await engine.stop()
+      expect(told.prompt).toEqual(wanted)
+    },
+    SLOWEST_MS,
+  )
+}

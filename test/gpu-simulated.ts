@@ -16,6 +16,7 @@ export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"
     ahead: 0,
     telemetry: () => undefined,
     peakBytes: () => undefined,
+    peakFlops: () => undefined,
     arenaBytes: (plan) => schedule(plan, target).arenaBytes,
     memoryBytes: () => undefined,
     state: () => new CpuState(),

@@ -1,6 +1,7 @@
 /** Attention by plain KHR matrices in the simulator, against the f64 reference: partial tiles, shared key heads, large scores, every shape. */
 import { expect, test } from "bun:test"
 import { attention, attentionBackward, checkCase } from "../src/op.ts"
+import { counters } from "../src/op-attention-heads.ts"
 import { trial } from "../src/op-attention-matrix.ts"
 import type { Op } from "../src/program.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
@@ -16,15 +17,29 @@ const CASES = [
   { B: 1, T: 70, nHead: 2, nKvHead: 1, headDim: 128, scale: 0.09, about: "wide heads" },
   { B: 1, T: 65, nHead: 1, nKvHead: 1, headDim: 128, scale: 0.09, way: { forward: 1, queries: 1, keys: 1 }, about: "wide heads, second" },
   { B: 1, T: 33, nHead: 1, nKvHead: 1, headDim: 128, scale: 0.09, way: { ...first, keys: 2 }, about: "wide heads, third" },
+  { B: 2, T: 67, nHead: 2, nKvHead: 1, headDim: 64, scale: 0.125, dropout: 0.4, about: "dropout, rows of bits that are not aligned" },
+  {
+    B: 1,
+    T: 132,
+    nHead: 1,
+    nKvHead: 1,
+    headDim: 64,
+    scale: 0.125,
+    dropout: 0.2,
+    way: { forward: 2, queries: 1, keys: 1 },
+    about: "dropout, more lanes",
+  },
+  { B: 1, T: 70, nHead: 1, nKvHead: 1, headDim: 128, scale: 0.09, dropout: 0.2, about: "dropout, wide heads" },
   { B: 1, T: 130, nHead: 2, nKvHead: 2, headDim: 32, scale: 0.2, about: "narrow heads" },
   { B: 1, T: 130, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "scores that pass the first reference" },
 ]
 
-for (const { B, T, about, way = first, ...heads } of CASES) {
+for (const { B, T, about, way = first, dropout = 0, ...heads } of CASES) {
   const { nHead: H, nKvHead: K, headDim: D } = heads
-  const attrs = { ...heads, T, dropout: 0, site: 0 }
+  const attrs = { ...heads, T, dropout, site: 3 }
   const qkv = [B * T, (H + 2 * K) * D]
-  const run = (op: unknown, inputs: Record<string, number[]>) => {
+  const run = (op: unknown, given: Record<string, number[]>) => {
+    const inputs = { ...given, ...(dropout > 0 ? counters : {}) }
     trial.way = way
     try {
       const { worst, tensor } = checkCase(device, { op: op as Op, opCase: { inputs, attrs }, index: 1, act: "bf16", beta: 0 })

@@ -108,9 +108,11 @@ describe("one model", () => {
   test("that the engine dropped for others is loaded again when it is asked for", async () => {
     const { models, told } = watched()
     models.add(model, "runs")
+    expect(models.isReady).toBe(false)
     await models.start()
     expect(models.isReady).toBe(true)
     models.evicted("model")
+    expect(models.isReady).toBe(true)
     const [one, two] = await Promise.all([models.lease(undefined), models.lease("model")])
     expect(one.model).toBe(two.model)
     expect(told).toEqual(["load model", "load model"])
