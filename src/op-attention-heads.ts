@@ -20,6 +20,8 @@ export interface AttentionAttrs extends Heads {
   readonly dropout: number
   /** Tells apart the dropouts of a model. */
   readonly site: number
+  /** y has the bits of attention_cached, as scores that are told need them; otherwise matrices may round as is fastest. */
+  readonly exact?: boolean | undefined
 }
 
 /** Throws unless qkv's rows and columns fit the heads. */
