@@ -20,13 +20,8 @@ export interface AttentionAttrs extends Heads {
   readonly dropout: number
   /** Tells apart the dropouts of a model. */
   readonly site: number
-<<<<<<< HEAD
-  /** y has the bits of attention_cached, as scores that are told need them; otherwise matrices may round as is fastest. */
-  readonly exact?: boolean | undefined
-=======
   /** The bits are those of attention_cached on every device, which keeps it from matrix instructions. */
   readonly isInvariant?: boolean | undefined
->>>>>>> 548e4aafc416d888413276c76ad1b13d25b0d009
 }
 
 /** Throws unless qkv's rows and columns fit the heads. */

@@ -125,11 +125,7 @@ export function evaluationPlan(shape: StepShape): Plan {
   const { model, precision, B, T } = shape
   return plan(
     trace("evaluate", (t) => {
-<<<<<<< HEAD
-      const pass = { precision, T, exact: true }
-=======
       const pass = { precision, T, isInvariant: true }
->>>>>>> 548e4aafc416d888413276c76ad1b13d25b0d009
       const hidden = gptHidden(model, t.input("tokens", "i32", [B * T]), pass) // (B·T, C)
       const most = scoredTogether(shape)
       for (let i = 0; i * most < B * T; i++) {

@@ -34,17 +34,17 @@ const CASES = [
   { B: 1, T: 130, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "scores that pass the first reference" },
 ]
 
-test("exact attention has the bits of devices without matrices", () => {
+test("invariant attention has the bits of devices without matrices", () => {
   const [T, width] = [70, 4 * 64]
   const attrs = { T, nHead: 2, nKvHead: 1, headDim: 64, scale: 0.125, dropout: 0, site: 0 }
   const words = Uint16Array.from({ length: T * width }, (_, i) => new Uint32Array(Float32Array.of(Math.sin(1 + 3 * i)).buffer)[0]! >>> 16)
-  const bits = (on: Device, exact: boolean) => {
+  const bits = (on: Device, isInvariant: boolean) => {
     const state = on.state()
     const body = (t: Tracer) => {
-      const { y } = attention({ qkv: t.state("qkv", "bf16", [T, width]) }, { ...attrs, exact })
+      const { y } = attention({ qkv: t.state("qkv", "bf16", [T, width]) }, { ...attrs, isInvariant })
       t.output("y", cast({ x: y }, { to: "f32" }).y)
     }
-    const run = on.compile(plan(trace("exact", body)), state)
+    const run = on.compile(plan(trace("invariant", body)), state)
     state.write("qkv", words)
     return [...run.submit({}).read("y")]
   }
