@@ -31,7 +31,6 @@ function settings(qkv: Tensor, { seed, step, row }: Counters<Tensor>, attrs: Att
 
 /** Which matrix kernels do this attention; where none does, the portable ones do. */
 function matricesFor(qkv: Tensor, attrs: AttentionAttrs, target: GpuTarget) {
-  if (attrs.isInvariant === true) return {}
   const way = matrixWay(qkv, attrs, target)
   const plain = plainWay(qkv, attrs, target, way !== undefined)
   return plain === undefined ? { way } : { plain }
