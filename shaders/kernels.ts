@@ -24,6 +24,7 @@ import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
 import { matmulFew } from "./matmul-few.ts"
 import { matrixMatmuls } from "./matmul-matrix.ts"
+import { matmulSkinny } from "./matmul-skinny.ts"
 import { tensorKernels } from "./matmul-tensor.ts"
 import { muonApply, muonMomentum, muonStart } from "./muon.ts"
 import { addNorms, norms } from "./norm.ts"
@@ -89,6 +90,7 @@ export const kernels: readonly Kernel[] = [
   logprobs,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
+  ...matmulSkinny.flatMap(({ narrow, wide }) => [narrow, wide]),
   matmulCombine,
   crossEntropy,
   lossSum,

@@ -36,6 +36,8 @@ export interface Pass {
   readonly positions?: Tensor | undefined
   /** Recompute each block in backward instead of keeping its activations. */
   readonly recompute?: boolean | undefined
+  /** The bits are those that generation finds, on devices whose fastest attention has others. */
+  readonly isInvariant?: boolean | undefined
 }
 
 /** Name of the state that holds a parameter: the f32 master, or its bf16 copy where a product reads it. */
@@ -92,7 +94,9 @@ export function gptHidden(c: ModelConfig, tokens: Tensor, pass: Pass): Tensor {
     const scale = 1 / Math.sqrt(headDim)
     if (pass.cache !== undefined) return attendCached(qkv, layer, pass, pass.cache, { ...heads, scale })
     const p = pass.dropout === undefined ? 0 : c.dropout
-    return op.attention({ qkv, ...(p > 0 ? pass.dropout : {}) }, { ...heads, T: pass.T, scale, dropout: p, site: SITES.layer(layer) }).y
+    const { T, isInvariant } = pass
+    return op.attention({ qkv, ...(p > 0 ? pass.dropout : {}) }, { ...heads, T, scale, dropout: p, site: SITES.layer(layer), isInvariant })
+      .y
   }
 
   const block = (layer: number): void => {

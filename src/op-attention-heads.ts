@@ -20,6 +20,8 @@ export interface AttentionAttrs extends Heads {
   readonly dropout: number
   /** Tells apart the dropouts of a model. */
   readonly site: number
+  /** The bits are those of attention_cached on every device, which keeps it from matrix instructions. */
+  readonly isInvariant?: boolean | undefined
 }
 
 /** Throws unless qkv's rows and columns fit the heads. */

@@ -3,10 +3,16 @@ import type { GpuTarget, Launches } from "./op-gpu.ts"
 import { matrixGemm } from "./op-matmul-matrix.ts"
 import { portableGemm } from "./op-matmul-portable.ts"
 import type { Gemm } from "./op-matmul-request.ts"
+import { isSkinny, skinnyGemm } from "./op-matmul-skinny.ts"
 
-/** Launches of a matrix product: by matrix instructions where the device has them and they take this one, else by the portable kernels. */
+/**
+ * Launches of a matrix product: by matrix instructions where the device has them and they take this one, else by the portable kernels. All
+ * kernels of matrix instructions sum K in the same order, so that few rows may have their own.
+ */
 export function gemm(given: Gemm, target: GpuTarget): Launches {
-  return (target.matrix === "none" ? undefined : matrixGemm(given, target)) ?? portableGemm(given, target)
+  const skinny = target.matrix === "none" ? undefined : skinnyGemm(given, target)
+  if (skinny !== undefined && isSkinny(given)) return skinny
+  return (target.matrix === "none" ? undefined : matrixGemm(given, target)) ?? skinny ?? portableGemm(given, target)
 }
 
 export type { Gemm } from "./op-matmul-request.ts"

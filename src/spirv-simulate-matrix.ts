@@ -288,13 +288,18 @@ export class MatrixSimulation {
   }
 }
 
-/** a (rows, inner) · b (inner, columns) + c, summed in f64 and rounded once. */
+/** Depth of an instruction: what is summed exactly before it is rounded. Larger matrices are such instructions one after the other. */
+const DEPTH = 16
+
+/** a (rows, inner) · b (inner, columns) + c, rounded after every DEPTH of inner. */
 function multiply(a: Float32Array, b: Float32Array, c: Float32Array, inner: number, columns: number): Float32Array {
   const sums = Float64Array.from(c)
   for (let row = 0; row < c.length / columns; row++) {
+    const own = sums.subarray(row * columns, (row + 1) * columns)
     for (let k = 0; k < inner; k++) {
       const factor = a[row * inner + k]!
-      for (let column = 0; column < columns; column++) sums[row * columns + column]! += factor * b[k * columns + column]!
+      for (let column = 0; column < columns; column++) own[column]! += factor * b[k * columns + column]!
+      if (k % DEPTH === DEPTH - 1) own.set(Float32Array.from(own))
     }
   }
   return Float32Array.from(sums)

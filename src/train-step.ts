@@ -125,7 +125,7 @@ export function evaluationPlan(shape: StepShape): Plan {
   const { model, precision, B, T } = shape
   return plan(
     trace("evaluate", (t) => {
-      const pass = { precision, T }
+      const pass = { precision, T, isInvariant: true }
       const hidden = gptHidden(model, t.input("tokens", "i32", [B * T]), pass) // (B·T, C)
       const most = scoredTogether(shape)
       for (let i = 0; i * most < B * T; i++) {
