@@ -180,11 +180,13 @@ function product(layout: Layout, tile: MatrixTile) {
       const [top, at] = [row.add(down).add(r), column.add(over).add(c.mul(PACK))]
       const use = used(at)
       const [turns, step] = [(FRAGMENT * perRow) / LANES, LANES / perRow]
-      for (const i of range(high)) {
-        const above = top.add(i * FRAGMENT)
+      // A loop, so that what happens to the sums stands there once.
+      k.for(0, high, 1, (i) => {
+        const above = top.add(i.mul(FRAGMENT))
         use.begin(range(turns).map((turn) => above.add(turn * step)))
         k.barrier()
-        for (const j of range(wide)) k.storeMatrix(shared, mine.add(j * QUADS), stripPitch, "row", sums[i]![j]!.get())
+        for (const [which, row] of sums.entries())
+          k.if(i.eq(which), () => row.forEach((sum, j) => k.storeMatrix(shared, mine.add(j * QUADS), stripPitch, "row", sum.get())))
         k.barrier()
         k.for(0, turns, 1, (turn) => {
           const below = turn.mul(step)
@@ -192,7 +194,7 @@ function product(layout: Layout, tile: MatrixTile) {
           const values = quads.flatMap(({ x, y, z, w }) => [x, y, z, w].map((word) => word.asF32()))
           use.finish(turn, above.add(below), values)
         })
-      }
+      })
     },
   }
 }

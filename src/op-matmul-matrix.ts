@@ -39,6 +39,8 @@ const BANDWIDTH = 4e12
 const DISPATCH = 4e-6
 const ENDS = 1.2e-6
 const LATENCY = 6e-7
+/** Bytes per second that one processor reads. An estimate. */
+const UNIT_BANDWIDTH = 6e10
 /** Seconds for 128 × 128 elements, where they are to speak of: an activation, and the derivative of one. */
 const ACTIVATION = { nv2: 2.4e-6, khr: 0 } as const
 const DERIVATIVE = { nv2: 0, khr: 3e-6 } as const
@@ -94,7 +96,8 @@ export function cost(given: Gemm, path: Way["path"], tile: Tile, splits: number,
   const waits = path === "khr" && tile.lanes < 256 && turns % 2 === 1 ? LONELY : 0
   const depth = depthOf(given.K, tile, splits)
   const flops = 2 * tile.rows * tile.columns * depth * (turns + waits) * (isInside(given, tile, splits) ? 1 : EDGE[path])
-  const sum = Math.max(flops / ((tile.rates[given.layout] * 1e12) / units), (LATENCY * depth) / tile.depth)
+  const waiting = (depth / tile.depth) * (LATENCY + (2 * (tile.rows + tile.columns) * tile.depth) / UNIT_BANDWIDTH) * Math.max(1, turns / 4)
+  const sum = Math.max(flops / ((tile.rates[given.layout] * 1e12) / units), waiting)
   const elements = given.M * given.N
   if (splits > 1) return sum + 2 * DISPATCH + turns * ENDS + (8 * splits * elements) / BANDWIDTH
   const { c, pre, derivative, beta, activation = "none" } = given
