@@ -211,13 +211,31 @@ const constants = {
 }
 type Sizes = { readonly [N in keyof typeof constants]: U32 }
 
+/**
+ * Another order of every eight rows, for rows of two or four packs: those that eight lanes store at once begin in different banks, one row being a
+ * pack longer in shared memory than what it holds.
+ */
+function spread(line: U32, perRow: number): U32 {
+  if (perRow === 4)
+    return line
+      .and(~7 >>> 0)
+      .or(line.and(1).shl(2))
+      .or(line.shr(1).and(3)) // 0 4 1 5 2 6 3 7
+  if (perRow === 2)
+    return line
+      .and(~7 >>> 0)
+      .or(line.and(3).shl(1))
+      .or(line.shr(2).and(1)) // 0 2 4 6 1 3 5 7
+  return line
+}
+
 /** A lane's share of a factor's tile, in registers from the load of a tile until it is stored to shared memory. */
 function fetch(k: Body, factor: Factor, depth: number, lanes: number, { K, EDGE }: Sizes) {
   const { memory, isAlongRows, side, start, stride, span, base } = factor
   const perRow = (isAlongRows ? depth : span) / PACK
   const places = range((span * depth) / PACK / lanes).map((turn) => {
     const piece = k.lane.add(turn * lanes)
-    return { line: piece.div(perRow), pack: piece.mod(perRow), held: k.var(vec4(u32), 0) }
+    return { line: spread(piece.div(perRow), perRow), pack: piece.mod(perRow), held: k.var(vec4(u32), 0) }
   })
   const placeOf = (line: U32, pack: U32, from: U32) =>
     isAlongRows ? ([start.add(line), from.add(pack.mul(PACK))] as const) : ([start.add(pack.mul(PACK)), from.add(line)] as const)
