@@ -1,9 +1,12 @@
 /** Attention by plain KHR matrices in the simulator, against the f64 reference: partial tiles, shared key heads, large scores, every shape. */
 import { expect, test } from "bun:test"
+import { matrixAttention } from "../shaders/attention-matrix.ts"
+import { matrixBackward } from "../shaders/attention-matrix-backward.ts"
 import { attention, attentionBackward, cast, checkCase } from "../src/op.ts"
 import { counters } from "../src/op-attention-heads.ts"
 import { trial } from "../src/op-attention-matrix.ts"
 import { type Device, type Op, plan, type Tracer, trace } from "../src/program.ts"
+import { checkKernel, type Kernel } from "../src/spirv.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
 const device = simulatedDevice(32, "khr")
@@ -52,6 +55,11 @@ test("invariant attention has the bits of devices without matrices", () => {
   expect(bits(device, true)).toEqual(portable)
   expect(bits(device, false)).not.toEqual(portable)
 }, 60_000)
+
+test("kernels of every shape keep the limits", () => {
+  const lists = [matrixAttention, matrixBackward.queries, matrixBackward.keys].flatMap((bySize) => Object.values(bySize).flat())
+  for (const { plain, dropout } of lists) for (const kernel of [plain, dropout].flat()) checkKernel(kernel as unknown as Kernel)
+})
 
 for (const { B, T, about, way = first, dropout = 0, ...heads } of CASES) {
   const { nHead: H, nKvHead: K, headDim: D } = heads
