@@ -3,8 +3,8 @@ import { readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { uniform } from "../src/base-random.ts"
 import { formatDuration } from "../src/base-term.ts"
+import { type Load, report, runLoad } from "../src/bench.ts"
 import { workFolder, writeModel } from "../test/serve-fake.ts"
-import { type Load, report, runLoad } from "./serve-load.ts"
 
 const [CYCLES, SECONDS] = [Number(process.argv[2] ?? 10_000), Number(process.argv[3] ?? 60)]
 const QUEUE_SECONDS = 2

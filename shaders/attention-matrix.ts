@@ -182,8 +182,11 @@ export const FORWARD_SHAPES: Readonly<Record<number, readonly Shape[]>> = {
 }
 
 /**
- * y and lse as in attention.ts, rounded otherwise: weights are bf16 where they meet the values, and relative to the largest score on the diagonal.
- * qkv (B·T, (H + 2K)·D), y (B·T, H·D), lse (B·T, H) f32; B·T·(H + 2K)·D below 2^31. Grid: (H, ⌈T / rows⌉, B). 2·B·T·T·H·D FLOP. Source: Dao 2023, arXiv:2307.08691.
+ * y and lse as in attention.ts, but not its bits: weights are bf16 where they meet the values, and relative to the largest score that a row sees in
+ * its 16 × 16 block on the diagonal; where a sum of weights passes 2^64, all rows of the workgroup start again relative to their largest score. For
+ * training only, therefore: evaluation and serving take the kernels whose bits do not depend on a row's place. NaN and inf of a value reach up to 31
+ * rows before it too. qkv (B·T, (H + 2K)·D), y (B·T, H·D), lse (B·T, H) f32, mask as in attention-tensor-inputs.ts; B·T·(H + 2K)·D below 2^31.
+ * Subgroups of 32. Grid: (H, ⌈T / rows⌉, B). 2·B·T·T·H·D FLOP. Source: Dao 2023, arXiv:2307.08691.
  */
 export const matrixAttention = Object.fromEntries(
   Object.entries(FORWARD_SHAPES).map(([size, shapes]) => [

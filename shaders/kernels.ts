@@ -104,9 +104,9 @@ export const kernels: readonly Kernel[] = [
   ...[fragmentAttention, fragmentBackward.queries, fragmentBackward.keys].flatMap(
     ({ plain, dropout }): Kernel[] => [...plain, ...dropout] as Kernel[],
   ),
-  ...Object.values(matrixAttention).flatMap((shapes) => shapes.flatMap(({ plain, dropout }) => [plain, dropout])),
+  ...Object.values(matrixAttention).flatMap(([best]) => (best === undefined ? [] : [best.plain, best.dropout])),
   ...[matrixBackward.queries, matrixBackward.keys].flatMap((bySize) =>
-    Object.values(bySize).flatMap((shapes) => shapes.flatMap(({ plain, dropout }) => [...plain, ...dropout])),
+    Object.values(bySize).flatMap(([best]) => (best === undefined ? [] : [...best.plain, ...best.dropout])),
   ),
   ...all<Kernel>(tensorAttention),
   tensorMask,

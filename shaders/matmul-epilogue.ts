@@ -59,9 +59,16 @@ export interface Epilogue {
 /**
  * c[m, n + j] from sums[j]: z = scale·sum + bias[n + j]; pre ← z; z = activation(z)·derivative(pre); c ← z + beta·addend, where beta 0 does
  * not read. Four or eight sums are written as one pack: then n and ldc are multiples of as many. `biases`
- * are those of the columns where they have been read before.
+ * and `before` are those of the columns and what pre holds where they have been read already.
  */
-export function finish(k: Body, e: Epilogue, m: U32, n: U32, sums: readonly F32[], biases?: readonly Var<typeof f32>[]): void {
+export function finish(
+  k: Body,
+  e: Epilogue,
+  m: U32,
+  n: U32,
+  sums: readonly F32[],
+  { biases, before }: { readonly biases?: readonly Var<typeof f32>[]; readonly before?: () => readonly F32[] } = {},
+): void {
   const at = m.mul(e.ldc).add(n)
   const size = sums.length
   const load = (from: ReadBuffer<Out>): readonly F32[] =>
@@ -77,7 +84,7 @@ export function finish(k: Body, e: Epilogue, m: U32, n: U32, sums: readonly F32[
   k.if(e.keepsPre.ne(0), () => store(e.pre))
   k.if(e.activation.ne(0), () => z.forEach((one) => one.update((v) => activate(k, e.activation, v))))
   k.if(e.derivative.ne(0), () => {
-    const pre = load(e.pre)
+    const pre = before?.() ?? load(e.pre)
     z.forEach((one, j) => one.update((v) => v.mul(activationSlope(k, e.derivative, pre[j]!))))
   })
   k.if(e.adds.ne(0).and(e.beta.ne(0)), () => {

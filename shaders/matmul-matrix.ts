@@ -31,28 +31,26 @@ export interface MatrixTile {
   readonly subgroups: readonly [number, number]
   /** 1: subgroups wait for each other before and after what they share changes; 2: it changes in one half while they multiply the other. */
   readonly halves: 1 | 2
-  /** TFLOP/s of an H200 with many such tiles; only the ratios matter. */
-  readonly rate: number
+  /** TFLOP/s of an H200 with many such tiles, by layout; only the ratios matter. */
+  readonly rates: Readonly<Record<Layout, number>>
 }
 const tile = (
   [rows, columns, depth]: readonly [number, number, number],
   subgroups: MatrixTile["subgroups"],
   halves: 1 | 2,
-  rate: number,
-): MatrixTile => ({ rows, columns, depth, subgroups, halves, rate })
+  rates: MatrixTile["rates"],
+): MatrixTile => ({ rows, columns, depth, subgroups, halves, rates })
 /** Tiles that kernels are built for. */
 export const MATRIX_TILES: readonly MatrixTile[] = [
-  tile([128, 256, 32], [2, 4], 1, 240),
-  tile([128, 128, 32], [2, 2], 2, 235),
-  tile([128, 128, 32], [4, 2], 1, 200),
-  tile([128, 128, 32], [2, 4], 2, 200),
-  tile([128, 128, 64], [2, 4], 1, 200),
-  tile([128, 256, 16], [2, 4], 2, 200),
-  tile([256, 128, 32], [4, 2], 1, 230),
-  tile([64, 128, 32], [1, 4], 2, 180),
-  tile([64, 64, 32], [2, 2], 1, 140),
-  tile([32, 64, 64], [1, 4], 2, 80),
-  tile([16, 32, 128], [1, 2], 2, 40),
+  tile([128, 256, 32], [2, 4], 1, { nt: 250, nn: 300, tn: 330 }),
+  tile([128, 128, 32], [2, 2], 2, { nt: 240, nn: 280, tn: 300 }),
+  tile([128, 128, 32], [2, 4], 2, { nt: 200, nn: 220, tn: 240 }),
+  tile([128, 128, 64], [2, 4], 1, { nt: 200, nn: 220, tn: 240 }),
+  tile([128, 256, 16], [2, 4], 2, { nt: 200, nn: 220, tn: 240 }),
+  tile([64, 128, 32], [1, 4], 2, { nt: 180, nn: 200, tn: 220 }),
+  tile([64, 64, 32], [2, 2], 1, { nt: 141, nn: 165, tn: 200 }),
+  tile([32, 64, 64], [1, 4], 2, { nt: 80, nn: 80, tn: 80 }),
+  tile([16, 32, 128], [1, 2], 2, { nt: 40, nn: 40, tn: 40 }),
 ]
 /** 128x256x32_256 with its lanes, and _2 where what is shared has two halves. */
 export const tileName = ({ rows, columns, depth, subgroups: [up, across], halves }: MatrixTile): string =>
@@ -72,6 +70,13 @@ interface Factor {
   /** Rows or columns of the tile; its first pack in shared memory. */
   readonly span: number
   readonly base: number
+}
+
+/** What becomes of a lane's sums. */
+interface Use {
+  /** Is told rows that come next, those of turns 0, 1, …. */
+  begin(rows: readonly U32[]): void
+  finish(turn: U32, row: U32, sums: F32[]): void
 }
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
@@ -95,16 +100,11 @@ function product(layout: Layout, tile: MatrixTile) {
   return {
     lanes,
     /**
-     * Calls `used` with the first of 8 columns of c that are this lane's, then what it returns with rows and their sums there; both may lie outside. `sizes`: M, N, K; KS of K
+     * Calls `used` with the first of 8 columns of c that are this lane's, then what it returns with rows and their sums there; both may lie
+     * outside. `sizes`: M, N, K; KS of K
      * are summed, a multiple of the depth, from KS · z on; GROUP tiles along M lie side by side in the grid; EDGE: 0 where all tiles are whole.
      */
-    run(
-      k: Body,
-      a: ReadBuffer<typeof bf16>,
-      b: ReadBuffer<typeof bf16>,
-      sizes: Sizes,
-      used: (column: U32) => (row: U32, sums: F32[]) => void,
-    ) {
+    run(k: Body, a: ReadBuffer<typeof bf16>, b: ReadBuffer<typeof bf16>, sizes: Sizes, used: (column: U32) => Use) {
       const { M, N, KS, GROUP, LDA, LDB } = sizes
       const row = k.groupY.mul(GROUP).add(k.group.mod(GROUP)).mul(rows)
       const column = k.group.div(GROUP).mul(columns)
@@ -122,7 +122,7 @@ function product(layout: Layout, tile: MatrixTile) {
       const first = k.groupZ.mul(KS)
       const ahead = factors.map((factor) => fetch(k, factor, depth, lanes, sizes))
       const load = (from: U32) => ahead.forEach((pieces) => pieces.load(from))
-      const store = (half: U32 | number) => ahead.forEach((pieces) => pieces.store(shared, half))
+      const store = (half: U32 | number, from: U32) => ahead.forEach((pieces) => pieces.store(shared, half, from))
       const [down, over] = [k.subgroup.div(across).mul(high * FRAGMENT), k.subgroup.mod(across).mul(wide * FRAGMENT)]
       const multiply = (half: U32 | number) => {
         for (const step of range(depth / FRAGMENT)) {
@@ -150,15 +150,16 @@ function product(layout: Layout, tile: MatrixTile) {
       }
       load(first)
       if (halves === 2) {
-        store(0)
+        store(0, first)
         k.barrier()
       }
       k.for(0, KS, depth, (done) => {
         const hasNext = done.add(depth).lt(KS)
-        const loadNext = () => k.if(hasNext, () => load(first.add(done).add(depth)))
+        const next = first.add(done).add(depth)
+        const loadNext = () => k.if(hasNext, () => load(next))
         if (halves === 1) {
           k.barrier()
-          store(0)
+          store(0, first.add(done))
           k.barrier()
           loadNext()
           multiply(0)
@@ -166,7 +167,7 @@ function product(layout: Layout, tile: MatrixTile) {
           const half = done.div(depth).and(1).mul(packs)
           loadNext()
           multiply(half)
-          k.if(hasNext, () => store(k.u32(packs).sub(half)))
+          k.if(hasNext, () => store(k.u32(packs).sub(half), next))
           k.barrier()
         }
       })
@@ -178,16 +179,22 @@ function product(layout: Layout, tile: MatrixTile) {
       const place = mine.add(r.mul(stripPitch)).add(c.mul(2))
       const [top, at] = [row.add(down).add(r), column.add(over).add(c.mul(PACK))]
       const use = used(at)
-      for (const i of range(high)) {
+      const [turns, step] = [(FRAGMENT * perRow) / LANES, LANES / perRow]
+      // A loop, so that what happens to the sums stands there once.
+      k.for(0, high, 1, (i) => {
+        const above = top.add(i.mul(FRAGMENT))
+        use.begin(range(turns).map((turn) => above.add(turn * step)))
         k.barrier()
-        for (const j of range(wide)) k.storeMatrix(shared, mine.add(j * QUADS), stripPitch, "row", sums[i]![j]!.get())
+        for (const [which, row] of sums.entries())
+          k.if(i.eq(which), () => row.forEach((sum, j) => k.storeMatrix(shared, mine.add(j * QUADS), stripPitch, "row", sum.get())))
         k.barrier()
-        k.for(0, FRAGMENT, LANES / perRow, (below) => {
+        k.for(0, turns, 1, (turn) => {
+          const below = turn.mul(step)
           const quads = [0, 1].map((quad) => shared.at(place.add(below.mul(stripPitch)).add(quad)))
           const values = quads.flatMap(({ x, y, z, w }) => [x, y, z, w].map((word) => word.asF32()))
-          use(top.add(below).add(i * FRAGMENT), values)
+          use.finish(turn, above.add(below), values)
         })
-      }
+      })
     },
   }
 }
@@ -204,25 +211,49 @@ const constants = {
 }
 type Sizes = { readonly [N in keyof typeof constants]: U32 }
 
+/**
+ * Another order of every eight rows, for rows of two or four packs: those that eight lanes store at once begin in different banks, one row being a
+ * pack longer in shared memory than what it holds.
+ */
+function spread(line: U32, perRow: number): U32 {
+  if (perRow === 4)
+    return line
+      .and(~7 >>> 0)
+      .or(line.and(1).shl(2))
+      .or(line.shr(1).and(3)) // 0 4 1 5 2 6 3 7
+  if (perRow === 2)
+    return line
+      .and(~7 >>> 0)
+      .or(line.and(3).shl(1))
+      .or(line.shr(2).and(1)) // 0 2 4 6 1 3 5 7
+  return line
+}
+
 /** A lane's share of a factor's tile, in registers from the load of a tile until it is stored to shared memory. */
 function fetch(k: Body, factor: Factor, depth: number, lanes: number, { K, EDGE }: Sizes) {
   const { memory, isAlongRows, side, start, stride, span, base } = factor
   const perRow = (isAlongRows ? depth : span) / PACK
   const places = range((span * depth) / PACK / lanes).map((turn) => {
     const piece = k.lane.add(turn * lanes)
-    return { line: piece.div(perRow), pack: piece.mod(perRow), held: k.var(vec4(u32), 0) }
+    return { line: spread(piece.div(perRow), perRow), pack: piece.mod(perRow), held: k.var(vec4(u32), 0) }
   })
+  const placeOf = (line: U32, pack: U32, from: U32) =>
+    isAlongRows ? ([start.add(line), from.add(pack.mul(PACK))] as const) : ([start.add(pack.mul(PACK)), from.add(line)] as const)
+  const isInside = (outer: U32, inner: U32) => EDGE.eq(0).or(outer.lt(side).and(inner.lt(K)))
   return {
     load(from: U32) {
       for (const { line, pack, held } of places) {
-        const [outer, inner] = isAlongRows ? [start.add(line), from.add(pack.mul(PACK))] : [start.add(pack.mul(PACK)), from.add(line)]
+        const [outer, inner] = placeOf(line, pack, from)
         const at = (isAlongRows ? outer.mul(stride).add(inner) : inner.mul(stride).add(outer)).div(PACK)
-        const isInside = EDGE.eq(0).or(outer.lt(side).and(inner.lt(K)))
-        held.set(isInside.select(memory.as(vec4(u32)).at(isInside.select(at, 0)), 0))
+        held.set(memory.as(vec4(u32)).at(isInside(outer, inner).select(at, 0)))
       }
     },
-    store(shared: Shared, half: U32 | number) {
-      for (const { line, pack, held } of places) shared.set(line.mul(pitchOf(factor, depth)).add(pack).add(base).add(half), held.get())
+    /** What lies outside becomes 0 only here: until now nobody has waited for the loads. */
+    store(shared: Shared, half: U32 | number, from: U32) {
+      for (const { line, pack, held } of places) {
+        const [outer, inner] = placeOf(line, pack, from)
+        shared.set(line.mul(pitchOf(factor, depth)).add(pack).add(base).add(half), isInside(outer, inner).select(held.get(), 0))
+      }
     },
   }
 }
@@ -243,7 +274,23 @@ function matmul(layout: Layout, tile: MatrixTile) {
         const biases = range(PACK).map(() => k.var(f32, 0))
         const isWithin = rest.hasBias.ne(0).and(rest.EDGE.eq(0).or(column.lt(rest.N)))
         k.if(isWithin, () => biases.forEach((one, j) => one.set(rest.bias.at(column.add(j)))))
-        return (row, sums) => inside(k, rest, row, column, () => finish(k, rest, part.add(row), column, sums, biases))
+        // What pre holds is loaded for some rows at once, so that they wait for it only once.
+        const held = range((FRAGMENT * tile.columns) / tile.subgroups[1] / PACK / LANES).map(() => range(PACK).map(() => k.var(f32, 0)))
+        const placeOf = (row: U32) => part.add(row).mul(rest.ldc).add(column).div(PACK)
+        return {
+          begin(rows) {
+            const load = (row: U32, turn: number) => {
+              const values = rest.pre.pack(PACK).at(placeOf(row))
+              held[turn]!.forEach((one, j) => one.set(values[j]!))
+            }
+            k.if(rest.derivative.ne(0), () => rows.forEach((row, turn) => inside(k, rest, row, column, () => load(row, turn))))
+          },
+          finish(turn, row, sums) {
+            const before = () =>
+              range(PACK).map((j) => held.map((of) => of[j]!.get()).reduce((found, value, i) => turn.eq(i).select(value, found)))
+            inside(k, rest, row, column, () => finish(k, rest, part.add(row), column, sums, { biases, before }))
+          },
+        }
       })
     },
   })

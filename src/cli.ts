@@ -8,10 +8,12 @@ import { type Command, defineCommand } from "./cli-command.ts"
 import { parseFlags } from "./cli-flags.ts"
 import { requestStop } from "./cli-signal.ts"
 import {
+  BENCH_SERVE,
   DOCTOR,
   EVAL,
   EXPORT,
   envName,
+  finishBenchServe,
   finishInfer,
   finishServe,
   finishTrain,
@@ -144,6 +146,19 @@ export const COMMANDS: readonly Command[] = [
     positionals: ["tokenizer"],
     examples: ["alpha tokenizer info --tokenizer=runs/first"],
     run: async (invocation) => (await import("./cli-tokenizer.ts")).info(invocation),
+  }),
+  defineCommand({
+    name: "bench serve",
+    group: "Tools",
+    summary: "put load on a server and report latencies and throughput",
+    fields: BENCH_SERVE,
+    positionals: ["url"],
+    examples: [
+      "alpha bench serve --requests=200 --concurrency=32",
+      "alpha bench serve --rate=20 --concurrency=1000 --goodput=ttft:200,tpot:50 --json",
+    ],
+    finish: finishBenchServe,
+    run: async (invocation) => (await import("./cli-bench.ts")).serve(invocation),
   }),
   defineCommand({
     name: "doctor",

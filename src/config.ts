@@ -1,5 +1,6 @@
 /** The configuration: tables of every field, and loading of a command's values from all their sources. */
 import { basename, dirname, join } from "node:path"
+import { BENCH_SERVE } from "./config-bench.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
@@ -9,6 +10,7 @@ import { type Environment, environmentEntries, fileEntries, objectEntries } from
 import { DOCTOR, RUNTIME, TOKENIZER_BUILD, TOKENIZER_USE } from "./config-tool.ts"
 import { TRAIN_FIELDS } from "./config-train.ts"
 
+export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
 export {
   camelName,
   envName,
@@ -50,6 +52,7 @@ export const TABLES: readonly Fields[] = [
   DOCTOR,
   SERVE,
   SECRETS,
+  BENCH_SERVE,
   RUNTIME,
 ]
 

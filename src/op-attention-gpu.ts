@@ -29,6 +29,13 @@ function settings(qkv: Tensor, { seed, step, row }: Counters<Tensor>, attrs: Att
   }
 }
 
+/** Which matrix kernels do this attention; where none does, the portable ones do. */
+function matricesFor(qkv: Tensor, attrs: AttentionAttrs, target: GpuTarget) {
+  const way = matrixWay(qkv, attrs, target)
+  const plain = plainWay(qkv, attrs, target, way !== undefined)
+  return plain === undefined ? { way } : { plain }
+}
+
 export function attentionLaunches(
   { qkv, ...live }: { readonly qkv: Tensor } & Counters<Tensor>,
   { y, lse }: { readonly y: Tensor | undefined; readonly lse: Tensor | undefined },
@@ -36,8 +43,7 @@ export function attentionLaunches(
   target: GpuTarget,
 ): Launches {
   const { batch, values, constants } = settings(qkv, live, attrs)
-  const way = matrixWay(qkv, attrs, target)
-  const plain = plainWay(qkv, attrs, target, way !== undefined)
+  const { way, plain } = matricesFor(qkv, attrs, target)
   if (plain !== undefined)
     return plainLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, { batch, ...values }, plain, target)
   if (way !== undefined) return matrixLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, values, batch, way, target)
@@ -55,8 +61,7 @@ export function attentionBackwardLaunches(
   const { batch, values, constants } = settings(qkv, live, attrs)
   const { T, H, K, D } = values
   const n = rows(qkv) * H
-  const way = matrixWay(qkv, attrs, target)
-  const plain = plainWay(qkv, attrs, target, way !== undefined)
+  const { way, plain } = matricesFor(qkv, attrs, target)
   if (plain !== undefined) return plainBackwardLaunches({ qkv, y, lse, dy, dqkv }, { batch, ...values }, plain, target)
   if (way !== undefined) return matrixBackwardLaunches({ qkv, y, lse, dy, dqkv }, values, batch, way, target)
   const delta = scratch("f32", n)

@@ -14,34 +14,40 @@ export interface Tile {
   readonly columns: number
   readonly depth: number
   readonly lanes: number
-  /** TFLOP/s of the whole device with many such tiles, as measured on an H200; only the ratios matter. */
-  readonly rate: number
+  /** TFLOP/s of the whole device with many such tiles, as measured on an H200 at 4096³; only the ratios matter. */
+  readonly rates: Readonly<Record<Gemm["layout"], number>>
 }
 
 /** Tiles by path. For nv2 any sizes within the device's granularity go; for khr each is a kernel of its own. */
 export const TILES: Readonly<Record<"nv2" | "khr", readonly Tile[]>> = {
   nv2: [
-    tensorTile(128, 256, 256, 215),
-    tensorTile(128, 128, 256, 200),
-    tensorTile(64, 128, 128, 150),
-    tensorTile(64, 64, 128, 110),
-    tensorTile(16, 64, 64, 35),
+    tensorTile(128, 256, 64, 256, 280),
+    tensorTile(128, 128, 64, 256, 285),
+    tensorTile(64, 128, 64, 128, 242),
+    tensorTile(64, 64, 64, 128, 190),
+    tensorTile(16, 64, 64, 64, 40),
   ],
   khr: MATRIX_TILES.map((tile) => ({ ...tile, name: tileName(tile), lanes: tile.subgroups[0] * tile.subgroups[1] * 32 })),
 }
-function tensorTile(rows: number, columns: number, lanes: number, rate: number): Tile {
-  return { name: `${rows}x${columns}x64/${lanes}`, rows, columns, depth: 64, lanes, rate }
+/** A tile of cooperative matrix 2, which is as fast in each layout. */
+export function tensorTile(rows: number, columns: number, depth: number, lanes: number, rate: number): Tile {
+  return { name: `${rows}x${columns}x${depth}/${lanes}`, rows, columns, depth, lanes, rates: { nt: rate, nn: rate, tn: rate } }
 }
 
-/** Bytes per second, and seconds of a dispatch that waits for another. */
-const BANDWIDTH = 3e12
-const DISPATCH = 3e-6
-/** Time that tiles take which may cross an edge, relative to those that may not: measured for nv2, an estimate for khr. */
-const EDGE = { nv2: 4, khr: 1.1 } as const
+/** Of an H200: bytes per second, seconds of a dispatch that waits for another, of a tile's beginning and end, of a step of K with nothing to do. */
+const BANDWIDTH = 4e12
+const DISPATCH = 4e-6
+const ENDS = 1.2e-6
+const LATENCY = 6e-7
+/** Bytes per second that one processor reads. An estimate. */
+const UNIT_BANDWIDTH = 6e10
+/** Seconds for 128 × 128 elements, where they are to speak of: an activation, and the derivative of one. */
+const ACTIVATION = { nv2: 2.4e-6, khr: 0 } as const
+const DERIVATIVE = { nv2: 0, khr: 3e-6 } as const
+/** Time that tiles take which may cross an edge, relative to those that may not: as measured. */
+const EDGE = { nv2: 2.2, khr: 2.5 } as const
 /** Tiles that a tile without a second one on its processor loses. An estimate. */
 const LONELY = 0.4
-/** Seconds of a step of K that has nothing to do. */
-const LATENCY = 6e-7
 /** Most steps of K in straight code. */
 const MOST_TURNS = 64
 /** Most tiles along M that lie side by side. */
@@ -84,28 +90,36 @@ const isInside = ({ M, N, K }: Gemm, tile: Tile, splits: number): boolean =>
   M % tile.rows === 0 && N % tile.columns === 0 && depthOf(K, tile, splits) * splits === K
 
 /** Seconds, by tiles per processor: of few lanes it has two at a time, which hide each other's waiting. */
-function cost(given: Gemm, path: Way["path"], tile: Tile, splits: number, { units }: GpuTarget): number {
+export function cost(given: Gemm, path: Way["path"], tile: Tile, splits: number, { units }: GpuTarget): number {
   const [up, across] = tilesAlong(given, tile)
   const turns = Math.ceil((up * across * splits) / units)
   const waits = path === "khr" && tile.lanes < 256 && turns % 2 === 1 ? LONELY : 0
   const depth = depthOf(given.K, tile, splits)
   const flops = 2 * tile.rows * tile.columns * depth * (turns + waits) * (isInside(given, tile, splits) ? 1 : EDGE[path])
-  const seconds = Math.max(flops / ((tile.rate * 1e12) / units), (LATENCY * depth) / tile.depth)
-  return splits === 1 ? seconds : seconds + DISPATCH + (8 * splits * given.M * given.N) / BANDWIDTH
+  const waiting = (depth / tile.depth) * (LATENCY + (2 * (tile.rows + tile.columns) * tile.depth) / UNIT_BANDWIDTH) * Math.max(1, turns / 4)
+  const sum = Math.max(flops / ((tile.rates[given.layout] * 1e12) / units), waiting)
+  const elements = given.M * given.N
+  if (splits > 1) return sum + 2 * DISPATCH + turns * ENDS + (8 * splits * elements) / BANDWIDTH
+  const { c, pre, derivative, beta, activation = "none" } = given
+  const moved = [c, pre, derivative, beta].filter((part) => part !== undefined).length * (dtypeOf(c) === "bf16" ? 2 : 4)
+  const slow = (activation === "none" ? 0 : ACTIVATION[path]) + (derivative === undefined ? 0 : DERIVATIVE[path])
+  return sum + DISPATCH + turns * (ENDS + (slow * tile.rows * tile.columns) / 2 ** 14) + (moved * elements) / BANDWIDTH
 }
 
-/** Paths of a device: what has the tiles of cooperative matrix 2 has those of KHR too. */
-const PATHS = { none: [], khr: ["khr"], nv2: ["khr", "nv2"] } as const satisfies Record<GpuTarget["matrix"], readonly Way["path"][]>
+/**
+ * Paths of a device, the first of them for "forward": what has the tiles of cooperative matrix 2 has those of KHR too.
+ */
+const PATHS = { none: [], khr: ["khr"], nv2: ["nv2", "khr"] } as const satisfies Record<GpuTarget["matrix"], readonly Way["path"][]>
+
+const pathOf = (tile: Tile): Way["path"] => (TILES.khr.includes(tile) ? "khr" : "nv2")
 
 /** The cheapest way of those by `tiles`; undefined where no matrix kernel does it. */
 export function wayOf(given: Gemm, target: GpuTarget, tiles: readonly Tile[] = [...TILES.khr, ...TILES.nv2]): Way | undefined {
-  const paths = PATHS[target.matrix].filter(
-    (path) => TILES[path].some((tile) => tiles.includes(tile)) && isPossible(sized(given), path, target),
-  )
+  const paths = PATHS[target.matrix].filter((path) => tiles.some((tile) => pathOf(tile) === path) && isPossible(sized(given), path, target))
   let best: { way: Way; seconds: number } | undefined
   // Rows of "forward" are summed by one path, whatever their number, so that their bits are the same.
   for (const path of given.order === "forward" ? paths.slice(0, 1) : paths) {
-    for (const tile of TILES[path].filter((one) => tiles.includes(one))) {
+    for (const tile of tiles.filter((one) => pathOf(one) === path)) {
       const most =
         given.order === "any"
           ? Math.min(MOST_SPLITS, Math.floor(given.K / tile.depth / 4), Math.floor(MOST_PARTS / (4 * given.M * given.N)))

@@ -1,9 +1,12 @@
 /** Attention by plain KHR matrices in the simulator, against the f64 reference: partial tiles, shared key heads, large scores, every shape. */
 import { expect, test } from "bun:test"
-import { attention, attentionBackward, checkCase } from "../src/op.ts"
+import { matrixAttention } from "../shaders/attention-matrix.ts"
+import { matrixBackward } from "../shaders/attention-matrix-backward.ts"
+import { attention, attentionBackward, cast, checkCase } from "../src/op.ts"
 import { counters } from "../src/op-attention-heads.ts"
 import { trial } from "../src/op-attention-matrix.ts"
-import type { Op } from "../src/program.ts"
+import { type Device, type Op, plan, type Tracer, trace } from "../src/program.ts"
+import { checkKernel, type Kernel } from "../src/spirv.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
 const device = simulatedDevice(32, "khr")
@@ -33,6 +36,30 @@ const CASES = [
   { B: 1, T: 130, nHead: 2, nKvHead: 2, headDim: 32, scale: 0.2, about: "narrow heads" },
   { B: 1, T: 130, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "scores that pass the first reference" },
 ]
+
+test("invariant attention has the bits of devices without matrices", () => {
+  const [T, width] = [70, 4 * 64]
+  const attrs = { T, nHead: 2, nKvHead: 1, headDim: 64, scale: 0.125, dropout: 0, site: 0 }
+  const words = Uint16Array.from({ length: T * width }, (_, i) => new Uint32Array(Float32Array.of(Math.sin(1 + 3 * i)).buffer)[0]! >>> 16)
+  const bits = (on: Device, isInvariant: boolean) => {
+    const state = on.state()
+    const body = (t: Tracer) => {
+      const { y } = attention({ qkv: t.state("qkv", "bf16", [T, width]) }, { ...attrs, isInvariant })
+      t.output("y", cast({ x: y }, { to: "f32" }).y)
+    }
+    const run = on.compile(plan(trace("invariant", body)), state)
+    state.write("qkv", words)
+    return [...run.submit({}).read("y")]
+  }
+  const portable = bits(simulatedDevice(32, "none"), false)
+  expect(bits(device, true)).toEqual(portable)
+  expect(bits(device, false)).not.toEqual(portable)
+}, 60_000)
+
+test("kernels of every shape keep the limits", () => {
+  const lists = [matrixAttention, matrixBackward.queries, matrixBackward.keys].flatMap((bySize) => Object.values(bySize).flat())
+  for (const { plain, dropout } of lists) for (const kernel of [plain, dropout].flat()) checkKernel(kernel as unknown as Kernel)
+})
 
 for (const { B, T, about, way = first, dropout = 0, ...heads } of CASES) {
   const { nHead: H, nKvHead: K, headDim: D } = heads

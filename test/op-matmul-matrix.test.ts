@@ -191,8 +191,7 @@ test("the choice: forward is never split, small gradients are, khr refuses rows 
   }
   expect(wayOf(shape("nt", 64, 768, 3072, "forward"), target("nv2"))?.splits).toBe(1)
   expect(wayOf(shape("tn", 768, 768, 65536, "any"), target("nv2"))?.splits).toBeGreaterThan(1)
-  expect(wayOf(shape("nt", 65536, 3072, 768, "forward"), target("nv2"))?.tile).toBe(TILES.khr[0]!)
-  expect(wayOf(shape("nt", 65536, 3072, 768, "forward"), target("nv2"), TILES.nv2)?.tile).toBe(TILES.nv2[0]!)
+  expect(wayOf(shape("nt", 65536, 3072, 768, "forward"), target("khr"))?.tile).toBe(TILES.khr[0]!)
   const odd = [1, 16, 4096].map((M) => wayOf(shape("nt", M, 50257, 768, "forward"), target("nv2"))?.path)
   expect(odd).toEqual(["nv2", "nv2", "nv2"])
   const { splits } = wayOf(shape("tn", 768, 768, 16384, "any"), target("nv2"), TILES.nv2) as Way
@@ -220,10 +219,14 @@ for (const path of PATHS) {
 }
 
 for (const path of PATHS) {
-  test(`${path}: muon's products in bf16, of sizes that the matrix kernels refuse too`, () => {
-    for (const variant of variants(muon as never)) {
-      const { worst, tensor } = checkCase(simulatedDevice(32, path), variant)
-      expect(worst, `${variant.index} ${tensor}`).toBeLessThanOrEqual(1)
-    }
-  })
+  test(
+    `${path}: muon's products in bf16, of sizes that the matrix kernels refuse too`,
+    () => {
+      for (const variant of variants(muon as never)) {
+        const { worst, tensor } = checkCase(simulatedDevice(32, path), variant)
+        expect(worst, `${variant.index} ${tensor}`).toBeLessThanOrEqual(1)
+      }
+    },
+    SLOW,
+  )
 }

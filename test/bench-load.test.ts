@@ -1,7 +1,8 @@
 /** The load generator: arrivals, percentiles, and a report with vLLM's keys. */
 import { afterAll, expect, test } from "bun:test"
 import { join } from "node:path"
-import { gammaGap, type Load, percentile, report, runLoad } from "../perf/serve-load.ts"
+import { EXIT } from "../src/base-error.ts"
+import { gammaGap, type Load, percentile, report, runLoad } from "../src/bench-load.ts"
 import { startTest, workFolder, writeModel } from "./serve-fake.ts"
 
 const work = workFolder()
@@ -56,6 +57,34 @@ test("closed and open loops count what was answered", async () => {
     expect(server.engine.requests.every(({ ignoreEnd, maxTokens, prompt }) => ignoreEnd && maxTokens === 4 && prompt.length === 8)).toBe(
       true,
     )
+    const run = async (...flags: string[]) => {
+      const args = [
+        process.execPath,
+        join(import.meta.dir, "../src/cli.ts"),
+        "bench",
+        "serve",
+        server.url,
+        "--requests=6",
+        "--outputTokens=4",
+        ...flags,
+      ]
+      const child = Bun.spawn(args, {
+        cwd: work.path,
+        env: { PATH: process.env.PATH ?? "" },
+        stdin: "ignore",
+        stdout: "pipe",
+        stderr: "pipe",
+      })
+      return { out: await new Response(child.stdout).text(), code: await child.exited }
+    }
+    const shown = await run("--json", "--goodput=ttft:100000,e2el:100000", "--rate=1000")
+    expect([shown.code, JSON.parse(shown.out)]).toMatchObject([
+      0,
+      { completed: 6, failed: 0, num_prompts: 6, request_rate: 1000, model_id: "tiny" },
+    ])
+    expect((await run()).out).toMatch(/^6 answered, 0 failed in .*\n[\d.]+ requests\/s/)
+    expect((await run("--goodput=fast:1")).code).toBe(EXIT.usage)
+    expect((await run("--model=other")).code).toBe(EXIT.usage)
     server.engine.script = () => ({ code: "queue_full", message: "full", retryAfterMs: 5 })
     const open = report(load, await runLoad({ ...load, rate: 500, concurrency: 100 }))
     expect(open).toMatchObject({ completed: 0, failed: 12, output_throughput: 0 })

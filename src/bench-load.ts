@@ -1,8 +1,5 @@
-/**
- * Load for a server with OpenAI's completions API, and its report in the words of vLLM's `bench serve`: TTFT (time to first token), TPOT (time per
- * output token after the first), ITL (between two events of a stream), E2EL (whole request); goodput counts requests that meet every limit.
- */
-import { uniform } from "../src/base-random.ts"
+/** Load on a server with OpenAI's completions API, reported in the words of vLLM's `bench serve`. */
+import { uniform } from "./base-random.ts"
 
 export interface Load {
   readonly baseUrl: string
@@ -102,8 +99,16 @@ async function readStream(answer: Response, started: number, inputTokens: number
   return { error: undefined, inputTokens, outputTokens: tokens, ttft, e2el: last - started, itls }
 }
 
+export interface LoadResult {
+  /** In the order in which they ended. */
+  readonly outcomes: readonly Outcome[]
+  readonly seconds: number
+  /** Most requests at a time. */
+  readonly most: number
+}
+
 /** Sends all requests: by the clock where a rate is given, and never more than `concurrency` at once. */
-export async function runLoad(load: Load): Promise<{ outcomes: Outcome[]; seconds: number; most: number }> {
+export async function runLoad(load: Load, onDone: (done: number) => void = () => {}): Promise<LoadResult> {
   const outcomes: Outcome[] = []
   const waiting: (() => void)[] = []
   let [running, most] = [0, 0]
@@ -121,6 +126,7 @@ export async function runLoad(load: Load): Promise<{ outcomes: Outcome[]; second
     all.push(
       send(load, i).then((outcome) => {
         outcomes.push(outcome)
+        onDone(outcomes.length)
         running--
         waiting.shift()?.()
       }),
@@ -152,8 +158,11 @@ function statistics(name: string, values: readonly number[]): Record<string, num
   }
 }
 
-/** The report by vLLM's keys. */
-export function report(load: Load, { outcomes, seconds, most }: Awaited<ReturnType<typeof runLoad>>): Record<string, unknown> {
+/**
+ * The report by vLLM's keys. TTFT: time to first token; TPOT: time per output token after the first; ITL: between two events of a stream;
+ * E2EL: whole request; goodput: requests per second that meet every limit.
+ */
+export function report(load: Load, { outcomes, seconds, most }: LoadResult): Record<string, unknown> {
   const good = outcomes.filter(({ error }) => error === undefined)
   const tpotOf = ({ e2el, ttft, outputTokens }: Outcome) => (outputTokens > 1 ? (e2el - ttft) / (outputTokens - 1) : 0)
   const meets = (one: Outcome) => {

@@ -1,0 +1,2 @@
+/** What is measured: load on a server. */
+export { type Load, type LoadResult, report, runLoad } from "./bench-load.ts"
