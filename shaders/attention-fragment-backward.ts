@@ -16,6 +16,7 @@ import {
 } from "./attention-fragment.ts"
 import { PICK_ROWS } from "./attention-tensor-inputs.ts"
 import { kept, masks, push, STATISTICS } from "./attention-tensor-tile.ts"
+import { rounded } from "./matrix-round.ts"
 
 /** Each subgroup has one block of 16 rows. */
 const SUBGROUPS = FRAGMENT_ROWS / SIDE
@@ -108,7 +109,7 @@ function queries(size: number, drops: boolean) {
             const start = drops ? k.fill(S, 0) : deltas
             const products = depth.reduce((sum, d) => k.mulAdd(gradient[d]!, turned(KEYS * pitch, d), sum), start)
             const p = weights.get()
-            const ds = (drops ? p.map(slope, products, deltas, own, block.add(c), at.number) : p.mul(products)).convert(A)
+            const ds = rounded(drops ? p.map(slope, products, deltas, own, block.add(c), at.number) : p.mul(products)).convert(A)
             for (const d of depth) {
               const key = k.loadMatrix(B, tiles, c * pitch + (d * SIDE) / PACK, pitch, "row")
               sums[d]!.update((sum) => k.mulAdd(ds, key, sum))
@@ -167,14 +168,14 @@ function keys(size: number, drops: boolean) {
               const weights = k.var(S, scores.map(exp, scale2))
               k.if(block.add(c).lt(own.add(SIDE)), () => weights.update((all) => all.map(show, own, block.add(c))))
               const all = weights.get()
-              const p = (drops ? all.map(drop, own, block.add(c), at.number) : all).convert(A)
+              const p = rounded(drops ? all.map(drop, own, block.add(c), at.number) : all).convert(A)
               for (const d of depth) dValues![d]!.update((sum) => k.mulAdd(p, part(KEYS * pitch, d, "row"), sum))
               const delta = start(deltas)
               const products = depth.reduce(
                 (sum, d) => k.mulAdd(ownValues[d]!, part(KEYS * pitch, d, "column"), sum),
                 drops ? k.fill(S, 0) : delta,
               )
-              const ds = (drops ? all.map(slope, products, delta, own, block.add(c), at.number) : all.mul(products)).convert(A)
+              const ds = rounded(drops ? all.map(slope, products, delta, own, block.add(c), at.number) : all.mul(products)).convert(A)
               for (const d of depth) dKeys![d]!.update((sum) => k.mulAdd(ds, part(0, d, "row"), sum))
             }
           })

@@ -16,6 +16,7 @@ import {
   write,
 } from "../src/spirv.ts"
 import { kept, masks, push } from "./attention-tensor-tile.ts"
+import { rounded } from "./matrix-round.ts"
 
 export const SIDE = 16
 export const LANES = 32
@@ -170,7 +171,7 @@ function forward(size: number, drops: boolean) {
           wide.map((c) => {
             const weight = scores[i]![c]!.get().map(exp, scale2)
             sums[i]!.update((sum) => sum.add(weight))
-            return (drops ? weight.map(drop, own.add(i * SIDE), block.add(places[c]!), number) : weight).convert(A)
+            return rounded(drops ? weight.map(drop, own.add(i * SIDE), block.add(places[c]!), number) : weight).convert(A)
           }),
         )
         for (const c of wide)

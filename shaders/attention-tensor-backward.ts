@@ -2,6 +2,7 @@
 import { type Body, bf16, type F32, f32, kernel, type MatrixType, type ReadBuffer, read, type U32, write } from "../src/spirv.ts"
 import { PICK_ROWS } from "./attention-tensor-inputs.ts"
 import { constants, type Kind, kept, kinds, masks, nameOf, places, push, STATISTICS } from "./attention-tensor-tile.ts"
+import { rounded } from "./matrix-round.ts"
 
 const gradientBuffers = { qkv: read(bf16), dy: read(bf16), statistics: read(bf16), picks: read(bf16), ...masks, dqkv: write(bf16) } as const
 
@@ -50,19 +51,11 @@ function queries({ isEdge, drops }: Kind) {
         const ds = drops
           ? weights.map(slope, k.mulAdd(gradient, values, k.fill(S, 0)), delta, q0, j, at.number)
           : weights.mul(k.mulAdd(gradient, values, delta))
-        sum.set(k.mulAdd(ds.convert(P), k.loadTensor(Kb, qkv, at.key, block), sum.get()))
+        sum.set(k.mulAdd(rounded(ds).convert(P), k.loadTensor(Kb, qkv, at.key, block), sum.get()))
       }
       k.for(0, q0, BC, (j) => add(j, false))
       k.for(q0, isEdge ? q0.add(BR).min(T) : q0.add(BR), BC, (j) => add(j, true))
-      k.storeTensor(
-        dqkv,
-        at.query,
-        at.packed(q0, BR),
-        sum
-          .get()
-          .scale(scale)
-          .convert(k.matrix(bf16, "accumulator", BR, D)),
-      )
+      k.storeTensor(dqkv, at.query, at.packed(q0, BR), rounded(sum.get().scale(scale)).convert(k.matrix(bf16, "accumulator", BR, D)))
     },
   })
 }
@@ -107,13 +100,13 @@ function keys({ isEdge, drops }: Kind) {
             ? scores.map((r, c, x, k0, i, scale2) => i.add(c).ge(k0.add(r)).select(x.mul(scale2).exp2(), 0), k0, i, scale2)
             : scores.map((_r, _c, x, scale2) => x.mul(scale2).exp2(), scale2)
           const dropped = drops ? weights.map(drop, k0, i, at.number) : weights
-          dValues.set(k.mulAdd(dropped.convert(P), k.loadTensor(Qb, dy, at.output, gradient), dValues.get()))
+          dValues.set(k.mulAdd(rounded(dropped).convert(P), k.loadTensor(Qb, dy, at.output, gradient), dValues.get()))
           const turned = k.loadTensor(Qt, dy, at.output, gradient, "transposed")
           const delta = k.mulAdd(deltas, known, k.fill(S, 0))
           const ds = drops
             ? weights.map(slope, k.mulAdd(ownValues, turned, k.fill(S, 0)), delta, k0, i, at.number)
             : weights.mul(k.mulAdd(ownValues, turned, delta))
-          dKeys.set(k.mulAdd(ds.convert(P), k.loadTensor(Qb, qkv, at.query, query), dKeys.get()))
+          dKeys.set(k.mulAdd(rounded(ds).convert(P), k.loadTensor(Qb, qkv, at.query, query), dKeys.get()))
         }
         const start = k0.div(BR).mul(BR)
         const full = k0.add(BC).add(BR).sub(1).div(BR).mul(BR) // from here on every query sees every key of the tile
@@ -121,8 +114,8 @@ function keys({ isEdge, drops }: Kind) {
         k.for(full, T, BR, (i) => add(i, false))
       })
       const stored = k.matrix(bf16, "accumulator", BC, D)
-      k.storeTensor(dqkv, own.key, own.packed(k0, BC), dKeys.get().scale(scale).convert(stored))
-      k.storeTensor(dqkv, own.value, own.packed(k0, BC), dValues.get().convert(stored))
+      k.storeTensor(dqkv, own.key, own.packed(k0, BC), rounded(dKeys.get().scale(scale)).convert(stored))
+      k.storeTensor(dqkv, own.value, own.packed(k0, BC), rounded(dValues.get()).convert(stored))
     },
   })
 }

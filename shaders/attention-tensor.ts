@@ -1,6 +1,7 @@
 /** Causal attention by VK_NV_cooperative_matrix2: a workgroup multiplies whole tiles that the driver brings from memory. bf16. */
 import { bf16, type F32, type FloatMatrix, f32, kernel, read, readWrite, type U32, u32, write } from "../src/spirv.ts"
 import { constants, type Kind, kept, kinds, masks, nameOf, places, push } from "./attention-tensor-tile.ts"
+import { rounded } from "./matrix-round.ts"
 
 /** Weights are 2^(score − reference); beyond this sum the reference was too small and the tile is done again with the largest score. */
 const MOST = 2 ** 64
@@ -47,7 +48,7 @@ function forward({ isEdge, drops }: Kind) {
         const all = s.map(exp, scale2)
         sum.set(sum.get().add(all))
         const weights = drops ? all.map(drop, q0, j, at.number) : all
-        out.set(k.mulAdd(weights.convert(P), k.loadTensor(V, qkv, at.value, at.packed(j, BC)), out.get()))
+        out.set(k.mulAdd(rounded(weights).convert(P), k.loadTensor(V, qkv, at.value, at.packed(j, BC)), out.get()))
       }
       k.for(0, 2, 1, (attempt) => {
         const own = masked(scores(q0, k.fill(S, 0)), q0)
@@ -85,15 +86,7 @@ function forward({ isEdge, drops }: Kind) {
         k.breakIf(k.workgroupMax(isBad.get()).eq(0))
       })
       k.barrier("buffers") // the sums have been looked at
-      k.storeTensor(
-        y,
-        at.output,
-        at.plain(q0, BR),
-        out
-          .get()
-          .div(total.get())
-          .convert(k.matrix(bf16, "accumulator", BR, D)),
-      )
+      k.storeTensor(y, at.output, at.plain(q0, BR), rounded(out.get().div(total.get())).convert(k.matrix(bf16, "accumulator", BR, D)))
       reference.get().map(
         (r, c, x, row0, rows, scale2) => {
           k.if(c.eq(0).and(r.lt(rows)), () => {

@@ -7,7 +7,7 @@ import type { Fields, Loaded, Origin } from "./config.ts"
 export function configTable(loaded: Loaded<Fields>): string {
   const sections = [...groupsOf(loaded.fields)].map(([group, rows]) => {
     const cells = rows.map(([name]) => [name, shown(loaded.values[name]), originOf(loaded.origins[name]!)])
-    return [[group, "", ""], ...cells.map(([name, value, origin]) => [`  ${name}`, fit(value!, 36).trimEnd(), fit(origin!, 34).trimEnd()])]
+    return [[group, "", ""], ...cells.map(([name, value, origin]) => [`  ${name}`, fit(value!, 33).trimEnd(), fit(origin!, 30).trimEnd()])]
   })
   return columns(sections.flat())
 }

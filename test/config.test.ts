@@ -144,7 +144,7 @@ test("kinds, ranges and choices are checked", () => {
   expect(message({ lr: "0x10" })).toContain("expected a number")
   expect(message({ dropout: "1" })).toBe("--dropout 1: expected a number of at least 0 and below 1")
   expect(message({ bias: "maybe" })).toBe("--bias maybe: expected true or false")
-  expect(message({ device: "tpu" })).toBe("--device tpu: expected cpu, gpu, gpu:N or auto")
+  expect(message({ device: "tpu" })).toBe("--device tpu: expected cpu, gpu, gpu:N, gpu:UUID or auto")
   const choice = refusal(() => train({ activation: "gelu-tanh" }))
   expect(choice.message).toBe("--activation gelu-tanh: expected one of gelu, gelu_tanh, relu, relu2, silu, swiglu")
   expect(choice.hint).toBe("did you mean gelu_tanh?")
