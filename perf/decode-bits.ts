@@ -46,7 +46,7 @@ else {
 }
 
 function check(): boolean {
-  const device = openDevice(flags.device, undefined).device
+  const device = { ...openDevice(flags.device, undefined).device, ahead: 0 } // so that the newest logits are those of the last token
   console.log(device.description)
   const results = Object.keys(MODELS).map((name) => checkModel(name as keyof typeof MODELS, device))
   device.close()

@@ -36,6 +36,7 @@ let profiled = 0
 function watched(device: Device): Device {
   return {
     ...device,
+    ahead: 0,
     compile(traced, state) {
       const run = device.compile(traced, state)
       if (!traced.program.name.endsWith("×1")) return run

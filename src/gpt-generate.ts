@@ -1,7 +1,7 @@
 /** Generation: sequences live in slots of a paged cache; prompts are prefilled in chunks, then slots grow together, one token a step. */
 import type { ModelConfig } from "./config.ts"
 import type { Precision } from "./gpt-forward.ts"
-import { type Adjustment, type Choice, type Draw, GENERATED, type Row, Step } from "./gpt-step.ts"
+import { type Adjustment, type Choice, type Draw, GENERATED, type Row, Step, type StepResult, type StepShape } from "./gpt-step.ts"
 import type { Device, State } from "./program.ts"
 
 /** How one sequence chooses its tokens. */
@@ -67,9 +67,19 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
   const tokens = Array.from({ length: slots }, () => new Int32Array(length))
   const lengths = new Int32Array(slots)
   const steps = new Map<string, Step>()
+  const stepOf = (shape: StepShape): Step => {
+    const key = JSON.stringify(shape)
+    const step = steps.get(key) ?? new Step(device, state, shared, shape)
+    steps.set(key, step)
+    return step
+  }
+  const rowsOf = (count: number) => 2 ** Math.ceil(Math.log2(count))
+  const plain = { top: 0, scores: false, hidden: false }
+  /** What the last step chose, where only decode has run since, and the step after it, where the device has it already. */
+  let newest: { readonly turns: readonly Turn[]; readonly next: (() => StepResult) | undefined } | undefined
 
   /** Appends to each slot its chunk (at most T tokens); chooses the next tokens, or only fills the cache. */
-  const run = (turns: readonly (Omit<Turn, "id"> & { readonly chunk: Int32Array })[], T: number, chooses: boolean): readonly Choice[] => {
+  const run = (turns: readonly (Omit<Turn, "id"> & { readonly chunk: Int32Array })[], T: number, chooses: boolean): (() => StepResult) => {
     const rows = turns.map(({ slot, chunk, sampling, draw }): Row => {
       const before = lengths[slot]!
       tokens[slot]!.set(chunk, before)
@@ -79,12 +89,17 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
     })
     const longest = Math.max(...rows.map(({ adjust }) => adjust?.ids.length ?? 0))
     const adjusted = longest === 0 ? undefined : Math.max(64, 2 ** Math.ceil(Math.log2(longest)))
-    const B = 2 ** Math.ceil(Math.log2(rows.length))
-    const key = `${B} ${T} ${chooses} ${adjusted}`
-    const shape = { B, T, chooses, adjusted, top: 0, scores: false, hidden: false }
-    const step = steps.get(key) ?? new Step(device, state, shared, shape)
-    steps.set(key, step)
-    return step.run(rows).choices
+    return stepOf({ B: rowsOf(rows.length), T, chooses, adjusted, ...plain }).submit(rows)
+  }
+
+  /** The step after `turns`, whose tokens are being chosen: undefined where it cannot be known what it is. */
+  const goOn = (turns: readonly Turn[]): (() => StepResult) | undefined => {
+    if (device.ahead === 0 || turns.some(({ slot, sampling }) => sampling.repetitionPenalty !== 1 || lengths[slot] === length))
+      return undefined
+    const rows = turns.map(({ slot, sampling, draw }): Row => {
+      return { chunk: new Int32Array(1), before: lengths[slot]!, pages: pages[slot]!, draw: sampling, number: draw + 1 }
+    })
+    return stepOf({ B: rowsOf(rows.length), T: 1, chooses: true, adjusted: undefined, ...plain, follows: true }).submit(rows)
   }
 
   return {
@@ -94,28 +109,48 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
     prefill({ slot, ids, ...turn }) {
       const all = Int32Array.from(ids)
       if (all.length === 0 || all.length > length) throw new RangeError(`prefill of ${all.length} tokens into a slot of ${length}`)
+      newest = undefined
       // The last token always runs again: its logits are not kept.
       lengths[slot] = commonStart(tokens[slot]!.subarray(0, lengths[slot]), all.subarray(0, -1))
       const computed = all.length - lengths[slot]!
       for (;;) {
         const left = all.subarray(lengths[slot])
         const T = chunkSize(left.length)
-        const [choice] = run([{ ...turn, slot, chunk: left.subarray(0, T) }], T, left.length <= T)
+        const [choice] = run([{ ...turn, slot, chunk: left.subarray(0, T) }], T, left.length <= T)().choices
         if (choice !== undefined) return { ...choice, computed }
       }
     },
-    decode: (turns) =>
-      run(
-        turns.map(({ id, ...turn }) => ({ ...turn, chunk: Int32Array.of(id) })),
-        1,
-        true,
-      ),
+    decode(turns) {
+      const continues = newest !== undefined && isSame(newest.turns, turns)
+      const next = continues ? newest?.next : undefined
+      if (next !== undefined)
+        for (const { slot, id } of turns) {
+          tokens[slot]![lengths[slot]!] = id
+          lengths[slot]!++
+        }
+      const chunks = () => turns.map(({ id, ...turn }) => ({ ...turn, chunk: Int32Array.of(id) }))
+      const read = next ?? run(chunks(), 1, true)
+      // The device goes on while the host looks at the tokens; what it then does not want is done again in another way.
+      const after = continues ? goOn(turns) : undefined
+      const { choices } = read()
+      newest = { turns: turns.map((turn, i) => ({ ...turn, id: choices[i]!.id, draw: turn.draw + 1 })), next: after }
+      return choices
+    },
     free() {
       for (const step of steps.values()) step.free()
       for (const name of state.names()) if (GENERATED.test(name)) state.drop(name)
     },
   }
 }
+
+/** Whether the second turns are the first, choice for choice. */
+const isSame = (a: readonly Turn[], b: readonly Turn[]): boolean =>
+  a.length === b.length &&
+  a.every(({ slot, id, sampling, draw }, i) => {
+    const other = b[i]!
+    const isSampledAlike = (Object.keys(sampling) as (keyof Sampling)[]).every((key) => sampling[key] === other.sampling[key])
+    return slot === other.slot && id === other.id && draw === other.draw && isSampledAlike
+  })
 
 /** The penalty of every token among `held`; undefined where it changes nothing. */
 function repetition(held: Int32Array, penalty: number): Adjustment | undefined {

@@ -72,6 +72,8 @@ export interface StepShape {
   readonly top: number
   readonly scores: boolean
   readonly hidden: boolean
+  /** Each row's one token is the one that the last step of B rows chose for it: the host need not know it yet. */
+  readonly follows?: boolean
 }
 
 /** The cache and the model that steps share. */
@@ -141,12 +143,18 @@ export class Step {
   }
 
   run(rows: readonly Row[]): StepResult {
+    return this.submit(rows)()
+  }
+
+  /** Gives the device the work; the result is waited for when it is called for. */
+  submit(rows: readonly Row[]): () => StepResult {
     const { B, T, chooses } = this.#shape
     for (let b = 0; b < B; b++) {
       this.#place(b, rows[b])
       if (chooses) this.#choose(b, rows[b])
     }
-    return this.#read(this.#run.submit({ ...this.#ints, ...this.#floats, ...this.#adjust }), rows, T)
+    const out = this.#run.submit({ ...this.#ints, ...this.#floats, ...this.#adjust })
+    return () => this.#read(out, rows, T)
   }
 
   #place(b: number, row: Row | undefined): void {
@@ -240,7 +248,8 @@ function stepPlan({ model, precision, vocabulary, pageSize, pageCount, maxPages 
         counts: perRow("counts"),
       }
       const pass = { precision, T, cache, positions: t.input("positions", "i32", [B * T]) }
-      const hidden = gptHidden(model, t.input("tokens", "i32", [B * T]), pass) // (B·T, C)
+      const chosen = () => t.state(`generate.token.${B}`, "i32", [B])
+      const hidden = gptHidden(model, shape.follows === true ? chosen() : t.input("tokens", "i32", [B * T]), pass) // (B·T, C)
       if (shape.hidden) t.output("hidden", precision === "f32" ? hidden : op.cast({ x: hidden }, { to: "f32" }).y)
       const tell = (name: string, found: ReturnType<typeof op.logprobs>) => {
         for (const [key, value] of Object.entries(found)) if (value !== undefined) t.output(`${name}.${key}`, value)
@@ -265,7 +274,7 @@ function stepPlan({ model, precision, vocabulary, pageSize, pageCount, maxPages 
               counts: perRow("listed"),
               mask: t.input("mask", "i32", [B, Math.ceil(model.vocabSize / 32)]),
             }).y
-      const { token } = op.sample(
+      const sampled = op.sample(
         {
           logits: choosable,
           temperature: perRow("temperature", "f32"),
@@ -277,6 +286,8 @@ function stepPlan({ model, precision, vocabulary, pageSize, pageCount, maxPages 
         },
         { vocabulary },
       )
+      const token = chosen()
+      writeTo(sampled.token, token)
       t.output("token", token)
       tell("choice", op.logprobs({ logits, targets: token }, { top, vocabulary }))
     }),
