@@ -117,6 +117,11 @@ function skinny({ rows, columns, depth }: SkinnyTile) {
         }
       }
       for (const i of range(AHEAD)) load(i, k.u32(i * depth))
+      // A lane's columns of c are the same in all its rows: perRow divides the lanes. Their bias comes while K is summed.
+      const perRow = columns / QUAD
+      const column = first.add(k.lane.mod(perRow).mul(QUAD))
+      const biases = range(QUAD).map(() => k.var(f32, 0))
+      k.if(rest.hasBias.ne(0), () => biases.forEach((one, j) => one.set(rest.bias.at(column.add(j).min(N.sub(1))))))
       k.for(0, K, AHEAD * depth, (base) => {
         for (const i of range(AHEAD)) {
           const from = base.add(i * depth)
@@ -135,17 +140,19 @@ function skinny({ rows, columns, depth }: SkinnyTile) {
         sums.forEach((sum, i) => k.storeMatrix(shared, rowOf(i).mul(sumPitch).add(over.div(QUAD)), sumPitch, "row", sum.get())),
       )
       k.barrier()
-      const perRow = columns / QUAD
       k.for(k.lane, rows * perRow, LANES, (piece) => {
         const [r, c] = [piece.div(perRow), piece.mod(perRow)]
         const { x, y, z, w } = shared.at(r.mul(sumPitch).add(c))
         const values = [x, y, z, w].map((word) => word.asF32())
-        const [row, column] = [top.add(r), first.add(c.mul(QUAD))]
+        const row = top.add(r)
         k.if(row.lt(M).and(column.lt(N)), () =>
           k.if(
             NARROW.eq(0),
-            () => finish(k, rest, row, column, values),
-            () => values.forEach((value, j) => k.if(column.add(j).lt(N), () => finish(k, rest, row, column.add(j), [value]))),
+            () => finish(k, rest, row, column, values, { biases }),
+            () =>
+              values.forEach((value, j) =>
+                k.if(column.add(j).lt(N), () => finish(k, rest, row, column.add(j), [value], { biases: [biases[j]!] })),
+              ),
           ),
         )
       })
