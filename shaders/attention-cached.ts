@@ -203,14 +203,17 @@ function decode(heads: 1 | 2, isEdge: boolean) {
         for (const h of each) for (const e of SIDES) partial.set(block.mul(heads).add(h).mul(CHUNK).add(x.mul(4).add(e)), own[h]![e]!.get())
       }
 
-      /** The same with a column per lane, of up to FEW blocks. */
-      const fewOutputs = (first: U32) => {
+      const [few, column] = [k.lane.div(TILE), k.lane.mod(TILE)]
+      const fewKeys = Array.from({ length: TILE }, (_, i) => few.mul(TILE).add(i))
+      /** The values of a column for all keys of a block; up to FEW blocks. */
+      const loadFew = (first: U32 | number): F32[] => {
+        const d = column.add(first).min(D.sub(1))
+        return fewKeys.map((key) => vPages.at(cells.at(key).mul(unit).add(d)))
+      }
+      /** The same with a column per lane. */
+      const fewOutputs = (values: readonly F32[]) => {
         const own = each.map(() => k.var(f32, 0))
-        const [few, column] = [k.lane.div(TILE), k.lane.mod(TILE)]
-        const d = first.add(column).min(D.sub(1))
-        const keys = Array.from({ length: TILE }, (_, i) => few.mul(TILE).add(i))
-        const values = keys.map((key) => vPages.at(cells.at(key).mul(unit).add(d)))
-        keys.forEach((key, i) => {
+        fewKeys.forEach((key, i) => {
           for (const h of each) own[h]!.update((sum) => weights.at(key.mul(heads).add(h)).fma(values[i]!, sum))
         })
         for (const h of each) partial.set(few.mul(heads).add(h).mul(CHUNK).add(column), own[h]!.get())
@@ -233,6 +236,14 @@ function decode(heads: 1 | 2, isEdge: boolean) {
         for (const key of own) cells.set(key, cellOf(base.add(key).min(length)))
       }
 
+      /** Scores of `own` by way of a key per lane. */
+      const fewScores = (): F32[][] => {
+        scores([k.lane], 2 * TOGETHER).forEach(([one], h) => weights.set(k.lane.mul(heads).add(h), one!))
+        k.barrier()
+        const near = own.map((key) => key.min(LANES - 1)) // what lies beyond is not seen
+        return each.map((h) => near.map((key) => weights.at(key.mul(heads).add(h))))
+      }
+
       /** Query and first cells of the first turn are there. */
       const turn = (firstHead: U32) => {
         const headOf = (i: U32 | number): U32 => headAt(firstHead, i)
@@ -240,28 +251,12 @@ function decode(heads: 1 | 2, isEdge: boolean) {
         for (let h = 0; h < LANES / CHUNK; h++) output.set(k.lane.add(h * DECODE_SIZE), 0)
         const max = each.map(() => k.var(f32, Number.NEGATIVE_INFINITY))
         const sum = each.map(() => k.var(f32, 0))
-        k.for(0, length.add(1), PASS, (base) => {
-          const blocks = length.sub(base).div(TILE).add(1).min(BLOCKS)
-          const isFew = blocks.le(FEW)
-          k.if(base.add(firstHead).ne(0), () => {
-            k.barrier() // the last pass is done with what is written now
-            setCells(base)
-            k.barrier()
-          })
+        /** Block sums and outputs of a pass, which begins at key `base`; `isFew` says which lanes take what. */
+        const pass = (base: U32, blocks: U32, isFew: boolean) => {
           const sees: Bool[] = own.map((key) => base.add(key).le(length))
           // Lanes beyond the last block work too (on keys that are not seen): Mesa 22.3 loses lanes that ran a loop not all of them run.
-          const score = each.map(() => SIDES.map(() => k.var(f32, 0)))
-          k.if(
-            isFew,
-            () => {
-              scores([k.lane], 2 * TOGETHER).forEach(([one], h) => weights.set(k.lane.mul(heads).add(h), one!))
-              k.barrier()
-              const near = own.map((key) => key.min(LANES - 1)) // what lies beyond is not seen
-              for (const h of each) for (const j of SIDES) score[h]![j]!.set(weights.at(near[j]!.mul(heads).add(h)))
-            },
-            () => scores(own, TOGETHER).forEach((row, h) => row.forEach((one, j) => score[h]![j]!.set(one))),
-          )
-          const found = score.map((row) => row.map((one) => one.get()))
+          const early = isFew ? loadFew(0).map((value) => k.var(f32, value)) : [] // on their way while the scores are found
+          const found = isFew ? fewScores() : scores(own, TOGETHER)
           maxima.put(each.map((h) => SIDES.map((j) => sees[j]!.select(found[h]![j]!, Number.NEGATIVE_INFINITY)).reduce((a, c) => a.max(c))))
           k.barrier()
           const top = maxima.total(block)
@@ -282,11 +277,10 @@ function decode(heads: 1 | 2, isEdge: boolean) {
             }
           })
           k.for(0, D, CHUNK, (first) => {
-            k.if(
-              isFew,
-              () => fewOutputs(first),
-              () => blockOutputs(first),
-            )
+            if (isFew) {
+              k.if(first.ne(0), () => loadFew(first).forEach((value, i) => early[i]!.set(value)))
+              fewOutputs(early.map((value) => value.get()))
+            } else blockOutputs(first)
             k.barrier()
             const [h, d] = [k.lane.div(CHUNK), first.add(k.lane.mod(CHUNK))]
             const head = h.min(heads - 1)
@@ -299,6 +293,19 @@ function decode(heads: 1 | 2, isEdge: boolean) {
             output.set(h.mul(DECODE_SIZE).add(d), value.get())
             k.barrier()
           })
+        }
+        k.for(0, length.add(1), PASS, (base) => {
+          const blocks = length.sub(base).div(TILE).add(1).min(BLOCKS)
+          k.if(base.add(firstHead).ne(0), () => {
+            k.barrier() // the last pass is done with what is written now
+            setCells(base)
+            k.barrier()
+          })
+          k.if(
+            blocks.le(FEW),
+            () => pass(base, blocks, true),
+            () => pass(base, blocks, false),
+          )
         })
         for (const h of each)
           k.if(firstHead.add(h).lt(group), () => {
