@@ -1,7 +1,8 @@
 /** Launches of the attention kernels: which variant a head size takes, grids, push constants. */
 import { attentions } from "../shaders/attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "../shaders/attention-backward.ts"
-import { attentionAppends, attentionChunks, attentionDecodes, DECODE_SIZE } from "../shaders/attention-cached.ts"
+import { attentionAppends, attentionChunks } from "../shaders/attention-cached.ts"
+import { attentionDecodes, DECODE_SIZE } from "../shaders/attention-decode.ts"
 import { type AttentionAttrs, attentionSizes, type Counters, type Heads } from "./op-attention-heads.ts"
 import { plainBackwardLaunches, plainLaunches, plainWay } from "./op-attention-matrix.ts"
 import { matrixBackwardLaunches, matrixLaunches, matrixWay } from "./op-attention-tensor.ts"
