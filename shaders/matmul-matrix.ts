@@ -42,13 +42,13 @@ const tile = (
 ): MatrixTile => ({ rows, columns, depth, subgroups, halves, rates })
 /** Tiles that kernels are built for. */
 export const MATRIX_TILES: readonly MatrixTile[] = [
-  tile([128, 256, 32], [2, 4], 1, { nt: 250, nn: 300, tn: 330 }),
-  tile([128, 128, 32], [2, 2], 2, { nt: 240, nn: 280, tn: 300 }),
+  tile([128, 256, 32], [2, 4], 1, { nt: 277, nn: 300, tn: 330 }),
+  tile([128, 128, 32], [2, 2], 2, { nt: 286, nn: 290, tn: 300 }),
   tile([128, 128, 32], [2, 4], 2, { nt: 200, nn: 220, tn: 240 }),
-  tile([128, 128, 64], [2, 4], 1, { nt: 200, nn: 220, tn: 240 }),
+  tile([128, 128, 64], [2, 4], 1, { nt: 244, nn: 250, tn: 260 }),
   tile([128, 256, 16], [2, 4], 2, { nt: 200, nn: 220, tn: 240 }),
-  tile([64, 128, 32], [1, 4], 2, { nt: 180, nn: 200, tn: 220 }),
-  tile([64, 64, 32], [2, 2], 1, { nt: 141, nn: 165, tn: 200 }),
+  tile([64, 128, 32], [1, 4], 2, { nt: 200, nn: 210, tn: 220 }),
+  tile([64, 64, 32], [2, 2], 1, { nt: 162, nn: 165, tn: 200 }),
   tile([32, 64, 64], [1, 4], 2, { nt: 80, nn: 80, tn: 80 }),
   tile([16, 32, 128], [1, 2], 2, { nt: 40, nn: 40, tn: 40 }),
 ]

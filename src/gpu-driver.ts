@@ -30,7 +30,8 @@ const EXTENSIONS = [
   "VK_KHR_external_memory_fd",
 ]
 
-const FOREVER = 2 ** 62
+/** Nanoseconds after which a wait looks whether the device is still there. */
+const PATIENCE = 1e9
 /** Most queries that the shim's pool holds. */
 export const MAX_TIMESTAMPS = 8192
 
@@ -130,7 +131,12 @@ export class Driver {
   /** Waits until the timeline has reached `value`. Throws AlphaError when the device is lost; `what` says what was running. */
   wait(value: number, what: string): void {
     if (value <= this.#reached) return
-    if (Number(vulkan().gpu_wait(this.gpu, value, FOREVER)) < 0) throw this.#lost(what)
+    for (let reached = 0; reached === 0; ) {
+      reached = Number(vulkan().gpu_wait(this.gpu, value, PATIENCE))
+      // Some drivers tell of a lost device when they are asked for the counter only; a lost one may also stand at the largest number.
+      const counter = reached === 0 ? Number(vulkan().gpu_reached(this.gpu)) : 0
+      if (reached < 0 || counter < 0 || counter > this.#submitted) throw this.#lost(what)
+    }
     this.#reached = value
   }
 

@@ -106,19 +106,23 @@ export function cost(given: Gemm, path: Way["path"], tile: Tile, splits: number,
   return sum + DISPATCH + turns * (ENDS + (slow * tile.rows * tile.columns) / 2 ** 14) + (moved * elements) / BANDWIDTH
 }
 
-/**
- * Paths of a device, the first of them for "forward": what has the tiles of cooperative matrix 2 has those of KHR too.
- */
+/** Paths of a device: what has the tiles of cooperative matrix 2 has those of KHR too. */
 const PATHS = { none: [], khr: ["khr"], nv2: ["nv2", "khr"] } as const satisfies Record<GpuTarget["matrix"], readonly Way["path"][]>
 
 const pathOf = (tile: Tile): Way["path"] => (TILES.khr.includes(tile) ? "khr" : "nv2")
+
+/**
+ * Rows of "forward" have the same bits whatever their number. Both paths add in one order and round alike (equal on an H200: perf/decode-bits.ts,
+ * perf/gemm.ts --check); what a driver makes of an activation's arithmetic may differ from kernel to kernel, so there it is KHR for all.
+ */
+const forwardPaths = ({ activation = "none" }: Gemm, paths: readonly Way["path"][]): readonly Way["path"][] =>
+  activation !== "none" && paths.includes("khr") ? ["khr"] : paths
 
 /** The cheapest way of those by `tiles`; undefined where no matrix kernel does it. */
 export function wayOf(given: Gemm, target: GpuTarget, tiles: readonly Tile[] = [...TILES.khr, ...TILES.nv2]): Way | undefined {
   const paths = PATHS[target.matrix].filter((path) => tiles.some((tile) => pathOf(tile) === path) && isPossible(sized(given), path, target))
   let best: { way: Way; seconds: number } | undefined
-  // Rows of "forward" are summed by one path, whatever their number, so that their bits are the same.
-  for (const path of given.order === "forward" ? paths.slice(0, 1) : paths) {
+  for (const path of given.order === "forward" ? forwardPaths(given, paths) : paths) {
     for (const tile of tiles.filter((one) => pathOf(one) === path)) {
       const most =
         given.order === "any"
