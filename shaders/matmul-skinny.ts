@@ -10,8 +10,8 @@ const PACK = 8
 /** Tiles of K whose loads are under way at the same time, and how many of them shared memory holds. */
 const AHEAD = 4
 const HALVES = 2
-/** Steps of K whose fragments are loaded together. */
-const TOGETHER = 4
+/** Fragments of a that are loaded together at most, with those of b. */
+const TOGETHER = 8
 /** f32 in 16 bytes. */
 const QUAD = 4
 
@@ -67,6 +67,7 @@ function skinny({ rows, columns, depth }: SkinnyTile) {
   // Subgroups with sums, each of one column of fragments and every so many rows of them.
   const busy = Math.min(LANES / SUBGROUP, high * wide)
   const each = (high * wide) / busy
+  const together = Math.min(TOGETHER / each, depth / FRAGMENT)
   const sumPitch = columns / QUAD + 1
   return kernel({
     name: `matmul_skinny_${rows}x${columns}x${depth}`,
@@ -94,10 +95,11 @@ function skinny({ rows, columns, depth }: SkinnyTile) {
         fetch(k, a, top, [M, LDA, K], [rows, depth]),
       ])
       const load = (i: number, from: U32) => k.if(from.lt(K), () => ahead[i]!.forEach((factor) => factor.load(from)))
+      const isWhole = K.mod(depth).eq(0) // known when the pipeline is made: then all steps of a tile are straight code
       const multiply = (from: U32, place: number) => {
-        for (let step = 0; step < depth / FRAGMENT; step += TOGETHER) {
-          k.if(isBusy.and(from.add(step * FRAGMENT).lt(K)), () => {
-            const inner = range(TOGETHER).map((i) => place + ((step + i) * FRAGMENT) / PACK)
+        for (let step = 0; step < depth / FRAGMENT; step += together) {
+          k.if(isWhole.or(from.add(step * FRAGMENT).lt(K)), () => {
+            const inner = range(together).map((i) => place + ((step + i) * FRAGMENT) / PACK)
             const bs = inner.map((at) => k.loadMatrix(B, shared, over.mul(pitch).add(at), pitch, "column"))
             const as = sums.map((_, i) =>
               inner.map((at) =>
@@ -131,7 +133,7 @@ function skinny({ rows, columns, depth }: SkinnyTile) {
             ahead[i]![1]!.store(shared, place + columns * pitch)
             k.barrier() // all are done with the tile before as well, so the next may go where that was
             load(i, from.add(AHEAD * depth))
-            multiply(from, place)
+            k.if(isBusy, () => multiply(from, place))
           })
         }
       })
