@@ -1,2 +1,3 @@
 /** Runs on record: their journals, the database, and what views read of both. */
+export { type TensorboardRow, tensorboardFile, tensorboardFileName, tensorboardRows } from "./db-tensorboard.ts"
 export * from "./db-types.ts"
