@@ -43,11 +43,14 @@ export const SERVE = {
 export type ServeConfig = Omit<Resolved<typeof SERVE>, "threads" | "cache" | "port"> &
   Pick<Values<typeof SERVE>, "threads" | "cache" | "port">
 
-/** Keys of the server: from the environment alone, since other users of a machine can read command lines. */
+/** Keys of the server, and what else is secret: from the environment alone, since other users of a machine can read command lines. */
 export const SECRETS = inGroup("Secrets", {
   apiKeys: text("keys for inference, separated by commas", {}),
   readKeys: text("keys for reading the data of runs, separated by commas", {}),
   adminKey: text("key for loading and unloading models", {}),
+  remoteUrl: text("server that alpha train ships its runs to, such as https://example.org", {}),
+  remoteSecret: text("the UPLOAD_SECRET of that server", {}),
+  alertWebhook: text("address that alerts of runs are posted to as JSON", {}),
 })
 
 /** Something must be served. */

@@ -1,3 +1,4 @@
 /** Runs on record: their journals, the database, and what views read of both. */
 export { type TensorboardRow, tensorboardFile, tensorboardFileName, tensorboardRows } from "./db-tensorboard.ts"
 export * from "./db-types.ts"
+export { type Beat, beats, readBeat, writeBeat } from "./db-state.ts"

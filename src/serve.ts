@@ -7,6 +7,7 @@ import { createApp } from "./serve-app.ts"
 import { checkBind, isLoopback, readKeys } from "./serve-auth.ts"
 import type { Context, Route } from "./serve-context.ts"
 import { draining } from "./serve-error.ts"
+import { RemoteRuns } from "./serve-ingest-store.ts"
 import { KeyUsage } from "./serve-limit.ts"
 import { serverMetrics } from "./serve-metrics.ts"
 import { Models } from "./serve-models.ts"
@@ -78,6 +79,8 @@ export function startServer(
     usage: new KeyUsage({ concurrency: config.keyConcurrency, tokensPerMinute: config.keyTokensPerMinute }),
     metrics: serverMetrics(),
     log,
+    runs,
+    remote: new RemoteRuns(config.runsDir),
     limits: { queueTokens: config.queueTokens, queueMs: config.queueTimeout * 1000, maxBody: config.maxBody },
     cors: config.cors,
     metricsCompat: config.metricsCompat,
