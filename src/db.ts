@@ -1,2 +1,4 @@
 /** Runs on record: their journals, the database, and what views read of both. */
+
+export { JournalReader, JournalWriter, journalPath, readJournal, rewindJournal } from "./db-journal.ts"
 export * from "./db-types.ts"
