@@ -88,11 +88,14 @@ const { gbPerS } = readBandwidth(device, state)
 refreshCopies(device, state, model, precision)
 if (precision === "bf16") for (const { name, matmul } of paramSpecs(model)) if (matmul) state.drop(name)
 
+const length = prompt + count + 10 // tokens of a row: warm-up, and one more that a device ahead of us makes
+if (length > model.blockSize)
+  throw new Error(`--prompt=${prompt} and --new=${count} need ${length} positions, the model has ${model.blockSize}`)
 const sampling = { temperature: Number(flags.temperature), topK: 40, topP: 1, minP: 0, repetitionPenalty: 1, seed: 1 }
 const generator = createGenerator(device, state, model, {
   precision,
   slots: batch,
-  length: prompt + count + 8,
+  length,
   vocabulary: model.vocabSize,
 })
 const ids = Array.from({ length: batch }, (_, b) => Array.from({ length: prompt }, (_, i) => (i * 7919 + b * 104729 + 1) % model.vocabSize))

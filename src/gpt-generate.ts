@@ -54,6 +54,9 @@ const CHEAP = 32
 /** Prepares generation with the model whose weights `state` holds; programs are compiled when they are first needed. */
 export function createGenerator(device: Device, state: State, model: ModelConfig, options: GeneratorOptions): Generator {
   const { slots, length } = options
+  if (model.position === "learned" && length > model.blockSize) {
+    throw new RangeError(`slots of ${length} tokens: the model has ${model.blockSize} learned positions`)
+  }
   const maxPages = Math.ceil(length / PAGE)
   const shared = {
     model,

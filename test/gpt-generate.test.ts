@@ -207,6 +207,12 @@ describe("generator", () => {
     generator.free()
   })
 
+  test("slots longer than the learned positions are refused", () => {
+    const { blockSize } = model
+    const options = { precision: "f32", slots: 1, length: blockSize + 1, vocabulary: model.vocabSize } as const
+    expect(() => createGenerator(device, state, model, options)).toThrow(`${blockSize} learned positions`)
+  })
+
   test("more than a slot holds is refused, and what was allocated goes back", () => {
     const before = state.names()
     const generator = make()
