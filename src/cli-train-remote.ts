@@ -29,7 +29,10 @@ export function openRemote(environment: Environment, directory: string, onNote: 
   const url = address(environment, "ALPHA_REMOTE_URL")
   const secret = environment.get("ALPHA_REMOTE_SECRET")?.value ?? ""
   if (url !== undefined && secret === "")
-    throw new AlphaError("ALPHA_REMOTE_URL is set, ALPHA_REMOTE_SECRET is not", { hint: "it is the UPLOAD_SECRET of that server", code: EXIT.usage })
+    throw new AlphaError("ALPHA_REMOTE_URL is set, ALPHA_REMOTE_SECRET is not", {
+      hint: "it is the UPLOAD_SECRET of that server",
+      code: EXIT.usage,
+    })
   let shipper: Shipper | undefined
   let stopped = false
   return {

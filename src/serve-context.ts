@@ -17,7 +17,7 @@ export interface Context {
   readonly usage: KeyUsage
   readonly metrics: Metrics
   readonly log: Log
-  /** What the routes of runs read; undefined where the server has none. */
+  /** What the routes of runs read. */
   readonly runs: RunStore
   /** Runs that trainers ship here. */
   readonly remote: RemoteRuns

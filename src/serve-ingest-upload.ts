@@ -87,7 +87,7 @@ export async function uploadAssemble(call: Call): Promise<Response> {
       const path = join(folder, name)
       const have = sizeOf(path)
       if (have !== bytes) throw new ApiError(409, `${name}: ${have} of ${bytes} bytes are here`, { code: "incomplete" })
-      if (bytes === 0 || (await sha256File(path)) === expected) continue
+      if ((await sha256File(path)) === expected) continue
       rmSync(path)
       throw new ApiError(422, `${name}: the SHA-256 of its bytes is another than the manifest's`, { code: "wrong_hash" })
     }
@@ -108,7 +108,7 @@ function readManifest(body: unknown): Manifest {
   const rows = files.map((file: unknown, i) => {
     const { name, bytes, sha256: hash } = (typeof file === "object" && file !== null ? file : {}) as Record<string, unknown>
     if (typeof name !== "string" || !FILE.test(name)) throw badField(`files[${i}].name`, "expected a file of a checkpoint, without a path")
-    if (!Number.isSafeInteger(bytes) || (bytes as number) < 0 || (bytes as number) > MOST_BYTES)
+    if (!Number.isSafeInteger(bytes) || (bytes as number) < 1 || (bytes as number) > MOST_BYTES)
       throw badField(`files[${i}].bytes`, "expected a number of bytes")
     if (typeof hash !== "string" || !SHA.test(hash)) throw badField(`files[${i}].sha256`, "expected 64 hexadecimal digits")
     return { name, bytes: bytes as number, sha256: hash }
@@ -138,12 +138,13 @@ function isPublished(run: RemoteRun, manifest: Manifest): boolean {
   return (
     existsSync(manifestPath(run, id)) &&
     !existsSync(staging(run, id)) &&
-    manifest.files.every(({ name, bytes }) => sizeOf(join(folder, name)) === bytes && existsSync(join(folder, name)))
+    manifest.files.every(({ name, bytes }) => sizeOf(join(folder, name)) === bytes)
   )
 }
 
 async function alone<T>(id: string, work: () => Promise<T>): Promise<T> {
-  if (busy.has(id)) throw new ApiError(409, `upload ${id}: another request is writing it`, { code: "busy", headers: { "retry-after-ms": "500" } })
+  if (busy.has(id))
+    throw new ApiError(409, `upload ${id}: another request is writing it`, { code: "busy", headers: { "retry-after-ms": "500" } })
   busy.add(id)
   try {
     return await work()

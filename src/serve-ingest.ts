@@ -49,7 +49,8 @@ function start({ context: { remote } }: Call, body: Body, id: string, session: s
   if (body.keep === undefined) {
     const { config, name } = body
     if (typeof name !== "string") throw badField("name", "expected the run's name")
-    if (!isObject(config) || JSON.stringify(config).length > MOST_BYTES_OF_RECORD) throw badField("config", "expected the run's config.json")
+    if (!isObject(config) || JSON.stringify(config).length > MOST_BYTES_OF_RECORD)
+      throw badField("config", "expected the run's config.json")
     const run = remote.start(id, name, config)
     return { through: through(run), marks: remote.marks(run) }
   }

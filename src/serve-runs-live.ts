@@ -35,7 +35,8 @@ class Hub {
     const [epoch, number] = (id ?? "").split(":")
     const from = Number(number) + 1
     const first = this.#told[0]?.number ?? this.#next
-    const missed = id === undefined ? [] : epoch !== this.epoch || !(from >= first) ? undefined : this.#told.filter((one) => one.number >= from)
+    const missed =
+      id === undefined ? [] : epoch !== this.epoch || !(from >= first) ? undefined : this.#told.filter((one) => one.number >= from)
     this.#listeners.add(listener)
     this.#end ??= this.store.subscribe(undefined, undefined, (update) => this.#tell(nameOf(update), update))
     if (this.#states === undefined) {
@@ -115,8 +116,8 @@ class Queue {
   #isOpen = true
 
   push(text: string): void {
-    if (this.#waiting.length >= MOST_WAITING) return this.close()
-    this.#waiting.push(text)
+    if (this.#waiting.length >= MOST_WAITING) this.#isOpen = false
+    if (this.#isOpen) this.#waiting.push(text)
     this.#wake()
   }
 

@@ -74,7 +74,8 @@ export async function changeRun(call: Call): Promise<Response> {
   const { notes, tags, ...rest } = body as Record<string, unknown>
   const extra = Object.keys(rest)[0]
   if (extra !== undefined) throw badField(extra, "only notes and tags can be changed")
-  if (notes !== undefined && (typeof notes !== "string" || notes.length > MOST_NOTES)) throw badField("notes", `expected at most ${MOST_NOTES} letters`)
+  if (notes !== undefined && (typeof notes !== "string" || notes.length > MOST_NOTES))
+    throw badField("notes", `expected at most ${MOST_NOTES} letters`)
   if (tags !== undefined && !(Array.isArray(tags) && tags.length <= 50 && tags.every((tag) => typeof tag === "string" && TAG.test(tag))))
     throw badField("tags", "expected up to 50 words of at most 50 letters")
   await call.context.runs.setNotes(run.id, {

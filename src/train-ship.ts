@@ -85,7 +85,12 @@ export function startShipper(options: ShipOptions): Shipper {
     if (answer.ok) return (await answer.json()) as { through: unknown }
     const told = (await answer.json().catch(() => ({}))) as { error?: { code?: string; message?: string } }
     const seconds = Number(answer.headers.get("retry-after") ?? Number.NaN)
-    throw new Refusal(answer.status, told.error?.code, told.error?.message ?? answer.statusText, seconds >= 0 ? Math.min(seconds * 1000, LONGEST_WAIT_MS) : undefined)
+    throw new Refusal(
+      answer.status,
+      told.error?.code,
+      told.error?.message ?? answer.statusText,
+      seconds >= 0 ? Math.min(seconds * 1000, LONGEST_WAIT_MS) : undefined,
+    )
   }
 
   /** Tells the run, and finds by marks how much of what the server has is still in the files. */
@@ -93,7 +98,11 @@ export function startShipper(options: ShipOptions): Shipper {
     const config = readJson(join(directory, "config.json")) as { id?: string }
     if (config.id === undefined) throw new Refusal(400, "no_id", `${directory}/config.json has no id`, undefined)
     run = config.id
-    const name = basename(directory).replace(/[^\w.-]/g, "_").replace(/^[^A-Za-z0-9]+/, "").slice(0, 100) || "run"
+    const name =
+      basename(directory)
+        .replace(/[^\w.-]/g, "_")
+        .replace(/^[^A-Za-z0-9]+/, "")
+        .slice(0, 100) || "run"
     const { marks } = await post({ kind: "start", name, config })
     const keep = Object.fromEntries(
       JOURNALS.map((journal) => {
@@ -152,7 +161,8 @@ export function startShipper(options: ShipOptions): Shipper {
         if (!sent && !closed.signal.aborted) await pause(pollMs)
       } catch (error) {
         if (closed.signal.aborted) break
-        const { status, code, waitMs, message } = error instanceof Refusal ? error : new Refusal(0, undefined, (error as Error).message, undefined)
+        const { status, code, waitMs, message } =
+          error instanceof Refusal ? error : new Refusal(0, undefined, (error as Error).message, undefined)
         if (code === "local_run") {
           onNote(`remote ${url}: it reads this run's directory itself; nothing is shipped`)
           drained.resolve(true)

@@ -2,8 +2,8 @@
 import { afterAll, describe, expect, test } from "bun:test"
 import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { uniform } from "../src/base-random.ts"
 import { sha256 } from "../src/base-file.ts"
+import { uniform } from "../src/base-random.ts"
 import { JOURNALS, type Journal } from "../src/db.ts"
 import { RemoteRuns } from "../src/serve-ingest-store.ts"
 import { offsetOf, startShipper } from "../src/train.ts"
@@ -27,7 +27,14 @@ function write(directory: string, journal: Journal, rows: number, salt = 0): voi
   const path = join(directory, `${journal}.jsonl`)
   const from = counts.get(path) ?? 0
   const lines = Array.from({ length: rows }, (_, i) =>
-    JSON.stringify({ seq: from + i, time: 1e12 + from + i, type: "step", step: from + i, loss: uniform(salt, 1, 0, from + i), text: "µ\n\"" }),
+    JSON.stringify({
+      seq: from + i,
+      time: 1e12 + from + i,
+      type: "step",
+      step: from + i,
+      loss: uniform(salt, 1, 0, from + i),
+      text: 'µ\n"',
+    }),
   )
   appendFileSync(path, lines.map((line) => `${line}\n`).join(""))
   counts.set(path, from + rows)
@@ -56,7 +63,7 @@ describe("shipping", () => {
     const { directory, id } = newRun("storm")
     write(directory, "metrics", 1)
     const shipper = startShipper({ url: proxy.url, secret: SECRET, directory, ...FAST })
-    for (let k = 0; k < 30; k++) {
+    for (let k = 0; k < 48; k++) {
       write(directory, "metrics", 20 + Math.floor(uniform(3, 1, 0, k) * 300))
       if (k % 3 === 0) write(directory, "events", 7)
       if (k % 5 === 0) write(directory, "samples", 3)
@@ -148,7 +155,7 @@ describe("what is refused", () => {
       headers: { authorization: `Bearer ${SECRET}`, ...headers },
       body: raw ? (body as Uint8Array<ArrayBuffer>) : JSON.stringify(body),
     })
-    return { status: answer.status, body: (await answer.json()) as Record<string, any> }
+    return { status: answer.status, body: (await answer.json()) as Record<string, unknown> }
   }
   const begin = async (server: TestServer, run: string, session = "s1") => {
     await post(server, "/api/ingest", { run, session, kind: "start", name: run, config: { id: run } })
@@ -201,7 +208,7 @@ describe("what is refused", () => {
     expect((await announce({ files: [files[0], files[0]] })).status).toBe(400)
     expect((await announce({ step: -1 })).status).toBe(400)
     expect((await announce({ files: [{ ...files[0], bytes: 2 ** 40 }] })).status).toBe(507)
-    const { upload } = (await announce()).body
+    const upload = (await announce()).body.upload as string
     const chunk = (file: string, offset: number, bytes: Uint8Array, id = upload) =>
       post(server, "/api/upload/chunk", bytes, { "x-upload-id": id, "x-upload-file": file, "x-upload-offset": String(offset) })
     expect((await chunk("model.safetensors", 0, weights.slice(0, 2000))).body).toEqual({ received: 2000 })

@@ -1,9 +1,9 @@
 /** Who may call what: every route with and without its key, cookies, origins, hosts, limits. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { join } from "node:path"
+import { sha256 } from "../src/base-file.ts"
 import { checkBind, keyOf, readKeys } from "../src/serve-auth.ts"
 import type { ErrorBody } from "../src/serve-error.ts"
-import { sha256 } from "../src/base-file.ts"
 import { ROUTES } from "../src/serve-routes.ts"
 import { startTest, type TestServer, workFolder, writeModel } from "./serve-fake.ts"
 import { ERROR, violations } from "./serve-schema.ts"
@@ -21,7 +21,7 @@ const environment = {
 }
 
 /** What /api/upload answers for the body below. */
-const UPLOAD = `run-1.5.${sha256(JSON.stringify({ run: "run-1", step: 5, best: false, files: [{ name: "config.json", bytes: 0, sha256: sha256("") }] })).slice(0, 32)}`
+const UPLOAD = `run-1.5.${sha256(JSON.stringify({ run: "run-1", step: 5, best: false, files: [{ name: "config.json", bytes: 1, sha256: sha256("x") }] })).slice(0, 32)}`
 
 /** A request that each route answers well. */
 const BODIES: Record<string, unknown> = {
@@ -35,7 +35,7 @@ const BODIES: Record<string, unknown> = {
   "/v1/unload": { model: "tiny" },
   "/api/generate": { prompt: "the sea" },
   "/api/ingest": { run: "run-1", session: "s1", kind: "start", name: "novels", config: {} },
-  "/api/upload": { run: "run-1", step: 5, files: [{ name: "config.json", bytes: 0, sha256: sha256("") }] },
+  "/api/upload": { run: "run-1", step: 5, files: [{ name: "config.json", bytes: 1, sha256: sha256("x") }] },
   "/api/upload/assemble": { upload: UPLOAD },
   "/api/runs/:id": { notes: "good" },
   "/api/chat": { messages: [{ role: "user", content: "the sea" }] },
@@ -55,7 +55,7 @@ const PATHS: Record<string, string> = {
 const CHUNK = { "x-upload-id": UPLOAD, "x-upload-file": "config.json", "x-upload-offset": "0" }
 
 function send(server: TestServer, method: string, path: string, headers: Record<string, string> = {}): Promise<Response> {
-  const text = path === "/login" ? `key=${KEYS.infer}` : path === "/api/upload/chunk" ? "" : JSON.stringify(BODIES[path] ?? {})
+  const text = path === "/login" ? `key=${KEYS.infer}` : path === "/api/upload/chunk" ? "x" : JSON.stringify(BODIES[path] ?? {})
   const body = method === "GET" ? {} : { body: text }
   return fetch(server.url + (PATHS[path] ?? path), { method, headers: { ...CHUNK, ...headers }, redirect: "manual", ...body })
 }
