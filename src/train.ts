@@ -242,7 +242,7 @@ function checkpoint(s: Session): void {
 
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
 export type { EvalRow, MemoryEvent, ProfileEvent, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
-export { measurePeak } from "./train-peak.ts"
+export { measurePeak, productRate } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
