@@ -16,7 +16,7 @@ interface Manifest {
 }
 
 /** What a checkpoint directory may hold. */
-const FILE = /^[A-Za-z0-9][\w-]{0,80}\.(json|safetensors|jinja|txt|model)$/
+const FILE = /^[A-Za-z0-9][\w.-]{0,80}\.(json|safetensors|jinja|txt|model)$/
 const SHA = /^[0-9a-f]{64}$/
 const UPLOAD = /^([A-Za-z0-9][\w-]{0,63})\.(\d{1,12})\.([0-9a-f]{32})$/
 const MOST_FILES = 64

@@ -3,6 +3,7 @@ import { hostname } from "node:os"
 import { basename, join } from "node:path"
 import { readJson } from "./base-file.ts"
 import { JOURNALS, type Journal, type RunState } from "./db.ts"
+import { type CheckpointToShip, type Post, shipCheckpoint } from "./train-ship-checkpoint.ts"
 import { offsetOf, prefixMarks, readBlock } from "./train-ship-journal.ts"
 
 export interface ShipOptions {
@@ -21,6 +22,8 @@ export interface ShipOptions {
 }
 
 export interface Shipper {
+  /** Ships a checkpoint when the rows leave time; of those that wait only the newest and the newest best. */
+  checkpoint(checkpoint: CheckpointToShip): void
   /** Ships what is left and how the run ended, for at most `ms`; whether all of it arrived. */
   end(state: Exclude<RunState, "stalled" | "running">, ms: number, message?: string): Promise<boolean>
   /** Stops at once. */
@@ -62,6 +65,7 @@ export function startShipper(options: ShipOptions): Shipper {
   let beatAt = 0
   let failures = 0
   let blockRows = BLOCK_ROWS
+  let checkpoints: CheckpointToShip[] = []
   let wake = () => {}
 
   const pause = (ms: number): Promise<void> =>
@@ -74,24 +78,23 @@ export function startShipper(options: ShipOptions): Shipper {
     })
   const path = (journal: Journal) => join(directory, `${journal}.jsonl`)
 
-  const post = async (body: object): Promise<{ through: unknown; marks?: Record<Journal, [number, string][]> }> => {
-    const answer = await fetch(`${url.replace(/\/+$/, "")}/api/ingest`, {
+  const request: Post = async (path, body, headers = {}) => {
+    const isRaw = body instanceof Uint8Array
+    const answer = await fetch(url.replace(/\/+$/, "") + path, {
       method: "POST",
-      headers: { authorization: `Bearer ${secret}`, "content-type": "application/json" },
-      body: JSON.stringify({ run, session, ...body }),
+      headers: { authorization: `Bearer ${secret}`, "content-type": isRaw ? "application/octet-stream" : "application/json", ...headers },
+      body: isRaw ? body : JSON.stringify(body),
       redirect: "error", // the secret goes to this server alone
       signal: AbortSignal.any([closed.signal, AbortSignal.timeout(timeoutMs)]),
     })
-    if (answer.ok) return (await answer.json()) as { through: unknown }
+    if (answer.ok) return answer.json()
     const told = (await answer.json().catch(() => ({}))) as { error?: { code?: string; message?: string } }
     const seconds = Number(answer.headers.get("retry-after") ?? Number.NaN)
-    throw new Refusal(
-      answer.status,
-      told.error?.code,
-      told.error?.message ?? answer.statusText,
-      seconds >= 0 ? Math.min(seconds * 1000, LONGEST_WAIT_MS) : undefined,
-    )
+    const waitMs = seconds >= 0 ? Math.min(seconds * 1000, LONGEST_WAIT_MS) : undefined
+    throw new Refusal(answer.status, told.error?.code, told.error?.message ?? answer.statusText, waitMs)
   }
+  const post = (body: object) =>
+    request("/api/ingest", { run, session, ...body }) as Promise<{ through: unknown; marks?: Record<Journal, [number, string][]> }>
 
   /** Tells the run, and finds by marks how much of what the server has is still in the files. */
   const open = async (): Promise<Record<Journal, Position>> => {
@@ -137,11 +140,31 @@ export function startShipper(options: ShipOptions): Shipper {
     return true
   }
 
+  const shipNext = async (): Promise<void> => {
+    const next = checkpoints[0] as CheckpointToShip
+    try {
+      await shipCheckpoint(run, next, async (...message) => {
+        const answer = await request(...message)
+        if (positions !== undefined) for (const journal of JOURNALS) await send(journal, positions[journal])
+        return answer
+      })
+    } catch (error) {
+      const isGone = (error as NodeJS.ErrnoException).code === "ENOENT" // retention was faster
+      const isRefused = error instanceof Refusal && [400, 413, 507].includes(error.status)
+      if (!isGone && !isRefused) throw error
+      if (isRefused) onNote(`remote ${url}: the checkpoint of step ${next.step} was refused: ${error.message}`)
+    }
+    checkpoints = checkpoints.filter((one) => one !== next)
+  }
+
   const round = async (): Promise<boolean> => {
     positions ??= await open()
     let sent = false
     for (const journal of JOURNALS) if (await send(journal, positions[journal])) sent = true
-    if (!sent && ending !== undefined) {
+    if (!sent && checkpoints.length > 0) {
+      await shipNext()
+      sent = true
+    } else if (!sent && ending !== undefined) {
       await post({ kind: "end", ...ending, host: hostname(), pid: process.pid })
       drained.resolve(true)
       closed.abort()
@@ -184,6 +207,10 @@ export function startShipper(options: ShipOptions): Shipper {
   void loop()
 
   return {
+    checkpoint(checkpoint) {
+      const best = [...checkpoints, checkpoint].findLast((one) => one.best)
+      checkpoints = [...(best === undefined || best === checkpoint ? [] : [best]), checkpoint]
+    },
     async end(state, ms, message) {
       ending = { state, message }
       wake()

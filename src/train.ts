@@ -3,6 +3,7 @@ import { fillBatch } from "./data.ts"
 import { checkpointPath, generateText, recoverCheckpoints, retain, setLink } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
 import type { Device, Executable, RunInputs } from "./program.ts"
+import { Alerts, freeBytes } from "./train-alert.ts"
 import { evaluate } from "./train-eval.ts"
 import { checkFits, memoryOf } from "./train-fit.ts"
 import { lockRun } from "./train-lock.ts"
@@ -39,9 +40,12 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
     }
     checkFits(memory)
     smokeTest(device, job.values.failOnSmokeTest, emit)
+    const alerts = new Alerts(() => freeBytes(directory))
     const session = openSession(job, prepared, device, plans, (event) => {
-      record(journals, event)
-      emit(event)
+      for (const each of [event, ...alerts.of(event)]) {
+        record(journals, each)
+        emit(each)
+      }
     })
     try {
       announce(session)
@@ -251,7 +255,17 @@ function checkpoint(s: Session): void {
 }
 
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
-export type { EvalRow, MemoryEvent, ProfileEvent, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
+export type {
+  AlertEvent,
+  EvalRow,
+  MemoryEvent,
+  ProfileEvent,
+  SampleRow,
+  StartEvent,
+  StepRow,
+  Summary,
+  TrainEvent,
+} from "./train-metrics.ts"
 export { measurePeak, productRate } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"

@@ -61,11 +61,17 @@ describe("shipping", () => {
     let server = await serve(root)
     const proxy = faultProxy(() => server.url, 7, 0.6)
     const { directory, id } = newRun("storm")
+    const weights = new Uint8Array(2_000_000).map((_, i) => (i * 7919) % 251)
+    const saved = join(directory, "checkpoints", "step-000009")
+    mkdirSync(saved, { recursive: true })
+    writeFileSync(join(saved, "model.safetensors"), weights)
+    writeFileSync(join(saved, "trainer.safetensors"), "stays here")
     write(directory, "metrics", 1)
     const shipper = startShipper({ url: proxy.url, secret: SECRET, directory, ...FAST })
     for (let k = 0; k < 48; k++) {
       write(directory, "metrics", 20 + Math.floor(uniform(3, 1, 0, k) * 300))
       if (k % 3 === 0) write(directory, "events", 7)
+      if (k === 4) shipper.checkpoint({ path: saved, step: 9, best: true })
       if (k % 5 === 0) write(directory, "samples", 3)
       await Bun.sleep(30)
       if (k % 6 === 5) {
@@ -77,6 +83,8 @@ describe("shipping", () => {
     }
     expect(await shipper.end("finished", 20_000)).toBe(true)
     same(directory, root, "storm")
+    expect(readdirSync(join(root, "storm", "best", "/"))).toEqual(["model.safetensors"])
+    expect(sha256(readFileSync(join(root, "storm", "best", "model.safetensors")))).toBe(sha256(weights))
     expect(Object.keys(proxy.counts).length).toBe(7)
     expect(JSON.parse(readFileSync(join(root, "storm", "state.json"), "utf8")).state).toBe("finished")
     expect(JSON.parse(readFileSync(join(root, "storm", "config.json"), "utf8")).id).toBe(id)
