@@ -1,25 +1,16 @@
 /** The lock that keeps a second trainer off a run. */
-import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
-import { hostname } from "node:os"
+import { linkSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { fileError, temporaryName } from "./base-file.ts"
-
-interface Holder {
-  readonly pid: number
-  /** Start time of the process in clock ticks since boot: a reused pid has another. */
-  readonly started: string
-  readonly host: string
-  readonly boot: string
-}
+import { type Holder, isAlive, readHolder, thisProcess } from "./base-process.ts"
 
 /** Takes the lock of run directory `dir`; returns its release. Throws naming the holder when another live process has it. */
 export function lockRun(dir: string): () => void {
   const path = join(dir, "lock")
-  const mine: Holder = { pid: process.pid, started: startTime(process.pid) ?? "", host: hostname(), boot: bootId() }
   const temporary = temporaryName(path)
   try {
-    writeFileSync(temporary, `${JSON.stringify(mine)}\n`)
+    writeFileSync(temporary, `${JSON.stringify(thisProcess())}\n`)
     for (let attempt = 0; attempt < 5; attempt++) {
       try {
         linkSync(temporary, path)
@@ -56,36 +47,5 @@ function removeStale(path: string, dead: Holder | undefined): void {
     if (!["ENOENT", "EEXIST"].includes((error as NodeJS.ErrnoException).code ?? "")) throw fileError("lock", path, error)
   } finally {
     rmSync(stale, { force: true })
-  }
-}
-
-function readHolder(path: string): Holder | undefined {
-  try {
-    return JSON.parse(readFileSync(path, "utf8")) as Holder
-  } catch {
-    return undefined // vanished, or cut off while it was written: nobody holds it
-  }
-}
-
-/** Another host's process cannot be asked: it counts as alive. */
-function isAlive(holder: Holder): boolean {
-  if (holder.host !== hostname()) return true
-  return holder.boot === bootId() && startTime(holder.pid) === holder.started
-}
-
-function startTime(pid: number): string | undefined {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8")
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]
-  } catch {
-    return undefined
-  }
-}
-
-function bootId(): string {
-  try {
-    return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()
-  } catch {
-    return ""
   }
 }

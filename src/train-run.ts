@@ -1,11 +1,14 @@
 /** The run directory: its files, its journals and the point a run resumes from. */
-import { appendFileSync, existsSync, readdirSync, readFileSync, rmSync, statSync, truncateSync } from "node:fs"
+import { existsSync, readdirSync, rmSync, statSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { makeDirectory, readJson, withFile, writeAtomic } from "./base-file.ts"
+import { makeDirectory, readJson, writeAtomic } from "./base-file.ts"
+import { JOURNALS, type Journal, JournalWriter, journalPath, rewindJournal } from "./db.ts"
 
 /** What config.json of a run holds: every value with its origin, and what it ran on. */
 export interface RunRecord {
+  /** Names the run for good, wherever its directory goes; absent in runs of older versions. */
+  readonly id?: string
   readonly config: Readonly<Record<string, { readonly value: unknown; readonly origin: unknown }>>
   readonly seed: number
   readonly dataHash: string
@@ -14,9 +17,6 @@ export interface RunRecord {
   readonly version: string
   readonly device: string
 }
-
-const JOURNALS = ["metrics", "events", "samples"] as const
-export type Journal = (typeof JOURNALS)[number]
 
 /** Creates the directory of a new run. Throws when a run of that name already has content. */
 export function createRun(dir: string): void {
@@ -67,36 +67,25 @@ export function newestRun(runsDir: string): string {
   return join(runsDir, newest)
 }
 
-/** Appends one JSON line to a journal of the run. */
-export function append(dir: string, journal: Journal, row: object): void {
-  const path = join(dir, `${journal}.jsonl`)
-  withFile("write", path, () => appendFileSync(path, `${JSON.stringify(row)}\n`))
-}
-
-/**
- * Prepares the journals of a run that continues after `step`: rows of later steps, which will be written again, and a torn last line are cut off.
- */
+/** Prepares the journals of a run that continues after `step`: rows of later steps, which will be written again, and a torn tail are cut off. */
 export function rewindJournals(dir: string, step: number): void {
-  for (const journal of JOURNALS) {
-    const path = join(dir, `${journal}.jsonl`)
-    if (!existsSync(path)) continue
-    const text = readFileSync(path)
-    let keep = 0
-    for (let at = 0; at < text.length; ) {
-      const end = text.indexOf(10, at)
-      if (end < 0 || stepOf(text.toString("utf8", at, end)) > step) break
-      at = end + 1
-      keep = at
-    }
-    if (keep < text.length) withFile("truncate", path, () => truncateSync(path, keep))
-  }
+  for (const journal of JOURNALS) rewindJournal(journalPath(dir, journal), step)
 }
 
-/** Step of a journal line; Infinity for a line that is no JSON object. */
-function stepOf(line: string): number {
-  try {
-    return (JSON.parse(line) as { step?: number }).step ?? 0
-  } catch {
-    return Number.POSITIVE_INFINITY
+/** The journals of a run; each is opened by its first row. */
+export class Journals {
+  readonly #open = new Map<Journal, JournalWriter>()
+
+  constructor(private readonly directory: string) {}
+
+  append(journal: Journal, row: object): void {
+    const writer = this.#open.get(journal) ?? new JournalWriter(journalPath(this.directory, journal))
+    this.#open.set(journal, writer)
+    writer.append(row)
+  }
+
+  close(): void {
+    for (const writer of this.#open.values()) writer.close()
+    this.#open.clear()
   }
 }

@@ -6,7 +6,7 @@ import { createEvaluator, type Evaluation, type Evaluator } from "./train-eval.t
 import type { Emit } from "./train-metrics.ts"
 import { measurePeak } from "./train-peak.ts"
 import type { Prepared, TrainJob } from "./train-prepare.ts"
-import { rewindJournals, withSources, writeRecord } from "./train-run.ts"
+import { readRecord, rewindJournals, withSources, writeRecord } from "./train-run.ts"
 import { loadState, type TrainerState } from "./train-state.ts"
 import type { RunPlans } from "./train-step.ts"
 
@@ -44,6 +44,7 @@ export function openSession(job: TrainJob, prepared: Prepared, device: Device, p
   refreshCopies(device, state, model, precision)
   rewindJournals(job.directory, prepared.checkpoint === undefined ? -1 : trainer.step)
   writeRecord(job.directory, {
+    id: (job.resume ? readRecord(job.directory).id : undefined) ?? crypto.randomUUID(),
     ...job.record,
     config: withSources(job.record.config, prepared.data),
     dataHash: prepared.data.train.hash,

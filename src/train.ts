@@ -10,7 +10,7 @@ import { StepLog, type Submitted } from "./train-log.ts"
 import type { Emit, SampleRow, Summary, TrainEvent } from "./train-metrics.ts"
 import { prepare, type TrainJob } from "./train-prepare.ts"
 import { StepProfile } from "./train-profile.ts"
-import { append, createRun, discardRun } from "./train-run.ts"
+import { createRun, discardRun, Journals } from "./train-run.ts"
 import { learningRate } from "./train-schedule.ts"
 import { announce, openSession, type Session } from "./train-session.ts"
 import { smokeTest } from "./train-smoke.ts"
@@ -27,6 +27,7 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   const { directory } = job
   if (!job.resume) createRun(directory)
   const unlock = lockRun(directory)
+  const journals = new Journals(directory)
   try {
     if (job.resume) recoverCheckpoints(directory)
     const prepared = await prepare(job, flag, emit)
@@ -38,11 +39,10 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
     }
     checkFits(memory)
     smokeTest(device, job.values.failOnSmokeTest, emit)
-    const journal = (event: TrainEvent) => {
-      record(directory, event)
+    const session = openSession(job, prepared, device, plans, (event) => {
+      record(journals, event)
       emit(event)
-    }
-    const session = openSession(job, prepared, device, plans, journal)
+    })
     try {
       announce(session)
       return await loop(session, flag, started)
@@ -56,15 +56,16 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
     if (!job.resume) discardRun(directory, error instanceof Stopped)
     throw error
   } finally {
+    journals.close()
     unlock()
   }
 }
 
 /** Puts an event into the journal it belongs to. */
-function record(directory: string, event: TrainEvent): void {
-  if (event.type === "step" || event.type === "eval") append(directory, "metrics", event)
-  else if (event.type === "sample") append(directory, "samples", event)
-  else if (event.type !== "progress") append(directory, "events", { time: new Date().toISOString(), ...event })
+function record(journals: Journals, event: TrainEvent): void {
+  if (event.type === "step" || event.type === "eval") journals.append("metrics", event)
+  else if (event.type === "sample") journals.append("samples", event)
+  else if (event.type !== "progress") journals.append("events", event)
 }
 
 /** Steps until the end, an early stop or the flag; then the last checkpoint and the summary. */
