@@ -100,7 +100,7 @@ function axis([left, middle, right]: readonly [string, string, string], width: n
   put(left, 0)
   put(right, width - right.length)
   const at = Math.floor((width - middle.length) / 2)
-  if (at > left.length + 1 && at + middle.length + 1 < width - right.length) put(middle, at)
+  if (middle !== left && middle !== right && at > left.length + 1 && at + middle.length + 1 < width - right.length) put(middle, at)
   return line.join("")
 }
 

@@ -28,7 +28,10 @@ const SMALL = [
 ] as const
 
 export function chartsPanel(state: State, width: number, height: number, style: Style): string[] {
-  const runs = shown(state).map((run, i) => ({ run, series: state.details.get(run.id)?.series, paint: style.curves[i] as Paint }))
+  const runs = shown(state).map((run, i) => {
+    const detail = state.details.get(run.id)
+    return { run, series: detail?.axis === state.axis ? detail.series : undefined, paint: style.curves[i] as Paint }
+  })
   const common = { logX: state.scale === "log x, y", logY: state.scale !== "linear", formatX: formatX(state), formatY: shortNumber }
   const chart = (title: string, curves: readonly Curve[]): Chart => ({ ...common, title, curves })
   const known = runs.flatMap(({ run, series, paint }) => (series === undefined ? [] : [{ x: xOf(series, run, state), series, paint }]))

@@ -1,6 +1,6 @@
 /** What the screen needs of the store, and no more. */
-import type { RunStore } from "./db.ts"
 import { CHART_COLUMNS, GPU_COLUMNS } from "./tui-charts.ts"
+import type { RunSource } from "./tui-remote.ts"
 import { type Detail, type State, shown } from "./tui-state.ts"
 
 export interface Loaded extends State {
@@ -9,7 +9,7 @@ export interface Loaded extends State {
 }
 
 /** The state with the store's newest answers. A store that does not answer leaves the old ones, with the reason in `error`. */
-export async function load(state: State, store: RunStore, points: number): Promise<Loaded> {
+export async function load(state: State, store: RunSource, points: number): Promise<Loaded> {
   try {
     const runs = await store.runs()
     const details = new Map<string, Detail>()
@@ -21,13 +21,17 @@ export async function load(state: State, store: RunStore, points: number): Promi
   }
 }
 
-async function detailOf(state: State, id: string, store: RunStore, points: number): Promise<Detail> {
+async function detailOf(state: State, id: string, store: RunSource, points: number): Promise<Detail> {
   const old = state.details.get(id) ?? {}
   switch (state.tab) {
     case "charts":
-      return { ...old, series: await store.metrics(id, { columns: CHART_COLUMNS, x: state.axis, points }) }
+      return { ...old, axis: state.axis, series: await store.metrics(id, { columns: CHART_COLUMNS, x: state.axis, points }) }
     case "gpu":
-      return { ...old, series: await store.metrics(id, { columns: [...CHART_COLUMNS, ...GPU_COLUMNS], x: state.axis, points }) }
+      return {
+        ...old,
+        axis: state.axis,
+        series: await store.metrics(id, { columns: [...CHART_COLUMNS, ...GPU_COLUMNS], x: state.axis, points }),
+      }
     case "events":
       return { ...old, events: await store.events(id) }
     case "samples":

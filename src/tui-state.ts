@@ -14,6 +14,8 @@ const MOST_MARKED = 6
 /** What is known of a run beyond its summary; what was never asked for is absent. */
 export interface Detail {
   readonly series?: Series
+  /** Axis that `series` was asked for. */
+  readonly axis?: XAxis
   readonly events?: readonly JournalRow[]
   readonly samples?: readonly JournalRow[]
   readonly config?: unknown

@@ -29,6 +29,7 @@ export function createStyle({ colour, unicode }: { readonly colour: boolean; rea
   const plain: Paint = (text) => text
   return {
     unicode,
+    colour,
     plain,
     dim: code(2),
     bold: code(1),

@@ -1,16 +1,16 @@
 /** The full-screen view of runs: asks a store now and again, and draws what it answers. */
-import type { RunStore } from "./db.ts"
 import { load } from "./tui-load.ts"
+import type { RunSource } from "./tui-remote.ts"
 import { FullScreen } from "./tui-screen.ts"
 import { initialState, press, type State } from "./tui-state.ts"
 import type { Style } from "./tui-style.ts"
 import { frame } from "./tui-view.ts"
 
-export { createRemoteStore } from "./tui-remote.ts"
+export { createRemoteStore, type RunSource } from "./tui-remote.ts"
 export { createStyle, type Style } from "./tui-style.ts"
 
 export interface View {
-  readonly store: RunStore
+  readonly store: RunSource
   /** Where the runs come from, in words. */
   readonly source: string
   readonly style: Style
@@ -45,10 +45,16 @@ export async function watchRuns(view: View, refreshMs: number, stopped: Promise<
   }
 
   function onKey(key: string): void {
-    if (key === "ctrl-z") return screen.suspend()
+    if (key === "ctrl-z") {
+      screen.suspend()
+      return
+    }
     if (key === "ctrl-l") screen.forget()
     const after = press(state, key, Math.max(1, screen.height - 6))
-    if (after === undefined) return end.resolve()
+    if (after === undefined) {
+      end.resolve()
+      return
+    }
     const isOther = after !== state
     state = after
     draw()
