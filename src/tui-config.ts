@@ -13,7 +13,7 @@ export function configPanel(state: State, runs: readonly RunSummary[], width: nu
   if (known.some((config) => config === undefined)) return [cell("reading …", width, style.dim)]
   const all = known.map(settings)
   const names = [...new Set(all.flatMap((one) => [...one.keys()]))]
-  const wide = Math.min(26, Math.max(8, Math.floor(width / 3)))
+  const wide = Math.min(26, Math.floor(width / 3))
   if (all.length <= 1) {
     const one = all[0] ?? new Map<string, Setting>()
     if (one.size === 0) return [cell("no settings on record", width, style.dim)]

@@ -103,7 +103,7 @@ function eventText(event: JournalRow): string {
     case "alert":
       return String(event.message)
     case "checkpoint":
-      return `checkpoint ${event.path}${bytes(event.bytes)}${event.best === true ? ", best" : ""}`
+      return `checkpoint ${String(event.path).split("/").at(-1)}${bytes(event.bytes)}${event.best === true ? ", best" : ""}`
     case "start":
       return `start on ${event.device}, ${event.precision}${bytes(event.memoryBytes)}, to step ${event.steps}`
     case "summary":
@@ -145,6 +145,12 @@ const GPU_ROWS: readonly (readonly [column: string, title: string, format: (valu
   ["gpu_memory_mhz", "memory clock", (value) => `${Math.round(value)} MHz`],
 ]
 
+/** Every so-manieth value, so that there are at most `count`; means would differ in the last digit where the values are the same. */
+function thinned(values: readonly number[], count: number): number[] {
+  const kept = Math.min(values.length, Math.max(0, count))
+  return Array.from({ length: kept }, (_, i) => values[Math.floor(((i + 1) * values.length) / kept) - 1] as number)
+}
+
 /** Newest value, greatest value and course of what the device told. */
 function gpuPanel(series: Series | undefined, width: number, style: Style): string[] {
   if (series === undefined) return [cell("reading …", width, style.dim)]
@@ -155,7 +161,7 @@ function gpuPanel(series: Series | undefined, width: number, style: Style): stri
     if (values.length === 0) continue
     const most = max.reduce<number>((a, b) => Math.max(a, b ?? Number.NEGATIVE_INFINITY), Number.NEGATIVE_INFINITY)
     const text = `${title.padEnd(24)}${format(values.at(-1) as number).padStart(11)}${format(most).padStart(11)}  `
-    lines.push(cell(text + sparkline(values, Math.max(0, width - displayWidth(text))), width))
+    lines.push(cell(text + sparkline(thinned(values, width - displayWidth(text))), width))
   }
   if (!GPU_ROWS.some(([column]) => column.startsWith("gpu_") && series.columns[column]?.last.some((value) => value !== null))) {
     lines.push("", cell("the device tells nothing of itself: it is a CPU, or has no maker's library", width, style.dim))

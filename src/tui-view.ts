@@ -62,10 +62,10 @@ function titleLine(state: State, width: number, style: Style): string {
 
 const KEYS: readonly (readonly [key: string, what: string])[] = [
   ["q", "quit"],
-  ["j k", "move"],
+  ["j/k", "move"],
   ["enter", "open"],
   ["tab", "panel"],
-  ["/", "filter"],
+  ["/", "find"],
   ["c", "compare"],
   ["x", "axis"],
   ["l", "log"],
@@ -83,9 +83,9 @@ function keyLine(state: State, width: number, style: Style): string {
   let line = ""
   let taken = 0
   for (const [key, what] of all) {
-    const size = key.length + what.length + 3
+    const size = key.length + what.length + 2
     if (taken + size > width) break
-    line += ` ${style.bold(key)} ${style.dim(what)} `
+    line += ` ${style.bold(key)}${style.dim(`:${what}`)}`
     taken += size
   }
   return line + " ".repeat(width - taken)
