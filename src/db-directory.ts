@@ -7,6 +7,7 @@ import { isAlive, readHolder } from "./base-process.ts"
 import { checkpointsOf, RunFacts, type RunRecordFacts } from "./db-facts.ts"
 import { JournalReader, journalPath, readJournal } from "./db-journal.ts"
 import { MetricColumns } from "./db-series.ts"
+import { beats, readBeat } from "./db-state.ts"
 import {
   type CheckpointRow,
   JOURNALS,
@@ -39,18 +40,20 @@ export function runRecord(directory: string): RunRecordFacts {
   const config = readJson(path) as { id?: unknown } | null
   const { mtimeMs } = statSync(path)
   const holder = readHolder(join(directory, "lock"))
+  const beat = readBeat(directory)
   const notes = existsSync(join(directory, "notes.json")) ? (readJson(join(directory, "notes.json")) as Notes) : {}
   return {
     id: typeof config?.id === "string" ? config.id : sha256(resolve(directory)).slice(0, 32),
     name: basename(directory),
     config,
-    host: holder?.host ?? null,
+    host: holder?.host ?? beat?.host ?? null,
     domain: null,
     startedAt: Math.floor(mtimeMs),
     updatedAt: Math.floor(mtimeMs),
     notes: notes.notes ?? "",
     tags: notes.tags ?? [],
-    alive: holder !== undefined && isAlive(holder),
+    alive: beat === undefined ? holder !== undefined && isAlive(holder) : beats(beat, Date.now()),
+    ended: beat === undefined || beat.state === "running" ? undefined : beat.state,
   }
 }
 

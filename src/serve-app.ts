@@ -163,7 +163,7 @@ function preflight(context: Context, c: HonoContext): Response {
   return new Response(null, {
     status: 204,
     headers: {
-      "access-control-allow-methods": "GET, POST",
+      "access-control-allow-methods": "GET, POST, PATCH",
       "access-control-allow-headers": c.req.header("access-control-request-headers") ?? "authorization, content-type",
       "access-control-max-age": "600",
     },

@@ -46,6 +46,9 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
     try {
       announce(session)
       return await loop(session, flag, started)
+    } catch (error) {
+      if (!(error instanceof Stopped)) recordCrash(journals, session.trainer.step, error as Error)
+      throw error
     } finally {
       for (const run of [session.micro, session.update, session.evaluation]) run?.free()
       session.state.free()
@@ -66,6 +69,13 @@ function record(journals: Journals, event: TrainEvent): void {
   if (event.type === "step" || event.type === "eval") journals.append("metrics", event)
   else if (event.type === "sample") journals.append("samples", event)
   else if (event.type !== "progress") journals.append("events", event)
+}
+
+/** The run's last word; where even that cannot be written, the error itself is what counts. */
+function recordCrash(journals: Journals, step: number, { message }: Error): void {
+  try {
+    journals.append("events", { type: "crash", step, message })
+  } catch {}
 }
 
 /** Steps until the end, an early stop or the flag; then the last checkpoint and the summary. */
@@ -246,5 +256,7 @@ export { measurePeak, productRate } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
+export { type ShipOptions, type Shipper, startShipper } from "./train-ship.ts"
+export { markCounts, offsetOf, prefixMarks, repairJournal } from "./train-ship-journal.ts"
 export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
 export type { StopFlag } from "./train-stop.ts"

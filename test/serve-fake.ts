@@ -19,11 +19,13 @@ import { initialise, saveCheckpoint } from "../src/gpt.ts"
 import { createApp } from "../src/serve-app.ts"
 import { readKeys } from "../src/serve-auth.ts"
 import type { Context } from "../src/serve-context.ts"
+import { RemoteRuns } from "../src/serve-ingest-store.ts"
 import { type KeyLimits, KeyUsage } from "../src/serve-limit.ts"
 import { serverMetrics } from "../src/serve-metrics.ts"
 import { Models } from "../src/serve-models.ts"
 import { ROUTES } from "../src/serve-routes.ts"
 import { type Tokenizer, trainTokenizer } from "../src/token.ts"
+import { type FakeRuns, fakeRuns } from "./serve-fake-runs.ts"
 
 const SPECIAL = [
   "<|endoftext|>",
@@ -249,6 +251,7 @@ export interface TestServer {
   readonly url: string
   readonly engine: FakeEngine
   readonly context: Context
+  readonly runs: FakeRuns
   close(): Promise<void>
 }
 
@@ -260,6 +263,8 @@ export interface TestOptions {
   readonly maxBody?: number
   readonly metricsCompat?: "none" | "vllm"
   readonly follow?: string
+  /** Where shipped runs go. */
+  readonly runsDir?: string
 }
 
 /** Starts the app on a free port with the models at `paths`. */
@@ -268,8 +273,11 @@ export async function startTest(paths: readonly string[], options: TestOptions =
   const environment: Environment = new Map(Object.entries(options.environment ?? {}).map(([name, value]) => [name, { value, from: name }]))
   const log = () => {}
   const models = new Models(engine, { precision: "f32", log })
+  const runs = fakeRuns()
   const context: Context = {
     serving: engine,
+    runs,
+    remote: new RemoteRuns(options.runsDir ?? join(tmpdir(), "alpha-no-runs")),
     models,
     keys: readKeys(environment, options.publicRead ?? false),
     usage: new KeyUsage({ concurrency: undefined, tokensPerMinute: undefined, ...options.limits }),
@@ -289,5 +297,5 @@ export async function startTest(paths: readonly string[], options: TestOptions =
   await models.start()
   const app = createApp(context, ROUTES)
   const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: (request) => app.fetch(request) })
-  return { url: `http://127.0.0.1:${server.port}`, engine, context, close: () => server.stop(true) }
+  return { url: `http://127.0.0.1:${server.port}`, engine, context, runs, close: () => server.stop(true) }
 }
