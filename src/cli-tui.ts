@@ -3,8 +3,8 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import type { Invocation } from "./cli-command.ts"
 import { onStop } from "./cli-signal.ts"
 import type { Environment, TuiConfig } from "./config.ts"
-import { DirectoryStore } from "./db.ts"
-import { createRemoteStore, createStyle, drawOnce, type View, watchRuns } from "./tui.ts"
+import { DirectoryStore, databasePlace, RunDatabase } from "./db.ts"
+import { createRemoteStore, createStyle, drawOnce, type RunSource, type View, watchRuns } from "./tui.ts"
 
 export async function run({ config, environment, json, print }: Invocation<TuiConfig>): Promise<undefined> {
   const { stdin, stdout } = process
@@ -18,10 +18,9 @@ export async function run({ config, environment, json, print }: Invocation<TuiCo
     })
   }
   const colour = stdout.isTTY === true && (process.env.NO_COLOR ?? "") === ""
-  const { server, runsDir } = config
-  const store = server === undefined ? new DirectoryStore(runsDir) : createRemoteStore(server, keyOf(environment))
+  const { store, source } = await openStore(config, environment)
   const style = createStyle({ colour, unicode: !(config.ascii ?? !isUtf8()) })
-  const view: View = { store, source: server ?? runsDir, style, keys: config.press }
+  const view: View = { store, source, style, keys: config.press }
   try {
     if (once) {
       const lines = await drawOnce(view, config.width ?? stdout.columns ?? 80, config.height ?? stdout.rows ?? 24)
@@ -39,6 +38,16 @@ export async function run({ config, environment, json, print }: Invocation<TuiCo
     store.close()
   }
   return undefined
+}
+
+/** A server, the database or the directories, as the flags have it. */
+async function openStore(config: TuiConfig, environment: Environment): Promise<{ store: RunSource; source: string }> {
+  const { server, from, runsDir } = config
+  if (server !== undefined) return { store: createRemoteStore(server, keyOf(environment)), source: server }
+  if (from === "directories") return { store: new DirectoryStore(runsDir), source: runsDir }
+  const place = databasePlace(config.database, environment)
+  // A URL may carry a token.
+  return { store: await RunDatabase.open(place), source: place.url.replace(/[?#].*$/, "").replace(/\/\/[^/@]*@/, "//") }
 }
 
 /** Reading takes a read key; an admin's opens everything. */
