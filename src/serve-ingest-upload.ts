@@ -2,8 +2,8 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, statfsSync, statSync } from "node:fs"
 import { open } from "node:fs/promises"
 import { join } from "node:path"
-import { publishDirectory, sha256, sha256File, writeAtomic } from "./base-file.ts"
-import { checkpointPath, setLink } from "./gpt.ts"
+import { publishDirectory, readJson, sha256, sha256File, writeAtomic } from "./base-file.ts"
+import { checkpointPath, retain, setLink } from "./gpt.ts"
 import type { Call } from "./serve-context.ts"
 import { ApiError, badField } from "./serve-error.ts"
 import { type RemoteRun, RUN_ID } from "./serve-ingest-store.ts"
@@ -21,6 +21,8 @@ const SHA = /^[0-9a-f]{64}$/
 const UPLOAD = /^([A-Za-z0-9][\w-]{0,63})\.(\d{1,12})\.([0-9a-f]{32})$/
 const MOST_FILES = 64
 const MOST_BYTES = 2 ** 40
+/** Checkpoints kept of a run whose settings do not say how many. */
+const KEPT = 5
 /** Kept free on the disk beside what is announced. */
 const SPARE_BYTES = 2 ** 28
 
@@ -96,8 +98,17 @@ export async function uploadAssemble(call: Call): Promise<Response> {
     publishDirectory(folder, target)
     if (manifest.best) setLink(run.directory, "best", target)
     setLink(run.directory, "last", target)
+    retain(run.directory, keptCheckpoints(run))
     return Response.json({ done: true })
   })
+}
+
+/** As many as the trainer keeps. */
+function keptCheckpoints(run: RemoteRun): { keepLast: number; keepEvery?: number } {
+  const { config } = readJson(join(run.directory, "config.json")) as { config?: Record<string, { value?: unknown } | undefined> }
+  const number = (name: string) => (Number.isSafeInteger(config?.[name]?.value) ? (config?.[name]?.value as number) : undefined)
+  const keepEvery = number("keepEvery")
+  return { keepLast: Math.max(1, number("keepCheckpoints") ?? KEPT), ...(keepEvery === undefined ? {} : { keepEvery }) }
 }
 
 function readManifest(body: unknown): Manifest {
