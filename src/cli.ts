@@ -32,6 +32,7 @@ import {
   TOKENIZER_BUILD,
   TOKENIZER_USE,
   TRAIN_FIELDS,
+  TUI,
 } from "./config.ts"
 
 /**
@@ -65,6 +66,15 @@ export const COMMANDS: readonly Command[] = [
     finish: finishTrain,
     base: async (values) => (values.resume || values.init ? (await import("./cli-train.ts")).base(values) : undefined),
     run: async (invocation) => (await import("./cli-train.ts")).run(invocation),
+  }),
+  defineCommand({
+    name: "tui",
+    group: "Train",
+    summary: "watch and compare runs on a full screen",
+    fields: TUI,
+    positionals: ["runsDir"],
+    examples: ["alpha tui", "alpha tui --server=http://127.0.0.1:8080", "alpha tui --once --width=120 --press=enter --press=tab"],
+    run: async (invocation) => (await import("./cli-tui.ts")).run(invocation),
   }),
   defineCommand({
     name: "infer",

@@ -10,6 +10,7 @@ import { SECRETS, SERVE } from "./config-serve.ts"
 import { type Environment, environmentEntries, fileEntries, objectEntries } from "./config-source.ts"
 import { DOCTOR, RUNTIME, TOKENIZER_BUILD, TOKENIZER_USE } from "./config-tool.ts"
 import { TRAIN_FIELDS } from "./config-train.ts"
+import { TUI } from "./config-tui.ts"
 
 export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
 export {
@@ -55,6 +56,7 @@ export {
   type TokenizerUseConfig,
 } from "./config-tool.ts"
 export { finishTrain, TRAIN, TRAIN_FIELDS, type TrainConfig, type TrainInput } from "./config-train.ts"
+export { TUI, type TuiConfig } from "./config-tui.ts"
 
 /** Every table; what is not in one of them is not a setting. */
 export const TABLES: readonly Fields[] = [
@@ -68,6 +70,7 @@ export const TABLES: readonly Fields[] = [
   SERVE,
   SECRETS,
   BENCH_SERVE,
+  TUI,
   RUNS_LS,
   RUNS_SHOW,
   RUNS_COMPARE,
