@@ -293,16 +293,16 @@ export class RunDatabase implements RunStore {
       return found
     }
     const [where, args] = id === undefined ? ["", []] : [" WHERE r.id = ?", [id]]
-    for (const [kind, types] of LAST) {
+    for (const [kind, last] of LAST) {
+      // CROSS JOIN keeps the order: the last seq is looked up once per run, and its row by its key.
       const rows = await this.connection.read(
-        `SELECT t.* FROM runs r JOIN ${kind} t ON t.run_id = r.id AND t.seq = (SELECT x.seq FROM ${kind} x WHERE x.run_id = r.id
-          AND x.type IN (${types.map((type) => `'${type}'`).join(", ")}) ORDER BY x.seq DESC LIMIT 1)${where}`,
+        `SELECT t.* FROM runs r CROSS JOIN ${kind} t ON t.run_id = r.id AND t.seq = (${last})${where}`,
         args,
       )
       for (const row of rows) of(row.run_id).add(kind, rowFrom(kind, row))
     }
     const more = await this.connection.read(
-      `SELECT r.id, (SELECT min(val_loss) FROM metrics m WHERE m.run_id = r.id AND m.type = 'eval') AS best,
+      `SELECT r.id, (SELECT min(val_loss) FROM metrics m INDEXED BY metrics_eval WHERE m.run_id = r.id AND m.type = 'eval') AS best,
         (SELECT time FROM events e WHERE e.run_id = r.id ORDER BY seq LIMIT 1) AS first FROM runs r${where}`,
       args,
     )
@@ -349,11 +349,12 @@ export class RunDatabase implements RunStore {
   }
 }
 
-const LAST: readonly (readonly [Journal, readonly string[]])[] = [
-  ["events", ["start"]],
-  ["events", ENDS],
-  ["metrics", ["step"]],
-  ["metrics", ["eval"]],
+/** For each row that says how a run stands: its journal, and the query of its seq. Steps end a journal nearly always; evaluations have an index. */
+const LAST: readonly (readonly [Journal, string])[] = [
+  ["events", "SELECT max(x.seq) FROM events x WHERE x.run_id = r.id AND x.type = 'start'"],
+  ["events", `SELECT max(x.seq) FROM events x WHERE x.run_id = r.id AND x.type IN (${ENDS.map((type) => `'${type}'`).join(", ")})`],
+  ["metrics", "SELECT x.seq FROM metrics x WHERE x.run_id = r.id AND x.type = 'step' ORDER BY x.seq DESC LIMIT 1"],
+  ["metrics", "SELECT max(x.seq) FROM metrics x INDEXED BY metrics_eval WHERE x.run_id = r.id AND x.type = 'eval'"],
 ]
 
 function recordOf(row: Stored): RunRecordFacts {

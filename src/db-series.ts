@@ -84,7 +84,7 @@ export class MetricColumns {
     return this.#count
   }
 
-  append({ seq: _, type: __, ...row }: JournalRow): void {
+  append(row: JournalRow): void {
     const at = this.#count++
     for (const axis of ["step", "tokens", "time"] as const) {
       const { values } = this.#x[axis]
@@ -94,8 +94,9 @@ export class MetricColumns {
       // An evaluation has no count of tokens: it stands where the step before it stood. Clocks that are set back leave x as it was.
       this.#x[axis].values[at] = typeof value === "number" ? Math.max(value, before) : before
     }
-    for (const [key, value] of Object.entries(row)) {
-      if (typeof value !== "number" || !Number.isFinite(value)) continue
+    for (const key in row) {
+      const value = row[key]
+      if (typeof value !== "number" || !Number.isFinite(value) || key === "seq") continue
       const name = metricName(key)
       const column = this.#columns.get(name) ?? new Column()
       this.#columns.set(name, column)
