@@ -12,7 +12,7 @@ export interface FaultProxy {
 }
 
 export function faultProxy(target: () => string, seed: number, faults: number): FaultProxy {
-  let n = 0
+  let [n, fault] = [0, 0]
   const proxy = {
     faults,
     isDown: false,
@@ -26,15 +26,15 @@ export function faultProxy(target: () => string, seed: number, faults: number): 
       const body = await request.arrayBuffer()
       const url = target() + new URL(request.url).pathname
       const forward = () => fetch(url, { method: request.method, headers: request.headers, body })
-      const count = (fault: string) => {
-        proxy.counts[fault] = (proxy.counts[fault] ?? 0) + 1
+      const count = (name: string) => {
+        proxy.counts[name] = (proxy.counts[name] ?? 0) + 1
       }
       if (proxy.isDown) return new Response("down", { status: 502 })
       if (draw >= proxy.faults) {
         count("none")
         return forward()
       }
-      const kind = Math.floor((draw / proxy.faults) * 6)
+      const kind = fault++ % 6 // each of them, however few requests there are
       if (kind === 0) {
         count("500")
         return new Response("fault", { status: 500 })
@@ -59,7 +59,7 @@ export function faultProxy(target: () => string, seed: number, faults: number): 
         return forward()
       }
       count("slow")
-      await Bun.sleep(150)
+      await Bun.sleep(500)
       return forward()
     },
     error: () => new Response("fault", { status: 502 }),

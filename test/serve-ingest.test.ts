@@ -13,7 +13,7 @@ import { faultProxy } from "./serve-ingest-proxy.ts"
 const work = workFolder()
 afterAll(() => work.remove())
 const SECRET = "upload-secret-1"
-const FAST = { pollMs: 5, backoffMs: 200, timeoutMs: 100 }
+const FAST = { pollMs: 5, backoffMs: 200, timeoutMs: 400 }
 
 const newRun = (name: string, id = crypto.randomUUID()): { directory: string; id: string } => {
   const directory = join(work.path, "trainer", name)
@@ -59,7 +59,7 @@ describe("shipping", () => {
   test("rows equal the journal after lost requests, lost answers, repeats, 500, 429, delays and killed servers", async () => {
     const root = join(work.path, "faults")
     let server = await serve(root)
-    const proxy = faultProxy(() => server.url, 7, 0.6)
+    const proxy = faultProxy(() => server.url, 7, 0.5)
     const { directory, id } = newRun("storm")
     const weights = new Uint8Array(2_000_000).map((_, i) => (i * 7919) % 251)
     const saved = join(directory, "checkpoints", "step-000009")
