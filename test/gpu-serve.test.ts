@@ -61,6 +61,11 @@ withGpu(
         return asked
       })
       const told = await Promise.all(requests.map((request) => engine.ask({ ...request, topLogprobs })))
+      // Alone, with answers of one token in between, whose choices lie where its own do.
+      const short: Promise<unknown>[] = []
+      const between = () => cancels && short.push(engine.ask({ prompt: Int32Array.of(1, 2), maxTokens: 1 }))
+      told.push(await engine.ask({ maxTokens: 30, ignoreEnd: true, topLogprobs }, ({ type }) => type === "token" && between()))
+      await Promise.all(short)
       await Promise.all(noise)
       const { models } = await engine.statistics()
       expect(models[0]!.pagesUsed).toBe(0)
