@@ -2,6 +2,7 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import { compileConstraint } from "./engine-constraint.ts"
 import type { Inbox } from "./engine-inbox.ts"
+import { newCounters } from "./engine-serve-counters.ts"
 import { StepEvents } from "./engine-serve-events.ts"
 import { type Entry, type Instance, Models } from "./engine-serve-models.ts"
 import type {
@@ -13,7 +14,7 @@ import type {
   ServeReport,
   ServeRequest,
 } from "./engine-serve-protocol.ts"
-import { newCounters, TOP, type Turn } from "./engine-serve-schedule.ts"
+import { TOP, type Turn } from "./engine-serve-schedule.ts"
 import { Sequence } from "./engine-serve-sequence.ts"
 import { statistics } from "./engine-serve-statistics.ts"
 import type { Sharing } from "./engine-share.ts"
