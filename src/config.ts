@@ -1,6 +1,7 @@
 /** The configuration: tables of every field, and loading of a command's values from all their sources. */
 import { basename, dirname, join } from "node:path"
 import { BENCH_SERVE } from "./config-bench.ts"
+import { BENCH } from "./config-bench-measure.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
@@ -13,6 +14,19 @@ import { TRAIN_FIELDS } from "./config-train.ts"
 import { TUI } from "./config-tui.ts"
 
 export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
+export {
+  BENCH,
+  BENCH_ALL,
+  BENCH_COUNTERS,
+  BENCH_INFER,
+  BENCH_OPS,
+  BENCH_OUTPUT,
+  BENCH_STARTUP,
+  BENCH_TOKENIZER,
+  BENCH_TRAIN,
+  type BenchConfig,
+  pick,
+} from "./config-bench-measure.ts"
 export {
   camelName,
   envName,
@@ -69,6 +83,7 @@ export const TABLES: readonly Fields[] = [
   DOCTOR,
   SERVE,
   SECRETS,
+  BENCH,
   BENCH_SERVE,
   TUI,
   RUNS_LS,
@@ -105,7 +120,8 @@ export function loadConfig<F extends Fields>(fields: F, { flags, environment, ba
 }
 
 function presetEntries(fields: Fields, entries: readonly Entry[]): Entry[] {
-  const name = "preset" in fields ? lastText(entries, "preset") : undefined
+  // A list of presets names what is measured, and sets nothing.
+  const name = fields.preset?.kind === "text" ? lastText(entries, "preset") : undefined
   if (name === undefined) return []
   const values = findPreset(name).values({ isRandom: lastText(entries, "data") === "random" })
   const from = `preset ${name}`
