@@ -23,6 +23,7 @@ import {
   RUNS_EXPORT,
   RUNS_LS,
   RUNS_RM,
+  RUNS_SHIP,
   RUNS_SHOW,
   RUNS_SYNC,
   RUNTIME,
@@ -220,6 +221,15 @@ export const COMMANDS: readonly Command[] = [
     positionals: [],
     examples: ["alpha runs sync", "alpha runs sync --database=alpha.db --json"],
     run: async (invocation) => (await import("./cli-runs.ts")).sync(invocation),
+  }),
+  defineCommand({
+    name: "runs ship",
+    group: "Tools",
+    summary: "send a run that has ended to the server that ALPHA_REMOTE_URL names",
+    fields: RUNS_SHIP,
+    positionals: ["run"],
+    examples: ["alpha runs ship first"],
+    run: async (invocation) => (await import("./cli-runs-ship.ts")).run(invocation),
   }),
   defineCommand({
     name: "bench serve",

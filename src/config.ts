@@ -5,7 +5,7 @@ import { envName, type Fields } from "./config-field.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
 import { findPreset } from "./config-preset.ts"
-import { RUNS_COMPARE, RUNS_EXPORT, RUNS_LS, RUNS_RM, RUNS_SHOW, RUNS_SYNC } from "./config-runs.ts"
+import { RUNS_COMPARE, RUNS_EXPORT, RUNS_LS, RUNS_RM, RUNS_SHIP, RUNS_SHOW, RUNS_SYNC } from "./config-runs.ts"
 import { SECRETS, SERVE } from "./config-serve.ts"
 import { type Environment, environmentEntries, fileEntries, objectEntries } from "./config-source.ts"
 import { DOCTOR, RUNTIME, TOKENIZER_BUILD, TOKENIZER_USE } from "./config-tool.ts"
@@ -34,12 +34,14 @@ export {
   RUNS_EXPORT,
   RUNS_LS,
   RUNS_RM,
+  RUNS_SHIP,
   RUNS_SHOW,
   RUNS_SYNC,
   type RunsCompareConfig,
   type RunsExportConfig,
   type RunsLsConfig,
   type RunsRmConfig,
+  type RunsShipConfig,
   type RunsShowConfig,
   type RunsSyncConfig,
 } from "./config-runs.ts"
@@ -77,6 +79,7 @@ export const TABLES: readonly Fields[] = [
   RUNS_EXPORT,
   RUNS_RM,
   RUNS_SYNC,
+  RUNS_SHIP,
   RUNTIME,
 ]
 
