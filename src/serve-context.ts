@@ -50,7 +50,7 @@ export interface Call extends RequestFacts {
 
 /** One row of the route table. */
 export interface Route {
-  readonly method: "GET" | "POST"
+  readonly method: "GET" | "POST" | "PATCH"
   /** As Hono writes it: "/v1/models/:id". */
   readonly path: string
   readonly scope: Scope

@@ -18,7 +18,7 @@ import type {
 import { initialise, saveCheckpoint } from "../src/gpt.ts"
 import { createApp } from "../src/serve-app.ts"
 import { readKeys } from "../src/serve-auth.ts"
-import type { Context } from "../src/serve-context.ts"
+import type { Context, Route } from "../src/serve-context.ts"
 import { type KeyLimits, KeyUsage } from "../src/serve-limit.ts"
 import { serverMetrics } from "../src/serve-metrics.ts"
 import { Models } from "../src/serve-models.ts"
@@ -260,6 +260,8 @@ export interface TestOptions {
   readonly maxBody?: number
   readonly metricsCompat?: "none" | "vllm"
   readonly follow?: string
+  /** Routes that go before the server's own. */
+  readonly routes?: readonly Route[]
 }
 
 /** Starts the app on a free port with the models at `paths`. */
@@ -287,7 +289,7 @@ export async function startTest(paths: readonly string[], options: TestOptions =
   for (const path of paths) models.add(path, "runs")
   if (options.follow !== undefined) models.add(options.follow, "runs", true)
   await models.start()
-  const app = createApp(context, ROUTES)
+  const app = createApp(context, [...(options.routes ?? []), ...ROUTES])
   const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: (request) => app.fetch(request) })
   return { url: `http://127.0.0.1:${server.port}`, engine, context, close: () => server.stop(true) }
 }
