@@ -5,7 +5,7 @@ import { columns, formatBytes, formatCount, Progress } from "./base-term.ts"
 import type { Invocation } from "./cli-command.ts"
 import { goldenText } from "./cli-doctor-golden.ts"
 import type { DOCTOR, DoctorConfig } from "./config.ts"
-import { deviceNames } from "./device.ts"
+import { deviceNames, vulkanText } from "./device.ts"
 import { type Engine, type Jobs, startEngine } from "./engine.ts"
 
 type DoctorReport = Jobs["doctor"]["result"]
@@ -63,6 +63,7 @@ function text(reports: readonly DoctorReport[], { machine }: DoctorReport): stri
     ["kernels", `${machine.isa} (${levels[machine.isa]})${machine.amx ? ", matrix products on AMX" : ""}${lowered}`],
     ["memory", `${formatBytes(machine.memory_bytes)}, ${formatBytes(machine.memory_free_bytes)} free`],
     ["system", `${machine.system}${machine.glibc === null ? "" : `, glibc ${machine.glibc}`}`],
+    ["vulkan", vulkanText()],
     ["devices", reports.map(({ device }) => device).join(", ")],
   ]
   return [columns(facts), ...reports.map(deviceText), verdict(reports)].join("\n\n")

@@ -6,6 +6,7 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import type { Base, Invocation } from "./cli-command.ts"
 import { onStop } from "./cli-signal.ts"
 import { jsonLines, trainConsole } from "./cli-train-console.ts"
+import { openRemote } from "./cli-train-remote.ts"
 import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
 import { startEngine } from "./engine.ts"
 import { modelDirectory, readConfig } from "./gpt.ts"
@@ -43,19 +44,26 @@ function resumed({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "re
 }
 
 /** Trains; returns 0 also when a signal stopped it: after a checkpoint, or before the first step with nothing to save. */
-export async function run({ config, loaded, json }: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
+export async function run({ config, loaded, environment, json }: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
   const resume = config.resume !== undefined
   const directory = resume ? resumed(config) : runDirectory(config.runsDir, config.run ?? defaultName(config)).directory
   const changes = resume ? changedBatches(directory, config) : []
   const { commit, version } = buildInfo()
-  const engine = startEngine()
   const view = json ? jsonLines() : trainConsole()
+  const remote = openRemote(environment, directory, view.note)
+  const engine = startEngine()
   for (const change of changes) view.note(change)
   const job = engine.start(
     "train",
     { values: config, record: { config: recordConfig(loaded), seed: config.seed, commit, version }, directory, resume },
     { device: config.device, threads: config.threads, debugGpu: config.debugGpu },
-    { onEvent: view.show, onNote: view.note },
+    {
+      onEvent: (event) => {
+        view.show(event)
+        remote.show(event)
+      },
+      onNote: view.note,
+    },
   )
   const release = onStop(() => {
     job.stop()
@@ -63,8 +71,11 @@ export async function run({ config, loaded, json }: Invocation<TrainInput, typeo
   }, view.close)
   try {
     await job.result
+    await remote.end()
   } catch (error) {
-    if (!(error instanceof AlphaError) || error.code !== EXIT.ok) throw error
+    const isStopped = error instanceof AlphaError && error.code === EXIT.ok
+    await remote.end(isStopped ? undefined : (error as Error))
+    if (!isStopped) throw error
     view.note(error.message)
   } finally {
     view.close()

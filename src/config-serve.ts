@@ -34,6 +34,7 @@ export const SERVE = {
     keyTokensPerMinute: int("prompt and answer tokens of one key in a minute; none = no limit", { optional: true, min: 1, unit: "tokens" }),
   }),
   ...inGroup("Show", {
+    runsOnly: bool("serve the data of runs alone, without a model", { default: false }),
     metricsCompat: choice("also give the metrics under the names of another server", ["none", "vllm"], { default: "none" }),
     routes: bool("print every route with the key it needs, and stop", { default: false }),
   }),
@@ -43,19 +44,22 @@ export const SERVE = {
 export type ServeConfig = Omit<Resolved<typeof SERVE>, "threads" | "cache" | "port"> &
   Pick<Values<typeof SERVE>, "threads" | "cache" | "port">
 
-/** Keys of the server: from the environment alone, since other users of a machine can read command lines. */
+/** Keys of the server, and what else is secret: from the environment alone, since other users of a machine can read command lines. */
 export const SECRETS = inGroup("Secrets", {
   apiKeys: text("keys for inference, separated by commas", {}),
   readKeys: text("keys for reading the data of runs, separated by commas", {}),
   adminKey: text("key for loading and unloading models", {}),
+  remoteUrl: text("server that alpha train ships its runs to, such as https://example.org", {}),
+  remoteSecret: text("the UPLOAD_SECRET of that server", {}),
+  alertWebhook: text("address that alerts of runs are posted to as JSON", {}),
 })
 
-/** Something must be served. */
+/** Something must be served: a model, or the data of runs. */
 export function finishServe(loaded: Loaded<typeof SERVE>): Loaded<typeof SERVE> & { values: ServeConfig } {
-  const { model, follow, routes } = loaded.values
-  if (model.length === 0 && follow === undefined && !routes) {
+  const { model, follow, routes, runsOnly } = loaded.values
+  if (model.length === 0 && follow === undefined && !routes && !runsOnly) {
     throw new AlphaError("serve: no model is given", {
-      hint: "alpha serve --model=RUN, a checkpoint or a Hugging Face directory; or --follow=RUN",
+      hint: "alpha serve --model=RUN, a checkpoint or a Hugging Face directory; or --follow=RUN; --runsOnly for the data of runs alone",
       code: EXIT.usage,
     })
   }

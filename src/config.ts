@@ -5,10 +5,12 @@ import { envName, type Fields } from "./config-field.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
 import { findPreset } from "./config-preset.ts"
+import { RUNS_COMPARE, RUNS_EXPORT, RUNS_LS, RUNS_RM, RUNS_SHOW, RUNS_SYNC } from "./config-runs.ts"
 import { SECRETS, SERVE } from "./config-serve.ts"
 import { type Environment, environmentEntries, fileEntries, objectEntries } from "./config-source.ts"
 import { DOCTOR, RUNTIME, TOKENIZER_BUILD, TOKENIZER_USE } from "./config-tool.ts"
 import { TRAIN_FIELDS } from "./config-train.ts"
+import { TUI } from "./config-tui.ts"
 
 export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
 export {
@@ -27,6 +29,20 @@ export { EVAL, type EvalConfig, EXPORT, type ExportConfig, finishInfer, INFER, t
 export { type Entry, Loaded, type Naming, type Origin } from "./config-merge.ts"
 export { checkModel, MODEL, type ModelConfig, modelFields, resolveModel } from "./config-model.ts"
 export { findPreset, PRESETS } from "./config-preset.ts"
+export {
+  RUNS_COMPARE,
+  RUNS_EXPORT,
+  RUNS_LS,
+  RUNS_RM,
+  RUNS_SHOW,
+  RUNS_SYNC,
+  type RunsCompareConfig,
+  type RunsExportConfig,
+  type RunsLsConfig,
+  type RunsRmConfig,
+  type RunsShowConfig,
+  type RunsSyncConfig,
+} from "./config-runs.ts"
 export { finishServe, SECRETS, SERVE, type ServeConfig } from "./config-serve.ts"
 export { BPE_VOCABULARY } from "./config-shared.ts"
 export { type Environment, readEnvironment } from "./config-source.ts"
@@ -40,6 +56,7 @@ export {
   type TokenizerUseConfig,
 } from "./config-tool.ts"
 export { finishTrain, TRAIN, TRAIN_FIELDS, type TrainConfig, type TrainInput } from "./config-train.ts"
+export { TUI, type TuiConfig } from "./config-tui.ts"
 
 /** Every table; what is not in one of them is not a setting. */
 export const TABLES: readonly Fields[] = [
@@ -53,6 +70,13 @@ export const TABLES: readonly Fields[] = [
   SERVE,
   SECRETS,
   BENCH_SERVE,
+  TUI,
+  RUNS_LS,
+  RUNS_SHOW,
+  RUNS_COMPARE,
+  RUNS_EXPORT,
+  RUNS_RM,
+  RUNS_SYNC,
   RUNTIME,
 ]
 

@@ -10,6 +10,8 @@ export interface DatabasePlace {
   readonly authToken?: string | undefined
   /** Longest time in ms for which one operation is tried again; default a minute. */
   readonly patience?: number
+  /** Wait in ms before the first repetition, doubled for each further one; default 20. */
+  readonly firstWait?: number
 }
 
 /** Longest that a statement waits for another process's write lock, in ms. */
@@ -73,7 +75,7 @@ export class Connection {
 
   async #again<T>(work: (client: Client) => Promise<T>): Promise<T> {
     const until = performance.now() + (this.place.patience ?? 60_000)
-    for (let wait = FIRST_WAIT_MS; ; wait = Math.min(LONGEST_WAIT_MS, wait * 2)) {
+    for (let wait = this.place.firstWait ?? FIRST_WAIT_MS; ; wait = Math.min(LONGEST_WAIT_MS, wait * 2)) {
       try {
         return await work(await this.#open())
       } catch (error) {

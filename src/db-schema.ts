@@ -100,19 +100,19 @@ async function versions(connection: Connection): Promise<Map<number, string>> {
 
 function check(applied: ReadonlyMap<number, string>, migrations: readonly Migration[]): void {
   const newest = migrations.at(-1)?.version ?? 0
+  const found = Math.max(0, ...applied.keys())
+  if (found > newest) {
+    throw new AlphaError(`the database has schema ${found}, this alpha knows ${newest}`, {
+      hint: "use the newer alpha that made it, or another database",
+      code: EXIT.data,
+    })
+  }
   for (const [version, sum] of applied) {
     const own = migrations.find((migration) => migration.version === version)
-    if (version > newest) {
-      throw new AlphaError(`the database has schema ${version}, this alpha knows ${newest}`, {
-        hint: "use the newer alpha that made it, or another database",
-        code: EXIT.data,
-      })
-    }
-    if (own === undefined || checksum(own) !== sum) {
-      throw new AlphaError(`the database's schema ${version} is not the one this alpha makes`, {
-        hint: "it was changed by hand or by another build: use another database, and alpha runs sync fills it",
-        code: EXIT.data,
-      })
-    }
+    if (own !== undefined && checksum(own) === sum) continue
+    throw new AlphaError(`the database's schema ${version} is not the one this alpha makes`, {
+      hint: "it was changed by hand or by another build: use another database, and alpha runs sync fills it",
+      code: EXIT.data,
+    })
   }
 }

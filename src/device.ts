@@ -14,6 +14,12 @@ export interface Opened {
 /** Names of the devices this machine has; a Vulkan driver that itself runs on the CPU is only used when asked for. */
 export const deviceNames = (): string[] => ["cpu", ...gpus().flatMap(({ isSoftware }, i) => (isSoftware ? [] : [`gpu:${i}`]))]
 
+/** What there is of Vulkan, for people: devices, those that run on the CPU marked, or what was looked for in vain. */
+export function vulkanText(): string {
+  const found = gpus().map(({ name, isSoftware }, i) => `gpu:${i} ${name}${isSoftware ? " (runs on the CPU: only when asked for)" : ""}`)
+  return found.length > 0 ? found.join(", ") : `none (${gpuProblems().join("; ")})`
+}
+
 /** `cpu`, `gpu`, `gpu:N`, `gpu:UUID` (its first 8 digits or more) or `auto`; `debug` has a GPU check every launch. Throws when what was asked for cannot be had. */
 export function openDevice(name: string, threads: number | undefined, debug = false): Opened {
   if (name === "auto") return automatic(threads, debug)

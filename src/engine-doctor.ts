@@ -6,7 +6,7 @@ import { measureBandwidth } from "./engine-speed.ts"
 import type { Precision } from "./gpt.ts"
 import { checkCase, ops, variants } from "./op.ts"
 import type { Device, Op } from "./program.ts"
-import { measurePeak, type StopFlag } from "./train.ts"
+import { productRate, type StopFlag } from "./train.ts"
 
 export interface DoctorJob {
   /** Directory of a golden run to replay instead of the op table. */
@@ -42,6 +42,9 @@ export interface DoctorReport {
   readonly ok: boolean
 }
 
+/** Length of each measurement of matrix products. */
+const MEASURE_MS = 100
+
 export async function doctor(job: DoctorJob, device: Device, flag: StopFlag, emit: (event: DoctorEvent) => void): Promise<DoctorReport> {
   const tell = (done: number, total: number) => {
     if (flag.stopped) throw new AlphaError("doctor: stopped before the end, there is no verdict", { code: EXIT.interrupted })
@@ -65,8 +68,8 @@ export async function doctor(job: DoctorJob, device: Device, flag: StopFlag, emi
   tell(ops.length, ops.length)
   const speed = {
     read_bytes_per_s: measureBandwidth(device, machine.cache_bytes, machine.memory_free_bytes),
-    f32_flops: measurePeak(device, "f32"),
-    bf16_flops: measurePeak(device, "bf16"),
+    f32_flops: productRate(device, "f32", MEASURE_MS),
+    bf16_flops: productRate(device, "bf16", MEASURE_MS),
   }
   return { ...about, speed, ops: rows, golden: [], ok: rows.every(({ ok }) => ok) }
 }

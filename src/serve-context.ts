@@ -1,9 +1,11 @@
 /** What all routes share: models, engine, keys, limits, counters; and what is known of one request. */
 import type { Context as HonoContext } from "hono"
 import type { Log } from "./base-log.ts"
+import type { RunStore } from "./db.ts"
 import type { Serving } from "./engine.ts"
 import type { Keys, Scope } from "./serve-auth.ts"
 import type { ApiError } from "./serve-error.ts"
+import type { RemoteRuns } from "./serve-ingest-store.ts"
 import type { KeyUsage } from "./serve-limit.ts"
 import type { Metrics } from "./serve-metrics.ts"
 import type { Models } from "./serve-models.ts"
@@ -15,6 +17,10 @@ export interface Context {
   readonly usage: KeyUsage
   readonly metrics: Metrics
   readonly log: Log
+  /** What the routes of runs read. */
+  readonly runs: RunStore
+  /** Runs that trainers ship here. */
+  readonly remote: RemoteRuns
   readonly limits: { readonly queueTokens: number; readonly queueMs: number; readonly maxBody: number }
   /** Origins whose pages may call. */
   readonly cors: readonly string[]

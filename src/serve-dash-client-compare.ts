@@ -11,6 +11,13 @@ interface Configured {
   readonly config: unknown
 }
 
+/** Settings of a run's config.json by name; of each the value, not where it came from. Id and name of the run are none. */
+function settingsOf(config: unknown): Map<string, string> {
+  const { config: rows, id: _, ...rest } = (config ?? {}) as { config?: Record<string, { value?: unknown }>; id?: unknown }
+  const values = Object.entries(rows ?? {}).map(([name, row]) => [name, row?.value ?? null])
+  return flat({ ...rest, ...Object.fromEntries(values) })
+}
+
 /** { model: { nLayer: 2 } } → "model.nLayer" → "2". */
 function flat(value: unknown, at = "", into = new Map<string, string>()): Map<string, string> {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) {
@@ -21,7 +28,7 @@ function flat(value: unknown, at = "", into = new Map<string, string>()): Map<st
 
 /** Settings of runs side by side; all of them, or those that differ. */
 export function settings(runs: readonly Configured[], all: boolean): HTMLElement {
-  const maps = runs.map(({ config }) => flat(config))
+  const maps = runs.map(({ config }) => settingsOf(config))
   const keys = [...new Set(maps.flatMap((map) => [...map.keys()]))].sort()
   const rows = keys
     .map((key) => ({ key, values: maps.map((map) => map.get(key)) }))

@@ -36,11 +36,14 @@ export const NONE = "–"
 
 /** 1234567 → "1.23M"; small ones with four digits. */
 export function count(value: number | null | undefined): string {
-  if (value === null || value === undefined || !Number.isFinite(value)) return value === undefined || value === null ? NONE : String(value)
+  if (value === null || value === undefined) return NONE
+  if (!Number.isFinite(value)) return String(value)
   const size = Math.abs(value)
-  for (const [unit, letter] of UNITS) if (size >= unit) return `${Number((value / unit).toPrecision(3))}${letter}`
   if (size !== 0 && size < 1e-3) return value.toExponential(2)
-  return String(Number(value.toPrecision(4)))
+  // Thousands below 10 000 keep their digits: step 1234 is a name.
+  if (size < 9999.5) return String(Number(value.toPrecision(4)))
+  const [unit, letter] = UNITS.find(([unit]) => size >= unit * 0.9995) as (typeof UNITS)[number]
+  return `${Number((value / unit).toPrecision(3))}${letter}`
 }
 const UNITS = [
   [1e18, "E"],
@@ -48,9 +51,8 @@ const UNITS = [
   [1e12, "T"],
   [1e9, "G"],
   [1e6, "M"],
-  [1e4, "k"],
+  [1e3, "k"],
 ] as const
-// Thousands below 10 000 keep their digits: step 1234 is a name.
 
 export function bytes(value: number | null | undefined): string {
   if (value === null || value === undefined) return NONE

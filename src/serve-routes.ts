@@ -5,9 +5,13 @@ import type { Route } from "./serve-context.ts"
 import { dashboard } from "./serve-dash.ts"
 import { embeddings } from "./serve-embeddings.ts"
 import { chatUi, generate, inference, oldModels } from "./serve-heritage.ts"
+import { ingest } from "./serve-ingest.ts"
+import { upload, uploadAssemble, uploadChunk } from "./serve-ingest-upload.ts"
 import { login, logout } from "./serve-login.ts"
 import { docs, loginPage, pageAsset, playground } from "./serve-page.ts"
 import { responses } from "./serve-responses.ts"
+import { changeRun, domains, listRuns, oneRun, runCheckpoints, runConfig, runEvents, runMetrics, runSamples } from "./serve-runs.ts"
+import { live } from "./serve-runs-live.ts"
 import { health, listModels, load, metrics, oneModel, ready, slots, unload } from "./serve-status.ts"
 import { detokenize, tokenize } from "./serve-tokens.ts"
 
@@ -36,6 +40,20 @@ export const ROUTES: readonly Route[] = [
   route("GET", "/api/inference", "infer", "tokens of a continuation as events, for older clients", inference),
   route("POST", "/api/generate", "infer", "one continuation as JSON, for older clients", generate),
   route("POST", "/api/chat", "infer", "message stream for useChat of the AI SDK", chatUi),
+  route("POST", "/api/ingest", "ingest", "rows of a trainer's journals, each taken once", ingest),
+  route("POST", "/api/upload", "ingest", "announce a checkpoint, or go on with one", upload),
+  route("POST", "/api/upload/chunk", "ingest", "bytes of a checkpoint's file at an offset", uploadChunk),
+  route("POST", "/api/upload/assemble", "ingest", "check the hashes and publish the checkpoint", uploadAssemble),
+  route("GET", "/api/training/live", "read", "rows and states of runs as events", live),
+  route("GET", "/api/runs", "read", "runs, newest first", listRuns),
+  route("GET", "/api/runs/:id", "read", "one run", oneRun),
+  route("GET", "/api/runs/:id/metrics", "read", "curves in buckets with their extremes; ?format=csv or jsonl gives all rows", runMetrics),
+  route("GET", "/api/runs/:id/checkpoints", "read", "checkpoints of a run", runCheckpoints),
+  route("GET", "/api/runs/:id/samples", "read", "texts that the run drew", runSamples),
+  route("GET", "/api/runs/:id/events", "read", "what happened in the run", runEvents),
+  route("GET", "/api/runs/:id/config", "read", "the run's settings with their origins", runConfig),
+  route("PATCH", "/api/runs/:id", "admin", "change notes and tags", changeRun),
+  route("GET", "/api/domains", "read", "what runs are trained on", domains),
   route("GET", "/health", "open", "200 while the process lives", health),
   route("GET", "/ready", "open", "200 when requests can be answered, 503 while loading or draining", ready),
   route("GET", "/", "open", "playground", playground),

@@ -2,11 +2,13 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { Log } from "./base-log.ts"
 import type { Environment, ServeConfig } from "./config.ts"
+import { DirectoryStore } from "./db.ts"
 import { startEngine, startServing } from "./engine.ts"
 import { createApp } from "./serve-app.ts"
 import { checkBind, isLoopback, readKeys } from "./serve-auth.ts"
 import type { Context, Route } from "./serve-context.ts"
 import { draining } from "./serve-error.ts"
+import { RemoteRuns } from "./serve-ingest-store.ts"
 import { KeyUsage } from "./serve-limit.ts"
 import { serverMetrics } from "./serve-metrics.ts"
 import { Models } from "./serve-models.ts"
@@ -78,6 +80,8 @@ export function startServer(
     usage: new KeyUsage({ concurrency: config.keyConcurrency, tokensPerMinute: config.keyTokensPerMinute }),
     metrics: serverMetrics(),
     log,
+    runs: new DirectoryStore(config.runsDir),
+    remote: new RemoteRuns(config.runsDir),
     limits: { queueTokens: config.queueTokens, queueMs: config.queueTimeout * 1000, maxBody: config.maxBody },
     cors: config.cors,
     metricsCompat: config.metricsCompat,
@@ -118,6 +122,7 @@ export function startServer(
       for (const cancel of [...context.running]) cancel(draining())
       if (left) await Bun.sleep(FLUSH_MS)
       await server.stop(true)
+      context.runs.close()
       await Promise.race([serving.stop(), Bun.sleep(2000)]).catch(() => {})
       await Promise.race([ended, Bun.sleep(0)])
       close()

@@ -135,6 +135,14 @@ export interface ProfileEvent {
   readonly traceFile: string | undefined
 }
 
+/** The beginning of something a person should look at. */
+export interface AlertEvent {
+  readonly type: "alert"
+  readonly step: number
+  readonly rule: "nan" | "spike" | "slow" | "disk"
+  readonly message: string
+}
+
 export type TrainEvent =
   | StartEvent
   | StepRow
@@ -143,6 +151,7 @@ export type TrainEvent =
   | { readonly type: "progress"; readonly label: string; readonly done: number; readonly total: number }
   | { readonly type: "note"; readonly step: number; readonly level: "info" | "warn"; readonly message: string }
   | { readonly type: "checkpoint"; readonly step: number; readonly path: string; readonly bytes: number; readonly best: boolean }
+  | AlertEvent
   | ProfileEvent
   | MemoryEvent
   | Summary

@@ -46,7 +46,7 @@ export function refreshPeak(device: Device, precision: "f32" | "bf16", achieved:
 }
 
 /** FLOP/s of the fastest product within `ms`, of at least three. */
-function productRate(device: Device, precision: "f32" | "bf16", ms: number): number {
+export function productRate(device: Device, precision: "f32" | "bf16", ms: number): number {
   let rate = 0
   for (const shape of PRODUCTS) {
     const [M, K, N] = shape

@@ -3,6 +3,7 @@ import { fillBatch } from "./data.ts"
 import { checkpointPath, generateText, recoverCheckpoints, retain, setLink } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
 import type { Device, Executable, RunInputs } from "./program.ts"
+import { Alerts, freeBytes } from "./train-alert.ts"
 import { evaluate } from "./train-eval.ts"
 import { checkFits, memoryOf } from "./train-fit.ts"
 import { lockRun } from "./train-lock.ts"
@@ -39,13 +40,19 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
     }
     checkFits(memory)
     smokeTest(device, job.values.failOnSmokeTest, emit)
+    const alerts = new Alerts(() => freeBytes(directory))
     const session = openSession(job, prepared, device, plans, (event) => {
-      record(journals, event)
-      emit(event)
+      for (const each of [event, ...alerts.of(event)]) {
+        record(journals, each)
+        emit(each)
+      }
     })
     try {
       announce(session)
       return await loop(session, flag, started)
+    } catch (error) {
+      if (!(error instanceof Stopped)) recordCrash(journals, session.trainer.step, error as Error)
+      throw error
     } finally {
       for (const run of [session.micro, session.update, session.evaluation]) run?.free()
       session.state.free()
@@ -66,6 +73,13 @@ function record(journals: Journals, event: TrainEvent): void {
   if (event.type === "step" || event.type === "eval") journals.append("metrics", event)
   else if (event.type === "sample") journals.append("samples", event)
   else if (event.type !== "progress") journals.append("events", event)
+}
+
+/** The run's last word; where even that cannot be written, the error itself is what counts. */
+function recordCrash(journals: Journals, step: number, { message }: Error): void {
+  try {
+    journals.append("events", { type: "crash", step, message })
+  } catch {}
 }
 
 /** Steps until the end, an early stop or the flag; then the last checkpoint and the summary. */
@@ -241,10 +255,22 @@ function checkpoint(s: Session): void {
 }
 
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
-export type { EvalRow, MemoryEvent, ProfileEvent, SampleRow, StartEvent, StepRow, Summary, TrainEvent } from "./train-metrics.ts"
-export { measurePeak } from "./train-peak.ts"
+export type {
+  AlertEvent,
+  EvalRow,
+  MemoryEvent,
+  ProfileEvent,
+  SampleRow,
+  StartEvent,
+  StepRow,
+  Summary,
+  TrainEvent,
+} from "./train-metrics.ts"
+export { measurePeak, productRate } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
+export { type ShipOptions, type Shipper, startShipper } from "./train-ship.ts"
+export { markCounts, offsetOf, prefixMarks, repairJournal } from "./train-ship-journal.ts"
 export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
 export type { StopFlag } from "./train-stop.ts"

@@ -1,15 +1,24 @@
-/** Generated runs behind the routes that the dashboard reads: curves with one spike, samples, checkpoints, a live stream. */
-import type { JournalRow, RunSummary } from "../src/db.ts"
-import type { Call, Route } from "../src/serve-context.ts"
+/** Run directories as a trainer leaves them: curves with one spike, samples, checkpoints, events; the same bytes every time. */
+import { appendFileSync, closeSync, mkdirSync, openSync, writeFileSync, writeSync } from "node:fs"
+import { join } from "node:path"
+import { writeBeat } from "../src/db-state.ts"
 
-const START = Date.UTC(2026, 10, 20, 8)
-const TOKENS = 16_384
-
-export interface GeneratedRun {
-  summary: RunSummary
-  readonly config: unknown
-  readonly columns: ReadonlyMap<string, Float64Array>
+export interface RunTraits {
+  readonly id: string
+  readonly steps: number
+  readonly seed?: number
+  readonly lr?: number
+  /** Step that the run wants to reach; absent: `steps`. */
+  readonly wants?: number
+  readonly state?: "running" | "crashed" | "finished"
+  readonly notes?: string
+  readonly tags?: readonly string[]
+  /** On the CPU: no GPU columns. */
+  readonly cpu?: boolean
 }
+
+const TOKENS = 16_384
+const PROMPTS = ["The whale", "Once upon"]
 
 /** Noise in −1 … 1 that is the same every time. */
 const noise = (i: number, seed: number): number => {
@@ -17,210 +26,149 @@ const noise = (i: number, seed: number): number => {
   return (value - Math.floor(value)) * 2 - 1
 }
 
-/** A run of `steps` logged steps with a spike of the loss at two fifths of the way. */
-export function generateRun(
-  id: string,
-  name: string,
-  steps: number,
-  traits: Partial<RunSummary> & { seed?: number; lr?: number } = {},
-): GeneratedRun {
-  const { seed = 1, lr = 3e-4, ...rest } = traits
-  const column = (value: (i: number) => number) => Float64Array.from({ length: steps }, (_, i) => value(i))
-  const spike = Math.floor(steps * 0.4)
-  const size = steps / 400
-  const loss = column((i) => 2.6 + seed * 0.08 + 8 / (1 + i / size / 4) + noise(i, seed) * 0.12)
-  loss[spike] = 14
-  const columns = new Map([
-    ["step", column((i) => i + 1)],
-    ["time", column((i) => START + i * 250)],
-    ["loss", loss],
-    ["valLoss", column((i) => (i % Math.ceil(steps / 20) === 0 ? (loss[i] as number) + 0.1 : Number.NaN))],
-    ["lr", column((i) => lr * Math.min(1, (i + 1) / (steps / 20)) * (0.55 + 0.45 * Math.cos((Math.PI * i) / steps)))],
-    ["gradNorm", column((i) => 0.6 + 0.3 * Math.abs(noise(i, seed + 2)) + (i === spike ? 30 : 0))],
-    ["tokens", column((i) => (i + 1) * TOKENS)],
-    ["tokensPerS", column((i) => 65_000 + 1500 * noise(i, 5))],
-    ["msPerStep", column((i) => 250 + 8 * noise(i, 6))],
-    ["mfu", column((i) => 0.41 + 0.01 * noise(i, 7))],
-    ["gpu_utilisation", column((i) => 0.97 + 0.02 * noise(i, 8))],
-    ["gpu_memory_bytes", column(() => 11 * 2 ** 30)],
-    ["gpu_power_w", column((i) => 612 + 20 * noise(i, 9))],
-    ["gpu_temperature_c", column((i) => 58 + 2 * noise(i, 10))],
-  ])
-  const summary: RunSummary = {
-    id,
-    name,
-    state: "finished",
-    step: steps,
-    steps,
-    loss: loss[steps - 1] ?? null,
-    valLoss: 2.8,
-    bestValLoss: 2.7,
-    tokensPerS: 65_000,
-    tokens: steps * TOKENS,
-    msPerStep: 250,
-    device: "NVIDIA H200",
-    precision: "bf16",
-    parameters: 124_000_000,
-    preset: "gpt2-small",
-    domain: "prose",
-    startedAt: START,
-    updatedAt: START + steps * 250,
-    host: "trainer-1",
-    notes: "",
-    tags: [],
-    ...rest,
+/** Step at which the loss jumps to 14: two fifths of the way. */
+export const spikeOf = (steps: number): number => Math.floor(steps * 0.4)
+
+/** Writes the run's directory under `runsDir`, with so many rows of metrics; the last is of this moment when it runs, else of a day ago. */
+export function writeRun(runsDir: string, name: string, traits: RunTraits): { directory: string; rows: number } {
+  const { id, steps, seed = 1, lr = 3e-4, wants = steps, state = "finished", notes, tags, cpu = false } = traits
+  const directory = join(runsDir, name)
+  mkdirSync(join(directory, "checkpoints"), { recursive: true })
+  const setting = (value: unknown, origin: unknown = "default") => ({ value, origin })
+  const config = {
+    steps: setting(wants, "flag"),
+    lr: setting(lr, "flag"),
+    seed: setting(seed),
+    batch: setting(16),
+    context: setting(1024),
+    nLayer: setting(12),
+    nEmbd: setting(768),
+    optimizer: setting("adamw"),
+    preset: setting("novels"),
+    data: setting("moby-dick.txt", "flag"),
   }
-  return { summary, config: { model: { nLayer: 12, nEmbd: 768 }, train: { lr, batch: 16, seed } }, columns }
+  const record = {
+    id,
+    config,
+    seed,
+    dataHash: "5a".repeat(32),
+    commit: "0123456789ab",
+    version: "0.1.0",
+    device: cpu ? "cpu" : "NVIDIA H200",
+  }
+  writeFileSync(join(directory, "config.json"), JSON.stringify(record))
+  if (notes !== undefined || tags !== undefined) writeFileSync(join(directory, "notes.json"), JSON.stringify({ notes, tags }))
+  const stepMs = 250
+  const end = state === "running" ? Date.now() : Date.now() - 86_400_000
+  const start = end - steps * stepMs
+  const rows = writeMetrics(join(directory, "metrics.jsonl"), traits, start, stepMs)
+
+  const at = (i: number) => Math.floor((steps * i) / 4)
+  const samples = [1, 2, 3, 4].flatMap((i) =>
+    PROMPTS.map((prompt) => ({
+      type: "sample",
+      step: at(i),
+      prompt,
+      text: ` text ${i} of the sea, and of the ship that ${i > 2 ? "sailed" : "sail"} on it`,
+    })),
+  )
+  const checkpoints = [2, 4].map((i) => {
+    const path = `checkpoints/step-${String(at(i)).padStart(6, "0")}`
+    mkdirSync(join(directory, path))
+    return { type: "checkpoint", step: at(i), path, bytes: 496_000_000, sha256: String(i).repeat(64), best: i === 4 }
+  })
+  const began = {
+    type: "start",
+    run: name,
+    device: record.device,
+    precision: "bf16",
+    parameters: 124_439_808,
+    flopsPerToken: 8e8,
+    steps: wants,
+    tokensPerStep: TOKENS,
+    step: 0,
+  }
+  const alert = {
+    type: "alert",
+    step: spikeOf(steps),
+    rule: "spike",
+    message: `loss 14.0 at step ${spikeOf(steps)}: 4.1 times its average`,
+  }
+  const kernels = (
+    [
+      ["matmul", 0.61],
+      ["attention", 0.17],
+      ["classifier", 0.11],
+      ["rms_norm", 0.06],
+      ["adamw", 0.05],
+    ] as const
+  ).map(([op, share]) => ({ op, kernel: `${op}_bf16`, launches: 24, ms: 240 * share, share, gb_per_s: 900, tflop_per_s: share * 500 }))
+  const profile = { type: "profile", step: at(1), ms: 240, launches: 120, kernels }
+  const summary = { type: "summary", run: name, status: "completed", steps }
+  const endings = state === "finished" ? [summary] : state === "crashed" ? [{ type: "crash", message: "the GPU fell off the bus" }] : []
+  const lines = (rows: readonly { readonly type: string; readonly step?: number }[]) =>
+    rows.map((row, seq) => `${JSON.stringify({ seq, time: start + (row.step ?? steps) * stepMs, ...row })}\n`).join("")
+  writeFileSync(join(directory, "samples.jsonl"), lines(samples))
+  writeFileSync(join(directory, "events.jsonl"), lines([began, profile, alert, ...checkpoints, ...endings]))
+  if (state === "running") writeBeat(directory, { state: "running", time: Date.now() + 3_600_000, host: "trainer-1", pid: 1 })
+  return { directory, rows }
 }
 
-/** Buckets of a run's columns, as the server makes them of its pyramid. */
-function buckets({ columns }: GeneratedRun, names: readonly string[], axis: string, from: number, to: number, points: number) {
-  const x = axis === "flops" ? columns.get("tokens")!.map((tokens) => tokens * 6 * 124e6) : columns.get(axis)!
-  let [first, end] = [0, x.length]
-  while (first < end && x[first]! < from) first++
-  while (end > first && x[end - 1]! > to) end--
-  const size = Math.max(1, Math.ceil((end - first) / points))
-  const told: Record<string, Record<"min" | "max" | "last", (number | null)[]>> = {}
-  for (const name of names) told[name] = { min: [], max: [], last: [] }
-  const xs: number[] = []
-  for (let at = first; at < end; at += size) {
-    const stop = Math.min(end, at + size)
-    xs.push(x[stop - 1]!)
-    for (const name of names) {
-      let [min, max, last]: (number | null)[] = [null, null, null]
-      const values = columns.get(name)
-      for (let i = at; values !== undefined && i < stop; i++) {
-        const value = values[i]!
-        if (Number.isNaN(value)) continue
-        min = min === null ? value : Math.min(min, value)
-        max = max === null ? value : Math.max(max, value)
-        last = value
+function writeMetrics(path: string, { steps, seed = 1, lr = 3e-4, cpu = false }: RunTraits, start: number, stepMs: number): number {
+  const spike = spikeOf(steps)
+  const every = Math.max(1, Math.floor(steps / 20))
+  const file = openSync(path, "w")
+  let text = ""
+  let seq = 0
+  for (let i = 1; i <= steps; i++) {
+    const smooth = 2.6 + seed * 0.08 + 8 / (1 + i / (steps / 100))
+    const row = {
+      seq: seq++,
+      time: start + i * stepMs,
+      type: "step",
+      step: i,
+      loss: i === spike ? 14 : smooth + noise(i, seed) * 0.12,
+      lr: lr * Math.min(1, i / (steps / 20)) * (0.55 + 0.45 * Math.cos((Math.PI * i) / steps)),
+      gradNorm: 0.6 + 0.3 * Math.abs(noise(i, seed + 2)) + (i === spike ? 30 : 0),
+      tokens: i * TOKENS,
+      tokens_per_s: 65_000 + 1500 * noise(i, 5),
+      ms_per_step: stepMs + 8 * noise(i, 6),
+      data_ms: 3 + noise(i, 11),
+      submit_ms: 6 + noise(i, 12),
+      wait_ms: 240 + 6 * noise(i, 6),
+      mfu: 0.41 + 0.01 * noise(i, 7),
+      skipped: i >= spike ? 1 : 0,
+    }
+    const gpu = {
+      gpu_utilisation: 0.97 + 0.02 * noise(i, 8),
+      gpu_memory_bytes: 11 * 2 ** 30,
+      gpu_power_w: 612 + 20 * noise(i, 9),
+      gpu_temperature_c: 58 + 2 * noise(i, 10),
+      gpu_sm_mhz: 1980 - 15 * Math.abs(noise(i, 13)),
+    }
+    text += `${JSON.stringify(cpu ? row : { ...row, ...gpu })}\n`
+    if (i % every === 0) {
+      const val = {
+        type: "eval",
+        step: i,
+        val_loss: smooth + 0.1,
+        perplexity: Math.exp(smooth + 0.1),
+        bits_per_byte: (smooth + 0.1) / 2.8,
+        best: true,
       }
-      told[name]!.min.push(min)
-      told[name]!.max.push(max)
-      told[name]!.last.push(last)
+      text += `${JSON.stringify({ seq: seq++, time: start + i * stepMs + 1, ...val })}\n`
+    }
+    if (text.length > 1 << 22) {
+      writeSync(file, text)
+      text = ""
     }
   }
-  return { x: xs, columns: told, rows: end - first }
+  writeSync(file, text)
+  closeSync(file)
+  return seq
 }
 
-export interface FakeRuns {
-  readonly runs: GeneratedRun[]
-  readonly routes: readonly Route[]
-  /** Bytes of the answers with metrics, and their number. */
-  readonly sent: { bytes: number; answers: number; x: string[] }
-  /** A row on its way to whoever listens. */
-  tell(run: string, row: Record<string, unknown>): void
-  readonly listeners: number
-}
-
-/** The routes over `runs`. */
-export function fakeRuns(runs: GeneratedRun[]): FakeRuns {
-  const sent = { bytes: 0, answers: 0, x: [] as string[] }
-  const listeners = new Map<(text: string) => void, string | undefined>()
-  const find = ({ http }: Call) => runs.find(({ summary }) => summary.id === http.req.param("id") || summary.name === http.req.param("id"))
-  const get = (path: string, handle: (run: GeneratedRun, call: Call) => unknown): Route => ({
-    method: "GET",
-    path,
-    scope: "read",
-    about: "",
-    handle: (call) => {
-      const run = find(call)
-      if (path.includes(":id") && run === undefined) return Response.json({ error: { message: "no such run" } }, { status: 404 })
-      return Response.json(handle(run as GeneratedRun, call))
-    },
-  })
-  const row = (seq: number, step: number, type: string, rest: object): JournalRow => ({
-    seq,
-    time: START + step * 250,
-    type,
-    step,
-    ...rest,
-  })
-  const routes: Route[] = [
-    get("/api/runs", () => ({ runs: runs.map(({ summary }) => summary) })),
-    get("/api/runs/:id", ({ summary }) => summary),
-    get("/api/runs/:id/config", ({ config }) => config),
-    get("/api/runs/:id/metrics", (run, { http }) => {
-      const query = (name: string, otherwise: string) => http.req.query(name) ?? otherwise
-      const axis = query("x", "step")
-      const told = buckets(
-        run,
-        query("columns", "loss").split(","),
-        axis,
-        Number(query("from", "-Infinity")),
-        Number(query("to", "Infinity")),
-        Number(query("points", "1000")),
-      )
-      sent.answers++
-      sent.x.push(axis)
-      sent.bytes += JSON.stringify(told).length
-      return told
-    }),
-    get("/api/runs/:id/samples", ({ summary }) => ({
-      samples: [1, 2, 3, 4].flatMap((i) =>
-        ["The whale", "Once upon"].map((prompt, j) =>
-          row(i * 2 + j, (summary.step * i) / 4, "sample", { prompt, text: ` text ${i} of the sea` }),
-        ),
-      ),
-    })),
-    get("/api/runs/:id/events", () => ({
-      events: [row(0, 0, "start", { device: "NVIDIA H200" }), row(1, 400, "alert", { rule: "spike", loss: 14 })],
-    })),
-    get("/api/runs/:id/checkpoints", ({ summary }) => ({
-      checkpoints: [1, 2].map((i) => ({
-        step: (summary.step * i) / 2,
-        path: `step-${i}`,
-        bytes: 496e6,
-        sha256: `${i}`.repeat(64),
-        loss: 3,
-        valLoss: 3.1,
-        best: i === 2,
-        time: summary.startedAt + i,
-      })),
-    })),
-    get("/api/domains", () => ({ domains: [{ id: "prose", runs: runs.length }] })),
-    {
-      method: "PATCH",
-      path: "/api/runs/:id",
-      scope: "admin",
-      about: "",
-      handle: async (call) => {
-        const run = find(call)!
-        run.summary = { ...run.summary, ...((await call.json()) as Partial<RunSummary>) }
-        return Response.json(run.summary)
-      },
-    },
-    {
-      method: "GET",
-      path: "/api/training/live",
-      scope: "read",
-      about: "",
-      handle: ({ http, signal }) => {
-        const run = http.req.query("run")
-        const body = new ReadableStream<Uint8Array>({
-          start(controller) {
-            const listener = (text: string) => controller.enqueue(new TextEncoder().encode(text))
-            listener("retry: 200\n\n")
-            listeners.set(listener, run)
-            signal.addEventListener("abort", () => listeners.delete(listener))
-          },
-        })
-        return new Response(body, { headers: { "content-type": "text/event-stream" } })
-      },
-    },
-  ]
-  let seq = 0
-  return {
-    runs,
-    routes,
-    sent,
-    tell(run, told) {
-      const text = `event: ${String(told.type)}\nid: metrics:${seq}\ndata: ${JSON.stringify({ run, kind: "metrics", row: { seq: seq++, ...told } })}\n\n`
-      for (const [listener, wanted] of listeners) if (wanted === undefined || wanted === run) listener(text)
-    },
-    get listeners() {
-      return listeners.size
-    },
-  }
+/** The next row of a run that trains. */
+export function addRow(directory: string, seq: number, row: object): void {
+  appendFileSync(join(directory, "metrics.jsonl"), `${JSON.stringify({ seq, time: Date.now(), type: "step", ...row })}\n`)
 }

@@ -5,6 +5,7 @@ import { join } from "node:path"
 import type { Environment } from "../src/config.ts"
 import { resolveModel } from "../src/config.ts"
 import { openCpu } from "../src/cpu.ts"
+import type { RunStore } from "../src/db.ts"
 import type {
   Alternatives,
   Constraint,
@@ -18,12 +19,14 @@ import type {
 import { initialise, saveCheckpoint } from "../src/gpt.ts"
 import { createApp } from "../src/serve-app.ts"
 import { readKeys } from "../src/serve-auth.ts"
-import type { Context, Route } from "../src/serve-context.ts"
+import type { Context } from "../src/serve-context.ts"
+import { RemoteRuns } from "../src/serve-ingest-store.ts"
 import { type KeyLimits, KeyUsage } from "../src/serve-limit.ts"
 import { serverMetrics } from "../src/serve-metrics.ts"
 import { Models } from "../src/serve-models.ts"
 import { ROUTES } from "../src/serve-routes.ts"
 import { type Tokenizer, trainTokenizer } from "../src/token.ts"
+import { type FakeRuns, fakeRuns } from "./serve-fake-runs.ts"
 
 const SPECIAL = [
   "<|endoftext|>",
@@ -249,6 +252,7 @@ export interface TestServer {
   readonly url: string
   readonly engine: FakeEngine
   readonly context: Context
+  readonly runs: FakeRuns
   close(): Promise<void>
 }
 
@@ -260,8 +264,10 @@ export interface TestOptions {
   readonly maxBody?: number
   readonly metricsCompat?: "none" | "vllm"
   readonly follow?: string
-  /** Routes that go before the server's own. */
-  readonly routes?: readonly Route[]
+  /** What the routes of runs read in place of runs in memory. */
+  readonly store?: RunStore
+  /** Where shipped runs go. */
+  readonly runsDir?: string
 }
 
 /** Starts the app on a free port with the models at `paths`. */
@@ -270,8 +276,11 @@ export async function startTest(paths: readonly string[], options: TestOptions =
   const environment: Environment = new Map(Object.entries(options.environment ?? {}).map(([name, value]) => [name, { value, from: name }]))
   const log = () => {}
   const models = new Models(engine, { precision: "f32", log })
+  const runs = fakeRuns()
   const context: Context = {
     serving: engine,
+    runs: options.store ?? runs,
+    remote: new RemoteRuns(options.runsDir ?? join(tmpdir(), "alpha-no-runs")),
     models,
     keys: readKeys(environment, options.publicRead ?? false),
     usage: new KeyUsage({ concurrency: undefined, tokensPerMinute: undefined, ...options.limits }),
@@ -289,7 +298,7 @@ export async function startTest(paths: readonly string[], options: TestOptions =
   for (const path of paths) models.add(path, "runs")
   if (options.follow !== undefined) models.add(options.follow, "runs", true)
   await models.start()
-  const app = createApp(context, [...(options.routes ?? []), ...ROUTES])
+  const app = createApp(context, ROUTES)
   const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: (request) => app.fetch(request) })
-  return { url: `http://127.0.0.1:${server.port}`, engine, context, close: () => server.stop(true) }
+  return { url: `http://127.0.0.1:${server.port}`, engine, context, runs, close: () => server.stop(true) }
 }

@@ -1,6 +1,7 @@
 /** Who may call what: every route with and without its key, cookies, origins, hosts, limits. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test"
 import { join } from "node:path"
+import { sha256 } from "../src/base-file.ts"
 import { checkBind, keyOf, readKeys } from "../src/serve-auth.ts"
 import type { ErrorBody } from "../src/serve-error.ts"
 import { ROUTES } from "../src/serve-routes.ts"
@@ -19,6 +20,9 @@ const environment = {
   ALPHA_ADMIN_KEY: KEYS.admin,
 }
 
+/** What /api/upload answers for the body below. */
+const UPLOAD = `run-1.5.${sha256(JSON.stringify({ run: "run-1", step: 5, best: false, files: [{ name: "config.json", bytes: 1, sha256: sha256("x") }] })).slice(0, 32)}`
+
 /** A request that each route answers well. */
 const BODIES: Record<string, unknown> = {
   "/v1/completions": { prompt: "the sea" },
@@ -30,23 +34,36 @@ const BODIES: Record<string, unknown> = {
   "/v1/load": { model: "tiny" },
   "/v1/unload": { model: "tiny" },
   "/api/generate": { prompt: "the sea" },
+  "/api/ingest": { run: "run-1", session: "s1", kind: "start", name: "novels", config: {} },
+  "/api/upload": { run: "run-1", step: 5, files: [{ name: "config.json", bytes: 1, sha256: sha256("x") }] },
+  "/api/upload/assemble": { upload: UPLOAD },
+  "/api/runs/:id": { notes: "good" },
   "/api/chat": { messages: [{ role: "user", content: "the sea" }] },
 }
 const PATHS: Record<string, string> = {
   "/v1/models/:id{.+}": "/v1/models/tiny",
   "/assets/:name": "/assets/page.css",
+  "/api/runs/:id": "/api/runs/run-1",
+  "/api/runs/:id/metrics": "/api/runs/run-1/metrics",
+  "/api/runs/:id/checkpoints": "/api/runs/run-1/checkpoints",
+  "/api/runs/:id/samples": "/api/runs/run-1/samples",
+  "/api/runs/:id/events": "/api/runs/run-1/events",
+  "/api/runs/:id/config": "/api/runs/run-1/config",
   "/api/inference": "/api/inference?query=the%20sea&steps=4",
 }
 
+const CHUNK = { "x-upload-id": UPLOAD, "x-upload-file": "config.json", "x-upload-offset": "0" }
+
 function send(server: TestServer, method: string, path: string, headers: Record<string, string> = {}): Promise<Response> {
-  const body = method === "POST" ? { body: path === "/login" ? `key=${KEYS.infer}` : JSON.stringify(BODIES[path] ?? {}) } : {}
-  return fetch(server.url + (PATHS[path] ?? path), { method, headers, redirect: "manual", ...body })
+  const text = path === "/login" ? `key=${KEYS.infer}` : path === "/api/upload/chunk" ? "x" : JSON.stringify(BODIES[path] ?? {})
+  const body = method === "GET" ? {} : { body: text }
+  return fetch(server.url + (PATHS[path] ?? path), { method, headers: { ...CHUNK, ...headers }, redirect: "manual", ...body })
 }
 
 describe("with keys", () => {
   let server: TestServer
   beforeAll(async () => {
-    server = await startTest([model], { environment })
+    server = await startTest([model], { environment, runsDir: join(work.path, "with") })
   })
   afterAll(() => server.close())
 
@@ -66,7 +83,7 @@ describe("with keys", () => {
       const answer = await send(server, method, path, bearer(key))
       expect([other, answer.status < 300]).toEqual([other, other === scope])
       if (other !== scope) expect(answer.status).toBe(403)
-      await answer.text()
+      await answer.body?.cancel()
     }
     expect((await send(server, method, path, { "x-api-key": KEYS[scope] })).status).toBeLessThan(300)
     expect((await send(server, method, path, { cookie: `a=b; alpha_key=${KEYS[scope]}` })).status).toBeLessThan(300)
@@ -104,7 +121,7 @@ describe("with keys", () => {
 describe("without keys, on loopback", () => {
   let server: TestServer
   beforeAll(async () => {
-    server = await startTest([model], { cors: ["https://friend.example"], maxBody: 2000 })
+    server = await startTest([model], { cors: ["https://friend.example"], maxBody: 2000, runsDir: join(work.path, "without") })
   })
   afterAll(() => server.close())
 

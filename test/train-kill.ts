@@ -127,7 +127,7 @@ export function compareRuns(whole: string, cut: string): void {
 }
 
 /** Measured anew by every process, or where the run lies. */
-const CHANGING = new Set(["time", "run", "path", "tokens_per_s", "ms_per_step", "mfu", "elapsed_s", "eta_s", "peakFlops"])
+const CHANGING = new Set(["time", "seq", "run", "path", "tokens_per_s", "ms_per_step", "mfu", "elapsed_s", "eta_s", "peakFlops"])
 type Row = Record<string, unknown>
 
 function rowsOf(dir: string, journal: string): Row[] {
@@ -138,7 +138,7 @@ function rowsOf(dir: string, journal: string): Row[] {
 }
 
 /**
- * The events of both runs are the same but for three things that belong to the processes: each resume adds a start row; a process killed
+ * Alerts, which may tell of the machine, aside, the events of both runs are the same but for three things that belong to the processes: each resume adds a start row; a process killed
  * between writing a checkpoint and saying so leaves no row of it, and the next one starts at its step; the summary tells of one process, and
  * is missing when the kill came after the last checkpoint.
  */
@@ -152,7 +152,7 @@ function compareEvents(whole: string, cut: string): void {
       throw new Error(`${cut}/events.jsonl: ${JSON.stringify(row)}, want ${JSON.stringify(expected)}`)
   }
   const resumed = new Set([...starts.map(({ step }) => step), 40])
-  const others = (rows: Row[]) => rows.filter(({ type }) => type !== "start" && type !== "summary")
+  const others = (rows: Row[]) => rows.filter(({ type }) => type !== "start" && type !== "summary" && type !== "alert")
   let at = 0
   const rest = others(got!).map((row) => JSON.stringify(row))
   for (const row of others(want!)) {

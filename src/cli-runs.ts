@@ -1,0 +1,204 @@
+/** `alpha runs`: runs listed, shown, compared, exported, deleted, and read into the database. */
+import { mkdirSync, writeFileSync } from "node:fs"
+import { hostname } from "node:os"
+import { join } from "node:path"
+import { AlphaError, EXIT } from "./base-error.ts"
+import { withFile } from "./base-file.ts"
+import { columns, formatBytes, formatCount, formatDuration, sparkline } from "./base-term.ts"
+import type { Invocation } from "./cli-command.ts"
+import type {
+  Environment,
+  RunsCompareConfig,
+  RunsExportConfig,
+  RunsLsConfig,
+  RunsRmConfig,
+  RunsShowConfig,
+  RunsSyncConfig,
+} from "./config.ts"
+import {
+  DirectoryStore,
+  databasePlace,
+  type JournalRow,
+  RunDatabase,
+  type RunStore,
+  type RunSummary,
+  syncRuns,
+  tensorboardFile,
+  tensorboardFileName,
+  tensorboardRows,
+} from "./db.ts"
+
+type Place = { readonly from: "directories" | "database"; readonly database: string | undefined; readonly runsDir: string }
+
+/** Does `work` with the runs in the directories or in the database. */
+async function withStore<T>(
+  config: Place,
+  environment: Environment,
+  work: (store: DirectoryStore | RunDatabase) => Promise<T>,
+): Promise<T> {
+  const store =
+    config.from === "database" ? await RunDatabase.open(databasePlace(config.database, environment)) : new DirectoryStore(config.runsDir)
+  try {
+    return await work(store)
+  } finally {
+    store.close()
+  }
+}
+
+async function found(store: RunStore, id: string | undefined, command: string): Promise<RunSummary> {
+  if (id === undefined) throw new AlphaError(`runs ${command}: no run is given`, { hint: `alpha runs ${command} NAME`, code: EXIT.usage })
+  const run = await store.run(id)
+  if (run === undefined) throw new AlphaError(`no run ${id}`, { hint: "alpha runs ls shows those there are", code: EXIT.data })
+  return run
+}
+
+const number = (value: number | null, digits = 4): string => (value === null ? "–" : value.toFixed(digits))
+
+export async function ls({ config, environment, print }: Invocation<RunsLsConfig>): Promise<undefined> {
+  const { filter, state, tag, limit } = config
+  const runs = await withStore(config, environment, (store) =>
+    store.runs({ name: filter, states: state === undefined ? undefined : [state], tag, limit }),
+  )
+  print(runs, () => {
+    if (runs.length === 0) return "no runs"
+    const head = ["run", "state", "step", "loss", "val loss", "best", "tokens/s", "tokens", "started", "tags"]
+    const rows = runs.map((run) => [
+      run.name,
+      run.state,
+      run.steps === null ? String(run.step) : `${run.step}/${run.steps}`,
+      number(run.loss),
+      number(run.valLoss),
+      number(run.bestValLoss),
+      run.tokensPerS === null ? "–" : formatCount(run.tokensPerS),
+      formatCount(run.tokens),
+      new Date(run.startedAt).toISOString().slice(0, 16).replace("T", " "),
+      run.tags.join(" "),
+    ])
+    return columns([head, ...rows], [2, 3, 4, 5, 6, 7])
+  })
+}
+
+export async function show({ config, environment, print }: Invocation<RunsShowConfig>): Promise<undefined> {
+  const { run, checkpoints, series, samples } = await withStore(config, environment, async (store) => {
+    const run = await found(store, config.run, "show")
+    const series = await store.metrics(run.id, { columns: ["loss"], x: "step", points: 60 })
+    return { run, checkpoints: await store.checkpoints(run.id), series, samples: (await store.samples(run.id)).slice(-3) }
+  })
+  print({ ...run, checkpoints }, () => {
+    const losses = series.columns.loss!.last.filter((value) => value !== null)
+    const rows = [
+      ["state", run.state],
+      ["step", run.steps === null ? String(run.step) : `${run.step} of ${run.steps}`],
+      ["loss", `${number(run.loss)}  ${sparkline(losses)}`],
+      ["validation loss", `${number(run.valLoss)}, best ${number(run.bestValLoss)}`],
+      ["tokens", `${formatCount(run.tokens)}, ${run.tokensPerS === null ? "–" : formatCount(run.tokensPerS)} a second`],
+      ["step time", run.msPerStep === null ? "–" : `${run.msPerStep.toFixed(1)} ms`],
+      ["model", `${run.parameters === null ? "–" : formatCount(run.parameters)} parameters, preset ${run.preset ?? "–"}`],
+      ["device", `${run.device ?? "–"} in ${run.precision ?? "–"}${run.host === null ? "" : ` on ${run.host}`}`],
+      ["time", `${new Date(run.startedAt).toISOString()}, ${formatDuration(run.updatedAt - run.startedAt)}`],
+      ["id", run.id],
+      ...(run.notes === "" ? [] : [["notes", run.notes]]),
+      ...checkpoints.map((row) => [
+        "checkpoint",
+        `step ${row.step}, ${formatBytes(row.bytes)}, loss ${number(row.loss)}, validation ${number(row.valLoss)}${row.best ? ", best" : ""}`,
+      ]),
+      ...samples.map((row) => [`sample at ${row.step}`, JSON.stringify(`${row.prompt ?? ""}${row.text ?? ""}`)]),
+    ]
+    return [run.name, columns(rows.map(([name, value]) => [`  ${name}`, value!]))].join("\n")
+  })
+}
+
+/** Settings by name, of a record that has each with its origin. */
+function settings(record: unknown): Map<string, unknown> {
+  const { config = {} } = (record ?? {}) as { config?: Record<string, { value?: unknown }> }
+  return new Map(Object.entries(config).map(([name, entry]) => [name, entry?.value ?? null]))
+}
+
+export async function compare({ config, environment, print }: Invocation<RunsCompareConfig>): Promise<undefined> {
+  const { runs, records } = await withStore(config, environment, async (store) => {
+    const runs = [await found(store, config.run, "compare"), await found(store, config.other, "compare")] as const
+    return { runs, records: [settings(await store.config(runs[0].id)), settings(await store.config(runs[1].id))] as const }
+  })
+  const names = [...new Set([...records[0].keys(), ...records[1].keys()])].filter((name) => !["run", "resume"].includes(name))
+  const pair = (name: string) => records.map((record) => record.get(name) ?? null)
+  const different = names.filter((name) => JSON.stringify(pair(name)[0]) !== JSON.stringify(pair(name)[1]))
+  const results = ["state", "step", "loss", "valLoss", "bestValLoss", "tokens", "tokensPerS", "msPerStep", "parameters", "device"] as const
+  const config_ = Object.fromEntries(different.map((name) => [name, pair(name)]))
+  print({ runs, config: config_ }, () => {
+    const shown = (value: unknown) =>
+      value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)
+    return columns([
+      ["", runs[0].name, runs[1].name],
+      ...results.map((name) => [name, shown(runs[0][name]), shown(runs[1][name])]),
+      ...different.map((name) => [`--${name}`, ...pair(name).map(shown)]),
+    ])
+  })
+}
+
+/** Rows as CSV with a column for every key that one of them has. */
+export function csv(rows: readonly JournalRow[]): string {
+  const names = [...new Set(rows.flatMap((row) => Object.keys(row)))]
+  const cell = (value: unknown) => {
+    const text = value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value)
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
+  }
+  return [names, ...rows.map((row) => names.map((name) => row[name]))].map((row) => `${row.map(cell).join(",")}\n`).join("")
+}
+
+export async function exportRun({ config, environment, json, print }: Invocation<RunsExportConfig>): Promise<undefined> {
+  const { journal, format, out } = config
+  if (out === undefined && (json || format === "tensorboard")) {
+    throw new AlphaError(`runs export: no place to write is given`, { hint: "add --out=PATH", code: EXIT.usage })
+  }
+  const { run, rows, samples } = await withStore(config, environment, async (store) => {
+    const run = await found(store, config.run, "export")
+    const isEvents = format === "tensorboard"
+    return { run, rows: await store.rows(run.id, isEvents ? "metrics" : journal), samples: isEvents ? await store.samples(run.id) : [] }
+  })
+  const report = (path: string, bytes: number) =>
+    print({ run: run.id, format, rows: rows.length + samples.length, bytes, out: path }, () => `${path}: ${formatBytes(bytes)}`)
+  if (format === "tensorboard") {
+    const path = join(out!, tensorboardFileName(run.startedAt, run.host ?? hostname()))
+    const bytes = Buffer.concat([...tensorboardFile(tensorboardRows([...rows, ...samples], run.startedAt), run.startedAt)])
+    withFile("write", path, () => {
+      mkdirSync(out!, { recursive: true })
+      writeFileSync(path, bytes)
+    })
+    report(path, bytes.length)
+    return
+  }
+  const text = format === "csv" ? csv(rows) : rows.map((row) => `${JSON.stringify(row)}\n`).join("")
+  if (out === undefined) process.stdout.write(text)
+  else {
+    withFile("write", out, () => writeFileSync(out, text))
+    report(out, Buffer.byteLength(text))
+  }
+}
+
+export async function rm({ config, environment, print }: Invocation<RunsRmConfig>): Promise<undefined> {
+  const removed = await withStore(config, environment, async (store) => {
+    const run = await found(store, config.run, "rm")
+    const what = config.from === "database" ? "its rows in the database" : `${config.runsDir}/${run.name} with its checkpoints`
+    if (!config.yes) throw new AlphaError(`runs rm: this deletes ${what}`, { hint: "say so with --yes", code: EXIT.usage })
+    await store.remove(run.id)
+    return run
+  })
+  print({ removed: removed.id, name: removed.name }, () => `${removed.name} is deleted`)
+}
+
+export async function sync({ config, environment, print }: Invocation<RunsSyncConfig>): Promise<undefined> {
+  const directories = new DirectoryStore(config.runsDir)
+  const database = await RunDatabase.open(databasePlace(config.database, environment))
+  try {
+    const runs = await syncRuns(database, config.runsDir, (id) => directories.run(id))
+    print(runs, () => {
+      if (runs.length === 0) return `${config.runsDir}: no runs`
+      return columns(
+        [["run", "metrics", "events", "samples"], ...runs.map(({ name, rows }) => [name, ...Object.values(rows).map(String)])],
+        [1, 2, 3],
+      )
+    })
+  } finally {
+    database.close()
+  }
+}

@@ -1,0 +1,89 @@
+/** What `alpha train` tells the outside: its journal to ALPHA_REMOTE_URL, its alerts to ALPHA_ALERT_WEBHOOK. */
+import { existsSync } from "node:fs"
+import { basename } from "node:path"
+import { AlphaError, EXIT } from "./base-error.ts"
+import type { Environment } from "./config.ts"
+import { type Shipper, startShipper, type TrainEvent } from "./train.ts"
+
+export interface Remote {
+  /** Sees every event of the run. */
+  show(event: TrainEvent): void
+  /** Ships what is left; says where rows stay behind. */
+  end(error?: Error): Promise<void>
+}
+
+/** Longest wait at the end of a run for a server that is slow or gone. */
+const END_MS = 30_000
+/** The same for a run that was stopped before its first step and has left nothing to ship. */
+const GONE_MS = 1000
+const WEBHOOK_MS = 10_000
+/** Without a step for so long a run counts as stalled. */
+const STALL_MS = 600_000
+
+/** The address that a variable names. Throws, without showing it: it may hold a secret. */
+function address(environment: Environment, name: string): string | undefined {
+  const value = environment.get(name)?.value
+  if (value === undefined || value === "") return undefined
+  const url = URL.canParse(value) ? new URL(value) : undefined
+  if (url !== undefined && ["http:", "https:"].includes(url.protocol) && url.username === "") return value
+  throw new AlphaError(`${name}: expected an address such as https://example.org`, { code: EXIT.usage })
+}
+
+export function openRemote(environment: Environment, directory: string, onNote: (note: string) => void): Remote {
+  const url = address(environment, "ALPHA_REMOTE_URL")
+  const secret = environment.get("ALPHA_REMOTE_SECRET")?.value ?? ""
+  if (url !== undefined && secret === "")
+    throw new AlphaError("ALPHA_REMOTE_URL is set, ALPHA_REMOTE_SECRET is not", {
+      hint: "it is the UPLOAD_SECRET of that server",
+      code: EXIT.usage,
+    })
+  const webhook = address(environment, "ALPHA_ALERT_WEBHOOK")
+  const posts = new Set<Promise<unknown>>()
+  /** `content` and `text` are what Discord and Slack show. */
+  const alert = (rule: string, what: string): void => {
+    if (webhook === undefined) return
+    const message = `${basename(directory)}: ${what}`
+    const body = JSON.stringify({ run: basename(directory), rule, message, content: message, text: message })
+    const post = fetch(webhook, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body,
+      signal: AbortSignal.timeout(WEBHOOK_MS),
+    })
+      .then(({ ok, status }) => {
+        if (!ok) onNote(`alert webhook: answered ${status}`)
+      })
+      .catch((error: Error) => onNote(`alert webhook: ${error.name}`))
+      .finally(() => posts.delete(post))
+    posts.add(post)
+  }
+  /** A run whose device hangs tells nothing any more; its main thread still can. */
+  let [toldAt, isStill] = [Number.POSITIVE_INFINITY, false]
+  const watch = setInterval(() => {
+    if (isStill || Date.now() - toldAt < STALL_MS) return
+    isStill = true
+    alert("stall", `nothing new for ${STALL_MS / 60_000} minutes`)
+  }, STALL_MS / 20).unref()
+  let shipper: Shipper | undefined
+  let stopped = false
+  return {
+    show(event) {
+      if (event.type === "step") [toldAt, isStill] = [Date.now(), false]
+      // By now the journals are cut back to where the run goes on.
+      if (event.type === "start" && url !== undefined) shipper = startShipper({ url, secret, directory, onNote })
+      if (event.type === "alert") alert(event.rule, event.message)
+      if (event.type === "checkpoint") shipper?.checkpoint(event)
+      if (event.type === "summary") stopped = event.status === "stopped"
+    },
+    async end(error) {
+      clearInterval(watch)
+      if (error !== undefined) alert("crash", error.message)
+      await Promise.all(posts)
+      if (shipper === undefined) return
+      const state = error !== undefined ? "crashed" : stopped ? "stopped" : "finished"
+      const isGone = !existsSync(directory)
+      if (!(await shipper.end(isGone ? "stopped" : state, isGone ? GONE_MS : END_MS, error?.message)) && !isGone)
+        onNote(`remote: the server does not answer; the rest of ${directory} is sent when the run goes on`)
+    },
+  }
+}

@@ -1,0 +1,396 @@
+/** Runs in the database: what ingest and sync write, and what views read. */
+import type { InValue } from "@libsql/client"
+import { AlphaError, EXIT } from "./base-error.ts"
+import { Connection, type DatabasePlace, type Statement } from "./db-client.ts"
+import { filterRuns, missingRun } from "./db-directory.ts"
+import { checkpointsOf, ENDS, RunFacts, type RunRecordFacts } from "./db-facts.ts"
+import { insertRows, rowFrom } from "./db-rows.ts"
+import { migrate } from "./db-schema.ts"
+import { MetricColumns } from "./db-series.ts"
+import {
+  type CheckpointRow,
+  JOURNALS,
+  type Journal,
+  type JournalRow,
+  type RowQuery,
+  type RunFilter,
+  type RunState,
+  type RunStore,
+  type RunSummary,
+  type RunUpdate,
+  type Series,
+  type SeriesQuery,
+} from "./db-types.ts"
+
+/** Rows read in one piece. */
+const PAGE = 20_000
+/** How often subscriptions look for rows of other processes, in ms. */
+const LOOK_MS = 2000
+
+/** A run as it is first made known. */
+export interface NewRun {
+  readonly id: string
+  readonly name: string
+  /** Parsed config.json. */
+  readonly config: unknown
+  readonly host?: string | null
+  readonly domain?: string | null
+  /** ms since 1970. */
+  readonly startedAt: number
+}
+
+type Stored = Readonly<Record<string, unknown>>
+
+/** Metrics of a run in memory with the last row they were read from. */
+interface Cached {
+  columns: MetricColumns
+  last: JournalRow | undefined
+}
+
+interface Subscription {
+  readonly run: string | undefined
+  readonly listener: (update: RunUpdate) => void
+  /** Highest seq told by run and journal. */
+  readonly told: Map<string, number>
+}
+
+export class RunDatabase implements RunStore {
+  readonly #cache = new Map<string, Cached>()
+  readonly #subscriptions = new Set<Subscription>()
+  #timer: ReturnType<typeof setInterval> | undefined
+
+  private constructor(private readonly connection: Connection) {}
+
+  /** Opens the database and brings its tables up to date. */
+  static async open(place: DatabasePlace): Promise<RunDatabase> {
+    const connection = new Connection(place)
+    try {
+      await migrate(connection)
+    } catch (error) {
+      connection.close()
+      throw error
+    }
+    return new RunDatabase(connection)
+  }
+
+  /** Makes a run known, or its record new; notes and tags stay. */
+  async startRun({ id, name, config, host = null, domain = null, startedAt }: NewRun): Promise<void> {
+    await this.connection.write([
+      {
+        sql: `INSERT INTO runs (id, name, domain, host, config, started_at, updated_at, heartbeat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+          ON CONFLICT (id) DO UPDATE SET name = excluded.name, config = excluded.config, ended = NULL,
+            domain = coalesce(excluded.domain, domain), host = coalesce(excluded.host, host)`,
+        args: [id, name, domain, host, JSON.stringify(config ?? null), startedAt, startedAt, startedAt],
+      },
+    ])
+  }
+
+  /** Highest seq of a journal with all before it there; -1 of none. */
+  async through(id: string, kind: Journal): Promise<number> {
+    const [row] = await this.connection.read(`SELECT max(seq) AS seq FROM ${kind} WHERE run_id = ?`, [id])
+    return (row?.seq as number | null) ?? -1
+  }
+
+  /**
+   * Writes rows of a journal, in order of seq without gaps, in one transaction; rows that are there are replaced. Rows that would leave a gap
+   * behind what is there are not written. Returns the highest contiguous seq.
+   */
+  async append(id: string, kind: Journal, rows: readonly JournalRow[]): Promise<number> {
+    const through = await this.through(id, kind)
+    const first = rows[0]?.seq
+    if (rows.some((row, at) => row.seq !== (first as number) + at))
+      throw new AlphaError(`run ${id}: ${kind} rows are not in the order of seq`, { code: EXIT.data })
+    if (first === undefined || first > through + 1) return through
+    const times = rows.map(({ time }) => time)
+    const touched = { sql: "UPDATE runs SET updated_at = max(updated_at, ?) WHERE id = ?", args: [Math.max(...times), id] }
+    await this.connection.write([...insertRows(id, kind, rows), ...(kind === "events" ? checkpointRows(id, rows) : []), touched])
+    if (kind === "metrics" && first <= (this.#cache.get(id)?.last?.seq ?? -1)) this.#cache.delete(id)
+    for (const subscription of this.#subscriptions) this.#tell(subscription, id, kind, rows)
+    return Math.max(through, rows.at(-1)!.seq)
+  }
+
+  /** Takes back rows from `seq` on: the run was resumed before them. */
+  async truncate(id: string, kind: Journal, seq: number): Promise<void> {
+    const statements: Statement[] = [{ sql: `DELETE FROM ${kind} WHERE run_id = ? AND seq >= ?`, args: [id, seq] }]
+    if (kind === "events")
+      statements.push({
+        sql: `DELETE FROM checkpoints WHERE run_id = ? AND step NOT IN (SELECT step FROM events WHERE run_id = ? AND type = 'checkpoint')`,
+        args: [id, id],
+      })
+    await this.connection.write(statements)
+    this.#cache.delete(id)
+    for (const { told } of this.#subscriptions) {
+      const key = `${id}/${kind}`
+      if (told.has(key)) told.set(key, Math.min(told.get(key)!, seq - 1))
+    }
+  }
+
+  /** The run's process lives, at `time`. */
+  async heartbeat(id: string, time: number): Promise<void> {
+    await this.connection.write([
+      { sql: "UPDATE runs SET heartbeat_at = max(coalesce(heartbeat_at, 0), ?), ended = NULL WHERE id = ?", args: [time, id] },
+    ])
+  }
+
+  /** How the run ended, from somebody who saw it; undefined: it goes on. */
+  async endRun(id: string, state: Exclude<RunState, "running" | "stalled"> | undefined): Promise<void> {
+    await this.connection.write([{ sql: "UPDATE runs SET ended = ? WHERE id = ?", args: [state ?? null, id] }])
+  }
+
+  /** Deletes a run with all its rows. */
+  async remove(id: string): Promise<void> {
+    const { id: run } = await this.#record(id)
+    await this.connection.write([
+      ...[...JOURNALS, "checkpoints"].map((table) => ({ sql: `DELETE FROM ${table} WHERE run_id = ?`, args: [run] })),
+      { sql: "DELETE FROM runs WHERE id = ?", args: [run] },
+    ])
+    this.#cache.delete(run)
+  }
+
+  async runs(filter: RunFilter = {}): Promise<readonly RunSummary[]> {
+    const [records, facts] = [await this.connection.read("SELECT * FROM runs"), await this.#facts()]
+    const all = records.map(recordOf).map((record) => (facts.get(record.id) ?? new RunFacts()).summary(record))
+    return filterRuns(all, filter)
+  }
+
+  async run(id: string): Promise<RunSummary | undefined> {
+    const record = await this.#find(id)
+    return record === undefined ? undefined : ((await this.#facts(record.id)).get(record.id) ?? new RunFacts()).summary(record)
+  }
+
+  async config(id: string): Promise<unknown> {
+    return (await this.#record(id)).config
+  }
+
+  async metrics(id: string, query: SeriesQuery): Promise<Series> {
+    const record = await this.#record(id)
+    const facts = (await this.#facts(record.id)).get(record.id)
+    return (await this.#columns(record.id)).query(query, facts?.flopsPerToken ?? 0)
+  }
+
+  async rows(id: string, kind: Journal, query: RowQuery = {}): Promise<readonly JournalRow[]> {
+    return await this.#rows((await this.#record(id)).id, kind, query)
+  }
+
+  samples(id: string): Promise<readonly JournalRow[]> {
+    return this.rows(id, "samples")
+  }
+
+  events(id: string): Promise<readonly JournalRow[]> {
+    return this.rows(id, "events")
+  }
+
+  async checkpoints(id: string): Promise<readonly CheckpointRow[]> {
+    const { id: run } = await this.#record(id)
+    const events = await this.connection.read("SELECT * FROM events WHERE run_id = ? AND type = 'checkpoint' ORDER BY seq", [run])
+    return checkpointsOf(
+      events.map((row) => rowFrom("events", row)),
+      await this.#columns(run),
+    )
+  }
+
+  async setNotes(id: string, { notes, tags }: { readonly notes?: string; readonly tags?: readonly string[] }): Promise<void> {
+    const record = await this.#record(id)
+    const args = [notes ?? record.notes, JSON.stringify(tags ?? record.tags), record.id]
+    await this.connection.write([{ sql: "UPDATE runs SET notes = ?, tags = ? WHERE id = ?", args }])
+  }
+
+  /** Domains with their defaults. */
+  async domains(): Promise<readonly Readonly<Record<string, unknown>>[]> {
+    const rows = await this.connection.read("SELECT * FROM domains ORDER BY id")
+    return rows.map((row) => ({ ...row }))
+  }
+
+  subscribe(id: string | undefined, after: Parameters<RunStore["subscribe"]>[1], listener: (update: RunUpdate) => void): () => void {
+    const subscription: Subscription = { run: undefined, listener, told: new Map() }
+    const begin = async () => {
+      const run = id === undefined ? undefined : (await this.#record(id)).id
+      Object.assign(subscription, { run })
+      for (const { id: one } of run === undefined ? await this.#records() : [{ id: run }]) {
+        for (const kind of JOURNALS)
+          subscription.told.set(`${one}/${kind}`, after === undefined ? await this.through(one, kind) : (after[kind] ?? -1))
+      }
+      this.#subscriptions.add(subscription)
+      await this.#look(subscription, 0)
+    }
+    let ended = false
+    const started = begin().catch(() => {})
+    this.#timer ??= setInterval(() => void this.#lookAll(), LOOK_MS)
+    return () => {
+      if (ended) return
+      ended = true
+      void started.then(() => this.#subscriptions.delete(subscription))
+      this.#subscriptions.delete(subscription)
+    }
+  }
+
+  close(): void {
+    clearInterval(this.#timer)
+    this.#subscriptions.clear()
+    this.connection.close()
+  }
+
+  #looking = false
+
+  async #lookAll(): Promise<void> {
+    if (this.#looking) return
+    this.#looking = true
+    try {
+      for (const subscription of this.#subscriptions) await this.#look(subscription, Date.now() - 10 * LOOK_MS)
+    } catch {
+      // The database is away for now: what it holds is told at a later look.
+    } finally {
+      this.#looking = false
+    }
+  }
+
+  /** Tells what other processes wrote to runs that changed after `since`. */
+  async #look(subscription: Subscription, since: number): Promise<void> {
+    const { run, told } = subscription
+    for (const record of await this.#records()) {
+      if ((run !== undefined && record.id !== run) || record.updatedAt < since) continue
+      for (const kind of JOURNALS) {
+        const rows = await this.#rows(record.id, kind, { after: told.get(`${record.id}/${kind}`) ?? -1 })
+        this.#tell(subscription, record.id, kind, rows)
+      }
+    }
+  }
+
+  #tell({ run, told, listener }: Subscription, id: string, kind: Journal, rows: readonly JournalRow[]): void {
+    if (run !== undefined && run !== id) return
+    const key = `${id}/${kind}`
+    for (const row of rows) {
+      // A row after a gap waits for the next look, which reads what is missing too.
+      if (row.seq !== (told.get(key) ?? -1) + 1) continue
+      told.set(key, row.seq)
+      listener({ run: id, kind, row })
+    }
+  }
+
+  async #records(): Promise<RunRecordFacts[]> {
+    return (await this.connection.read("SELECT * FROM runs")).map(recordOf)
+  }
+
+  async #find(id: string): Promise<RunRecordFacts | undefined> {
+    const rows = await this.connection.read("SELECT * FROM runs WHERE id = ? OR name = ? ORDER BY id = ? DESC, updated_at DESC LIMIT 1", [
+      id,
+      id,
+      id,
+    ])
+    return rows.map(recordOf)[0]
+  }
+
+  async #record(id: string): Promise<RunRecordFacts> {
+    return (await this.#find(id)) ?? missingRun(id, "the database")
+  }
+
+  /** Facts of one run or all: its last start, end, step and evaluation, and its best. */
+  async #facts(id?: string): Promise<Map<string, RunFacts>> {
+    const facts = new Map<string, RunFacts>()
+    const of = (run: unknown) => {
+      const found = facts.get(String(run)) ?? new RunFacts()
+      facts.set(String(run), found)
+      return found
+    }
+    const [where, args] = id === undefined ? ["", []] : [" WHERE r.id = ?", [id]]
+    for (const [kind, last] of LAST) {
+      // CROSS JOIN keeps the order: the last seq is looked up once per run, and its row by its key.
+      const rows = await this.connection.read(
+        `SELECT t.* FROM runs r CROSS JOIN ${kind} t ON t.run_id = r.id AND t.seq = (${last})${where}`,
+        args,
+      )
+      for (const row of rows) of(row.run_id).add(kind, rowFrom(kind, row))
+    }
+    const more = await this.connection.read(
+      `SELECT r.id, (SELECT min(val_loss) FROM metrics m INDEXED BY metrics_eval WHERE m.run_id = r.id AND m.type = 'eval') AS best,
+        (SELECT time FROM events e WHERE e.run_id = r.id ORDER BY seq LIMIT 1) AS first FROM runs r${where}`,
+      args,
+    )
+    for (const row of more) {
+      const found = of(row.id)
+      found.best = row.best as number | null
+      if (typeof row.first === "number" && row.first > 0) found.firstTime = row.first
+    }
+    return facts
+  }
+
+  async #columns(id: string): Promise<MetricColumns> {
+    let cached = this.#cache.get(id)
+    if (cached?.last !== undefined) {
+      // Another process may have taken rows back since.
+      const [same] = await this.#rows(id, "metrics", { after: cached.last.seq - 1, limit: 1 })
+      if (same?.seq !== cached.last.seq || same.time !== cached.last.time) cached = undefined
+    }
+    const found = cached ?? { columns: new MetricColumns(), last: undefined }
+    this.#cache.set(id, found)
+    for (;;) {
+      const rows = await this.#rows(id, "metrics", { after: found.last?.seq ?? -1, limit: PAGE })
+      for (const row of rows) {
+        // Two callers may read at once: a row counts once.
+        if (row.seq !== found.columns.count) continue
+        found.columns.append(row)
+        found.last = row
+      }
+      if (rows.length < PAGE) return found.columns
+    }
+  }
+
+  async #rows(id: string, kind: Journal, { after = -1, limit = Number.POSITIVE_INFINITY }: RowQuery): Promise<JournalRow[]> {
+    const all: JournalRow[] = []
+    for (let from = after; all.length < limit; ) {
+      const count = Math.min(PAGE, limit - all.length)
+      const sql = `SELECT * FROM ${kind} WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?`
+      const rows = await this.connection.read(sql, [id, from, count])
+      for (const row of rows) all.push(rowFrom(kind, row))
+      if (rows.length < count) break
+      from = all.at(-1)!.seq
+    }
+    return all
+  }
+}
+
+/** For each row that says how a run stands: its journal, and the query of its seq. Steps end a journal nearly always; evaluations have an index. */
+const LAST: readonly (readonly [Journal, string])[] = [
+  ["events", "SELECT max(x.seq) FROM events x WHERE x.run_id = r.id AND x.type = 'start'"],
+  ["events", `SELECT max(x.seq) FROM events x WHERE x.run_id = r.id AND x.type IN (${ENDS.map((type) => `'${type}'`).join(", ")})`],
+  ["metrics", "SELECT x.seq FROM metrics x WHERE x.run_id = r.id AND x.type = 'step' ORDER BY x.seq DESC LIMIT 1"],
+  ["metrics", "SELECT max(x.seq) FROM metrics x INDEXED BY metrics_eval WHERE x.run_id = r.id AND x.type = 'eval'"],
+]
+
+function recordOf(row: Stored): RunRecordFacts {
+  return {
+    id: String(row.id),
+    name: String(row.name),
+    config: JSON.parse(String(row.config)),
+    host: row.host as string | null,
+    domain: row.domain as string | null,
+    startedAt: Number(row.started_at),
+    updatedAt: Math.max(Number(row.updated_at), Number(row.heartbeat_at ?? 0)),
+    notes: String(row.notes),
+    tags: JSON.parse(String(row.tags)),
+    ended: (row.ended as RunState | null) ?? undefined,
+  }
+}
+
+/** Rows of the table of checkpoints for the checkpoint events among `rows`. */
+function checkpointRows(id: string, rows: readonly JournalRow[]): Statement[] {
+  const number = (value: unknown): InValue => (typeof value === "number" ? value : null)
+  return rows
+    .filter(({ type, step }) => type === "checkpoint" && Number.isSafeInteger(step))
+    .map((row) => ({
+      sql: `INSERT INTO checkpoints (run_id, step, path, bytes, sha256, loss, val_loss, best, time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (run_id, step) DO UPDATE SET path = excluded.path, bytes = excluded.bytes, sha256 = excluded.sha256, best = excluded.best,
+          time = excluded.time`,
+      args: [
+        id,
+        row.step as number,
+        String(row.path ?? ""),
+        number(row.bytes) ?? 0,
+        typeof row.sha256 === "string" ? row.sha256 : null,
+        number(row.loss),
+        number(row.val_loss),
+        row.best === true ? 1 : 0,
+        row.time,
+      ],
+    }))
+}

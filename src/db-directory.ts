@@ -1,0 +1,225 @@
+/** Runs as they lie in their directories, without a database. */
+import { existsSync, readdirSync, rmSync, statSync } from "node:fs"
+import { basename, join, resolve } from "node:path"
+import { AlphaError, EXIT } from "./base-error.ts"
+import { readJson, sha256, writeAtomic } from "./base-file.ts"
+import { isAlive, readHolder } from "./base-process.ts"
+import { checkpointsOf, RunFacts, type RunRecordFacts } from "./db-facts.ts"
+import { JournalReader, journalPath, readJournal } from "./db-journal.ts"
+import { MetricColumns } from "./db-series.ts"
+import { beats, readBeat } from "./db-state.ts"
+import {
+  type CheckpointRow,
+  JOURNALS,
+  type Journal,
+  type JournalRow,
+  type RowQuery,
+  type RunFilter,
+  type RunStore,
+  type RunSummary,
+  type RunUpdate,
+  type Series,
+  type SeriesQuery,
+} from "./db-types.ts"
+
+/** How often subscriptions look for new rows, in ms. */
+const LOOK_MS = 500
+
+/** Directories of the runs under `runsDir`. */
+export function runDirectories(runsDir: string): string[] {
+  if (!existsSync(runsDir)) return []
+  return readdirSync(runsDir)
+    .filter((name) => existsSync(join(runsDir, name, "config.json")))
+    .sort()
+    .map((name) => join(runsDir, name))
+}
+
+/** What config.json, lock and notes.json of a run say. Its id is the one in config.json; older runs are named by where they lie. */
+export function runRecord(directory: string): RunRecordFacts {
+  const path = join(directory, "config.json")
+  const config = readJson(path) as { id?: unknown } | null
+  const { mtimeMs } = statSync(path)
+  const holder = readHolder(join(directory, "lock"))
+  const beat = readBeat(directory)
+  const notes = existsSync(join(directory, "notes.json")) ? (readJson(join(directory, "notes.json")) as Notes) : {}
+  return {
+    id: typeof config?.id === "string" ? config.id : sha256(resolve(directory)).slice(0, 32),
+    name: basename(directory),
+    config,
+    host: holder?.host ?? beat?.host ?? null,
+    domain: null,
+    startedAt: Math.floor(mtimeMs),
+    updatedAt: Math.floor(mtimeMs),
+    notes: notes.notes ?? "",
+    tags: notes.tags ?? [],
+    alive: beat === undefined ? holder !== undefined && isAlive(holder) : beats(beat, Date.now()),
+    ended: beat === undefined || beat.state === "running" ? undefined : beat.state,
+  }
+}
+
+interface Notes {
+  readonly notes?: string
+  readonly tags?: readonly string[]
+}
+
+/** Journals of a run, read once and then on. */
+class RunFiles {
+  facts = new RunFacts()
+  columns: MetricColumns | undefined
+  #facts: readonly { kind: Journal; reader: JournalReader }[]
+  readonly #metrics: JournalReader
+
+  constructor(readonly directory: string) {
+    this.#metrics = new JournalReader(journalPath(directory, "metrics"))
+    this.#facts = this.#readers()
+  }
+
+  #readers() {
+    return JOURNALS.map((kind) => ({ kind, reader: new JournalReader(journalPath(this.directory, kind)) }))
+  }
+
+  readFacts(): RunFacts {
+    const read = () => this.#facts.map(({ kind, reader }) => ({ kind, ...reader.read() }))
+    let parts = read()
+    if (parts.some(({ rewound }) => rewound)) {
+      this.facts = new RunFacts()
+      this.#facts = this.#readers()
+      parts = read()
+    }
+    for (const { kind, rows } of parts) for (const row of rows) this.facts.add(kind, row)
+    return this.facts
+  }
+
+  readColumns(): MetricColumns {
+    const { rows, rewound } = this.#metrics.read()
+    if (rewound || this.columns === undefined) this.columns = new MetricColumns()
+    for (const row of rows) this.columns.append(row)
+    return this.columns
+  }
+}
+
+/** The runs under `runsDir`. */
+export class DirectoryStore implements RunStore {
+  readonly #files = new Map<string, RunFiles>()
+  readonly #timers = new Set<ReturnType<typeof setInterval>>()
+
+  constructor(private readonly runsDir: string) {}
+
+  async runs(filter: RunFilter = {}): Promise<readonly RunSummary[]> {
+    return filterRuns(
+      runDirectories(this.runsDir).map((directory) => this.#summary(directory)),
+      filter,
+    )
+  }
+
+  async run(id: string): Promise<RunSummary | undefined> {
+    const directory = this.#find(id)
+    return directory === undefined ? undefined : this.#summary(directory)
+  }
+
+  async config(id: string): Promise<unknown> {
+    return readJson(join(this.directory(id), "config.json"))
+  }
+
+  async metrics(id: string, query: SeriesQuery): Promise<Series> {
+    const files = this.#of(this.directory(id))
+    return files.readColumns().query(query, files.readFacts().flopsPerToken)
+  }
+
+  async rows(id: string, kind: Journal, query: RowQuery = {}): Promise<readonly JournalRow[]> {
+    return readJournal(journalPath(this.directory(id), kind), query)
+  }
+
+  samples(id: string): Promise<readonly JournalRow[]> {
+    return this.rows(id, "samples")
+  }
+
+  events(id: string): Promise<readonly JournalRow[]> {
+    return this.rows(id, "events")
+  }
+
+  async checkpoints(id: string): Promise<readonly CheckpointRow[]> {
+    const directory = this.directory(id)
+    const there = (row: CheckpointRow) => existsSync(join(directory, "checkpoints", basename(row.path)))
+    return checkpointsOf(await this.events(id), this.#of(directory).readColumns()).filter(there)
+  }
+
+  async setNotes(id: string, change: Notes): Promise<void> {
+    const directory = this.directory(id)
+    const { notes, tags } = runRecord(directory)
+    writeAtomic(join(directory, "notes.json"), `${JSON.stringify({ notes, tags, ...change })}\n`)
+  }
+
+  /** Deletes a run that is not being trained. */
+  remove(id: string): void {
+    const directory = this.directory(id)
+    if (runRecord(directory).alive) throw new AlphaError(`run ${directory} is being trained`, { hint: "stop it first", code: EXIT.busy })
+    rmSync(directory, { recursive: true })
+    this.#files.delete(directory)
+  }
+
+  /** Directory of a run by its id or name. Throws when there is none. */
+  directory(id: string): string {
+    return this.#find(id) ?? missingRun(id, this.runsDir)
+  }
+
+  subscribe(id: string | undefined, after: RunAfter, listener: (update: RunUpdate) => void): () => void {
+    const readers = new Map<string, JournalReader>()
+    const look = (isFirst: boolean) => {
+      const directories = id === undefined ? runDirectories(this.runsDir) : [this.directory(id)]
+      for (const directory of directories) {
+        const run = runRecord(directory).id
+        for (const kind of JOURNALS) {
+          const path = journalPath(directory, kind)
+          const reader = readers.get(path) ?? new JournalReader(path)
+          readers.set(path, reader)
+          const from = isFirst ? (after === undefined ? Number.POSITIVE_INFINITY : (after[kind] ?? -1)) : -1
+          for (const row of reader.read().rows) if (row.seq > from) listener({ run, kind, row })
+        }
+      }
+    }
+    look(true)
+    const timer = setInterval(() => look(false), LOOK_MS)
+    this.#timers.add(timer)
+    return () => {
+      clearInterval(timer)
+      this.#timers.delete(timer)
+    }
+  }
+
+  close(): void {
+    for (const timer of this.#timers) clearInterval(timer)
+    this.#timers.clear()
+  }
+
+  #find(id: string): string | undefined {
+    const all = runDirectories(this.runsDir)
+    return all.find((directory) => basename(directory) === id) ?? all.find((directory) => runRecord(directory).id === id)
+  }
+
+  #of(directory: string): RunFiles {
+    const files = this.#files.get(directory) ?? new RunFiles(directory)
+    this.#files.set(directory, files)
+    return files
+  }
+
+  #summary(directory: string): RunSummary {
+    return this.#of(directory).readFacts().summary(runRecord(directory))
+  }
+}
+
+type RunAfter = Parameters<RunStore["subscribe"]>[1]
+
+export function missingRun(id: string, where: string): never {
+  throw new AlphaError(`no run ${id} in ${where}`, { hint: "alpha runs ls shows those there are", code: EXIT.data })
+}
+
+/** Those that `filter` asks for, the one written to last first. */
+export function filterRuns(runs: readonly RunSummary[], { states, tag, name, limit }: RunFilter): RunSummary[] {
+  return runs
+    .filter((run) => states === undefined || states.includes(run.state))
+    .filter((run) => tag === undefined || run.tags.includes(tag))
+    .filter((run) => name === undefined || run.name.includes(name))
+    .toSorted((a, b) => b.updatedAt - a.updatedAt)
+    .slice(0, limit)
+}

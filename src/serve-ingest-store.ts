@@ -1,0 +1,155 @@
+/** Runs that trainers elsewhere ship here: directories beside the server's own runs, row for row as the trainer wrote them. */
+import { appendFileSync, existsSync, mkdirSync, readdirSync, truncateSync } from "node:fs"
+import { join } from "node:path"
+import { fsyncPath, readJson, writeAtomic } from "./base-file.ts"
+import { JOURNALS, type Journal } from "./db.ts"
+import { ApiError, badField } from "./serve-error.ts"
+import { markCounts, offsetOf, prefixMarks, repairJournal } from "./train.ts"
+
+/** Marks a directory whose journals are written here, and by nobody else. */
+const MARKER = "remote.json"
+/** Trainer processes of one run that are remembered, so that a message of an old one changes nothing. */
+const MOST_SESSIONS = 1000
+const NAME = /^[A-Za-z0-9][\w.-]{0,99}$/
+export const RUN_ID = /^[A-Za-z0-9][\w-]{0,63}$/
+
+interface Marker {
+  readonly run: string
+  /** Trainer processes seen, the one that may write last. */
+  readonly sessions: readonly string[]
+}
+
+export type Counts = Readonly<Record<Journal, number>>
+
+export interface RemoteRun {
+  readonly id: string
+  readonly directory: string
+  /** Rows of each journal. */
+  counts: Record<Journal, number>
+  sessions: readonly string[]
+}
+
+export class RemoteRuns {
+  readonly #runs = new Map<string, RemoteRun>()
+  #isScanned = false
+
+  constructor(readonly root: string) {}
+
+  /** Throws 404 where no such run was started here. */
+  get(id: string): RemoteRun {
+    this.#scan()
+    const run = this.#runs.get(id)
+    if (run === undefined) throw new ApiError(404, `run ${id}: start it first`, { code: "run_not_found" })
+    return run
+  }
+
+  /** The directory of a run that is new here, or known. */
+  start(id: string, name: string, record: Readonly<Record<string, unknown>>): RemoteRun {
+    this.#scan()
+    const known = this.#runs.get(id)
+    const directory = known?.directory ?? this.#place(id, name)
+    mkdirSync(join(directory, "checkpoints"), { recursive: true })
+    writeAtomic(join(directory, "config.json"), `${JSON.stringify({ ...record, id }, null, 1)}\n`)
+    if (known !== undefined) return known
+    const run: RemoteRun = { id, directory, counts: { metrics: 0, events: 0, samples: 0 }, sessions: [] }
+    this.#mark(run)
+    this.#runs.set(id, run)
+    return run
+  }
+
+  /** SHA-256 of beginnings of each journal, by which the trainer finds what of it holds. */
+  marks(run: RemoteRun): Record<Journal, [number, string][]> {
+    const of = (journal: Journal) => [...prefixMarks(path(run, journal), markCounts(run.counts[journal]))]
+    return { metrics: of("metrics"), events: of("events"), samples: of("samples") }
+  }
+
+  /** Lets `session` write from the rows `keep` on. A session seen before changes nothing. */
+  adopt(run: RemoteRun, session: string, keep: Counts): void {
+    if (run.sessions.includes(session)) return
+    for (const journal of JOURNALS) {
+      if (keep[journal] >= run.counts[journal]) continue
+      truncateSync(path(run, journal), offsetOf(path(run, journal), keep[journal]))
+      run.counts[journal] = keep[journal]
+    }
+    run.sessions = [...run.sessions, session].slice(-MOST_SESSIONS)
+    this.#mark(run)
+  }
+
+  /** Appends what of `rows` is new, the first of which is row `from`; returns the highest row there is. */
+  append(run: RemoteRun, session: string, journal: Journal, from: number, rows: readonly object[]): number {
+    this.check(run, session)
+    const have = run.counts[journal]
+    const fresh = from > have ? [] : rows.slice(have - from)
+    if (fresh.length > 0) {
+      try {
+        appendFileSync(path(run, journal), fresh.map((row) => `${JSON.stringify(row)}\n`).join(""))
+      } catch (error) {
+        run.counts[journal] = repairJournal(path(run, journal))
+        throw error
+      }
+      run.counts[journal] += fresh.length
+    }
+    return run.counts[journal] - 1
+  }
+
+  /** Throws 409 unless `session` is the trainer process that may write. */
+  check(run: RemoteRun, session: string): void {
+    if (run.sessions.at(-1) === session) return
+    throw new ApiError(409, `session: run ${run.id} is written by another trainer process; start again`, { code: "stale_session" })
+  }
+
+  /** The rows are on the disk when it returns. */
+  flush(run: RemoteRun): void {
+    for (const journal of JOURNALS) if (existsSync(path(run, journal))) fsyncPath(path(run, journal))
+  }
+
+  #mark(run: RemoteRun): void {
+    writeAtomic(join(run.directory, MARKER), `${JSON.stringify({ run: run.id, sessions: run.sessions } satisfies Marker)}\n`)
+  }
+
+  /** A free directory: the run's name, and its id where that is taken. Throws 409 for a run that this machine trains itself. */
+  #place(id: string, name: string): string {
+    if (!NAME.test(name)) throw badField("name", "expected up to 100 letters, digits, dots, dashes and underscores")
+    for (const own of directories(this.root)) {
+      if (!existsSync(join(this.root, own, MARKER)) && idOf(join(this.root, own)) === id)
+        throw new ApiError(409, `run ${id} is a run of this machine: its directory is read as it is`, { code: "local_run" })
+    }
+    const plain = join(this.root, name)
+    return existsSync(plain) ? join(this.root, `${name.slice(0, 60)}-${id.slice(0, 36)}`) : plain
+  }
+
+  /** Finds what was received by earlier processes. */
+  #scan(): void {
+    if (this.#isScanned) return
+    for (const name of directories(this.root)) {
+      const directory = join(this.root, name)
+      if (!existsSync(join(directory, MARKER))) continue
+      const { run: id, sessions } = readJson(join(directory, MARKER)) as Marker
+      const rows = (journal: Journal) => repairJournal(join(directory, `${journal}.jsonl`))
+      this.#runs.set(id, {
+        id,
+        directory,
+        sessions,
+        counts: { metrics: rows("metrics"), events: rows("events"), samples: rows("samples") },
+      })
+    }
+    this.#isScanned = true
+  }
+}
+
+const path = (run: RemoteRun, journal: Journal): string => join(run.directory, `${journal}.jsonl`)
+
+const directories = (root: string): string[] =>
+  existsSync(root)
+    ? readdirSync(root, { withFileTypes: true })
+        .filter((entry) => entry.isDirectory() && !entry.name.startsWith("."))
+        .map(({ name }) => name)
+    : []
+
+function idOf(directory: string): string | undefined {
+  try {
+    return (readJson(join(directory, "config.json")) as { id?: string }).id
+  } catch {
+    return undefined // no run
+  }
+}

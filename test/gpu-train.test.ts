@@ -1,0 +1,48 @@
+/** A run on a Vulkan device: the CPU's losses, the same bytes twice, and the same bytes when it was interrupted. */
+import { afterAll, expect } from "bun:test"
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { gpus } from "../src/gpu.ts"
+import { testWith } from "./require.ts"
+import { sampleText } from "./support.ts"
+
+const work = mkdtempSync(join(tmpdir(), "alpha-gpu-train-"))
+afterAll(() => rmSync(work, { recursive: true, force: true }))
+writeFileSync(join(work, "text.txt"), sampleText(20_000))
+const withGpu = testWith("vulkan", gpus().length === 0 ? "no usable Vulkan device" : undefined)
+
+const SMALL = ["--tokenizer=char", "--nLayer=1", "--nHead=2", "--nEmbd=32", "--context=32", "--batch=4", "--dropout=0.1", "--accumSteps=2"]
+const RUN = ["--data=text.txt", "--evalInterval=3", "--evalSteps=2", "--sampleInterval=6", "--sampleTokens=8", "--logInterval=1", "--json"]
+
+async function train(...flags: string[]) {
+  const command = [process.execPath, join(import.meta.dir, "../src/cli.ts"), "train", ...flags]
+  const run = Bun.spawn(command, { cwd: work, stdout: "pipe", stderr: "pipe", stdin: "ignore" })
+  const [out, err] = await Promise.all([new Response(run.stdout).text(), new Response(run.stderr).text()])
+  expect([await run.exited, err.split("\n").filter((line) => line.startsWith("alpha:"))]).toEqual([0, []])
+  return out.split("\n").flatMap((line) => (line.startsWith("{") ? [JSON.parse(line)] : []))
+}
+const start = (name: string, device: string, ...flags: string[]) => train(`--run=${name}`, `--device=${device}`, ...SMALL, ...RUN, ...flags)
+const rows = (events: Record<string, unknown>[], type: string, column: string) =>
+  events.filter((event) => event.type === type).map((event) => event[column])
+const weights = (name: string) => Bun.hash(readFileSync(join(work, "runs", name, "last/model.safetensors")))
+
+withGpu(
+  "losses, evaluations and samples are the CPU's; a second run and one that was interrupted end in the same bytes",
+  async () => {
+    const gpu = await start("gpu", "gpu", "--steps=6")
+    const cpu = await start("cpu", "cpu", "--steps=6", "--threads=1")
+    const [ours, theirs] = [rows(gpu, "step", "loss"), rows(cpu, "step", "loss")] as [number[], number[]]
+    expect(ours.length).toBe(6)
+    ours.forEach((loss, i) => expect(Math.abs(loss / (theirs[i] as number) - 1)).toBeLessThan(1e-5))
+    expect(rows(gpu, "eval", "step")).toEqual(rows(cpu, "eval", "step"))
+    expect(rows(gpu, "sample", "text")).toEqual(rows(cpu, "sample", "text"))
+    await start("twice", "gpu", "--steps=6")
+    expect(weights("twice")).toBe(weights("gpu"))
+    await start("parts", "gpu", "--steps=3", "--decaySteps=6", "--warmupSteps=1")
+    await start("whole", "gpu", "--steps=6", "--decaySteps=6", "--warmupSteps=1")
+    await train("--resume=parts", "--steps=6", "--device=gpu")
+    expect(weights("parts")).toBe(weights("whole"))
+  },
+  240_000,
+)
