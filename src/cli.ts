@@ -63,6 +63,7 @@ export const COMMANDS: readonly Command[] = [
       "alpha train --resume=first",
       "alpha train --init=./gpt2 --data=notes.txt --context=256 --lr=5e-5",
       "alpha train --preset=gpt2-124m --data=random --steps=20 --json",
+      "alpha train --data=book.txt --serve=8080",
     ],
     finish: finishTrain,
     base: async (values) => (values.resume || values.init ? (await import("./cli-train.ts")).base(values) : undefined),
