@@ -3,10 +3,11 @@ import { basename, dirname, join } from "node:path"
 import { BENCH_SERVE } from "./config-bench.ts"
 import { BENCH } from "./config-bench-measure.ts"
 import { envName, type Fields } from "./config-field.ts"
+import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
 import { findPreset } from "./config-preset.ts"
-import { RUNS_COMPARE, RUNS_EXPORT, RUNS_LS, RUNS_RM, RUNS_SHOW, RUNS_SYNC } from "./config-runs.ts"
+import { RUNS_COMPARE, RUNS_EXPORT, RUNS_LS, RUNS_RM, RUNS_SHIP, RUNS_SHOW, RUNS_SYNC } from "./config-runs.ts"
 import { SECRETS, SERVE } from "./config-serve.ts"
 import { type Environment, environmentEntries, fileEntries, objectEntries } from "./config-source.ts"
 import { DOCTOR, RUNTIME, TOKENIZER_BUILD, TOKENIZER_USE } from "./config-tool.ts"
@@ -39,6 +40,22 @@ export {
   type Resolved,
   type Values,
 } from "./config-field.ts"
+export {
+  FLEET_DEPLOY,
+  FLEET_HOST,
+  FLEET_RUN,
+  FLEET_SELECT,
+  FLEET_SYNC_KEYS,
+  FLEET_TRUST,
+  FLEET_UPLOAD,
+  type FleetDeployConfig,
+  type FleetHostFields,
+  type FleetRunConfig,
+  type FleetSelectConfig,
+  type FleetSyncKeysConfig,
+  type FleetTrustConfig,
+  type FleetUploadConfig,
+} from "./config-fleet.ts"
 export { EVAL, type EvalConfig, EXPORT, type ExportConfig, finishInfer, INFER, type InferConfig } from "./config-infer.ts"
 export { type Entry, Loaded, type Naming, type Origin } from "./config-merge.ts"
 export { checkModel, MODEL, type ModelConfig, modelFields, resolveModel } from "./config-model.ts"
@@ -48,12 +65,14 @@ export {
   RUNS_EXPORT,
   RUNS_LS,
   RUNS_RM,
+  RUNS_SHIP,
   RUNS_SHOW,
   RUNS_SYNC,
   type RunsCompareConfig,
   type RunsExportConfig,
   type RunsLsConfig,
   type RunsRmConfig,
+  type RunsShipConfig,
   type RunsShowConfig,
   type RunsSyncConfig,
 } from "./config-runs.ts"
@@ -92,6 +111,13 @@ export const TABLES: readonly Fields[] = [
   RUNS_EXPORT,
   RUNS_RM,
   RUNS_SYNC,
+  RUNS_SHIP,
+  FLEET_SELECT,
+  FLEET_TRUST,
+  FLEET_SYNC_KEYS,
+  FLEET_DEPLOY,
+  FLEET_RUN,
+  FLEET_UPLOAD,
   RUNTIME,
 ]
 
