@@ -5,6 +5,7 @@ import { join } from "node:path"
 import type { Environment } from "../src/config.ts"
 import { resolveModel } from "../src/config.ts"
 import { openCpu } from "../src/cpu.ts"
+import type { RunStore } from "../src/db.ts"
 import type {
   Alternatives,
   Constraint,
@@ -263,6 +264,8 @@ export interface TestOptions {
   readonly maxBody?: number
   readonly metricsCompat?: "none" | "vllm"
   readonly follow?: string
+  /** What the routes of runs read in place of runs in memory. */
+  readonly store?: RunStore
   /** Where shipped runs go. */
   readonly runsDir?: string
 }
@@ -276,7 +279,7 @@ export async function startTest(paths: readonly string[], options: TestOptions =
   const runs = fakeRuns()
   const context: Context = {
     serving: engine,
-    runs,
+    runs: options.store ?? runs,
     remote: new RemoteRuns(options.runsDir ?? join(tmpdir(), "alpha-no-runs")),
     models,
     keys: readKeys(environment, options.publicRead ?? false),
