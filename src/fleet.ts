@@ -1,6 +1,10 @@
 /** `alpha` on other machines: what the other groups see of it. */
+
+export { type AuditEntry, audit } from "./fleet-audit.ts"
 export { alphaOnHost, enter, enterIfThere, quote, remoteCommand, script, sshArgv } from "./fleet-command.ts"
 export { type FleetConfig, type FleetHost, fleetSchema, parseFleet, readFleet, type Selection, selectHosts } from "./fleet-config.ts"
+export { binaryPath, blobOf, type Cargo, deployPlan, deployTo, releaseOf, rollBack, rollbackPlan } from "./fleet-deploy.ts"
+export { nativeScript } from "./fleet-native.ts"
 export {
   asFleetError,
   checked,
@@ -13,5 +17,17 @@ export {
   said,
   summary,
 } from "./fleet-parallel.ts"
+export type { Blob, Step } from "./fleet-release.ts"
+export {
+  doctorHost,
+  doctorPlan,
+  factsText,
+  type HostDoctor,
+  publicKeys,
+  setupHost,
+  setupPlan,
+  syncKeys,
+  syncKeysPlan,
+} from "./fleet-setup.ts"
 export { type Answer, closeConnection, interactive, type RemoteOptions, remote } from "./fleet-ssh.ts"
 export { fingerprintOf, pinnedKeys, type Trust, type TrustOptions, trustHost } from "./fleet-trust.ts"
