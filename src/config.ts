@@ -1,6 +1,7 @@
 /** The configuration: tables of every field, and loading of a command's values from all their sources. */
 import { basename, dirname, join } from "node:path"
 import { BENCH_SERVE } from "./config-bench.ts"
+import { BENCH_GATE } from "./config-bench-gate.ts"
 import { BENCH } from "./config-bench-measure.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
@@ -15,6 +16,7 @@ import { TRAIN_FIELDS } from "./config-train.ts"
 import { TUI } from "./config-tui.ts"
 
 export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
+export { BENCH_GATE, type BenchGateConfig } from "./config-bench-gate.ts"
 export {
   BENCH,
   BENCH_ALL,
@@ -103,6 +105,7 @@ export const TABLES: readonly Fields[] = [
   SERVE,
   SECRETS,
   BENCH,
+  BENCH_GATE,
   BENCH_SERVE,
   TUI,
   RUNS_LS,
