@@ -1,6 +1,7 @@
 /** The configuration: tables of every field, and loading of a command's values from all their sources. */
 import { basename, dirname, join } from "node:path"
 import { BENCH_SERVE } from "./config-bench.ts"
+import { BENCH } from "./config-bench-measure.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
@@ -14,6 +15,19 @@ import { TRAIN_FIELDS } from "./config-train.ts"
 import { TUI } from "./config-tui.ts"
 
 export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
+export {
+  BENCH,
+  BENCH_ALL,
+  BENCH_COUNTERS,
+  BENCH_INFER,
+  BENCH_OPS,
+  BENCH_OUTPUT,
+  BENCH_STARTUP,
+  BENCH_TOKENIZER,
+  BENCH_TRAIN,
+  type BenchConfig,
+  pick,
+} from "./config-bench-measure.ts"
 export {
   camelName,
   envName,
@@ -88,6 +102,7 @@ export const TABLES: readonly Fields[] = [
   DOCTOR,
   SERVE,
   SECRETS,
+  BENCH,
   BENCH_SERVE,
   TUI,
   RUNS_LS,
@@ -131,7 +146,8 @@ export function loadConfig<F extends Fields>(fields: F, { flags, environment, ba
 }
 
 function presetEntries(fields: Fields, entries: readonly Entry[]): Entry[] {
-  const name = "preset" in fields ? lastText(entries, "preset") : undefined
+  // A list of presets names what is measured, and sets nothing.
+  const name = fields.preset?.kind === "text" ? lastText(entries, "preset") : undefined
   if (name === undefined) return []
   const values = findPreset(name).values({ isRandom: lastText(entries, "data") === "random" })
   const from = `preset ${name}`
