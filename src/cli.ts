@@ -6,6 +6,7 @@ import { AlphaError, EXIT, nearest } from "./base-error.ts"
 import { colours } from "./base-term.ts"
 import { type Command, defineCommand } from "./cli-command.ts"
 import { parseFlags } from "./cli-flags.ts"
+import { FLEET_VERBS } from "./cli-fleet.ts"
 import { requestStop } from "./cli-signal.ts"
 import {
   BENCH_SERVE,
@@ -62,6 +63,7 @@ export const COMMANDS: readonly Command[] = [
       "alpha train --resume=first",
       "alpha train --init=./gpt2 --data=notes.txt --context=256 --lr=5e-5",
       "alpha train --preset=gpt2-124m --data=random --steps=20 --json",
+      "alpha train --data=book.txt --serve=8080",
     ],
     finish: finishTrain,
     base: async (values) => (values.resume || values.init ? (await import("./cli-train.ts")).base(values) : undefined),
@@ -242,10 +244,20 @@ export const COMMANDS: readonly Command[] = [
     examples: ["alpha doctor", "alpha doctor --golden=DIR --precision=f32 --json"],
     run: async (invocation) => (await import("./cli-doctor.ts")).run(invocation),
   }),
+  ...FLEET_VERBS,
 ]
 
-/** Runs one command line and returns its exit code. */
+/** Runs one command line and returns its exit code; `alpha fleet` has exit codes of its own. */
 export async function main(argv: readonly string[]): Promise<number> {
+  try {
+    return await runLine(argv)
+  } catch (error) {
+    if (argv[0] !== "fleet" || !(error instanceof AlphaError)) throw error
+    throw (await import("./fleet.ts")).asFleetError(error)
+  }
+}
+
+async function runLine(argv: readonly string[]): Promise<number> {
   const [first, ...rest] = argv
   if (first === undefined || ["help", "-h", "--help"].includes(first)) return await help(rest)
   if (["version", "--version", "-v"].includes(first)) return version(rest)
@@ -264,6 +276,9 @@ export async function main(argv: readonly string[]): Promise<number> {
   return code
 }
 
+/** Name in the tree of a family's command without a second word. */
+const ALONE = "(alone)"
+
 type Dispatch = (command: Command, flags: readonly string[]) => Promise<void>
 
 /** The table as citty's tree: "tokenizer build" stands under "tokenizer". */
@@ -277,10 +292,14 @@ function commandTree(dispatch: Dispatch, argv: readonly string[]): CommandDef {
         if (argv.length - rawArgs.length !== words.length) throw unknownCommand(argv)
         await dispatch(command, rawArgs)
       }
-      if (words.length === 1) root[name] = { run }
+      // "fleet" is a command and a family: without a second word the family runs it.
+      const isAlone = words.length === 1 && !COMMANDS.some((other) => other.name.startsWith(`${name} `))
+      if (isAlone) root[name] = { run }
       else {
         root[words[0]!] ??= { subCommands: {} }
-        ;(root[words[0]!]!.subCommands as Record<string, CommandDef>)[words[1]!] = { run }
+        const family = root[words[0]!]!
+        ;(family.subCommands as Record<string, CommandDef>)[words[1] ?? ALONE] = { run }
+        if (words.length === 1) family.default = ALONE
       }
     }
   }
@@ -312,7 +331,7 @@ function unknownCommand(argv: readonly string[]): AlphaError {
 
 /** Loads the configuration of a command and runs it. */
 async function execute(command: Command, args: readonly string[], argv: readonly string[]): Promise<number> {
-  const flags = parseFlags(args, command.fields, command.positionals)
+  const flags = parseFlags(args, command.fields, command.positionals, command.takesRest)
   if (flags.help !== undefined)
     return await help([command.name, flags.help, ...(flags.json ? ["--json"] : [])].filter((word) => word !== ""))
   const environment = readEnvironment(process.cwd(), process.env)
@@ -332,7 +351,7 @@ async function execute(command: Command, args: readonly string[], argv: readonly
     return EXIT.ok
   }
   const print = (result: unknown, text: () => string) => output(flags.json ? JSON.stringify(result) : text())
-  return (await command.run({ config: loaded.values, loaded, json: flags.json, environment, argv, print })) ?? EXIT.ok
+  return (await command.run({ config: loaded.values, loaded, json: flags.json, environment, argv, rest: flags.rest, print })) ?? EXIT.ok
 }
 
 async function help(words: readonly string[]): Promise<number> {

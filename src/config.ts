@@ -2,6 +2,7 @@
 import { basename, dirname, join } from "node:path"
 import { BENCH_SERVE } from "./config-bench.ts"
 import { envName, type Fields } from "./config-field.ts"
+import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
 import { findPreset } from "./config-preset.ts"
@@ -25,6 +26,22 @@ export {
   type Resolved,
   type Values,
 } from "./config-field.ts"
+export {
+  FLEET_DEPLOY,
+  FLEET_HOST,
+  FLEET_RUN,
+  FLEET_SELECT,
+  FLEET_SYNC_KEYS,
+  FLEET_TRUST,
+  FLEET_UPLOAD,
+  type FleetDeployConfig,
+  type FleetHostFields,
+  type FleetRunConfig,
+  type FleetSelectConfig,
+  type FleetSyncKeysConfig,
+  type FleetTrustConfig,
+  type FleetUploadConfig,
+} from "./config-fleet.ts"
 export { EVAL, type EvalConfig, EXPORT, type ExportConfig, finishInfer, INFER, type InferConfig } from "./config-infer.ts"
 export { type Entry, Loaded, type Naming, type Origin } from "./config-merge.ts"
 export { checkModel, MODEL, type ModelConfig, modelFields, resolveModel } from "./config-model.ts"
@@ -77,6 +94,12 @@ export const TABLES: readonly Fields[] = [
   RUNS_EXPORT,
   RUNS_RM,
   RUNS_SYNC,
+  FLEET_SELECT,
+  FLEET_TRUST,
+  FLEET_SYNC_KEYS,
+  FLEET_DEPLOY,
+  FLEET_RUN,
+  FLEET_UPLOAD,
   RUNTIME,
 ]
 

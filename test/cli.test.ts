@@ -44,7 +44,7 @@ test("every example of the help is a command line that loads", () => {
       const [program, ...rest] = words(example)
       const name = command.name.split(" ")
       expect([program, ...rest.slice(0, name.length)]).toEqual(["alpha", ...name])
-      const flags = parseFlags(rest.slice(name.length), command.fields, command.positionals)
+      const flags = parseFlags(rest.slice(name.length), command.fields, command.positionals, command.takesRest)
       command.finish(loadConfig(command.fields, { flags: flags.entries, environment: new Map() }))
     }
   }
