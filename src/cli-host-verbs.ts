@@ -64,9 +64,9 @@ export const HOST_VERBS: readonly Command[] = [
   defineCommand({
     name: "host read",
     group: "Fleet",
-    summary: "send bytes of a file of a run in frames",
+    summary: "send bytes of files of a run in frames",
     fields: HOST_READ,
-    examples: ["alpha host read --run=first --file=metrics.jsonl --from=0 --length=1000"],
+    examples: ["alpha host read --run=first --from=1000"],
     run: async (invocation) => (await import("./cli-host.ts")).read(invocation),
   }),
 ]

@@ -28,18 +28,19 @@ import {
 } from "./config.ts"
 import { deviceIdentity } from "./device.ts"
 import {
-  jobPolicy,
   hostReport,
   isLive,
+  jobPolicy,
   manifest,
   newestJob,
   onlyRunning,
+  type Piece,
   readJobRecord,
   resumeJob,
-  sendFile,
-  sendLog,
-  startJob,
   type StartRequest,
+  sendLog,
+  sendPieces,
+  startJob,
   stopJob,
   supervise as superviseJob,
 } from "./fleet.ts"
@@ -78,7 +79,13 @@ function serveWords(rest: readonly string[], environment: Environment): Words {
   const loaded = loadConfig(SERVE, { flags: flags.entries, environment })
   finishServe(loaded)
   const { values } = loaded
-  return { name: `serve-${values.port}`, argv: ["serve", ...rest], run: undefined, configHash: hashOf(loaded), slots: slotsOf(values.device) }
+  return {
+    name: `serve-${values.port ?? environment.get("PORT")?.value ?? 8080}`,
+    argv: ["serve", ...rest],
+    run: undefined,
+    configHash: hashOf(loaded),
+    slots: slotsOf(values.device),
+  }
 }
 
 function plain(flags: Flags, command: string): Flags {
@@ -136,10 +143,11 @@ export async function files({ config, print }: Invocation<HostFilesConfig>): Pro
   print({ name, ...manifest(directory, config.part) }, () => directory)
 }
 
+/** The pieces that are wanted stand on standard input: a JSON list. */
 export async function read({ config }: Invocation<HostReadConfig>): Promise<undefined> {
-  const { run, file, from, length } = config
-  if (run === undefined || file === undefined) throw new AlphaError("host read: --run and --file say what", { code: EXIT.usage })
-  await sendFile(runOf(run), file, from, length, write)
+  const { run, from } = config
+  if (run === undefined) throw new AlphaError("host read: no run", { hint: "--run=NAME", code: EXIT.usage })
+  await sendPieces(runOf(run), (await Bun.stdin.json()) as Piece[], from, write)
 }
 
 /** The directory of a job's run, or of a run that no job here made. */

@@ -60,8 +60,6 @@ export type HostFilesConfig = Values<typeof HOST_FILES>
 
 export const HOST_READ = inGroup("Files", {
   ...RUN,
-  file: text("path in the run", {}),
-  from: int("first byte", { default: 0, min: 0 }),
-  length: int("bytes", { default: 0, min: 0 }),
+  from: int("number of the first byte that is sent", { default: 0, min: 0 }),
 })
 export type HostReadConfig = Values<typeof HOST_READ>

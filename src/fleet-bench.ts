@@ -20,7 +20,14 @@ export function shutdownCommand(host: FleetHost, shutdown: Shutdown): string | u
 /** Runs the provider's command on this machine; the instance's facts are in its environment. */
 export async function runShutdown(host: FleetHost, command: string): Promise<void> {
   const facts = { INSTANCE: host.name, HOST: host.host ?? host.name, ZONE: host.zone ?? "", MACHINE: host.machine ?? "" }
-  const child = Bun.spawn(["sh", "-c", command], { cwd: host.folder, env: { ...process.env, ...facts }, stdin: "ignore", stdout: "pipe", stderr: "pipe" })
+  const child = Bun.spawn(["sh", "-c", command], {
+    cwd: host.folder,
+    env: { ...process.env, ...facts },
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  })
   const [stderr, code] = await Promise.all([new Response(child.stderr).text(), child.exited, new Response(child.stdout).text()])
-  if (code !== 0) throw new HostError("failed", `${command} fails (exit code ${code})${said(stderr)}`, { hint: `${host.name} may still run, and cost` })
+  if (code !== 0)
+    throw new HostError("failed", `${command} fails (exit code ${code})${said(stderr)}`, { hint: `${host.name} may still run, and cost` })
 }

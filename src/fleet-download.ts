@@ -1,11 +1,11 @@
 /** A run fetched from a machine: every byte verified, and the directory changes as a whole. */
-import { closeSync, copyFileSync, existsSync, fstatSync, linkSync, mkdirSync, openSync, renameSync, rmSync, symlinkSync, truncateSync, writeSync } from "node:fs"
+import { closeSync, copyFileSync, existsSync, linkSync, openSync, renameSync, rmSync, statSync, symlinkSync, writeSync } from "node:fs"
 import { basename, dirname, join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { fsyncPath, makeDirectory, readJson, sha256File, withFile } from "./base-file.ts"
+import { fsyncPath, makeDirectory, sha256File, withFile } from "./base-file.ts"
+import { runRecord } from "./db.ts"
 import type { FleetHost } from "./fleet-config.ts"
-import type { Manifest, Part, RunFile } from "./fleet-host-files.ts"
-import { within } from "./fleet-host-files.ts"
+import { type Manifest, type Part, type Piece, type RunFile, within } from "./fleet-host-files.ts"
 import { askHost } from "./fleet-job.ts"
 import { HostError } from "./fleet-parallel.ts"
 import { stream } from "./fleet-stream.ts"
@@ -39,19 +39,28 @@ export interface Downloaded {
 /** Times that a run may change under the download before it gives up. */
 const TRIES = 4
 
+/** The run went on meanwhile: a journal was rewound, or a checkpoint made room for a newer one. */
+class Changed extends AlphaError {}
+
 /** Fetches a run; what an earlier download left is used. Throws where another run of that name is here. */
 export async function downloadRun(host: FleetHost, options: DownloadOptions): Promise<Downloaded> {
   let fetched = 0
   for (let attempt = 1; ; attempt++) {
     const found = await askHost<Manifest & { name: string }>(host, filesWords(options.run, options.part))
-    const directory = join(options.to, basename(found.name))
-    const staging = join(options.to, `.${basename(found.name)}.download`)
+    const name = basename(found.name)
+    const directory = join(options.to, name)
+    const staging = join(options.to, `.${name}.download`)
+    if (existsSync(directory) && !isSame(directory, found.id)) {
+      throw new AlphaError(`${directory} is another run than ${name} on ${host.name}`, {
+        hint: "choose another folder: --to=DIR",
+        code: EXIT.usage,
+      })
+    }
     try {
-      await checkSame(directory, found)
       fetched += await fill(host, found, directory, staging, options)
       publish(staging, directory, found)
-      const bytes = found.files.reduce((sum, file) => sum + file.bytes, 0)
-      return { name: found.name, directory, files: found.files.length, bytes, fetched }
+      const bytes = sizeOf(found.files)
+      return { name, directory, files: found.files.length, bytes, fetched }
     } catch (error) {
       if (!(error instanceof Changed) || attempt === TRIES) throw error
       options.note(`${error.message}; the list is fetched again`)
@@ -59,87 +68,112 @@ export async function downloadRun(host: FleetHost, options: DownloadOptions): Pr
   }
 }
 
-/** The run went on meanwhile: a journal was rewound, or a checkpoint made room for a newer one. */
-class Changed extends AlphaError {}
+const isSame = (directory: string, id: string): boolean => existsSync(join(directory, "config.json")) && runRecord(directory).id === id
 
-/** What is at `directory` must be an earlier download of the same run. */
-async function checkSame(directory: string, { name, files }: Manifest & { name: string }): Promise<void> {
-  const path = join(directory, "config.json")
-  if (!existsSync(directory)) return
-  const theirs = files.find((file) => file.path === "config.json")
-  if (existsSync(path) && (theirs?.sha256 === (await sha256File(path)) || existsSync(join(directory, ".downloaded")))) return
-  throw new AlphaError(`${directory} is there and no download of ${name}`, { hint: "choose another folder: --to=DIR", code: EXIT.usage })
-}
+const sizeOf = (files: readonly { readonly bytes: number }[]): number => files.reduce((sum, { bytes }) => sum + bytes, 0)
 
 /** Makes `staging` hold every file of the list; returns the bytes that were fetched. */
-async function fill(host: FleetHost, found: Manifest & { name: string }, directory: string, staging: string, options: DownloadOptions): Promise<number> {
-  const total = found.files.reduce((sum, file) => sum + file.bytes, 0)
-  let done = 0
-  let fetched = 0
+async function fill(
+  host: FleetHost,
+  found: Manifest & { name: string },
+  directory: string,
+  staging: string,
+  options: DownloadOptions,
+): Promise<number> {
   makeDirectory(staging)
+  const missing: RunFile[] = []
   for (const file of found.files) {
     const target = within(staging, file.path)
     makeDirectory(dirname(target))
+    if (await isWhole(target, file)) continue
     const before = within(directory, file.path)
-    if (!(await isWhole(target, file)) && (await isWhole(before, file))) {
+    if (!(await isWhole(before, file))) missing.push(file)
+    else {
       rmSync(target, { force: true })
-      // Journals are written on by nobody here, but a copy costs little and never can be.
+      // What is in a checkpoint is never written again; a journal here might be.
       if (file.path.startsWith("checkpoints/")) linkSync(before, target)
       else copyFileSync(before, target)
     }
-    const start = done
-    if (!(await isWhole(target, file))) {
-      fetched += await fetchFile(host, found.name, file, target, options, (bytes) => options.onProgress(start + bytes, total))
-    }
-    done += file.bytes
-    options.onProgress(done, total)
   }
-  return fetched
+  const total = sizeOf(found.files)
+  const here = total - sizeOf(missing)
+  let fetched = 0
+  // What an earlier try left of a file is taken for its beginning once; the sum says whether it was.
+  for (const isAnew of [false, true]) {
+    const wanted = missing.map((file): Piece => {
+      const path = within(staging, file.path)
+      const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0
+      const from = isAnew || size > file.bytes ? 0 : size
+      if (from === 0) rmSync(path, { force: true })
+      return { path: file.path, from, length: file.bytes - from }
+    })
+    const kept = wanted.reduce((sum, { from }) => sum + from, 0)
+    fetched += await fetchPieces(host, found.name, wanted, staging, options, (done) => options.onProgress(here + kept + done, total))
+    const broken: RunFile[] = []
+    for (const file of missing) if (!(await isWhole(within(staging, file.path), file))) broken.push(file)
+    if (broken.length === 0) return fetched
+    missing.splice(0, missing.length, ...broken)
+  }
+  throw new Changed(`${missing[0]!.path} is not what was listed`)
 }
 
 async function isWhole(path: string, { bytes, sha256 }: RunFile): Promise<boolean> {
-  return existsSync(path) && Bun.file(path).size === bytes && (await sha256File(path)) === sha256
+  return statSync(path, { throwIfNoEntry: false })?.size === bytes && (await sha256File(path)) === sha256
 }
 
-/** The file from where it broke off before; from the beginning where what is there is not its beginning. */
-async function fetchFile(
+/** Appends every piece to its file; returns their bytes. */
+async function fetchPieces(
   host: FleetHost,
   run: string,
-  wanted: RunFile,
-  target: string,
+  wanted: readonly Piece[],
+  staging: string,
   { note }: DownloadOptions,
   onBytes: (done: number) => void,
 ): Promise<number> {
-  let fetched = 0
-  for (const isAnew of [false, true]) {
-    const file = withFile("write", target, () => openSync(target, "a"))
-    try {
-      let at = fstatSync(file).size
-      if (isAnew || at >= wanted.bytes) {
-        truncateSync(target)
-        at = 0
+  const total = wanted.reduce((sum, { length }) => sum + length, 0)
+  for (const { path, length } of wanted) if (length === 0) closeSync(openSync(within(staging, path), "a"))
+  if (total === 0) return 0
+  let done = 0
+  /** What is left of the pieces after `at` bytes of all of them. */
+  const rest = (at: number): Piece[] => {
+    let start = 0
+    return wanted.flatMap(({ path, from, length }) => {
+      const skip = Math.min(length, Math.max(0, at - start))
+      start += length
+      return length - skip > 0 ? [{ path, from: from + skip, length: length - skip }] : []
+    })
+  }
+  await stream(host, {
+    request: (at = 0) => ({ words: ["host", "read", `--run=${run}`, `--from=${at}`], stdin: JSON.stringify(rest(at)) }),
+    from: 0,
+    take: (bytes) => {
+      for (let used = 0; used < bytes.length; ) {
+        const { path, length } = rest(done)[0]!
+        const part = bytes.subarray(used, used + length)
+        append(within(staging, path), part)
+        used += part.length
+        done += part.length
       }
-      await stream(host, {
-        words: (from = at) => ["host", "read", `--run=${run}`, `--file=${wanted.path}`, `--from=${from}`, `--length=${wanted.bytes - from}`],
-        from: at,
-        take: (bytes) => {
-          for (let out = 0; out < bytes.length; ) out += withFile("write", target, () => writeSync(file, bytes, out))
-          at += bytes.length
-          fetched += bytes.length
-          onBytes(at)
-        },
-        patience: 5,
-        note,
-      }).catch((error) => {
-        if (error instanceof HostError && /does not exist/.test(error.message)) throw new Changed(`${wanted.path} is gone`)
-        throw error
-      })
+      onBytes(done)
+    },
+    patience: 5,
+    note,
+  }).catch((error) => {
+    if (error instanceof HostError && /does not exist|is shorter than/.test(error.message)) throw new Changed(error.message)
+    throw error
+  })
+  return total
+}
+
+function append(path: string, bytes: Uint8Array): void {
+  withFile("write", path, () => {
+    const file = openSync(path, "a")
+    try {
+      for (let out = 0; out < bytes.length; ) out += writeSync(file, bytes, out)
     } finally {
       closeSync(file)
     }
-    if (await isWhole(target, wanted)) return fetched
-  }
-  throw new Changed(`${wanted.path} is not what was listed`)
+  })
 }
 
 /** Replaces `directory` by `staging`. */
@@ -149,11 +183,9 @@ function publish(staging: string, directory: string, { files, links }: Manifest)
     symlinkSync(target, join(staging, path))
   }
   // Checkpoints that the run no longer has are of an earlier, broken download.
-  const wanted = new Set(files.map(({ path }) => path))
-  for (const path of new Bun.Glob("**/*").scanSync({ cwd: staging, onlyFiles: true, dot: true })) {
-    if (!wanted.has(path) && !links.some((link) => link.path === path)) rmSync(join(staging, path))
-  }
-  withFile("write", join(staging, ".downloaded"), () => closeSync(openSync(join(staging, ".downloaded"), "w")))
+  const wanted = new Set([...files, ...links].map(({ path }) => path))
+  for (const path of new Bun.Glob("**/*").scanSync({ cwd: staging, onlyFiles: true, dot: true }))
+    if (!wanted.has(path)) rmSync(join(staging, path))
   for (const { path } of files) fsyncPath(join(staging, path))
   fsyncPath(staging)
   const old = `${staging}.old`

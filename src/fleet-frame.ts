@@ -85,7 +85,8 @@ export class FrameReader {
     const [kind, ...words] = head.split(" ")
     const numbers = words.map(Number)
     if (kind === "file" && words.length === 2 && Number.isSafeInteger(numbers[1])) this.take({ kind, id: words[0]!, size: numbers[1]! })
-    else if (kind === "data" && numbers.length === 2 && numbers.every(Number.isSafeInteger)) [this.#offset, this.#left] = numbers as [number, number]
+    else if (kind === "data" && numbers.length === 2 && numbers.every(Number.isSafeInteger))
+      [this.#offset, this.#left] = numbers as [number, number]
     else if (kind === "beat") this.take({ kind })
     else if (kind === "end") this.take({ kind, state: words.join(" ") })
     else throw broken(encoder.encode(head))
@@ -94,5 +95,7 @@ export class FrameReader {
 
 function broken(head: ArrayLike<number>): AlphaError {
   const text = Buffer.from(Array.from(head).slice(0, 60)).toString()
-  return new AlphaError(`the stream of the file has ${JSON.stringify(text)} where a frame begins`, { hint: "alpha fleet deploy brings both ends to one version" })
+  return new AlphaError(`the stream of the file has ${JSON.stringify(text)} where a frame begins`, {
+    hint: "alpha fleet deploy brings both ends to one version",
+  })
 }

@@ -3,6 +3,7 @@ import { closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync } f
 import { join, relative, resolve, sep } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { withFile } from "./base-file.ts"
+import { runRecord } from "./db.ts"
 import { frameHead, MARK } from "./fleet-frame.ts"
 
 export interface RunFile {
@@ -13,6 +14,8 @@ export interface RunFile {
 }
 
 export interface Manifest {
+  /** Of the run, for good. */
+  readonly id: string
   readonly files: readonly RunFile[]
   readonly links: readonly { readonly path: string; readonly target: string }[]
 }
@@ -34,7 +37,7 @@ export function manifest(directory: string, part: Part): Manifest {
   if (part !== "all" && links.length === 0) throw new AlphaError(`${directory} has no ${part} checkpoint yet`, { code: EXIT.data })
   const isWanted = (path: string) => part === "all" || !path.startsWith("checkpoints/") || wanted.some((one) => path.startsWith(`${one}/`))
   const files = filesUnder(directory, "").filter(isWanted)
-  return { files: files.map((path) => ({ path, ...sumOf(join(directory, path)) })), links }
+  return { id: runRecord(directory).id, files: files.map((path) => ({ path, ...sumOf(join(directory, path)) })), links }
 }
 
 function filesUnder(root: string, folder: string): string[] {
@@ -73,15 +76,31 @@ export function* pieces(path: string, from: number, length: number): Generator<U
   }
 }
 
-/** Sends bytes `from` … `from + length` of a file of a run in frames. */
-export async function sendFile(directory: string, name: string, from: number, length: number, write: (bytes: Uint8Array) => Promise<void>) {
-  const path = within(directory, name)
-  const { size } = withFile("read", path, () => lstatSync(path))
-  await write(Buffer.concat([new TextEncoder().encode(MARK), frameHead({ kind: "file", id: "file", size })]))
-  let offset = from
-  for (const bytes of pieces(path, from, length)) {
-    await write(Buffer.concat([frameHead({ kind: "data", offset, bytes }), bytes]))
-    offset += bytes.length
+/** Bytes `from` … `from + length` of a file of the run. */
+export interface Piece {
+  readonly path: string
+  readonly from: number
+  readonly length: number
+}
+
+/** Sends pieces one after the other as one stream, whose first byte has the number `at`. */
+export async function sendPieces(
+  directory: string,
+  wanted: readonly Piece[],
+  at: number,
+  write: (bytes: Uint8Array) => Promise<void>,
+): Promise<void> {
+  const size = at + wanted.reduce((sum, { length }) => sum + length, 0)
+  await write(Buffer.concat([new TextEncoder().encode(MARK), frameHead({ kind: "file", id: "run", size })]))
+  let offset = at
+  for (const { path, from, length } of wanted) {
+    let left = length
+    for (const bytes of pieces(within(directory, path), from, length)) {
+      await write(Buffer.concat([frameHead({ kind: "data", offset, bytes }), bytes]))
+      offset += bytes.length
+      left -= bytes.length
+    }
+    if (left > 0) throw new AlphaError(`${path} is shorter than it was`, { code: EXIT.data })
   }
   await write(frameHead({ kind: "end", state: "ok" }))
 }

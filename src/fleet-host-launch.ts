@@ -48,7 +48,9 @@ export async function startJob(root: string, request: StartRequest): Promise<Job
     const isNew = before.kind === "serve" || (before.run !== undefined && !existsSync(before.run))
     if (isLive(state) || !isNew) {
       throw new AlphaError(`${name} is there already (${state})`, {
-        hint: isLive(state) ? `alpha fleet stop --run=${name}, or choose another --run` : `go on with alpha fleet resume --run=${name}, or choose another --run`,
+        hint: isLive(state)
+          ? `alpha fleet stop --run=${name}, or choose another --run`
+          : `go on with alpha fleet resume --run=${name}, or choose another --run`,
         code: isLive(state) ? EXIT.busy : EXIT.usage,
       })
     }
@@ -155,14 +157,30 @@ export function launcher(
   lingering = "/var/lib/systemd/linger",
 ): "systemd" | "session" {
   const bus = `${environment.XDG_RUNTIME_DIR ?? `/run/user/${user.uid}`}/bus`
-  const isThere = existsSync(bus) && existsSync(`${lingering}/${user.name}`) && Bun.which("systemd-run", { PATH: environment.PATH ?? "" }) !== null
+  const isThere =
+    existsSync(bus) && existsSync(`${lingering}/${user.name}`) && Bun.which("systemd-run", { PATH: environment.PATH ?? "" }) !== null
   return isThere ? "systemd" : "session"
 }
 
 /** The command that has systemd run `words` as a unit of its own, with this environment by name: values stay out of the command line. */
-export function systemdRun(words: readonly string[], root: string, { name, environment, id }: Pick<JobRecord, "name" | "environment" | "id">): string[] {
+export function systemdRun(
+  words: readonly string[],
+  root: string,
+  { name, environment, id }: Pick<JobRecord, "name" | "environment" | "id">,
+): string[] {
   const unit = `alpha-${sha256(root).slice(0, 8)}-${name}-${id.slice(0, 8)}-${Date.now()}`
   const passed = environment.filter((variable) => /^[A-Za-z_]\w*$/.test(variable)).map((variable) => `--setenv=${variable}`)
   const settings = ["KillMode=mixed", "TimeoutStopSec=600", "OOMPolicy=continue"].map((setting) => `--property=${setting}`)
-  return ["systemd-run", "--user", "--quiet", "--collect", `--unit=${unit}`, `--working-directory=${root}`, ...settings, ...passed, "--", ...words]
+  return [
+    "systemd-run",
+    "--user",
+    "--quiet",
+    "--collect",
+    `--unit=${unit}`,
+    `--working-directory=${root}`,
+    ...settings,
+    ...passed,
+    "--",
+    ...words,
+  ]
 }

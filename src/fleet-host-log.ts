@@ -2,9 +2,9 @@
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { withFile } from "./base-file.ts"
+import { type Frame, frameHead, MARK } from "./fleet-frame.ts"
 import { logPath, readRecord } from "./fleet-host.ts"
 import { isLive, jobReport } from "./fleet-host-state.ts"
-import { type Frame, frameHead, MARK } from "./fleet-frame.ts"
 
 const PIECE = 256 << 10
 const LOOK_MS = 200

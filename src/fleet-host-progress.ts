@@ -56,7 +56,11 @@ export function runProgress(directory: string): Progress | undefined {
   const last = events.findLast(({ type }) => type === "start" || type === "summary" || type === "crash")
   const ended = last?.type === "summary" ? String(last.status) : last?.type === "crash" ? "crash" : null
   return {
-    step: Math.max(numeric(step?.step) ?? 0, numeric(evaluation?.step) ?? 0, numeric(last?.steps) !== null && ended !== null ? Number(last?.steps) : 0),
+    step: Math.max(
+      numeric(step?.step) ?? 0,
+      numeric(evaluation?.step) ?? 0,
+      numeric(last?.steps) !== null && ended !== null ? Number(last?.steps) : 0,
+    ),
     steps: numeric(config?.steps?.value),
     loss: numeric(step?.loss),
     valLoss: numeric(evaluation?.val_loss),

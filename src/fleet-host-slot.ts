@@ -5,7 +5,8 @@ import { AlphaError, EXIT } from "./base-error.ts"
 /** Longest that a holder takes to say who it is. */
 const ANSWER_MS = 2000
 
-const address = (slot: string): string => `\0alpha-slot/${slot.length > 80 ? new Bun.CryptoHasher("sha256").update(slot).digest("hex") : slot}`
+const address = (slot: string): string =>
+  `\0alpha-slot/${slot.length > 80 ? new Bun.CryptoHasher("sha256").update(slot).digest("hex") : slot}`
 
 export interface Slot {
   release(): void

@@ -37,7 +37,8 @@ export function jobState(facts: JobFacts): { state: JobState; reason: string } {
   const ended = exit !== undefined && exit.time >= record.startedAt && exit.attempt === record.attempt ? exit : undefined
   if (ended !== undefined) {
     if (!ended.restarts) return { state: endState(ended), reason: ended.message }
-    if (supervisorLives) return { state: "restarting", reason: `${ended.message}${beat?.until === undefined ? "" : `; again ${inSeconds(beat.until - now)}`}` }
+    if (supervisorLives)
+      return { state: "restarting", reason: `${ended.message}${beat?.until === undefined ? "" : `; again ${inSeconds(beat.until - now)}`}` }
     if (isRebooted) return { state: "rebooted", reason: `the host restarted after ${ended.message}` }
     return { state: "crashed", reason: `its supervisor is gone; before that ${ended.message}` }
   }
@@ -50,7 +51,10 @@ export function jobState(facts: JobFacts): { state: JobState; reason: string } {
   if (record.kind === "train" && childLives && quiet > patience) {
     return { state: "stalled", reason: `nothing new for ${Math.round(quiet / 1000)} s${alone}` }
   }
-  return { state: "running", reason: beat?.phase === "stopping" && supervisorLives ? `it saves what it has, to stop${alone}` : alone.slice(2) }
+  return {
+    state: "running",
+    reason: beat?.phase === "stopping" && supervisorLives ? `it saves what it has, to stop${alone}` : alone.slice(2),
+  }
 }
 
 const inSeconds = (ms: number): string => `in ${Math.max(0, Math.round(ms / 1000))} s`

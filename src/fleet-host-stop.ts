@@ -1,7 +1,7 @@
 /** Stopping a job: its supervisor is asked, and the answer is awaited. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import { livesHere } from "./base-process.ts"
-import { readExits, readRecord, writeExit, writeStop } from "./fleet-host.ts"
+import { readRecord, writeExit, writeStop } from "./fleet-host.ts"
 import { isLive, type JobReport, jobReport } from "./fleet-host-state.ts"
 
 /** Ends job `name` after a checkpoint, or with `now` at once; returns when it has ended. A job that does not run is told of, not an error. */

@@ -1,6 +1,6 @@
 /** The supervisor: runs a job, watches it, writes down how it ends, and starts it again where its policy says so. */
 import { appendFileSync, closeSync, existsSync, openSync } from "node:fs"
-import { join } from "node:path"
+import { join, relative } from "node:path"
 import { isCompiled } from "./base-build.ts"
 import { processNamed, thisProcess } from "./base-process.ts"
 import {
@@ -30,10 +30,10 @@ const BEAT_MS = 5000
 export const self = (): string[] => (isCompiled ? [process.execPath] : [process.execPath, "--no-env-file", process.argv[1] as string])
 
 /** What a start runs: the stored words; a run that has begun goes on with them. */
-export function commandOf(record: JobRecord, isFirst: boolean): string[] {
+export function commandOf(root: string, record: JobRecord, isFirst: boolean): string[] {
   const { argv, kind, run, resumed } = record
   const goesOn = kind === "train" && (resumed || !isFirst) && run !== undefined && existsSync(join(run, "config.json"))
-  return goesOn && !argv.some((word) => /^--resume(=|$)/.test(word)) ? [...argv, `--resume=${run}`] : [...argv]
+  return goesOn && !argv.some((word) => /^--resume(=|$)/.test(word)) ? [...argv, `--resume=${relative(root, run)}`] : [...argv]
 }
 
 /** Runs job `name` of deploy directory `root` to its end; the process does nothing else. */
@@ -71,9 +71,19 @@ export async function supervise(root: string, name: string): Promise<void> {
       if (!exit.restarts) break
       const until = Date.now() + restartDelay(restarts) * 1000
       say(`${exit.message}; start ${next} follows in ${restartDelay(restarts)} s`)
-      await beatUntil("waiting", until, () => isTold || readStop(root, name) !== undefined || (deadline !== undefined && Date.now() > deadline))
+      await beatUntil(
+        "waiting",
+        until,
+        () => isTold || readStop(root, name) !== undefined || (deadline !== undefined && Date.now() > deadline),
+      )
       if (isTold || readStop(root, name) !== undefined) {
-        writeExit(root, name, { ...exit, time: Date.now(), cause: "stopped", message: `stopped while it waited to be started again; ${exit.message}`, restarts: false })
+        writeExit(root, name, {
+          ...exit,
+          time: Date.now(),
+          cause: "stopped",
+          message: `stopped while it waited to be started again; ${exit.message}`,
+          restarts: false,
+        })
         break
       }
     }
@@ -85,7 +95,7 @@ export async function supervise(root: string, name: string): Promise<void> {
 
   /** One run of the command, to its end. */
   async function attempt(): Promise<{ exit: Exit; next: number }> {
-    const words = commandOf(record, record.attempt === 0)
+    const words = commandOf(root, record, record.attempt === 0)
     const number = record.attempt + 1
     say(`start ${number}: alpha ${words.join(" ")}`)
     const from = uptime()
@@ -101,17 +111,24 @@ export async function supervise(root: string, name: string): Promise<void> {
     })
     const ask = (why: Ending["asked"], signal: NodeJS.Signals) => {
       asked = why
-      say(`${why === "now" ? "killed on request" : why === "stop" ? "asked to stop" : why === "expired" ? "its time is over" : "stalled"}: ${signal}`)
+      say(
+        `${why === "now" ? "killed on request" : why === "stop" ? "asked to stop" : why === "expired" ? "its time is over" : "stalled"}: ${signal}`,
+      )
       child.kill(signal)
     }
-    await beatUntil("running", undefined, () => {
-      const wish = readStop(root, name)
-      if (wish?.now && asked !== "now") ask("now", "SIGKILL")
-      else if (wish !== undefined && asked === undefined) ask("stop", "SIGTERM")
-      else if (asked === undefined && deadline !== undefined && Date.now() > deadline) ask("expired", "SIGTERM")
-      else if (asked === undefined && record.policy.restart.includes("stalled") && hasStalled(began)) ask("stalled", "SIGKILL")
-      return isOver
-    }, () => asked !== undefined)
+    await beatUntil(
+      "running",
+      undefined,
+      () => {
+        const wish = readStop(root, name)
+        if (wish?.now && asked !== "now") ask("now", "SIGKILL")
+        else if (wish !== undefined && asked === undefined) ask("stop", "SIGTERM")
+        else if (asked === undefined && deadline !== undefined && Date.now() > deadline) ask("expired", "SIGTERM")
+        else if (asked === undefined && record.policy.restart.includes("stalled") && hasStalled(began)) ask("stalled", "SIGKILL")
+        return isOver
+      },
+      () => asked !== undefined,
+    )
     await child.exited
     const progress = record.run === undefined ? undefined : runProgress(record.run)
     const after = oomKills("self")
@@ -119,7 +136,12 @@ export async function supervise(root: string, name: string): Promise<void> {
       code: child.signalCode === null ? child.exitCode : null,
       signal: child.signalCode === null ? null : String(child.signalCode),
       asked: asked ?? (isTold ? "stop" : undefined),
-      run: progress?.ended === "completed" || progress?.ended === "early_stop" ? "finished" : progress?.ended === "stopped" ? "stopped" : undefined,
+      run:
+        progress?.ended === "completed" || progress?.ended === "early_stop"
+          ? "finished"
+          : progress?.ended === "stopped"
+            ? "stopped"
+            : undefined,
       oomKills: after === undefined || kills === undefined ? undefined : after - kills,
       kernel: kernelLines(await kernelLog(), from, child.pid),
       tail: sinceStart(number),
@@ -139,7 +161,8 @@ export async function supervise(root: string, name: string): Promise<void> {
       message: messageOf(ending, cause),
       evidence: evidenceOf(ending),
       seconds: (Date.now() - began) / 1000,
-      restarts: ending.asked !== "stop" && ending.asked !== "now" && record.policy.restart.includes(cause) && restarts <= record.policy.restarts,
+      restarts:
+        ending.asked !== "stop" && ending.asked !== "now" && record.policy.restart.includes(cause) && restarts <= record.policy.restarts,
     }
     writeExit(root, name, exit)
     say(`end ${number}: ${cause}, ${exit.message}`)
@@ -159,7 +182,12 @@ export async function supervise(root: string, name: string): Promise<void> {
   }
 
   /** Waits until `isDone`, or the time, and writes a heartbeat every few seconds. */
-  async function beatUntil(phase: Heartbeat["phase"], until: number | undefined, isDone: () => boolean, isStopping = () => false): Promise<void> {
+  async function beatUntil(
+    phase: Heartbeat["phase"],
+    until: number | undefined,
+    isDone: () => boolean,
+    isStopping = () => false,
+  ): Promise<void> {
     for (let beatAt = 0; !isDone() && (until === undefined || Date.now() < until); ) {
       if (Date.now() - beatAt >= BEAT_MS) {
         beatAt = Date.now()
@@ -174,7 +202,8 @@ export async function supervise(root: string, name: string): Promise<void> {
     const { idleCommand, idleAfter } = record.policy
     if (idleCommand === undefined || isTold) return
     const until = Date.now() + idleAfter * 1000
-    const isBusy = () => readRecord(root, name).startedAt !== record.startedAt || jobNames(root).some((other) => isLive(jobReport(root, other).state))
+    const isBusy = () =>
+      readRecord(root, name).startedAt !== record.startedAt || jobNames(root).some((other) => isLive(jobReport(root, other).state))
     say(`nothing runs: the idle command follows in ${idleAfter} s`)
     await beatUntil("idle", until, () => isTold || isBusy())
     if (isTold || isBusy()) return

@@ -1,5 +1,5 @@
 /** Asking the `alpha` of a machine: its words as a script, its answer as data, its errors as ours. */
-import { AlphaError, EXIT } from "./base-error.ts"
+import { type AlphaError, EXIT } from "./base-error.ts"
 import { alphaOnHost } from "./fleet-command.ts"
 import type { FleetHost } from "./fleet-config.ts"
 import { HostError, said } from "./fleet-parallel.ts"
@@ -22,7 +22,9 @@ export function answerError({ code, stderr, unreachable }: Answer): AlphaError |
   const message = [...stderr.matchAll(/^alpha: (.+)$/gm)].at(-1)?.[1]
   if (code === 0 || message === undefined) {
     const isMissing = code === 69 || code === 126 || code === 127
-    return isMissing ? new HostError("failed", stderr.trim().split("\n").at(-1) ?? "nothing is deployed", { hint: "alpha fleet deploy" }) : undefined
+    return isMissing
+      ? new HostError("failed", stderr.trim().split("\n").at(-1) ?? "nothing is deployed", { hint: "alpha fleet deploy" })
+      : undefined
   }
   const hint = /^hint: ([\s\S]+)$/m.exec(stderr)?.[1]?.trimEnd()
   return new HostError(code === EXIT.busy ? "locked" : "failed", message, { hint })

@@ -35,7 +35,7 @@ export function logWords(
 /** Takes the log's bytes; with `follow` for as long as the job lives. Returns its state, or undefined when it was given up. */
 export const readLog = (host: FleetHost, options: LogOptions): Promise<string | undefined> =>
   stream(host, {
-    words: (at, id) => logWords(options, at, id),
+    request: (at, id) => ({ words: logWords(options, at, id) }),
     from: options.from,
     take: options.take,
     // A laptop may sleep for a night: whoever follows waits.

@@ -39,7 +39,11 @@ export interface TrainWords {
  * The words of a training job: the GPU's profile, then fleet.json's `train`, then what was typed. A later one replaces an earlier; the
  * profile gives way to a preset too. A resumed run keeps its own settings.
  */
-export function trainWords(gpu: string | undefined, fromFile: Readonly<Record<string, unknown>>, typed: Readonly<Record<string, unknown>>): TrainWords {
+export function trainWords(
+  gpu: string | undefined,
+  fromFile: Readonly<Record<string, unknown>>,
+  typed: Readonly<Record<string, unknown>>,
+): TrainWords {
   const isResumed = typed.resume !== undefined || fromFile.resume !== undefined
   const chosen: Record<string, unknown> = isResumed ? { ...typed } : { ...fromFile, ...typed }
   const preset = typeof chosen.preset === "string" ? findPreset(chosen.preset).values({ isRandom: chosen.data === "random" }) : {}

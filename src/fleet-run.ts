@@ -8,10 +8,23 @@ export function startWords(kind: "train" | "serve", policy: readonly string[], f
   return ["host", "start", `--kind=${kind}`, ...(force ? ["--force"] : []), ...policy, "--json", "--", ...words]
 }
 
-export const resumeWords = (run: string | undefined, force: boolean): string[] => ["host", "resume", ...named(run), ...(force ? ["--force"] : []), "--json"]
+export const resumeWords = (run: string | undefined, force: boolean): string[] => [
+  "host",
+  "resume",
+  ...named(run),
+  ...(force ? ["--force"] : []),
+  "--json",
+]
 
-export const stopWords = (run: string | undefined, now: boolean): string[] => ["host", "stop", ...named(run), ...(now ? ["--now"] : []), "--json"]
+export const stopWords = (run: string | undefined, now: boolean): string[] => [
+  "host",
+  "stop",
+  ...named(run),
+  ...(now ? ["--now"] : []),
+  "--json",
+]
 
 const named = (run: string | undefined): string[] => (run === undefined ? [] : [`--run=${run}`])
 
-export const askJob = (host: FleetHost, words: readonly string[]): Promise<JobReport & { readonly wasRunning?: boolean }> => askHost(host, words)
+export const askJob = (host: FleetHost, words: readonly string[]): Promise<JobReport & { readonly wasRunning?: boolean }> =>
+  askHost(host, words)

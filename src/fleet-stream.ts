@@ -8,8 +8,8 @@ import { HostError } from "./fleet-parallel.ts"
 import { remote } from "./fleet-ssh.ts"
 
 export interface StreamOptions {
-  /** Words after `alpha` that send the file from byte `at` on; before anything has come both are undefined. */
-  readonly words: (at: number | undefined, id: string | undefined) => readonly string[]
+  /** Words after `alpha` that send the file from byte `at` on, and what they read; before anything has come both are undefined. */
+  readonly request: (at: number | undefined, id: string | undefined) => { readonly words: readonly string[]; readonly stdin?: string }
   /** First byte that is wanted, where that is known. */
   readonly from?: number | undefined
   readonly take: (bytes: Uint8Array) => void | Promise<void>
@@ -27,7 +27,7 @@ const delayOf = (n: number): number => (n === 0 ? 0 : Math.min(30_000, 250 * 2 *
  * Takes every byte once and in order, however often the connection breaks; returns the state that the machine ends with. Throws HostError
  * when the machine cannot be reached, AlphaError when it refuses.
  */
-export async function stream(host: FleetHost, { words, from, take, patience, note, signal }: StreamOptions): Promise<string | undefined> {
+export async function stream(host: FleetHost, { request, from, take, patience, note, signal }: StreamOptions): Promise<string | undefined> {
   let at = from
   let id: string | undefined
   let failures = 0
@@ -47,7 +47,9 @@ export async function stream(host: FleetHost, { words, from, take, patience, not
         isNew = true
       }
     })
-    const answer = await remote(host, alphaOnHost(host, words(at, id)), {
+    const { words, stdin = "" } = request(at, id)
+    const answer = await remote(host, alphaOnHost(host, words), {
+      stdin,
       onStdout: async (bytes) => {
         reader.push(bytes)
         for (const part of parts.splice(0)) await take(part)
@@ -57,7 +59,8 @@ export async function stream(host: FleetHost, { words, from, take, patience, not
     if (end !== undefined) return end
     if (signal?.aborted) return undefined
     const error = answerError(answer)
-    const isLasting = isFirst || !(error instanceof HostError) || error.state !== "unreachable" || /host key|refuses the login/.test(error.message)
+    const isLasting =
+      isFirst || !(error instanceof HostError) || error.state !== "unreachable" || /host key|refuses the login/.test(error.message)
     if (error !== undefined && isLasting) throw error
     isFirst = false
     failures = isNew ? 0 : failures + 1
