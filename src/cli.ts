@@ -4,18 +4,17 @@ import { type CommandDef, runCommand } from "citty"
 import { buildInfo } from "./base-build.ts"
 import { AlphaError, EXIT, nearest } from "./base-error.ts"
 import { colours } from "./base-term.ts"
+import { BENCH_COMMANDS } from "./cli-bench-commands.ts"
 import { type Command, defineCommand } from "./cli-command.ts"
 import { parseFlags } from "./cli-flags.ts"
 import { FLEET_VERBS } from "./cli-fleet.ts"
 import { HOST_VERBS } from "./cli-host-verbs.ts"
 import { requestStop } from "./cli-signal.ts"
 import {
-  BENCH_SERVE,
   DOCTOR,
   EVAL,
   EXPORT,
   envName,
-  finishBenchServe,
   finishInfer,
   finishServe,
   finishTrain,
@@ -25,6 +24,7 @@ import {
   RUNS_EXPORT,
   RUNS_LS,
   RUNS_RM,
+  RUNS_SHIP,
   RUNS_SHOW,
   RUNS_SYNC,
   RUNTIME,
@@ -225,18 +225,15 @@ export const COMMANDS: readonly Command[] = [
     run: async (invocation) => (await import("./cli-runs.ts")).sync(invocation),
   }),
   defineCommand({
-    name: "bench serve",
+    name: "runs ship",
     group: "Tools",
-    summary: "put load on a server and report latencies and throughput",
-    fields: BENCH_SERVE,
-    positionals: ["url"],
-    examples: [
-      "alpha bench serve --requests=200 --concurrency=32",
-      "alpha bench serve --rate=20 --concurrency=1000 --goodput=ttft:200,tpot:50 --json",
-    ],
-    finish: finishBenchServe,
-    run: async (invocation) => (await import("./cli-bench.ts")).serve(invocation),
+    summary: "send a run that has ended to the server that ALPHA_REMOTE_URL names",
+    fields: RUNS_SHIP,
+    positionals: ["run"],
+    examples: ["alpha runs ship first"],
+    run: async (invocation) => (await import("./cli-runs-ship.ts")).run(invocation),
   }),
+  ...BENCH_COMMANDS,
   defineCommand({
     name: "doctor",
     group: "Tools",

@@ -1,6 +1,7 @@
 /** The configuration: tables of every field, and loading of a command's values from all their sources. */
 import { basename, dirname, join } from "node:path"
 import { BENCH_SERVE } from "./config-bench.ts"
+import { BENCH } from "./config-bench-measure.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
 import {
@@ -17,7 +18,7 @@ import {
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
 import { findPreset } from "./config-preset.ts"
-import { RUNS_COMPARE, RUNS_EXPORT, RUNS_LS, RUNS_RM, RUNS_SHOW, RUNS_SYNC } from "./config-runs.ts"
+import { RUNS_COMPARE, RUNS_EXPORT, RUNS_LS, RUNS_RM, RUNS_SHIP, RUNS_SHOW, RUNS_SYNC } from "./config-runs.ts"
 import { SECRETS, SERVE } from "./config-serve.ts"
 import { type Environment, environmentEntries, fileEntries, objectEntries } from "./config-source.ts"
 import { DOCTOR, RUNTIME, TOKENIZER_BUILD, TOKENIZER_USE } from "./config-tool.ts"
@@ -25,6 +26,19 @@ import { TRAIN_FIELDS } from "./config-train.ts"
 import { TUI } from "./config-tui.ts"
 
 export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
+export {
+  BENCH,
+  BENCH_ALL,
+  BENCH_COUNTERS,
+  BENCH_INFER,
+  BENCH_OPS,
+  BENCH_OUTPUT,
+  BENCH_STARTUP,
+  BENCH_TOKENIZER,
+  BENCH_TRAIN,
+  type BenchConfig,
+  pick,
+} from "./config-bench-measure.ts"
 export {
   camelName,
   envName,
@@ -101,12 +115,14 @@ export {
   RUNS_EXPORT,
   RUNS_LS,
   RUNS_RM,
+  RUNS_SHIP,
   RUNS_SHOW,
   RUNS_SYNC,
   type RunsCompareConfig,
   type RunsExportConfig,
   type RunsLsConfig,
   type RunsRmConfig,
+  type RunsShipConfig,
   type RunsShowConfig,
   type RunsSyncConfig,
 } from "./config-runs.ts"
@@ -136,6 +152,7 @@ export const TABLES: readonly Fields[] = [
   DOCTOR,
   SERVE,
   SECRETS,
+  BENCH,
   BENCH_SERVE,
   TUI,
   RUNS_LS,
@@ -144,6 +161,7 @@ export const TABLES: readonly Fields[] = [
   RUNS_EXPORT,
   RUNS_RM,
   RUNS_SYNC,
+  RUNS_SHIP,
   FLEET_SELECT,
   FLEET_BENCH,
   FLEET_DOWNLOAD,
@@ -187,7 +205,8 @@ export function loadConfig<F extends Fields>(fields: F, { flags, environment, ba
 }
 
 function presetEntries(fields: Fields, entries: readonly Entry[]): Entry[] {
-  const name = "preset" in fields ? lastText(entries, "preset") : undefined
+  // A list of presets names what is measured, and sets nothing.
+  const name = fields.preset?.kind === "text" ? lastText(entries, "preset") : undefined
   if (name === undefined) return []
   const values = findPreset(name).values({ isRandom: lastText(entries, "data") === "random" })
   const from = `preset ${name}`

@@ -1,0 +1,98 @@
+/** The commands `alpha bench …`: one entry each. */
+import { type Command, defineCommand } from "./cli-command.ts"
+import {
+  BENCH_ALL,
+  BENCH_COUNTERS,
+  BENCH_INFER,
+  BENCH_OPS,
+  BENCH_SERVE,
+  BENCH_STARTUP,
+  BENCH_TOKENIZER,
+  BENCH_TRAIN,
+  finishBenchServe,
+} from "./config.ts"
+
+export const BENCH_COMMANDS: readonly Command[] = [
+  defineCommand({
+    name: "bench ops",
+    group: "Tools",
+    summary: "time every operation: FLOP/s, bytes/s, share of the device's measured roofline",
+    fields: BENCH_OPS,
+    positionals: [],
+    examples: [
+      "alpha bench ops --device=cpu --only=layer_norm",
+      "alpha bench ops --preset=gpt2-124m --precision=bf16 --device=gpu --markdown",
+    ],
+    run: async (invocation) => (await import("./cli-bench-measure.ts")).measure("ops", invocation),
+  }),
+  defineCommand({
+    name: "bench train",
+    group: "Tools",
+    summary: "time training on random tokens",
+    fields: BENCH_TRAIN,
+    positionals: ["preset"],
+    examples: ["alpha bench train cpu-small", "alpha bench train --preset=cpu-small,gpt2-124m --device=cpu,gpu --precision=f32,bf16"],
+    run: async (invocation) => (await import("./cli-bench-measure.ts")).measure("train", invocation),
+  }),
+  defineCommand({
+    name: "bench infer",
+    group: "Tools",
+    summary: "time prompts and generation, in llama-bench's columns",
+    fields: BENCH_INFER,
+    positionals: ["preset"],
+    examples: [
+      "alpha bench infer gpt2-124m --batch=1,64 --precision=bf16",
+      "alpha bench infer --model=RUN --prompt=128 --generate=64 --json",
+    ],
+    run: async (invocation) => (await import("./cli-bench-measure.ts")).measure("infer", invocation),
+  }),
+  defineCommand({
+    name: "bench tokenizer",
+    group: "Tools",
+    summary: "time the tokenizers",
+    fields: BENCH_TOKENIZER,
+    positionals: ["data"],
+    examples: ["alpha bench tokenizer", "alpha bench tokenizer --data=book.txt --rounds=10"],
+    run: async (invocation) => (await import("./cli-bench-measure.ts")).measure("tokenizer", invocation),
+  }),
+  defineCommand({
+    name: "bench startup",
+    group: "Tools",
+    summary: "time the start of the program",
+    fields: BENCH_STARTUP,
+    positionals: [],
+    examples: ["alpha bench startup --device=cpu --rounds=20"],
+    run: async (invocation) => (await import("./cli-bench-measure.ts")).measure("startup", invocation),
+  }),
+  defineCommand({
+    name: "bench all",
+    group: "Tools",
+    summary: "run every bench, one after another",
+    fields: BENCH_ALL,
+    positionals: [],
+    examples: ["alpha bench all --seconds=1", "alpha bench all --device=gpu --precision=bf16 --record"],
+    run: async (invocation) => (await import("./cli-bench-measure.ts")).measure("all", invocation),
+  }),
+  defineCommand({
+    name: "bench counters",
+    group: "Tools",
+    summary: "count what a training step does: dispatches, bytes, allocations, code",
+    fields: BENCH_COUNTERS,
+    positionals: ["preset"],
+    examples: ["alpha bench counters --preset=cpu-small --device=cpu --json"],
+    run: async (invocation) => (await import("./cli-bench-measure.ts")).measure("counters", invocation),
+  }),
+  defineCommand({
+    name: "bench serve",
+    group: "Tools",
+    summary: "put load on a server and report latencies and throughput",
+    fields: BENCH_SERVE,
+    positionals: ["url"],
+    examples: [
+      "alpha bench serve --requests=200 --concurrency=32",
+      "alpha bench serve --rate=20 --concurrency=1000 --goodput=ttft:200,tpot:50 --json",
+    ],
+    finish: finishBenchServe,
+    run: async (invocation) => (await import("./cli-bench.ts")).serve(invocation),
+  }),
+]
