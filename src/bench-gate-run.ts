@@ -27,14 +27,16 @@ type Program = readonly string[]
 /** What one process of a case tells. */
 type Case = (program: Program) => Promise<Taken>
 
+const presetOf = ({ preset }: BenchGateConfig): string => preset[0] ?? "cpu-small"
+
 const jobOf = (config: BenchGateConfig): TrainBench => {
-  const { preset, device, precision, threads, batch, steps, seconds } = config
-  return { preset, device, precision, threads, batch, context: undefined, steps, seconds, flags: [] }
+  const { device, precision, threads, batch, steps, seconds } = config
+  return { preset: presetOf(config), device, precision, threads, batch, context: undefined, steps, seconds, flags: [] }
 }
 
 /** Every case by its name; `train` is the one with a loss. */
 function casesOf(config: BenchGateConfig, job: TrainBench, steps: number): Readonly<Record<string, Case>> {
-  const { preset, device, precision } = config
+  const { device, precision } = config
   const [flags, name] = [trainFlags(job, steps), trainName(job)]
   return {
     async train(program) {
@@ -42,7 +44,7 @@ function casesOf(config: BenchGateConfig, job: TrainBench, steps: number): Reado
       return { metrics: { [`train ${name} ms/step`]: msPerStep }, loss: String(loss) }
     },
     async infer(program) {
-      const args = [`--preset=${preset}`, `--device=${device}`, `--precision=${precision}`, "--batch=1", "--rounds=3"]
+      const args = [`--preset=${presetOf(config)}`, `--device=${device}`, `--precision=${precision}`, "--batch=1", "--rounds=3"]
       const { stdout } = await runWell([...program, "bench", "infer", ...args, `--seconds=${config.seconds}`, "--json"])
       const rows = (JSON.parse(stdout) as Measurement[]).map(withStatistics)
       const metrics = Object.fromEntries(rows.map((row) => [`infer ${row.name} µs/token`, 1e6 / row.median]))
@@ -142,7 +144,7 @@ export async function learnNoise(config: BenchGateConfig, tell: Tell, onBlock: (
 
 /** Counters of both builds, compared; none where one of them is too old to tell. */
 async function exactCounters(config: BenchGateConfig, sides: Prepared["sides"], tell: Tell): Promise<CounterRow[]> {
-  const args = ["bench", "counters", `--preset=${config.preset}`, `--device=${config.device}`, `--precision=${config.precision}`, "--json"]
+  const args = ["bench", "counters", `--preset=${presetOf(config)}`, `--device=${config.device}`, `--precision=${config.precision}`, "--json"]
   const [a, b] = await Promise.all(
     [sides.A, sides.B].map(async (program) => {
       const { code, stdout } = await runCommand([...program, ...args])

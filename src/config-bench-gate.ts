@@ -11,7 +11,7 @@ export const BENCH_GATE = {
   }),
   ...inGroup("What", {
     case: list("what is timed: train, infer, startup", { default: ["train"] }),
-    preset: text("preset that trains and answers", { default: "cpu-small" }),
+    preset: list("preset that trains and answers", { default: ["cpu-small"] }),
     device: text("cpu, gpu or gpu:N", { default: "auto", aliases: ["backend"] }),
     precision: choice("of training and generation", ["f32", "bf16"], { default: "f32" }),
     threads: int("CPU threads", { derive: "all cores", min: 1, max: 1024 }),
