@@ -4,17 +4,17 @@ import { type CommandDef, runCommand } from "citty"
 import { buildInfo } from "./base-build.ts"
 import { AlphaError, EXIT, nearest } from "./base-error.ts"
 import { colours } from "./base-term.ts"
+import { BENCH_COMMANDS } from "./cli-bench-commands.ts"
 import { type Command, defineCommand } from "./cli-command.ts"
 import { parseFlags } from "./cli-flags.ts"
 import { FLEET_VERBS } from "./cli-fleet.ts"
+import { HOST_VERBS } from "./cli-host-verbs.ts"
 import { requestStop } from "./cli-signal.ts"
 import {
-  BENCH_SERVE,
   DOCTOR,
   EVAL,
   EXPORT,
   envName,
-  finishBenchServe,
   finishInfer,
   finishServe,
   finishTrain,
@@ -24,6 +24,7 @@ import {
   RUNS_EXPORT,
   RUNS_LS,
   RUNS_RM,
+  RUNS_SHIP,
   RUNS_SHOW,
   RUNS_SYNC,
   RUNTIME,
@@ -224,18 +225,15 @@ export const COMMANDS: readonly Command[] = [
     run: async (invocation) => (await import("./cli-runs.ts")).sync(invocation),
   }),
   defineCommand({
-    name: "bench serve",
+    name: "runs ship",
     group: "Tools",
-    summary: "put load on a server and report latencies and throughput",
-    fields: BENCH_SERVE,
-    positionals: ["url"],
-    examples: [
-      "alpha bench serve --requests=200 --concurrency=32",
-      "alpha bench serve --rate=20 --concurrency=1000 --goodput=ttft:200,tpot:50 --json",
-    ],
-    finish: finishBenchServe,
-    run: async (invocation) => (await import("./cli-bench.ts")).serve(invocation),
+    summary: "send a run that has ended to the server that ALPHA_REMOTE_URL names",
+    fields: RUNS_SHIP,
+    positionals: ["run"],
+    examples: ["alpha runs ship first"],
+    run: async (invocation) => (await import("./cli-runs-ship.ts")).run(invocation),
   }),
+  ...BENCH_COMMANDS,
   defineCommand({
     name: "doctor",
     group: "Tools",
@@ -246,6 +244,9 @@ export const COMMANDS: readonly Command[] = [
   }),
   ...FLEET_VERBS,
 ]
+
+/** What is understood; what one machine says to another is not shown by `alpha help`. */
+const KNOWN: readonly Command[] = [...COMMANDS, ...HOST_VERBS]
 
 /** Runs one command line and returns its exit code; `alpha fleet` has exit codes of its own. */
 export async function main(argv: readonly string[]): Promise<number> {
@@ -284,7 +285,7 @@ type Dispatch = (command: Command, flags: readonly string[]) => Promise<void>
 /** The table as citty's tree: "tokenizer build" stands under "tokenizer". */
 function commandTree(dispatch: Dispatch, argv: readonly string[]): CommandDef {
   const root: Record<string, CommandDef> = {}
-  for (const command of COMMANDS) {
+  for (const command of KNOWN) {
     for (const name of [command.name, ...command.aliases]) {
       const words = name.split(" ")
       // citty drops flags that stand before the command; they would be lost in silence.
@@ -357,7 +358,8 @@ async function execute(command: Command, args: readonly string[], argv: readonly
 async function help(words: readonly string[]): Promise<number> {
   const { helpJson, helpPage } = await import("./cli-help.ts")
   const names = words.filter((word) => word !== "--json").join(" ")
-  output(words.includes("--json") ? JSON.stringify(helpJson(COMMANDS, names)) : helpPage(COMMANDS, names))
+  const commands = names.startsWith("host") ? KNOWN : COMMANDS
+  output(words.includes("--json") ? JSON.stringify(helpJson(commands, names)) : helpPage(commands, names))
   return EXIT.ok
 }
 

@@ -272,6 +272,7 @@ export type {
   Summary,
   TrainEvent,
 } from "./train-metrics.ts"
+export { measureBandwidth } from "./train-bandwidth.ts"
 export { measurePeak, productRate } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
