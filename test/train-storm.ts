@@ -8,7 +8,7 @@ import { faultProxy } from "./serve-ingest-proxy.ts"
 import { sampleText } from "./support.ts"
 
 const CLI = [process.execPath, join(import.meta.dir, "../src/cli.ts")]
-const SECRET = "upload-secret-1"
+export const SECRET = "upload-secret-1"
 const NAME = "storm"
 /** About what a logged step takes in the journal. */
 const ROW_BYTES = 330
