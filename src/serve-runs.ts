@@ -2,6 +2,7 @@
 import { JOURNALS, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
 import type { Call } from "./serve-context.ts"
 import { ApiError, badField } from "./serve-error.ts"
+import { packedJson } from "./serve-pack.ts"
 
 const X_AXES = ["step", "tokens", "time", "flops"] as const satisfies readonly XAxis[]
 const DEFAULT_POINTS = 1000
@@ -20,7 +21,7 @@ export async function listRuns(call: Call): Promise<Response> {
     .map((state) => RUN_STATES.find((one) => one === state) ?? unknown("state", state, RUN_STATES))
   const limit = count(call, "limit", undefined, 100_000)
   const filter = { states, tag: query("tag"), name: query("name"), limit }
-  return Response.json({ runs: await call.context.runs.runs(filter) })
+  return packedJson(call, { runs: await call.context.runs.runs(filter) })
 }
 
 export const oneRun = async (call: Call): Promise<Response> => Response.json(await find(call))
@@ -40,7 +41,7 @@ export async function runMetrics(call: Call): Promise<Response> {
   const x = X_AXES.find((one) => one === (call.http.req.query("x") ?? "step")) ?? unknown("x", call.http.req.query("x"), X_AXES)
   const points = count(call, "points", DEFAULT_POINTS, MOST_POINTS) as number
   const [from, to] = [bound(call, "from"), bound(call, "to")]
-  return Response.json(await call.context.runs.metrics(run.id, { columns, x, points, from, to }))
+  return packedJson(call, await call.context.runs.metrics(run.id, { columns, x, points, from, to }))
 }
 
 /** Rows of a journal after ?after=, at most ?limit=, or all of them with ?format=. */

@@ -81,6 +81,7 @@ export function startServer(
     metrics: serverMetrics(),
     log,
     runs: new DirectoryStore(config.runsDir),
+    runsDir: config.runsDir,
     remote: new RemoteRuns(config.runsDir),
     limits: { queueTokens: config.queueTokens, queueMs: config.queueTimeout * 1000, maxBody: config.maxBody },
     cors: config.cors,
