@@ -6,6 +6,17 @@ import { BENCH_LOOP } from "./config-bench-loop.ts"
 import { BENCH } from "./config-bench-measure.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
+import {
+  FLEET_BENCH,
+  FLEET_DOWNLOAD,
+  FLEET_LOGS,
+  FLEET_RESUME,
+  FLEET_SERVE,
+  FLEET_STATUS,
+  FLEET_STOP,
+  FLEET_TRAIN,
+  FLEET_WATCH,
+} from "./config-fleet-jobs.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
 import { findPreset } from "./config-preset.ts"
@@ -60,6 +71,45 @@ export {
   type FleetTrustConfig,
   type FleetUploadConfig,
 } from "./config-fleet.ts"
+export {
+  FLEET_BENCH,
+  FLEET_DOWNLOAD,
+  FLEET_LOGS,
+  FLEET_RESUME,
+  FLEET_SERVE,
+  FLEET_STATUS,
+  FLEET_STOP,
+  FLEET_TRAIN,
+  FLEET_WATCH,
+  type FleetBenchConfig,
+  type FleetDownloadConfig,
+  type FleetLogsConfig,
+  type FleetResumeConfig,
+  type FleetServeConfig,
+  type FleetStatusConfig,
+  type FleetStopConfig,
+  type FleetTrainConfig,
+  type FleetWatchConfig,
+} from "./config-fleet-jobs.ts"
+export {
+  HOST_FILES,
+  HOST_LOGS,
+  HOST_READ,
+  HOST_RESUME,
+  HOST_START,
+  HOST_STATUS,
+  HOST_STOP,
+  HOST_SUPERVISE,
+  type HostFilesConfig,
+  type HostLogsConfig,
+  type HostReadConfig,
+  type HostResumeConfig,
+  type HostStartConfig,
+  type HostStatusConfig,
+  type HostStopConfig,
+  type HostSuperviseConfig,
+  JOB_POLICY,
+} from "./config-host.ts"
 export { EVAL, type EvalConfig, EXPORT, type ExportConfig, finishInfer, INFER, type InferConfig } from "./config-infer.ts"
 export { type Entry, Loaded, type Naming, type Origin } from "./config-merge.ts"
 export { checkModel, MODEL, type ModelConfig, modelFields, resolveModel } from "./config-model.ts"
@@ -119,6 +169,15 @@ export const TABLES: readonly Fields[] = [
   RUNS_SYNC,
   RUNS_SHIP,
   FLEET_SELECT,
+  FLEET_BENCH,
+  FLEET_DOWNLOAD,
+  FLEET_LOGS,
+  FLEET_RESUME,
+  FLEET_SERVE,
+  FLEET_STATUS,
+  FLEET_STOP,
+  FLEET_TRAIN,
+  FLEET_WATCH,
   FLEET_TRUST,
   FLEET_SYNC_KEYS,
   FLEET_DEPLOY,
