@@ -25,7 +25,7 @@ export const BENCH_LOOP = {
     batch: int("sequences of a step", { default: 2, min: 1 }),
     context: int("tokens of a sequence", { default: 64, min: 1, aliases: ["block"] }),
     nLayer: int("transformer blocks", { default: 2, min: 1, aliases: ["layers"] }),
-    nEmbd: int("width", { default: 128, min: 1, aliases: ["dim"] }),
+    nEmbd: int("width of the residual stream", { default: 128, min: 1, aliases: ["dim"] }),
     nHead: int("attention heads", { default: 4, min: 1, aliases: ["heads"] }),
     logInterval: int("steps between samples of the speed", { default: 25, min: 1, aliases: ["logEvery"] }),
     lr: float("learning rate", { default: 3e-5, above: 0 }),
