@@ -46,6 +46,9 @@ export function figure(value: number): string {
   return String(Number(value.toPrecision(4)))
 }
 
+/** Median of samples for people. */
+export const medianOf = (samples: readonly number[]): string => figure(median(samples))
+
 /** "1.79", or "~ 1.01" where the interval holds 1: no difference is shown. */
 export const ratioText = ({ ratio, low, high }: Ratio): string => `${low <= 1 && high >= 1 ? "~ " : ""}${ratio.toFixed(2)}`
 

@@ -3,6 +3,7 @@ import { type Command, defineCommand } from "./cli-command.ts"
 import {
   BENCH_ALL,
   BENCH_COUNTERS,
+  BENCH_GATE,
   BENCH_INFER,
   BENCH_OPS,
   BENCH_SERVE,
@@ -81,6 +82,19 @@ export const BENCH_COMMANDS: readonly Command[] = [
     positionals: ["preset"],
     examples: ["alpha bench counters --preset=cpu-small --device=cpu --json"],
     run: async (invocation) => (await import("./cli-bench-measure.ts")).measure("counters", invocation),
+  }),
+  defineCommand({
+    name: "bench gate",
+    group: "Tools",
+    summary: "judge whether a build is as fast as another: exit code 0, 3 slower, 4 undecided",
+    fields: BENCH_GATE,
+    positionals: ["a", "b"],
+    examples: [
+      "alpha bench gate main HEAD --device=cpu",
+      "alpha bench gate old-alpha ./alpha --case=train,startup --json",
+      "alpha bench gate ./alpha --learn=10",
+    ],
+    run: async (invocation) => (await import("./cli-bench-gate.ts")).run(invocation),
   }),
   defineCommand({
     name: "bench serve",

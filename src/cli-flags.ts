@@ -30,7 +30,7 @@ export function parseFlags(argv: readonly string[], fields: Fields, positionals:
   const rest: string[] = []
   const switches = { help: false, json: false, printConfig: false }
   for (let i = 0; i < argv.length; i++) {
-    const argument = argv[i]!
+    const argument = longForm(argv[i]!, fields)
     if (argument === "--") {
       ;(takesRest ? rest : loose).push(...argv.slice(i + 1))
       break
@@ -58,6 +58,12 @@ export function parseFlags(argv: readonly string[], fields: Fields, positionals:
     throw new AlphaError(`argument ${raw} and ${flag.from} ${flag.raw} both set ${name}`, { hint: "give one of the two", code: EXIT.usage })
   }
   return { entries: gathered([...entries, ...found], fields), ...switches, help: undefined, rest }
+}
+
+/** A letter that is another name of a field is a flag with one dash: -n 20 is --lines 20. */
+function longForm(argument: string, fields: Fields): string {
+  const isKnown = /^-[A-Za-z]$/.test(argument) && Object.values(fields).some(({ aliases }) => aliases.includes(argument.slice(1)))
+  return isKnown ? `-${argument}` : argument
 }
 
 type Meaning =

@@ -1,9 +1,11 @@
 /** `alpha fleet`: the table of its verbs; each verb's work is loaded when it runs. */
 import { type Command, defineCommand } from "./cli-command.ts"
+import { FLEET_JOB_VERBS, FLEET_VIEW } from "./cli-fleet-verbs.ts"
 import { FLEET_RUN, FLEET_SELECT, FLEET_TRUST } from "./config.ts"
 
 /** Every verb. All of them select machines by FLEET_SELECT and end with the exit codes of FLEET_EXIT. */
 export const FLEET_VERBS: readonly Command[] = [
+  ...FLEET_JOB_VERBS,
   defineCommand({
     name: "fleet trust",
     group: "Fleet",
@@ -40,4 +42,5 @@ export const FLEET_VERBS: readonly Command[] = [
     examples: ["alpha fleet schema"],
     run: async (invocation) => (await import("./cli-fleet-shell.ts")).schema(invocation),
   }),
+  FLEET_VIEW,
 ]

@@ -104,7 +104,10 @@ function describe(field: Field): string {
   if (field.unit && !field.doc.includes(field.unit)) facts.push(`in ${field.unit}`)
   const value = defaultOf(field)
   if (value !== undefined) facts.push(`default: ${value}`)
-  const names = field.aliases.map((alias) => (alias.includes("=") ? `--${alias.split("=")[0]} = ${alias.split("=")[1]}` : `--${alias}`))
+  const names = field.aliases.map((alias) => {
+    const [word, fixed] = alias.split("=") as [string, string?]
+    return `${word.length === 1 ? "-" : "--"}${word}${fixed === undefined ? "" : ` = ${fixed}`}`
+  })
   if (names.length > 0) facts.push(`also ${names.join(", ")}`)
   return facts.length === 0 ? field.doc : `${field.doc} (${facts.join("; ")})`
 }

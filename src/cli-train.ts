@@ -124,7 +124,7 @@ function changedBatches(directory: string, config: TrainInput): string[] {
 }
 
 /** Preset or data, date and time: novels-20260131-142501. */
-function defaultName({ preset, data }: TrainInput): string {
+export function defaultName({ preset, data }: TrainInput): string {
   const stem = preset ?? (data === undefined || data === "-" ? "run" : basename(data).replace(/\.[^.]*$/, ""))
   const time = new Date().toISOString().replace(/[-:]/g, "").replace("T", "-").slice(0, 15)
   return `${stem.replace(/[^\w.-]+/g, "_") || "run"}-${time}`

@@ -8,6 +8,7 @@ import { BENCH_COMMANDS } from "./cli-bench-commands.ts"
 import { type Command, defineCommand } from "./cli-command.ts"
 import { parseFlags } from "./cli-flags.ts"
 import { FLEET_VERBS } from "./cli-fleet.ts"
+import { HOST_VERBS } from "./cli-host-verbs.ts"
 import { requestStop } from "./cli-signal.ts"
 import {
   DOCTOR,
@@ -244,6 +245,9 @@ export const COMMANDS: readonly Command[] = [
   ...FLEET_VERBS,
 ]
 
+/** What is understood; what one machine says to another is not shown by `alpha help`. */
+const KNOWN: readonly Command[] = [...COMMANDS, ...HOST_VERBS]
+
 /** Runs one command line and returns its exit code; `alpha fleet` has exit codes of its own. */
 export async function main(argv: readonly string[]): Promise<number> {
   try {
@@ -281,7 +285,7 @@ type Dispatch = (command: Command, flags: readonly string[]) => Promise<void>
 /** The table as citty's tree: "tokenizer build" stands under "tokenizer". */
 function commandTree(dispatch: Dispatch, argv: readonly string[]): CommandDef {
   const root: Record<string, CommandDef> = {}
-  for (const command of COMMANDS) {
+  for (const command of KNOWN) {
     for (const name of [command.name, ...command.aliases]) {
       const words = name.split(" ")
       // citty drops flags that stand before the command; they would be lost in silence.
@@ -354,7 +358,8 @@ async function execute(command: Command, args: readonly string[], argv: readonly
 async function help(words: readonly string[]): Promise<number> {
   const { helpJson, helpPage } = await import("./cli-help.ts")
   const names = words.filter((word) => word !== "--json").join(" ")
-  output(words.includes("--json") ? JSON.stringify(helpJson(COMMANDS, names)) : helpPage(COMMANDS, names))
+  const commands = names.startsWith("host") ? KNOWN : COMMANDS
+  output(words.includes("--json") ? JSON.stringify(helpJson(commands, names)) : helpPage(commands, names))
   return EXIT.ok
 }
 

@@ -1,5 +1,6 @@
 /** The fields of fleet.json and of the `alpha fleet` commands. */
 import { bool, inGroup, int, list, text, type Values } from "./config-field.ts"
+import { JOB_POLICY } from "./config-host.ts"
 
 /** One machine of fleet.json; `defaults` holds the same fields for all of them. */
 export const FLEET_HOST = {
@@ -23,6 +24,11 @@ export const FLEET_HOST = {
     setupCommand: text("shell command that setup runs on the machine", {}),
     envFile: text("file of secrets that deploy sends, from beside fleet.json", { default: ".env.local" }),
     files: list("more files that deploy sends, such as data or a tokenizer, from beside fleet.json", { default: [] }),
+  }),
+  ...JOB_POLICY,
+  ...inGroup("Rent", {
+    stopCommand: text("command of this machine that stops it at the provider; it sees $INSTANCE, $HOST, $ZONE, $MACHINE", {}),
+    deleteCommand: text("the same to delete it", {}),
   }),
 }
 export type FleetHostFields = Values<typeof FLEET_HOST>

@@ -1,9 +1,21 @@
 /** The configuration: tables of every field, and loading of a command's values from all their sources. */
 import { basename, dirname, join } from "node:path"
 import { BENCH_SERVE } from "./config-bench.ts"
+import { BENCH_GATE } from "./config-bench-gate.ts"
 import { BENCH } from "./config-bench-measure.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
+import {
+  FLEET_BENCH,
+  FLEET_DOWNLOAD,
+  FLEET_LOGS,
+  FLEET_RESUME,
+  FLEET_SERVE,
+  FLEET_STATUS,
+  FLEET_STOP,
+  FLEET_TRAIN,
+  FLEET_WATCH,
+} from "./config-fleet-jobs.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
 import { findPreset } from "./config-preset.ts"
@@ -15,6 +27,7 @@ import { TRAIN_FIELDS } from "./config-train.ts"
 import { TUI } from "./config-tui.ts"
 
 export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
+export { BENCH_GATE, type BenchGateConfig } from "./config-bench-gate.ts"
 export {
   BENCH,
   BENCH_ALL,
@@ -56,6 +69,45 @@ export {
   type FleetTrustConfig,
   type FleetUploadConfig,
 } from "./config-fleet.ts"
+export {
+  FLEET_BENCH,
+  FLEET_DOWNLOAD,
+  FLEET_LOGS,
+  FLEET_RESUME,
+  FLEET_SERVE,
+  FLEET_STATUS,
+  FLEET_STOP,
+  FLEET_TRAIN,
+  FLEET_WATCH,
+  type FleetBenchConfig,
+  type FleetDownloadConfig,
+  type FleetLogsConfig,
+  type FleetResumeConfig,
+  type FleetServeConfig,
+  type FleetStatusConfig,
+  type FleetStopConfig,
+  type FleetTrainConfig,
+  type FleetWatchConfig,
+} from "./config-fleet-jobs.ts"
+export {
+  HOST_FILES,
+  HOST_LOGS,
+  HOST_READ,
+  HOST_RESUME,
+  HOST_START,
+  HOST_STATUS,
+  HOST_STOP,
+  HOST_SUPERVISE,
+  type HostFilesConfig,
+  type HostLogsConfig,
+  type HostReadConfig,
+  type HostResumeConfig,
+  type HostStartConfig,
+  type HostStatusConfig,
+  type HostStopConfig,
+  type HostSuperviseConfig,
+  JOB_POLICY,
+} from "./config-host.ts"
 export { EVAL, type EvalConfig, EXPORT, type ExportConfig, finishInfer, INFER, type InferConfig } from "./config-infer.ts"
 export { type Entry, Loaded, type Naming, type Origin } from "./config-merge.ts"
 export { checkModel, MODEL, type ModelConfig, modelFields, resolveModel } from "./config-model.ts"
@@ -103,6 +155,7 @@ export const TABLES: readonly Fields[] = [
   SERVE,
   SECRETS,
   BENCH,
+  BENCH_GATE,
   BENCH_SERVE,
   TUI,
   RUNS_LS,
@@ -113,6 +166,15 @@ export const TABLES: readonly Fields[] = [
   RUNS_SYNC,
   RUNS_SHIP,
   FLEET_SELECT,
+  FLEET_BENCH,
+  FLEET_DOWNLOAD,
+  FLEET_LOGS,
+  FLEET_RESUME,
+  FLEET_SERVE,
+  FLEET_STATUS,
+  FLEET_STOP,
+  FLEET_TRAIN,
+  FLEET_WATCH,
   FLEET_TRUST,
   FLEET_SYNC_KEYS,
   FLEET_DEPLOY,
