@@ -1,7 +1,7 @@
 /** `alpha fleet`: the table of its verbs; each verb's work is loaded when it runs. */
 import { type Command, defineCommand } from "./cli-command.ts"
 import { FLEET_JOB_VERBS, FLEET_VIEW } from "./cli-fleet-verbs.ts"
-import { FLEET_DEPLOY, FLEET_RUN, FLEET_RUN, FLEET_SELECT, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_TRUST, FLEET_UPLOAD } from "./config.ts"
+import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config.ts"
 
 /** Every verb. All of them select machines by FLEET_SELECT and end with the exit codes of FLEET_EXIT. */
 export const FLEET_VERBS: readonly Command[] = [
