@@ -3,6 +3,7 @@ import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSy
 import { connect, createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
+import { type FleetHost, readFleet } from "../src/fleet.ts"
 import { testWith } from "./require.ts"
 
 const find = (program: string) => Bun.which(program, { PATH: `${process.env.PATH}:/usr/sbin:/sbin` }) ?? undefined
@@ -50,6 +51,8 @@ export interface TestFleet {
   /** Environment of the program. */
   readonly environment: Record<string, string>
   host(name: string): TestHost
+  /** The same as the program sees it, for calls within the test's own process. */
+  instance(name: string): FleetHost
   /** Runs `alpha ARGUMENTS` from source in `folder`. */
   alpha(args: readonly string[], options?: AlphaOptions): Promise<{ stdout: string; stderr: string; code: number }>
   /** Starts it and lets go: for kills. */
@@ -68,14 +71,16 @@ export async function startFleet(
   names: Readonly<Record<string, "openssh" | "busybox">>,
   { trusted = true, fields = {} }: { trusted?: boolean; fields?: Record<string, unknown> } = {},
 ): Promise<TestFleet> {
-  const folder = mkdtempSync(join(tmpdir(), "fleet-"))
+  // A name that stumbles wherever a path is not quoted or a % not doubled.
+  const folder = mkdtempSync(join(tmpdir(), "fleet 5%h "))
+  const place = mkdtempSync(join(tmpdir(), "hosts-"))
   const key = join(folder, "id")
   run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", key])
   const hosts = await Promise.all(
-    Object.entries(names).map(([name, kind]) => startHost(folder, name, kind, readFileSync(`${key}.pub`, "utf8"))),
+    Object.entries(names).map(([name, kind]) => startHost(place, name, kind, readFileSync(`${key}.pub`, "utf8"))),
   )
   const file = join(folder, "fleet.json")
-  const sockets = join(folder, "s")
+  const sockets = join(place, "s")
   mkdirSync(sockets, { mode: 0o700 })
   const { PATH = "", HOME = "", TMPDIR = "/tmp", SSH_AUTH_SOCK: _ } = process.env
   const environment = { PATH, HOME, TMPDIR, XDG_RUNTIME_DIR: sockets.length <= 50 ? sockets : mkdtempSync("/tmp/fleet-") }
@@ -93,6 +98,10 @@ export async function startFleet(
     hosts,
     environment,
     host: (name) => hosts.find((host) => host.name === name)!,
+    instance: (name) => ({
+      ...readFleet(file).instances.find((instance) => instance.name === name)!,
+      controlPath: join(environment.XDG_RUNTIME_DIR, "alpha-ssh-test", name),
+    }),
     async alpha(args, options) {
       const child = spawn(args, options)
       const [stdout, stderr, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited])
@@ -113,8 +122,7 @@ export async function startFleet(
         Bun.spawnSync(["ssh", "-O", "exit", "-o", `ControlPath=${join(environment.XDG_RUNTIME_DIR, socket)}`, "x"], { stderr: "ignore" })
       }
       for (const host of hosts) host.stop()
-      if (!environment.XDG_RUNTIME_DIR.startsWith(folder)) rmSync(environment.XDG_RUNTIME_DIR, { recursive: true, force: true })
-      rmSync(folder, { recursive: true, force: true })
+      for (const path of [folder, place, environment.XDG_RUNTIME_DIR]) rmSync(path, { recursive: true, force: true })
     },
   }
   fleet.configure({})
