@@ -293,11 +293,12 @@ export async function startTest(paths: readonly string[], options: TestOptions =
     loopback: true,
     startedAt: Date.now(),
     running: new Set(),
+    listening: new Set(),
     draining: false,
     failed: undefined,
   }
   for (const path of paths) models.add(path, "runs")
-  if (options.follow !== undefined) models.add(options.follow, "runs", true)
+  if (options.follow !== undefined) models.add(options.follow, "runs", "best")
   await models.start()
   const app = createApp(context, ROUTES)
   const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: (request) => app.fetch(request) })

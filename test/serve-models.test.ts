@@ -77,7 +77,7 @@ test("an admin loads a checkpoint of a run that was not served, and nothing outs
 test("a swap leaves the old checkpoint to the requests that began with it", async () => {
   save(1)
   const { models, told } = watched()
-  models.add(run, "runs", true)
+  models.add(run, "runs", "best")
   await models.start()
   const old = await models.lease("story")
   save(2)
@@ -95,7 +95,7 @@ test("a swap leaves the old checkpoint to the requests that began with it", asyn
 test("a checkpoint that vanishes while it is loaded keeps the old one answering", async () => {
   save(1)
   const { models } = watched()
-  models.add(run, "runs", true)
+  models.add(run, "runs", "best")
   await models.start()
   save(2)
   rmSync(join(checkpoint(2), "config.json"))
