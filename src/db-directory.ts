@@ -15,6 +15,7 @@ import {
   type Journal,
   type JournalRow,
   type RowQuery,
+  type RunAfter,
   type RunFilter,
   type RunStore,
   type RunSummary,
@@ -183,8 +184,6 @@ export class DirectoryStore implements RunStore {
     return (await this.#read(directory)).facts.summary(runRecord(directory))
   }
 }
-
-type RunAfter = Parameters<RunStore["subscribe"]>[1]
 
 export function missingRun(id: string, where: string): never {
   throw new AlphaError(`no run ${id} in ${where}`, { hint: "alpha runs ls shows those there are", code: EXIT.data })

@@ -18,7 +18,7 @@ export interface Context {
   readonly metrics: Metrics
   readonly log: Log
   /** What the routes of runs read. */
-  readonly runs: RunStore
+  readonly runs: RunStore & { readonly database?: "ready" | "away" | null }
   /** Runs that trainers ship here. */
   readonly remote: RemoteRuns
   readonly limits: { readonly queueTokens: number; readonly queueMs: number; readonly maxBody: number }

@@ -260,6 +260,7 @@ function checkpoint(s: Session): void {
   s.emit({ type: "checkpoint", step: trainer.step, path, bytes, best })
 }
 
+export { measureBandwidth } from "./train-bandwidth.ts"
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
 export type {
   AlertEvent,
@@ -272,7 +273,6 @@ export type {
   Summary,
   TrainEvent,
 } from "./train-metrics.ts"
-export { measureBandwidth } from "./train-bandwidth.ts"
 export { measurePeak, productRate } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
