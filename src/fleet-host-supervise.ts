@@ -99,7 +99,7 @@ export async function supervise(root: string, name: string): Promise<void> {
     const number = record.attempt + 1
     say(`start ${number}: alpha ${words.join(" ")}`)
     const from = uptime()
-    const kills = oomKills("self")
+    const kills = oomKills()
     const began = Date.now()
     const child = Bun.spawn([...self(), ...words], { cwd: root, stdin: "ignore", stdout: log, stderr: log })
     record = { ...record, supervisor, child: processNamed(child.pid), attempt: number }
@@ -131,7 +131,7 @@ export async function supervise(root: string, name: string): Promise<void> {
     )
     await child.exited
     const progress = record.run === undefined ? undefined : runProgress(record.run)
-    const after = oomKills("self")
+    const after = oomKills()
     const ending: Ending = {
       code: child.signalCode === null ? child.exitCode : null,
       signal: child.signalCode === null ? null : String(child.signalCode),

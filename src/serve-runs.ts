@@ -2,6 +2,7 @@
 import { domainsOf, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
 import type { Call } from "./serve-context.ts"
 import { ApiError, badField } from "./serve-error.ts"
+import { packedJson } from "./serve-pack.ts"
 
 const X_AXES = ["step", "tokens", "time", "flops"] as const satisfies readonly XAxis[]
 const DEFAULT_POINTS = 1000
@@ -21,7 +22,7 @@ export async function listRuns(call: Call): Promise<Response> {
   const limit = count(call, "limit", undefined, 100_000)
   const filter = { states, tag: query("tag"), name: query("name"), limit }
   const { runs } = call.context
-  return Response.json({ runs: await runs.runs(filter), database: runs.database ?? null })
+  return packedJson(call, { runs: await runs.runs(filter), database: runs.database ?? null })
 }
 
 export const oneRun = async (call: Call): Promise<Response> => Response.json(await find(call))
@@ -41,7 +42,7 @@ export async function runMetrics(call: Call): Promise<Response> {
   const x = X_AXES.find((one) => one === (call.http.req.query("x") ?? "step")) ?? unknown("x", call.http.req.query("x"), X_AXES)
   const points = count(call, "points", DEFAULT_POINTS, MOST_POINTS) as number
   const [from, to] = [bound(call, "from"), bound(call, "to")]
-  return Response.json(await call.context.runs.metrics(run.id, { columns, x, points, from, to }))
+  return packedJson(call, await call.context.runs.metrics(run.id, { columns, x, points, from, to }))
 }
 
 /** Rows of a journal after ?after=, at most ?limit=, or all of them with ?format=. */
