@@ -67,14 +67,15 @@ export function deployPath(deployDir: string): string {
 
 /**
  * The line that becomes `alpha ARGUMENTS` of the current release, in the deploy directory; a library compiled on the machine is used where
- * the release has one. The process is the shell's own (exec), so signals and exit codes are alpha's.
+ * the release has one. The process is the shell's own (exec), so signals and exit codes are alpha's. `before` is a line of `fleet-audit`.
  */
-export function alphaOnHost(host: FleetHost, argv: readonly (string | Uint8Array)[]): string {
+export function alphaOnHost(host: FleetHost, argv: readonly (string | Uint8Array)[], before?: string): string {
   return [
     enter(host),
     '[ -L current ] || { echo "nothing is deployed in $PWD" >&2; exit 69; }',
     'release=$(dirname -- "$(readlink current)")',
     'if [ -f "$release/libalpha.so" ]; then ALPHA_NATIVE_LIBRARY=$PWD/$release/libalpha.so; export ALPHA_NATIVE_LIBRARY; fi',
+    ...(before === undefined ? [] : [before]),
     `exec ./current ${quote(argv)}`,
   ].join("\n")
 }
@@ -157,7 +158,7 @@ export function sshArgv(host: FleetHost, command: string | undefined, options: S
 /** The machine in between is reached by an ssh of our own, under the same checks; ssh -J would leave them to the user's files. */
 function proxyCommand(via: FleetHost): string {
   const words = sshArgv(via, undefined, { forward: "@" }).map((word) => (word === "@" ? "[%h]:%p" : word.replaceAll("%", "%%")))
-  return `exec ${words.map((word) => (word === "[%h]:%p" ? `'${word}'` : quote([word]))).join(" ")}`
+  return `${words.map((word) => (word === "[%h]:%p" ? `'${word}'` : quote([word]))).join(" ")}`
 }
 
 /** A path as ssh's options take it: quoted for spaces, % doubled. `fleet-config` refuses what cannot be written so. */

@@ -1,4 +1,6 @@
 /** Jobs on a machine: started, resumed, stopped. */
+import { audit } from "./fleet-audit.ts"
+import { alphaOnHost } from "./fleet-command.ts"
 import type { FleetHost } from "./fleet-config.ts"
 import type { JobReport } from "./fleet-host-state.ts"
 import { askHost } from "./fleet-job.ts"
@@ -26,5 +28,12 @@ export const stopWords = (run: string | undefined, now: boolean): string[] => [
 
 const named = (run: string | undefined): string[] => (run === undefined ? [] : [`--run=${run}`])
 
+/** The script of such words; what is done to a job stands in the machine's audit log. */
+export function jobScript(host: FleetHost, words: readonly string[]): string {
+  const kind = words.find((word) => word.startsWith("--kind="))?.slice("--kind=".length)
+  const run = words.find((word) => word.startsWith("--run="))?.slice("--run=".length)
+  return alphaOnHost(host, words, audit({ verb: kind ?? words[1]!, ...(run === undefined ? {} : { detail: run }) }))
+}
+
 export const askJob = (host: FleetHost, words: readonly string[]): Promise<JobReport & { readonly wasRunning?: boolean }> =>
-  askHost(host, words)
+  askHost(host, words, jobScript(host, words))
