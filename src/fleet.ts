@@ -31,7 +31,7 @@ export {
 } from "./fleet-parallel.ts"
 export { flag, PROFILES, profileOf, trainWords } from "./fleet-profile.ts"
 export type { Blob, Step } from "./fleet-release.ts"
-export { askJob, resumeWords, startWords, stopWords } from "./fleet-run.ts"
+export { askJob, jobScript, resumeWords, startWords, stopWords } from "./fleet-run.ts"
 export {
   doctorHost,
   doctorPlan,
