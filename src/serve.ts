@@ -102,6 +102,7 @@ export function startServer(
     metrics: serverMetrics(),
     log,
     runs,
+    runsDir: config.runsDir,
     remote: new RemoteRuns(config.runsDir),
     limits: { queueTokens: config.queueTokens, queueMs: config.queueTimeout * 1000, maxBody: config.maxBody },
     cors: config.cors,
