@@ -41,10 +41,10 @@ async function onEach(
   plan: (host: FleetHost) => { words: readonly string[]; tell: (report: JobReport & { readonly wasRunning?: boolean }) => string },
 ): Promise<number> {
   const { hosts } = machines(invocation)
-  if (invocation.config.dryRun) return dryRun(invocation, hosts, (host) => [{ what, script: jobScript(host, plan(host).words) }])
+  if (invocation.config.dryRun) return dryRun(invocation, hosts, (host) => [{ what, script: jobScript(host, what, plan(host).words) }])
   return await overHosts(invocation, hosts, async (host) => {
     const { words, tell } = plan(host)
-    const report = await askJob(host, words)
+    const report = await askJob(host, what, words)
     return { message: tell(report), value: { job: report } }
   })
 }

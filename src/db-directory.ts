@@ -93,6 +93,10 @@ export class DirectoryStore implements RunStore {
     return await querySeries(blocks, rows, query, facts.flopsPerToken)
   }
 
+  async through(id: string, kind: Journal): Promise<number> {
+    return countJournal(journalPath(this.directory(id), kind)) - 1
+  }
+
   async rows(id: string, kind: Journal, query: RowQuery = {}): Promise<readonly JournalRow[]> {
     return readJournal(journalPath(this.directory(id), kind), query)
   }

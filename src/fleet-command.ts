@@ -67,15 +67,14 @@ export function deployPath(deployDir: string): string {
 
 /**
  * The line that becomes `alpha ARGUMENTS` of the current release, in the deploy directory; a library compiled on the machine is used where
- * the release has one. The process is the shell's own (exec), so signals and exit codes are alpha's. `before` is a line of `fleet-audit`.
+ * the release has one. The process is the shell's own (exec), so signals and exit codes are alpha's.
  */
-export function alphaOnHost(host: FleetHost, argv: readonly (string | Uint8Array)[], before?: string): string {
+export function alphaOnHost(host: FleetHost, argv: readonly (string | Uint8Array)[]): string {
   return [
     enter(host),
     '[ -L current ] || { echo "nothing is deployed in $PWD" >&2; exit 69; }',
     'release=$(dirname -- "$(readlink current)")',
     'if [ -f "$release/libalpha.so" ]; then ALPHA_NATIVE_LIBRARY=$PWD/$release/libalpha.so; export ALPHA_NATIVE_LIBRARY; fi',
-    ...(before === undefined ? [] : [before]),
     `exec ./current ${quote(argv)}`,
   ].join("\n")
 }

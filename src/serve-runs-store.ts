@@ -115,6 +115,7 @@ export class ServerRuns implements RunStore {
 
   config = async (id: string) => (await this.#of(id)).config(id)
   metrics = async (id: string, query: SeriesQuery) => (await this.#of(id)).metrics(id, query)
+  through = async (id: string, kind: Journal) => (await this.#of(id)).through(id, kind)
   rows = async (id: string, kind: Journal, query?: RowQuery) => (await this.#of(id)).rows(id, kind, query)
   samples = async (id: string) => (await this.#of(id)).samples(id)
   events = async (id: string) => (await this.#of(id)).events(id)

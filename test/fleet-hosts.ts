@@ -29,6 +29,8 @@ const missing =
       : `the BusyBox host needs ${!isRoot ? "root (its own root directory)" : "dropbear-bin and busybox-static"}`
     : "openssh-server or openssh-client is not installed"
 
+/** Whether hosts of both kinds can be started. */
+export const hasBusybox = missing === undefined
 /** A test with an OpenSSH host. */
 export const sshTest = testWith("ssh", sshd && ssh ? undefined : missing)
 /** A test with a host that has BusyBox and dropbear alone. */
