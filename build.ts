@@ -9,6 +9,7 @@ import { findTarget, hostTarget, outputFolder, root, run, type Target } from "./
 import { kernels } from "./shaders/kernels.ts"
 import type { BuildInfo } from "./src/base-build.ts"
 import { AlphaError, EXIT } from "./src/base-error.ts"
+import { bundleDash } from "./src/serve-dash.ts"
 import { pack } from "./src/spirv.ts"
 
 /** Commit of this checkout, "-dirty" when tracked files differ from it; "unknown" in an unpacked archive. */
@@ -29,6 +30,8 @@ export interface Assets {
   readonly "native-library": string
   /** Every kernel of shaders/ as SPIR-V. */
   readonly "kernel-pack": string
+  /** The dashboard's script for browsers. */
+  readonly dashboard: string
 }
 
 /** Bundles `programs` and Bun itself into the executable `outfile`. */
@@ -44,7 +47,7 @@ export async function bundle(programs: string[], assets: Assets, info: BuildInfo
       minify: { whitespace: true, syntax: true, identifiers: false },
       bytecode: true,
       define: { ALPHA_BUILD: JSON.stringify(info) },
-      loader: { ".so": "file", ".node": "file", ".pack": "file" },
+      loader: { ".so": "file", ".node": "file", ".pack": "file", ".asset": "file" },
       plugins: [
         {
           name: "assets",
@@ -119,6 +122,17 @@ async function build(target: Target): Promise<void> {
       `${kernels.length} kernels, ${kernels.reduce((sum, { variants }) => sum + variants.length, 0)} modules, ${bytes >> 10} KiB of SPIR-V`,
   )
 
+  const dashboard = join(outputFolder(target), "dashboard.asset")
+  await step(
+    "pages",
+    async () => {
+      const text = await bundleDash()
+      writeFileSync(dashboard, text)
+      return text.length
+    },
+    (bytes) => `the dashboard's script, ${bytes >> 10} KiB`,
+  )
+
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }
   const info: BuildInfo = { version, commit: gitCommit(), target: target.name, compiler, bun: Bun.version }
   const final = join(root, target.name === hostTarget ? "alpha" : `alpha-${target.name}`)
@@ -126,7 +140,7 @@ async function build(target: Target): Promise<void> {
   try {
     await step(
       "bundle",
-      () => bundle(entrypoints(), { "native-library": library, "kernel-pack": kernelPack }, info, target, candidate),
+      () => bundle(entrypoints(), { "native-library": library, "kernel-pack": kernelPack, dashboard }, info, target, candidate),
       () => `alpha ${version}, commit ${info.commit}, Bun ${info.bun}`,
     )
     await step(

@@ -1,4 +1,4 @@
-/** The fields of `alpha runs`: ls, show, compare, export, rm, sync. */
+/** The fields of `alpha runs`: ls, show, compare, export, rm, sync, ship. */
 import { bool, choice, inGroup, int, text, type Values } from "./config-field.ts"
 import { FILES } from "./config-shared.ts"
 
@@ -48,3 +48,6 @@ export type RunsRmConfig = Values<typeof RUNS_RM>
 
 export const RUNS_SYNC = { ...DATABASE, ...FILES }
 export type RunsSyncConfig = Values<typeof RUNS_SYNC>
+
+export const RUNS_SHIP = { ...inGroup("Show", RUN), ...FILES }
+export type RunsShipConfig = Values<typeof RUNS_SHIP>

@@ -122,6 +122,8 @@ export interface RunUpdate {
   readonly run: string
   readonly kind: Journal
   readonly row: JournalRow
+  /** The run was resumed before this row: those of its journal with this number or a higher one that were told before are void. */
+  readonly rewound?: true
 }
 
 /** What a view needs of runs; over the database or over run directories. `id` may be the id or the name. */

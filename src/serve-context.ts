@@ -30,6 +30,8 @@ export interface Context {
   readonly startedAt: number
   /** Cancels of the requests under way. */
   readonly running: Set<(error: ApiError) => void>
+  /** Ends of the streams that never end by themselves: they go first when the server does, and their listeners come back. */
+  readonly listening: Set<() => void>
   /** Only what runs still ends. */
   draining: boolean
   /** The engine is gone; nothing can be answered. */

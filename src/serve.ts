@@ -3,7 +3,7 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import type { Log } from "./base-log.ts"
 import type { Environment, ServeConfig } from "./config.ts"
 import { DirectoryStore } from "./db.ts"
-import { startEngine, startServing } from "./engine.ts"
+import { type Engine, startEngine, startServing } from "./engine.ts"
 import { createApp } from "./serve-app.ts"
 import { checkBind, isLoopback, readKeys } from "./serve-auth.ts"
 import type { Context, Route } from "./serve-context.ts"
@@ -47,16 +47,24 @@ const defaultPort = (environment: Environment): number => {
   throw new AlphaError("PORT: expected a whole number from 0 to 65535", { code: EXIT.usage })
 }
 
-/** Starts to listen at once; models load meanwhile. `routes` may hold more than this group's own. */
+export interface ServerOptions {
+  readonly onNote?: (note: string) => void
+  /** May hold more than this group's own. */
+  readonly routes?: readonly Route[]
+  /** A run that this process trains: its last checkpoint answers. The engine is the trainer's, and stays open. */
+  readonly training?: { readonly engine: Engine; readonly directory: string; readonly debugGpu: boolean }
+}
+
+/** Starts to listen at once; models load meanwhile. */
 export function startServer(
   config: ServeConfig,
   environment: Environment,
   log: Log,
-  { onNote, routes = ROUTES }: { onNote?: (note: string) => void; routes?: readonly Route[] } = {},
+  { onNote, routes = ROUTES, training }: ServerOptions = {},
 ): RunningServer {
   const keys = readKeys(environment, config.publicRead)
   checkBind(config.host, keys)
-  const engine = startEngine()
+  const engine = training?.engine ?? startEngine()
   let evict = (_key: string) => {}
   const serving = startServing(
     engine,
@@ -68,7 +76,8 @@ export function startServer(
       memoryBytes: config.memory,
       prefixCache: config.prefixCache,
     },
-    { device: config.device, threads: config.threads },
+    // One process opens a device once: the words are those of the trainer.
+    { device: config.device, threads: config.threads, ...(training === undefined ? {} : { debugGpu: training.debugGpu }) },
     { onEvicted: (key) => evict(key), ...(onNote === undefined ? {} : { onNote }) },
   )
   const models = new Models(serving, { precision: config.precision, log })
@@ -88,14 +97,18 @@ export function startServer(
     loopback: isLoopback(config.host),
     startedAt: Date.now(),
     running: new Set(),
+    listening: new Set(),
     draining: false,
     failed: undefined,
   }
-  const close = () => engine.close()
+  const close = () => {
+    if (training === undefined) engine.close()
+  }
   let server: Bun.Server<undefined>
   try {
     for (const path of config.model) models.add(path, config.runsDir)
-    if (config.follow !== undefined) models.add(config.follow, config.runsDir, true)
+    if (config.follow !== undefined) models.add(config.follow, config.runsDir, "best")
+    if (training !== undefined) models.add(training.directory, config.runsDir, "last")
     server = listen(config, config.port ?? defaultPort(environment), createApp(context, routes))
   } catch (error) {
     close()
@@ -116,11 +129,13 @@ export function startServer(
     isOpen: keys.none,
     async drain(seconds) {
       context.draining = true
+      const listened = context.listening.size > 0
+      for (const leave of [...context.listening]) leave()
       const until = performance.now() + seconds * 1000
       while (context.running.size > 0 && performance.now() < until) await Bun.sleep(20)
       const left = context.running.size > 0
       for (const cancel of [...context.running]) cancel(draining())
-      if (left) await Bun.sleep(FLUSH_MS)
+      if (left || listened) await Bun.sleep(FLUSH_MS)
       await server.stop(true)
       context.runs.close()
       await Promise.race([serving.stop(), Bun.sleep(2000)]).catch(() => {})

@@ -17,13 +17,13 @@ import { announce, openSession, type Session } from "./train-session.ts"
 import { smokeTest } from "./train-smoke.ts"
 import { saveState, type TrainerState } from "./train-state.ts"
 import { planRun } from "./train-step.ts"
-import { type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
+import { type Pause, type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
 
 /**
  * Trains `job` to its end, or until `flag` says stop; a checkpoint is always written last. Returns the summary it emitted. Throws Stopped when it
- * was stopped before the first step; a new run then leaves nothing behind.
+ * was stopped before the first step; a new run then leaves nothing behind. `pause` lets others have the device between two pieces of work.
  */
-export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit): Promise<Summary> {
+export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, pause: Pause = () => undefined): Promise<Summary> {
   const started = performance.now()
   const { directory } = job
   if (!job.resume) createRun(directory)
@@ -49,7 +49,7 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
     })
     try {
       announce(session)
-      return await loop(session, flag, started)
+      return await loop(session, flag, started, pause)
     } catch (error) {
       if (!(error instanceof Stopped)) recordCrash(journals, session.trainer.step, error as Error)
       throw error
@@ -83,14 +83,14 @@ function recordCrash(journals: Journals, step: number, { message }: Error): void
 }
 
 /** Steps until the end, an early stop or the flag; then the last checkpoint and the summary. */
-async function loop(s: Session, flag: StopFlag, started: number): Promise<Summary> {
+async function loop(s: Session, flag: StopFlag, started: number, pause: Pause): Promise<Summary> {
   const { values } = s.job
   const first = s.trainer.step
   const steps = new StepLog(s, first, started)
   let status: Summary["status"] = "completed"
-  if (first === 0 && values.evalInterval !== undefined) await runEvaluation(s, flag)
+  if (first === 0 && values.evalInterval !== undefined) await runEvaluation(s, flag, pause)
   if (s.trainer.owed !== undefined) {
-    await afterStep(s, s.trainer.owed, flag)
+    await afterStep(s, s.trainer.owed, flag, pause)
     if (s.trainer.owed === undefined) checkpoint(s) // as it would have been written without the stop
     if (isStale(s)) status = "early_stop"
   }
@@ -100,15 +100,17 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
       status = "stopped"
       break
     }
-    steps.push(submitStep(s))
+    steps.push(await submitStep(s, pause))
     const { step } = s.trainer
     const due = dueAfter(step, values)
     const saves = step % values.checkpointInterval === 0
     if (due.length > 0 || saves) steps.drain()
-    await afterStep(s, due, flag)
+    await afterStep(s, due, flag, pause)
     if (due.includes("evaluation") && isStale(s)) status = "early_stop"
     if (saves || (due.includes("evaluation") && s.trainer.best?.step === step)) checkpoint(s)
     if (step % values.callbackYieldEvery === 0) await Bun.sleep(0) // lets messages in
+    // Requests that come while there are some do not wait behind steps that the device was given ahead.
+    if (await pause()) steps.drain()
   }
   steps.drain()
   if (s.trainer.owed !== undefined) status = "stopped"
@@ -136,7 +138,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
 }
 
 /** Batches and micro-steps, then the update; its results may still be on their way. */
-function submitStep(s: Session): Submitted {
+async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const at = performance.now()
   const { values } = s.job
   const { batch: rows, context: T, accumSteps, seed } = values
@@ -146,6 +148,7 @@ function submitStep(s: Session): Submitted {
   const tokens = new Int32Array(rows * T)
   const targets = new Int32Array(rows * T)
   for (let k = 0; k < accumSteps; k++) {
+    if (k > 0) await pause()
     fillBatch(
       s.prepared.data.train,
       { seed, step, row: k * rows, rows, T, order: values.order, globalBatch: rows * accumSteps, boundaries: values.documentBoundaries },
@@ -173,11 +176,11 @@ function dueAfter(step: number, { steps, evalInterval, sampleInterval }: TrainJo
  * Does what is due. A stop ends it without half a result; the rest is owed: the checkpoint remembers it, and the resumed run does it first,
  * so that it ends in the same bytes.
  */
-async function afterStep(s: Session, due: readonly Due[], flag: StopFlag): Promise<void> {
+async function afterStep(s: Session, due: readonly Due[], flag: StopFlag, pause: Pause): Promise<void> {
   for (const [i, part] of due.entries()) {
     try {
-      if (part === "evaluation") await runEvaluation(s, flag)
-      else runSamples(s, flag)
+      if (part === "evaluation") await runEvaluation(s, flag, pause)
+      else await runSamples(s, flag, pause)
     } catch (error) {
       if (!(error instanceof Stopped)) throw error
       s.trainer = { ...s.trainer, owed: due.slice(i) }
@@ -191,7 +194,7 @@ async function afterStep(s: Session, due: readonly Due[], flag: StopFlag): Promi
 const isStale = ({ job, trainer }: Session): boolean => job.values.patience !== undefined && trainer.stale >= job.values.patience
 
 /** Evaluates, remembers the best, counts evaluations without a better loss. Throws Stopped, with nothing recorded. */
-async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
+async function runEvaluation(s: Session, flag: StopFlag, pause: Pause): Promise<void> {
   const { values } = s.job
   const { val } = s.prepared.data
   if (val === undefined || s.evaluation === undefined) return
@@ -199,6 +202,7 @@ async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
     batches: values.evalSteps,
     yieldNow: async () => {
       await Bun.sleep(0)
+      await pause()
       stopIfAsked(flag)
     },
   })
@@ -217,11 +221,13 @@ async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
 }
 
 /** Continues the prompts. Throws Stopped, with nothing recorded. */
-function runSamples(s: Session, flag: StopFlag): void {
+async function runSamples(s: Session, flag: StopFlag, pause: Pause): Promise<void> {
   const { prepared, job, device, state, trainer } = s
   const { tokenizer } = prepared
   if (tokenizer === undefined) return
-  const rows = prepared.samplePrompts.map((prompt): SampleRow => {
+  const rows: SampleRow[] = []
+  for (const prompt of prepared.samplePrompts) {
+    await pause()
     const text = generateText(device, state, prepared.model, tokenizer, prompt, {
       precision: job.values.precision,
       maxTokens: job.values.sampleTokens,
@@ -229,8 +235,8 @@ function runSamples(s: Session, flag: StopFlag): void {
       sampling: { temperature: 0.8, topK: 200, topP: 1, minP: 0, repetitionPenalty: 1, seed: job.values.seed + trainer.step },
       onToken: () => stopIfAsked(flag),
     })
-    return { type: "sample", step: trainer.step, prompt, text }
-  })
+    rows.push({ type: "sample", step: trainer.step, prompt, text })
+  }
   for (const row of rows) s.emit(row)
 }
 
@@ -266,6 +272,7 @@ export type {
   Summary,
   TrainEvent,
 } from "./train-metrics.ts"
+export { measureBandwidth } from "./train-bandwidth.ts"
 export { measurePeak, productRate } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
