@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, 
 import { join, relative } from "node:path"
 import { canRun, checkGlibc, runAlone } from "./build-check.ts"
 import { libsqlPlugin } from "./build-libsql.ts"
-import { buildNative } from "./build-native.ts"
+import { buildNative, nativeScript } from "./build-native.ts"
 import { packageFile } from "./build-package.ts"
 import { findTarget, hostTarget, outputFolder, root, run, type Target } from "./build-target.ts"
 import { kernels } from "./shaders/kernels.ts"
@@ -30,6 +30,8 @@ export interface Assets {
   readonly "native-library": string
   /** Every kernel of shaders/ as SPIR-V. */
   readonly "kernel-pack": string
+  /** native/ as a script that compiles it, for `alpha fleet deploy --rebuildNative`. */
+  readonly "native-script": string
   /** The dashboard's script for browsers. */
   readonly dashboard: string
 }
@@ -110,6 +112,9 @@ async function build(target: Target): Promise<void> {
     ({ compiler, compiled, cached }) => `${compiler}: ${compiled} objects compiled, ${cached} cached`,
   )
 
+  const script = join(outputFolder(target), "native.asset")
+  writeFileSync(script, nativeScript())
+
   const kernelPack = join(outputFolder(target), "kernels.pack")
   await step(
     "kernels",
@@ -140,7 +145,14 @@ async function build(target: Target): Promise<void> {
   try {
     await step(
       "bundle",
-      () => bundle(entrypoints(), { "native-library": library, "kernel-pack": kernelPack, dashboard }, info, target, candidate),
+      () =>
+        bundle(
+          entrypoints(),
+          { "native-library": library, "kernel-pack": kernelPack, "native-script": script, dashboard },
+          info,
+          target,
+          candidate,
+        ),
       () => `alpha ${version}, commit ${info.commit}, Bun ${info.bun}`,
     )
     await step(

@@ -144,7 +144,14 @@ export async function learnNoise(config: BenchGateConfig, tell: Tell, onBlock: (
 
 /** Counters of both builds, compared; none where one of them is too old to tell. */
 async function exactCounters(config: BenchGateConfig, sides: Prepared["sides"], tell: Tell): Promise<CounterRow[]> {
-  const args = ["bench", "counters", `--preset=${presetOf(config)}`, `--device=${config.device}`, `--precision=${config.precision}`, "--json"]
+  const args = [
+    "bench",
+    "counters",
+    `--preset=${presetOf(config)}`,
+    `--device=${config.device}`,
+    `--precision=${config.precision}`,
+    "--json",
+  ]
   const [a, b] = await Promise.all(
     [sides.A, sides.B].map(async (program) => {
       const { code, stdout } = await runCommand([...program, ...args])

@@ -10,17 +10,11 @@ import {
   onHosts,
   readFleet,
   remoteCommand,
+  type Step,
   selectHosts,
   sshArgv,
   summary,
 } from "./fleet.ts"
-
-/** One thing that would be done to a machine. `stdin` says in words what is sent; contents are never shown. */
-export interface Step {
-  readonly what: string
-  readonly script: string
-  readonly stdin?: string
-}
 
 type Fleet = Pick<Invocation<FleetSelectConfig>, "config" | "json" | "print">
 
@@ -58,9 +52,13 @@ export async function overHosts<T>(
   invocation: Fleet,
   hosts: readonly FleetHost[],
   work: (host: FleetHost) => Promise<{ message: string; value: T }>,
+  beforeLine: () => void = () => {},
 ): Promise<number> {
   const width = Math.max(...hosts.map(({ name }) => displayWidth(name)))
-  const line = (outcome: Outcome<T>) => void (invocation.json || process.stdout.write(`${outcomeLine(outcome, width)}\n`))
+  const line = (outcome: Outcome<T>) => {
+    beforeLine()
+    if (!invocation.json) process.stdout.write(`${outcomeLine(outcome, width)}\n`)
+  }
   const outcomes = await onHosts(hosts, invocation.config.parallel, work, line)
   const exit = exitOf(outcomes)
   if (invocation.json) invocation.print({ exit, hosts: outcomes.map(({ value, ...rest }) => ({ ...rest, ...value })) }, () => "")

@@ -17,8 +17,7 @@ export async function runCommand(invocation: Invocation<FleetRunConfig>): Promis
   const [only] = hosts
   if (hosts.length === 1 && !json) {
     const { code, unreachable } = await remote(only!, scriptOf(only!), {
-      // A script too long for a command goes over standard input itself.
-      stdin: process.stdin.isTTY === true ? "" : 0,
+      inheritStdin: process.stdin.isTTY !== true,
       onStdout: (bytes) => void process.stdout.write(bytes),
       onStderr: (text) => void process.stderr.write(text),
     })

@@ -41,7 +41,11 @@ export function remoteServer(environment: Environment): { readonly url: string; 
   })
 }
 
-export function openRemote(environment: Environment, directory: string, onNote: (note: string) => void): Remote {
+export function openRemote(
+  environment: Environment,
+  { directory, withOptimizer }: { directory: string; withOptimizer: boolean },
+  onNote: (note: string) => void,
+): Remote {
   const server = remoteServer(environment)
   const webhook = address(environment, "ALPHA_ALERT_WEBHOOK")
   const posts = new Set<Promise<unknown>>()
@@ -76,7 +80,7 @@ export function openRemote(environment: Environment, directory: string, onNote: 
     show(event) {
       if (event.type === "step") [toldAt, isStill] = [Date.now(), false]
       // By now the journals are cut back to where the run goes on.
-      if (event.type === "start" && server !== undefined) shipper = startShipper({ ...server, directory, onNote })
+      if (event.type === "start" && server !== undefined) shipper = startShipper({ ...server, directory, withOptimizer, onNote })
       if (event.type === "alert") alert(event.rule, event.message)
       if (event.type === "checkpoint") shipper?.checkpoint(event)
       if (event.type === "summary") stopped = event.status === "stopped"

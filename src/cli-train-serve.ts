@@ -32,9 +32,14 @@ export function serveTraining(
   const { values } = finishServe(loadConfig(SERVE, { flags, environment }))
   const config = { ...values, follow: undefined }
   const server = startServer(config, environment, createLog({ least: "warn" }), { training: { engine, directory, debugGpu } })
-  if (json) process.stdout.write(`${JSON.stringify({ type: "serve", url: server.url, port: server.port, open: server.isOpen })}\n`)
+  if (json)
+    process.stdout.write(
+      `${JSON.stringify({ type: "serve", url: server.url, port: server.port, open: server.isOpen, database: server.database ?? null })}\n`,
+    )
   else {
-    view.note(`serving ${server.url}: /v1 answers with the last checkpoint, /training and /runs show the run`)
+    view.note(
+      `serving ${server.url}: /v1 answers with the last checkpoint, /training and /runs show the run${server.database === undefined ? "" : `, which database ${server.database} keeps`}`,
+    )
     if (server.isOpen) view.note(`no keys are set: everything but ${KEY_SOURCES.admin}'s routes is open to this machine`)
   }
   return { close: () => server.drain(config.drainTimeout) }

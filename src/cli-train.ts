@@ -53,7 +53,7 @@ export async function run({ config, loaded, environment, json }: Invocation<Trai
   const changes = resume ? changedBatches(directory, config) : []
   const { commit, version } = buildInfo()
   const view = json ? jsonLines() : trainConsole()
-  const remote = openRemote(environment, directory, view.note)
+  const remote = openRemote(environment, { directory, withOptimizer: config.remoteOptimizer }, view.note)
   const engine = startEngine()
   const server = config.serve === undefined ? undefined : serveTraining(config, environment, { engine, directory, view, json })
   for (const change of changes) view.note(change)

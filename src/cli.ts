@@ -187,10 +187,10 @@ export const COMMANDS: readonly Command[] = [
   defineCommand({
     name: "runs compare",
     group: "Tools",
-    summary: "show two runs and what differs in their configuration",
+    summary: "show runs beside each other and what differs in their configuration",
     fields: RUNS_COMPARE,
-    positionals: ["run", "other"],
-    examples: ["alpha runs compare first second --json"],
+    positionals: ["runs"],
+    examples: ["alpha runs compare first second", "alpha runs compare first second third --json"],
     run: async (invocation) => (await import("./cli-runs.ts")).compare(invocation),
   }),
   defineCommand({

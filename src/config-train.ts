@@ -120,6 +120,9 @@ const RUNTIME = inGroup("Runtime", {
 })
 
 const SERVING = inGroup("Run", {
+  remoteOptimizer: bool("checkpoints shipped to ALPHA_REMOTE_URL take the optimizer's state along, so that the run can go on there", {
+    default: false,
+  }),
   serve: int(
     "also serve on this port: /v1 with the run's last checkpoint, /training, /runs, /metrics; other settings of the server by its variables, such as ALPHA_HOST",
     {

@@ -2,6 +2,7 @@
 import { basename, dirname, join } from "node:path"
 import { BENCH_SERVE } from "./config-bench.ts"
 import { BENCH_GATE } from "./config-bench-gate.ts"
+import { BENCH_LOOP } from "./config-bench-loop.ts"
 import { BENCH } from "./config-bench-measure.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
@@ -28,6 +29,7 @@ import { TUI } from "./config-tui.ts"
 
 export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
 export { BENCH_GATE, type BenchGateConfig } from "./config-bench-gate.ts"
+export { BENCH_LOOP, type BenchLoopConfig, heritageLoop } from "./config-bench-loop.ts"
 export {
   BENCH,
   BENCH_ALL,
@@ -156,6 +158,7 @@ export const TABLES: readonly Fields[] = [
   SECRETS,
   BENCH,
   BENCH_GATE,
+  BENCH_LOOP,
   BENCH_SERVE,
   TUI,
   RUNS_LS,

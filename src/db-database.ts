@@ -4,6 +4,7 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import { Connection, type DatabasePlace, type Statement } from "./db-client.ts"
 import { StoredCurves, voidPages } from "./db-curves.ts"
 import { filterRuns, missingRun } from "./db-directory.ts"
+import { domainOf, settingsOf } from "./db-domain.ts"
 import { checkpointsOf, ENDS, RunFacts, type RunRecordFacts } from "./db-facts.ts"
 import { insertRows, rowFrom } from "./db-rows.ts"
 import { migrate } from "./db-schema.ts"
@@ -14,6 +15,7 @@ import {
   type Journal,
   type JournalRow,
   type RowQuery,
+  type RunAfter,
   type RunFilter,
   type RunState,
   type RunStore,
@@ -74,12 +76,22 @@ export class RunDatabase implements RunStore {
 
   /** Makes a run known, or its record new; notes and tags stay. */
   async startRun({ id, name, config, host = null, domain = null, startedAt }: NewRun): Promise<void> {
+    const known = domain ?? domainOf(config)
+    const { tokenizer, samplePrompts } = settingsOf(config)
     await this.connection.write([
+      ...(known === null
+        ? []
+        : [
+            {
+              sql: "INSERT OR IGNORE INTO domains (id, display_name, tokenizer, sample_prompts, created_at) VALUES (?, ?, ?, ?, ?)",
+              args: [known, known, textOf(tokenizer?.value), JSON.stringify(samplePrompts?.value ?? []), startedAt],
+            },
+          ]),
       {
         sql: `INSERT INTO runs (id, name, domain, host, config, started_at, updated_at, heartbeat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
           ON CONFLICT (id) DO UPDATE SET name = excluded.name, config = excluded.config, ended = NULL,
             domain = coalesce(excluded.domain, domain), host = coalesce(excluded.host, host)`,
-        args: [id, name, domain, host, JSON.stringify(config ?? null), startedAt, startedAt, startedAt],
+        args: [id, name, known, host, JSON.stringify(config ?? null), startedAt, startedAt, startedAt],
       },
     ])
   }
@@ -199,13 +211,13 @@ export class RunDatabase implements RunStore {
     await this.connection.write([{ sql: "UPDATE runs SET notes = ?, tags = ? WHERE id = ?", args }])
   }
 
-  /** Domains with their defaults. */
+  /** Domains as they were first met: name, tokenizer, prompts. */
   async domains(): Promise<readonly Readonly<Record<string, unknown>>[]> {
     const rows = await this.connection.read("SELECT * FROM domains ORDER BY id")
     return rows.map((row) => ({ ...row }))
   }
 
-  subscribe(id: string | undefined, after: Parameters<RunStore["subscribe"]>[1], listener: (update: RunUpdate) => void): () => void {
+  subscribe(id: string | undefined, after: RunAfter, listener: (update: RunUpdate) => void): () => void {
     const subscription: Subscription = { run: undefined, listener, told: new Map(), rewound: new Set() }
     const begin = async () => {
       const run = id === undefined ? undefined : (await this.#record(id)).id
@@ -344,6 +356,8 @@ const LAST: readonly (readonly [Journal, string])[] = [
   ["metrics", "SELECT x.seq FROM metrics x WHERE x.run_id = r.id AND x.type = 'step' ORDER BY x.seq DESC LIMIT 1"],
   ["metrics", "SELECT max(x.seq) FROM metrics x INDEXED BY metrics_eval WHERE x.run_id = r.id AND x.type = 'eval'"],
 ]
+
+const textOf = (value: unknown): string | null => (typeof value === "string" ? value : null)
 
 function recordOf(row: Stored): RunRecordFacts {
   return {

@@ -15,6 +15,7 @@ import {
   type Journal,
   type JournalRow,
   type RowQuery,
+  type RunAfter,
   type RunFilter,
   type RunStore,
   type RunSummary,
@@ -90,6 +91,10 @@ export class DirectoryStore implements RunStore {
   async metrics(id: string, query: SeriesQuery): Promise<Series> {
     const { blocks, rows, facts } = await this.#read(this.directory(id))
     return await querySeries(blocks, rows, query, facts.flopsPerToken)
+  }
+
+  async through(id: string, kind: Journal): Promise<number> {
+    return countJournal(journalPath(this.directory(id), kind)) - 1
   }
 
   async rows(id: string, kind: Journal, query: RowQuery = {}): Promise<readonly JournalRow[]> {
@@ -183,8 +188,6 @@ export class DirectoryStore implements RunStore {
     return (await this.#read(directory)).facts.summary(runRecord(directory))
   }
 }
-
-type RunAfter = Parameters<RunStore["subscribe"]>[1]
 
 export function missingRun(id: string, where: string): never {
   throw new AlphaError(`no run ${id} in ${where}`, { hint: "alpha runs ls shows those there are", code: EXIT.data })

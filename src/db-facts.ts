@@ -1,5 +1,6 @@
 /** What the rows of a run say about the whole of it: where it stands, how it does, whether it lives. */
 
+import { domainOf } from "./db-domain.ts"
 import type { CheckpointRow, Journal, JournalRow, RunState, RunSummary } from "./db-types.ts"
 
 /** A run that says nothing for so long, or for ten of its steps, has stalled. */
@@ -91,7 +92,7 @@ export class RunFacts implements MetricFacts {
       precision: textual(start?.precision) ?? textual(setting("precision")),
       parameters: numeric(start?.parameters),
       preset: textual(setting("preset")),
-      domain: record.domain,
+      domain: record.domain ?? domainOf(record.config),
       startedAt: this.firstTime || record.startedAt,
       updatedAt,
       host: record.host,

@@ -77,8 +77,8 @@ export function evidenceOf({ oomKills, kernel }: Ending): string[] {
   return [...counted, ...kernel.oom, ...kernel.gpu].slice(0, 20)
 }
 
-/** Seconds before restart number `n` (from 1): 5, 10, 20 … at most 300. */
-export const restartDelay = (n: number): number => Math.min(300, 5 * 2 ** (n - 1))
+/** Seconds before restart number `n` (from 1): 2, 4, 8 … at most 300. */
+export const restartDelay = (n: number): number => Math.min(300, 2 ** n)
 
 /** The kernel's lines since `uptime` (seconds since boot) that speak of memory or GPUs. `pid`: the job's own process. */
 export function kernelLines(log: string, uptime: number, pid: number | undefined): { oom: string[]; gpu: string[] } {

@@ -13,16 +13,19 @@ const read = (path: string): string | undefined => {
   }
 }
 
-/** Kills for memory that the group of process `pid` counts so far; undefined where no counter can be read. */
-export function oomKills(pid: number | "self", cgroups = CGROUPS): number | undefined {
-  for (const line of (read(`/proc/${pid}/cgroup`) ?? "").split("\n")) {
+/** Kills for memory that this process's group counts so far; undefined where no counter can be read. */
+export const oomKills = (): number | undefined => oomCount(read("/proc/self/cgroup") ?? "")
+
+/** The same from the text of /proc/PID/cgroup. */
+export function oomCount(groups: string, cgroups = CGROUPS): number | undefined {
+  for (const line of groups.split("\n")) {
     const [, controllers, path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? []
-    if (path === undefined) continue
+    if (controllers === undefined || path === undefined) continue
     // Version 2 has one group for all; version 1 one for memory. In a container the path may be that of the host: then the root is the group.
     const files =
       controllers === ""
         ? [join(cgroups, path, "memory.events"), join(cgroups, "memory.events")]
-        : controllers!.split(",").includes("memory")
+        : controllers.split(",").includes("memory")
           ? [join(cgroups, "memory", path, "memory.oom_control"), join(cgroups, "memory/memory.oom_control")]
           : []
     const file = files.find(existsSync)

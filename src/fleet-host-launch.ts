@@ -37,7 +37,7 @@ export interface StartRequest {
 }
 
 /** A start has failed if its process ends within this time. */
-const SETTLE_MS = 1500
+const SETTLE_MS = 1000
 
 /** Starts a new job. Throws where one of that name runs, or ran. */
 export async function startJob(root: string, request: StartRequest): Promise<JobReport> {
@@ -128,13 +128,15 @@ function checkOthers(root: string, { name, slots, force }: JobRecord): void {
 /** Waits until the job runs; throws with its last words where it ends at once. */
 async function begun(root: string, { name }: JobRecord, ends: number): Promise<JobReport> {
   const latest = Date.now() + BEGIN_MS
+  let seenAt: number | undefined
   for (;;) {
     const exit = readExits(root, name)[ends]
     const { child } = readRecord(root, name)
     if (exit?.cause === "busy" && exit.pid === undefined) {
       throw new AlphaError(exit.message, { hint: "wait for it, stop it, or start with --force", code: EXIT.busy })
     }
-    const lasted = child === undefined ? 0 : Date.now() - readRecord(root, name).startedAt
+    if (child !== undefined) seenAt ??= Date.now()
+    const lasted = seenAt === undefined ? 0 : Date.now() - seenAt
     if (exit !== undefined && exit.code !== 0 && !exit.restarts) {
       const words = lastLines(logPath(root, name)).filter((line) => !line.startsWith("alpha host: "))
       throw new AlphaError(`${name} ended at once: ${exit.message}`, { hint: words.slice(-6).join("\n"), code: EXIT.failure })

@@ -8,23 +8,19 @@ import { isLive, type JobReport, jobReport } from "./fleet-host-state.ts"
 export async function stopJob(root: string, name: string, now: boolean): Promise<JobReport & { readonly wasRunning: boolean }> {
   const before = jobReport(root, name)
   if (!isLive(before.state)) return { ...before, wasRunning: false }
-  const asked = Date.now()
-  writeStop(root, name, { time: asked, now })
-  let alone = false
+  writeStop(root, name, { time: Date.now(), now })
+  const { supervisor, child, attempt } = readRecord(root, name)
+  if (child !== undefined && livesHere(child) && (supervisor === undefined || !livesHere(supervisor))) {
+    const signal = now ? "SIGKILL" : "SIGTERM"
+    process.kill(child.pid, signal)
+    while (livesHere(child)) await Bun.sleep(100)
+    const message = `${now ? "killed" : "stopped"} on request, after its supervisor was gone`
+    const ending = { attempt, pid: child.pid, code: null, signal, evidence: [], restarts: false }
+    writeExit(root, name, { time: Date.now(), cause: "stopped", message, seconds: (Date.now() - before.startedAt) / 1000, ...ending })
+  }
   for (;;) {
     const report = jobReport(root, name)
     if (!isLive(report.state)) return { ...report, wasRunning: true }
-    const { supervisor, child, attempt } = readRecord(root, name)
-    const isAlone = supervisor !== undefined && !livesHere(supervisor)
-    if (isAlone && child !== undefined && livesHere(child) && !alone) {
-      alone = true
-      process.kill(child.pid, now ? "SIGKILL" : "SIGTERM")
-    }
-    if (isAlone && alone && child !== undefined && !livesHere(child)) {
-      const message = `${now ? "killed" : "stopped"} on request, after its supervisor was gone`
-      const ending = { attempt, pid: child.pid, code: null, signal: now ? "SIGKILL" : "SIGTERM", evidence: [], restarts: false }
-      writeExit(root, name, { time: Date.now(), cause: "stopped", message, seconds: (Date.now() - before.startedAt) / 1000, ...ending })
-    }
     await Bun.sleep(100)
   }
 }

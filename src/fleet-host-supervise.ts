@@ -26,8 +26,11 @@ import { isLive, jobReport, signsOfLife } from "./fleet-host-state.ts"
 const LOOK_MS = 250
 const BEAT_MS = 5000
 
-/** The words that start this very program again. */
-export const self = (): string[] => (isCompiled ? [process.execPath] : [process.execPath, "--no-env-file", process.argv[1] as string])
+/** The words that start this very program again; a deploy may have taken its file away meanwhile. */
+export function self(): string[] {
+  const program = existsSync(process.execPath) ? process.execPath : `/proc/${process.pid}/exe`
+  return isCompiled ? [program] : [program, "--no-env-file", process.argv[1] as string]
+}
 
 /** What a start runs: the stored words; a run that has begun goes on with them. */
 export function commandOf(root: string, record: JobRecord, isFirst: boolean): string[] {
@@ -99,7 +102,7 @@ export async function supervise(root: string, name: string): Promise<void> {
     const number = record.attempt + 1
     say(`start ${number}: alpha ${words.join(" ")}`)
     const from = uptime()
-    const kills = oomKills("self")
+    const kills = oomKills()
     const began = Date.now()
     const child = Bun.spawn([...self(), ...words], { cwd: root, stdin: "ignore", stdout: log, stderr: log })
     record = { ...record, supervisor, child: processNamed(child.pid), attempt: number }
@@ -131,7 +134,7 @@ export async function supervise(root: string, name: string): Promise<void> {
     )
     await child.exited
     const progress = record.run === undefined ? undefined : runProgress(record.run)
-    const after = oomKills("self")
+    const after = oomKills()
     const ending: Ending = {
       code: child.signalCode === null ? child.exitCode : null,
       signal: child.signalCode === null ? null : String(child.signalCode),

@@ -12,6 +12,8 @@ export interface LogOptions {
   readonly follow: boolean
   readonly take: (bytes: Uint8Array) => void | Promise<void>
   readonly note: (text: string) => void
+  /** A connection that brings nothing for so long is dead. */
+  readonly silenceMs?: number | undefined
   readonly signal?: AbortSignal | undefined
 }
 
@@ -41,5 +43,6 @@ export const readLog = (host: FleetHost, options: LogOptions): Promise<string | 
     // A laptop may sleep for a night: whoever follows waits.
     patience: options.follow ? Number.POSITIVE_INFINITY : 5,
     note: options.note,
+    silenceMs: options.silenceMs,
     signal: options.signal,
   })

@@ -15,8 +15,10 @@ export interface Answer {
 }
 
 export interface RemoteOptions {
-  /** A text or bytes to send; the number of an open file, read from its position on; nothing by default. */
-  readonly stdin?: string | Uint8Array | number
+  /** A text, bytes or a stream to send; nothing by default. */
+  readonly stdin?: string | Uint8Array | ReadableStream<Uint8Array>
+  /** The program's own standard input is sent. */
+  readonly inheritStdin?: boolean
   /** Receives standard output as it comes; `stdout` of the answer is then empty. */
   readonly onStdout?: (bytes: Uint8Array) => void | Promise<void>
   /** Receives standard error as it comes, without the note about exit code 255; the answer has it too. */
@@ -28,10 +30,9 @@ export interface RemoteOptions {
 /** Runs `text` by sh on the machine. */
 export async function remote(host: FleetHost, text: string, options: RemoteOptions = {}): Promise<Answer> {
   const { command, preamble } = remoteCommand(text)
-  if (preamble.length > 0 && typeof options.stdin === "number") throw new Error("a script that sends a file must be short")
-  const own = typeof options.stdin === "string" ? new TextEncoder().encode(options.stdin) : options.stdin
-  const stdin = typeof own === "number" ? own : join(preamble, own ?? new Uint8Array())
-  return await spawn(sshArgv(host, command), { ...options, stdin }, host)
+  const { inheritStdin = false, ...rest } = options
+  if (preamble.length === 0) return await spawn(sshArgv(host, command), rest, host, inheritStdin ? "inherit" : "ignore")
+  return await spawn(sshArgv(host, command), { ...rest, stdin: prefixed(preamble, inheritStdin ? Bun.stdin.stream() : rest.stdin) }, host)
 }
 
 /** Closes the connection to the machine, if one is open. */
@@ -55,11 +56,15 @@ export async function probe(host: FleetHost, options: SshOptions): Promise<Answe
   return await spawn(sshArgv(host, "exit", options), {}, host)
 }
 
-async function spawn(argv: readonly string[], options: RemoteOptions, host: FleetHost): Promise<Answer> {
+async function spawn(
+  argv: readonly string[],
+  options: RemoteOptions,
+  host: FleetHost,
+  none: "inherit" | "ignore" = "ignore",
+): Promise<Answer> {
   prepare(host)
   const { stdin, onStdout, onStderr, signal } = options
-  const bytes = stdin instanceof Uint8Array && stdin.length > 0 ? stdin : undefined
-  const input = typeof stdin === "number" ? stdin : (bytes ?? "ignore")
+  const input = typeof stdin === "string" ? new TextEncoder().encode(stdin) : (stdin ?? none)
   const child = launch(argv, { stdio: [input, "pipe", "pipe"], signal })
   const [stdout, stderr, code] = await Promise.all([
     onStdout === undefined
@@ -139,6 +144,15 @@ function prepare({ controlPath }: FleetHost): void {
   if ((mode & 0o077) !== 0) chmodSync(folder, 0o700)
 }
 
-function join(a: Uint8Array, b: Uint8Array): Uint8Array {
-  return a.length === 0 ? b : Uint8Array.from(Buffer.concat([a, b]))
+/** `head`, then what else goes to standard input. */
+function prefixed(head: Uint8Array, rest: RemoteOptions["stdin"]): Uint8Array | ReadableStream<Uint8Array> {
+  if (!(rest instanceof ReadableStream))
+    return new Uint8Array(Buffer.concat([head, typeof rest === "string" ? Buffer.from(rest) : (rest ?? new Uint8Array())]))
+  return new ReadableStream({
+    async start(controller) {
+      controller.enqueue(head)
+      for await (const bytes of rest) controller.enqueue(bytes)
+      controller.close()
+    },
+  })
 }

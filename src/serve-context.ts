@@ -18,7 +18,9 @@ export interface Context {
   readonly metrics: Metrics
   readonly log: Log
   /** What the routes of runs read. */
-  readonly runs: RunStore
+  readonly runs: RunStore & { readonly database?: "ready" | "away" | null }
+  /** Where runs lie that can be served when an admin asks. */
+  readonly runsDir: string
   /** Runs that trainers ship here. */
   readonly remote: RemoteRuns
   readonly limits: { readonly queueTokens: number; readonly queueMs: number; readonly maxBody: number }

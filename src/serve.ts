@@ -2,7 +2,7 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { Log } from "./base-log.ts"
 import type { Environment, ServeConfig } from "./config.ts"
-import { DirectoryStore } from "./db.ts"
+import { DirectoryStore, RunDatabase } from "./db.ts"
 import { type Engine, startEngine, startServing } from "./engine.ts"
 import { createApp } from "./serve-app.ts"
 import { checkBind, isLoopback, readKeys } from "./serve-auth.ts"
@@ -13,6 +13,7 @@ import { KeyUsage } from "./serve-limit.ts"
 import { serverMetrics } from "./serve-metrics.ts"
 import { Models } from "./serve-models.ts"
 import { ROUTES } from "./serve-routes.ts"
+import { databaseName, ServerRuns, serverDatabase } from "./serve-runs-store.ts"
 
 export { KEY_SOURCES, type Scope } from "./serve-auth.ts"
 export { FIELDS } from "./serve-fields.ts"
@@ -28,12 +29,16 @@ export interface RunningServer {
   readonly failed: Promise<string>
   /** Whether everything but admin is open, for want of keys. */
   readonly isOpen: boolean
+  /** Where runs are kept beside their directories. */
+  readonly database: string | undefined
   /** Refuses new requests, lets running ones end for `seconds`, then ends them with an error; resolves when all is closed. */
   drain(seconds: number): Promise<void>
 }
 
 /** Time for the last writes to leave after the requests were ended. */
 const FLUSH_MS = 200
+/** Time for the last rows to reach the database. */
+const KEEP_MS = 5000
 /** How often a followed run is looked at, and the engine asked whether it lives. */
 const LOOK_MS = 1000
 /** Seconds a connection may rest between requests and in the middle of one; one that waits for an answer may rest for ever. */
@@ -82,6 +87,13 @@ export function startServer(
   )
   const models = new Models(serving, { precision: config.precision, log })
   evict = (key) => models.evicted(key)
+  const place = serverDatabase(config.database, environment)
+  const runs = new ServerRuns(
+    new DirectoryStore(config.runsDir),
+    config.runsDir,
+    place === undefined ? undefined : () => RunDatabase.open(place),
+    log,
+  )
   const context: Context = {
     serving,
     models,
@@ -89,7 +101,8 @@ export function startServer(
     usage: new KeyUsage({ concurrency: config.keyConcurrency, tokensPerMinute: config.keyTokensPerMinute }),
     metrics: serverMetrics(),
     log,
-    runs: new DirectoryStore(config.runsDir),
+    runs,
+    runsDir: config.runsDir,
     remote: new RemoteRuns(config.runsDir),
     limits: { queueTokens: config.queueTokens, queueMs: config.queueTimeout * 1000, maxBody: config.maxBody },
     cors: config.cors,
@@ -102,6 +115,7 @@ export function startServer(
     failed: undefined,
   }
   const close = () => {
+    runs.close()
     if (training === undefined) engine.close()
   }
   let server: Bun.Server<undefined>
@@ -127,6 +141,7 @@ export function startServer(
     loaded,
     failed,
     isOpen: keys.none,
+    database: place === undefined ? undefined : databaseName(place.url),
     async drain(seconds) {
       context.draining = true
       const listened = context.listening.size > 0
@@ -137,7 +152,8 @@ export function startServer(
       for (const cancel of [...context.running]) cancel(draining())
       if (left || listened) await Bun.sleep(FLUSH_MS)
       await server.stop(true)
-      context.runs.close()
+      runs.close()
+      await Promise.race([runs.ended, Bun.sleep(KEEP_MS)])
       await Promise.race([serving.stop(), Bun.sleep(2000)]).catch(() => {})
       await Promise.race([ended, Bun.sleep(0)])
       close()

@@ -12,6 +12,8 @@ export interface ShipOptions {
   readonly secret: string
   /** Directory of the run. */
   readonly directory: string
+  /** Checkpoints take the optimizer's state along, so that the run can go on elsewhere. */
+  readonly withOptimizer?: boolean
   readonly onNote?: (note: string) => void
   /** Time between looks at the files. */
   readonly pollMs?: number
@@ -69,7 +71,16 @@ interface Position {
 }
 
 export function startShipper(options: ShipOptions): Shipper {
-  const { url, secret, directory, onNote = () => {}, pollMs = 1000, backoffMs = 30_000, timeoutMs = 60_000 } = options
+  const {
+    url,
+    secret,
+    directory,
+    withOptimizer = false,
+    onNote = () => {},
+    pollMs = 1000,
+    backoffMs = 30_000,
+    timeoutMs = 60_000,
+  } = options
   const session = crypto.randomUUID()
   const closed = new AbortController()
   const drained = Promise.withResolvers<boolean>()
@@ -173,7 +184,7 @@ export function startShipper(options: ShipOptions): Shipper {
   const shipNext = async (): Promise<void> => {
     const next = checkpoints[0] as CheckpointToShip
     try {
-      await shipCheckpoint(run, next, async (...message) => {
+      await shipCheckpoint(run, next, withOptimizer, async (...message) => {
         const answer = await request(...message)
         await beat()
         if (positions !== undefined) for (const journal of JOURNALS) await send(journal, positions[journal])

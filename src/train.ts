@@ -1,6 +1,6 @@
 /** The training loop: batches → micro-steps → update → evaluation, samples, checkpoints; tells everything through `emit`. */
 import { fillBatch } from "./data.ts"
-import { checkpointPath, generateText, recoverCheckpoints, retain, setLink } from "./gpt.ts"
+import { checkpointPath, generateText, recoverCheckpoints, retain, setLink, writtenHash } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
 import type { Device, Executable, RunInputs } from "./program.ts"
 import { Alerts, freeBytes } from "./train-alert.ts"
@@ -147,21 +147,25 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const run = (program: Executable, inputs: RunInputs) => profile?.run(program, inputs) ?? program.submit(inputs)
   const tokens = new Int32Array(rows * T)
   const targets = new Int32Array(rows * T)
+  let dataMs = 0
   for (let k = 0; k < accumSteps; k++) {
     if (k > 0) await pause()
+    const began = performance.now()
     fillBatch(
       s.prepared.data.train,
       { seed, step, row: k * rows, rows, T, order: values.order, globalBatch: rows * accumSteps, boundaries: values.documentBoundaries },
       tokens,
       targets,
     )
+    dataMs += performance.now() - began
     run(s.micro, { tokens, targets, accumulate: k === 0 ? 0 : 1, seed: seed | 0, step, row: k * rows * T })
   }
   const lr = learningRate(step, values)
   const out = run(s.update, { lr })
+  const submitMs = performance.now() - at - dataMs
   if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
-  return { step: step + 1, tokens: s.trainer.tokens, lr, at, out }
+  return { step: step + 1, tokens: s.trainer.tokens, lr, at, dataMs, submitMs, out }
 }
 
 type Due = NonNullable<TrainerState["owed"]>[number]
@@ -198,6 +202,7 @@ async function runEvaluation(s: Session, flag: StopFlag, pause: Pause): Promise<
   const { values } = s.job
   const { val } = s.prepared.data
   if (val === undefined || s.evaluation === undefined) return
+  const began = performance.now()
   const result = await evaluate(s.evaluation, val, {
     batches: values.evalSteps,
     yieldNow: async () => {
@@ -217,6 +222,7 @@ async function runEvaluation(s: Session, flag: StopFlag, pause: Pause): Promise<
     perplexity: result.perplexity,
     ...(result.bitsPerByte === undefined ? {} : { bits_per_byte: result.bitsPerByte }),
     best: isBest,
+    eval_ms: performance.now() - began,
   })
 }
 
@@ -228,6 +234,7 @@ async function runSamples(s: Session, flag: StopFlag, pause: Pause): Promise<voi
   const rows: SampleRow[] = []
   for (const prompt of prepared.samplePrompts) {
     await pause()
+    const began = performance.now()
     const text = generateText(device, state, prepared.model, tokenizer, prompt, {
       precision: job.values.precision,
       maxTokens: job.values.sampleTokens,
@@ -235,7 +242,7 @@ async function runSamples(s: Session, flag: StopFlag, pause: Pause): Promise<voi
       sampling: { temperature: 0.8, topK: 200, topP: 1, minP: 0, repetitionPenalty: 1, seed: job.values.seed + trainer.step },
       onToken: () => stopIfAsked(flag),
     })
-    rows.push({ type: "sample", step: trainer.step, prompt, text })
+    rows.push({ type: "sample", step: trainer.step, prompt, text, ms: performance.now() - began })
   }
   for (const row of rows) s.emit(row)
 }
@@ -243,6 +250,7 @@ async function runSamples(s: Session, flag: StopFlag, pause: Pause): Promise<voi
 /** Writes the checkpoint of the current step, moves the links, deletes what retention lets go. */
 function checkpoint(s: Session): void {
   const { job, prepared, state, update, trainer } = s
+  const began = performance.now()
   const path = checkpointPath(job.directory, trainer.step)
   const bytes = saveState(path, state, update.plan, {
     model: prepared.model,
@@ -257,9 +265,11 @@ function checkpoint(s: Session): void {
   setLink(job.directory, "last", path)
   retain(job.directory, { keepLast: job.values.keepCheckpoints, keepEvery: job.values.keepEvery })
   s.saved = trainer.step
-  s.emit({ type: "checkpoint", step: trainer.step, path, bytes, best })
+  const sha256 = writtenHash(path, "model.safetensors")
+  s.emit({ type: "checkpoint", step: trainer.step, path, bytes, sha256, best, ms: performance.now() - began })
 }
 
+export { measureBandwidth } from "./train-bandwidth.ts"
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
 export type {
   AlertEvent,
@@ -272,7 +282,6 @@ export type {
   Summary,
   TrainEvent,
 } from "./train-metrics.ts"
-export { measureBandwidth } from "./train-bandwidth.ts"
 export { measurePeak, productRate } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"

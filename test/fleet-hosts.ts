@@ -3,6 +3,7 @@ import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSy
 import { connect, createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
+import { type FleetHost, readFleet } from "../src/fleet.ts"
 import { testWith } from "./require.ts"
 
 const find = (program: string) => Bun.which(program, { PATH: `${process.env.PATH}:/usr/sbin:/sbin` }) ?? undefined
@@ -17,10 +18,12 @@ const missing =
       : `the BusyBox host needs ${!isRoot ? "root (its own root directory)" : "dropbear-bin and busybox-static"}`
     : "openssh-server or openssh-client is not installed"
 
+/** Whether hosts of both kinds can be started. */
+export const hasBusybox = missing === undefined
 /** A test with an OpenSSH host. */
 export const sshTest = testWith("ssh", sshd && ssh ? undefined : missing)
 /** A test with a host that has BusyBox and dropbear alone. */
-export const busyboxTest = testWith("ssh", missing)
+export const busyboxTest = testWith(isRoot ? "ssh" : "root", missing)
 
 export interface TestHost {
   readonly name: string
@@ -50,12 +53,16 @@ export interface TestFleet {
   /** Environment of the program. */
   readonly environment: Record<string, string>
   host(name: string): TestHost
+  /** The same as the program sees it, for calls within the test's own process. */
+  instance(name: string): FleetHost
   /** Runs `alpha ARGUMENTS` from source in `folder`. */
   alpha(args: readonly string[], options?: AlphaOptions): Promise<{ stdout: string; stderr: string; code: number }>
   /** Starts it and lets go: for kills. */
   start(args: readonly string[], options?: AlphaOptions): Bun.Subprocess<"ignore", "pipe", "pipe">
-  /** Writes fleet.json again with these fields beside each host's own. */
-  configure(fields: Record<string, unknown>): void
+  /** Writes fleet.json again with these defaults, and these fields of single hosts or further ones. */
+  configure(defaults: Record<string, unknown>, instances?: Record<string, Record<string, unknown>>): void
+  /** Ends the open connections, so that the next command makes new ones. */
+  disconnect(): void
   close(): Promise<void>
 }
 
@@ -63,19 +70,21 @@ export interface AlphaOptions {
   readonly environment?: Record<string, string>
 }
 
-/** Starts hosts with these names; all keys are pinned unless `trusted` is false. */
+/** Starts hosts with these names; all keys are pinned unless `trusted` is false. `diskMiB` gives each a small disk to deploy to (root only). */
 export async function startFleet(
   names: Readonly<Record<string, "openssh" | "busybox">>,
-  { trusted = true, fields = {} }: { trusted?: boolean; fields?: Record<string, unknown> } = {},
+  { trusted = true, fields = {}, diskMiB }: { trusted?: boolean; fields?: Record<string, unknown>; diskMiB?: number } = {},
 ): Promise<TestFleet> {
-  const folder = mkdtempSync(join(tmpdir(), "fleet-"))
+  // A name that stumbles wherever a path is not quoted or a % not doubled.
+  const folder = mkdtempSync(join(tmpdir(), "fleet 5%h "))
+  const place = mkdtempSync(join(tmpdir(), "hosts-"))
   const key = join(folder, "id")
   run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", key])
   const hosts = await Promise.all(
-    Object.entries(names).map(([name, kind]) => startHost(folder, name, kind, readFileSync(`${key}.pub`, "utf8"))),
+    Object.entries(names).map(([name, kind]) => startHost(place, name, kind, readFileSync(`${key}.pub`, "utf8"), diskMiB)),
   )
   const file = join(folder, "fleet.json")
-  const sockets = join(folder, "s")
+  const sockets = join(place, "s")
   mkdirSync(sockets, { mode: 0o700 })
   const { PATH = "", HOME = "", TMPDIR = "/tmp", SSH_AUTH_SOCK: _ } = process.env
   const environment = { PATH, HOME, TMPDIR, XDG_RUNTIME_DIR: sockets.length <= 50 ? sockets : mkdtempSync("/tmp/fleet-") }
@@ -93,28 +102,33 @@ export async function startFleet(
     hosts,
     environment,
     host: (name) => hosts.find((host) => host.name === name)!,
+    instance: (name) => ({
+      ...readFleet(file).instances.find((instance) => instance.name === name)!,
+      controlPath: join(environment.XDG_RUNTIME_DIR, "alpha-ssh-test", name),
+    }),
     async alpha(args, options) {
       const child = spawn(args, options)
       const [stdout, stderr, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited])
       return { stdout, stderr, code }
     },
     start: spawn,
-    configure(more) {
-      const instances = Object.fromEntries(
-        hosts.map(({ name, address, port, kind, deploy }) => {
-          return [name, { host: address, port, deployDir: kind === "busybox" ? "alpha" : deploy, labels: [kind] }]
-        }),
-      )
+    configure(more, others = {}) {
+      const own = hosts.map(({ name, address, port, kind, deploy }) => {
+        return [name, { host: address, port, deployDir: kind === "busybox" ? "alpha" : deploy, labels: [kind], ...others[name] }] as const
+      })
+      const instances = { ...others, ...Object.fromEntries(own) }
       const defaults = { user: isRoot ? "root" : process.env.USER, key, connectTimeout: 10, ...fields, ...more }
       writeFileSync(file, JSON.stringify({ defaults, instances }, null, 2))
     },
-    async close() {
+    disconnect() {
       for (const socket of new Bun.Glob("alpha-ssh-*/*").scanSync({ cwd: environment.XDG_RUNTIME_DIR, onlyFiles: false })) {
         Bun.spawnSync(["ssh", "-O", "exit", "-o", `ControlPath=${join(environment.XDG_RUNTIME_DIR, socket)}`, "x"], { stderr: "ignore" })
       }
+    },
+    async close() {
+      fleet.disconnect()
       for (const host of hosts) host.stop()
-      if (!environment.XDG_RUNTIME_DIR.startsWith(folder)) rmSync(environment.XDG_RUNTIME_DIR, { recursive: true, force: true })
-      rmSync(folder, { recursive: true, force: true })
+      for (const path of [folder, place, environment.XDG_RUNTIME_DIR]) rmSync(path, { recursive: true, force: true })
     },
   }
   fleet.configure({})
@@ -127,13 +141,24 @@ export async function startFleet(
 
 let network = 0
 
-async function startHost(folder: string, name: string, kind: "openssh" | "busybox", publicKey: string): Promise<TestHost> {
+async function startHost(
+  folder: string,
+  name: string,
+  kind: "openssh" | "busybox",
+  publicKey: string,
+  diskMiB?: number,
+): Promise<TestHost> {
   const own = join(folder, name)
   const root = kind === "busybox" ? join(own, "root") : "/"
   const home = kind === "busybox" ? join(root, "root") : join(own, "home")
   mkdirSync(join(home, ".ssh"), { recursive: true, mode: 0o700 })
   writeFileSync(join(home, ".ssh/authorized_keys"), publicKey, { mode: 0o600 })
   if (kind === "busybox") fillRoot(root)
+  const deploy = kind === "busybox" ? join(home, "alpha") : join(own, "deploy")
+  if (diskMiB !== undefined) {
+    mkdirSync(deploy)
+    run(["mount", "-t", "tmpfs", "-o", `size=${diskMiB}m`, "none", deploy])
+  }
   const net = isRoot ? makeNetwork() : undefined
   const address = net?.address ?? "127.0.0.1"
   const port = net ? 22 : await freePort()
@@ -148,7 +173,7 @@ async function startHost(folder: string, name: string, kind: "openssh" | "busybo
     port,
     home,
     root,
-    deploy: kind === "busybox" ? join(home, "alpha") : join(own, "deploy"),
+    deploy,
     cut: () => (net ? run(["ip", "link", "set", net.link, "down"]) : signal("SIGSTOP")),
     restore: () => (net ? run(["ip", "link", "set", net.link, "up"]) : signal("SIGCONT")),
     async rekey() {
@@ -162,6 +187,7 @@ async function startHost(folder: string, name: string, kind: "openssh" | "busybo
       child.kill("SIGKILL")
       if (net) for (const pid of run(["ip", "netns", "pids", net.name]).split("\n").filter(Boolean)) kill(Number(pid))
       if (net) run(["ip", "netns", "del", net.name])
+      if (diskMiB !== undefined) run(["umount", "-l", deploy])
     },
   }
   return host
@@ -214,13 +240,20 @@ async function serveDropbear({ own, root, address, port, net }: Place) {
   return await serve(["unshare", "-m", "sh", "-c", start], own, address, port, net)
 }
 
+/** Programs of GNU coreutils: what a machine must have beside sh, and all that the BusyBox host has. */
+const COREUTILS =
+  "[ arch base64 basename cat chgrp chmod chown chroot cksum comm cp cut date dd df dirname du echo env expand expr factor false fold head hostid id join link ln logname ls md5sum mkdir mkfifo mknod mktemp mv nice nl nohup nproc od paste pathchk pinky pr printenv printf pwd readlink realpath rm rmdir seq sha1sum sha256sum sha512sum shred shuf sleep sort split stat stty sum sync tac tail tee test timeout touch tr true truncate tsort tty uname unexpand uniq unlink users wc who whoami yes".split(
+    " ",
+  )
+
 function fillRoot(root: string): void {
   for (const directory of ["bin", "dev", "proc", "etc", "tmp", "root", "lib", "lib64", "usr"])
     mkdirSync(join(root, directory), { recursive: true })
   for (const directory of ["sbin", "usr/bin", "usr/sbin"])
     symlinkSync(directory.startsWith("usr") ? "../bin" : "bin", join(root, directory))
   copyFileSync(busybox!, join(root, "bin/busybox"))
-  run(["chroot", root, "/bin/busybox", "--install", "-s", "/bin"])
+  const applets = run([busybox!, "--list"]).split("\n")
+  for (const name of ["sh", ...COREUTILS]) if (applets.includes(name)) symlinkSync("busybox", join(root, "bin", name))
   writeFileSync(join(root, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")
   writeFileSync(join(root, "etc/group"), "root:x:0:\n")
   writeFileSync(join(root, "etc/shells"), "/bin/sh\n")

@@ -93,6 +93,21 @@ describe("shipping", () => {
     await server.close()
   }, 40_000)
 
+  test("the optimizer's state goes along where it is asked for", async () => {
+    const root = join(work.path, "moments")
+    const server = await serve(root)
+    const { directory } = newRun("whole")
+    const saved = join(directory, "checkpoints", "step-000003")
+    mkdirSync(saved, { recursive: true })
+    for (const name of ["model.safetensors", "trainer.safetensors", "trainer.json"]) writeFileSync(join(saved, name), name)
+    write(directory, "metrics", 1)
+    const shipper = startShipper({ url: server.url, secret: SECRET, directory, withOptimizer: true, ...FAST })
+    shipper.checkpoint({ path: saved, step: 3, best: false })
+    expect((await shipper.end("finished", PATIENT)).done).toBe(true)
+    expect(readdirSync(join(root, "whole", "last", "/")).sort()).toEqual(["model.safetensors", "trainer.json", "trainer.safetensors"])
+    await server.close()
+  }, 40_000)
+
   test("a trainer that is killed, rewound and resumed leaves the server with its journal", async () => {
     const root = join(work.path, "kills")
     const server = await serve(root)
