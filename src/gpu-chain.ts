@@ -1,11 +1,11 @@
 /** Runs of small launches that wait for each other become one launch: workgroups that stay, and a barrier of all of them between steps. */
 import { sha256 } from "./base-file.ts"
-import type { ScheduledLaunch } from "./gpu-schedule.ts"
-import type { GpuTarget, Launch, Memory, Table } from "./program.ts"
+import type { GpuTarget, Launch, Memory, Node, Table } from "./program.ts"
 import { type ChainPart, chain, chainRow, chainSharedBytes, type Kernel } from "./spirv.ts"
 import type { Tensor } from "./tensor.ts"
 
-type Step = readonly ScheduledLaunch[]
+/** Launches that run side by side, with the nodes they belong to. */
+type Step = readonly { readonly node: Node; readonly launch: Launch }[]
 
 /** Lanes of every part. */
 const LANES = 256

@@ -131,7 +131,7 @@ export function targetOf(facts: VulkanFacts): GpuTarget {
     units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
     sharedBytes: facts.maxSharedBytes,
     // Each of NVIDIA's processors takes a workgroup as soon as it has room, and a chain is the only launch that runs.
-    resident: process.env.HELIOS_CHAIN === undefined ? (named ?? 0) : Number(process.env.HELIOS_CHAIN),
+    resident: process.env.HELIOS_CHAIN === undefined ? (named ?? 0) : Math.max(0, Math.trunc(Number(process.env.HELIOS_CHAIN) || 0)),
   }
 }
 
