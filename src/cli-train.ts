@@ -6,6 +6,7 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import type { Base, Invocation } from "./cli-command.ts"
 import { onStop } from "./cli-signal.ts"
 import { jsonLines, trainConsole } from "./cli-train-console.ts"
+import { launchOf, launchText, openRank } from "./cli-train-ranks.ts"
 import { openRemote } from "./cli-train-remote.ts"
 import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
 import { startEngine } from "./engine.ts"
@@ -44,23 +45,29 @@ function resumed({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "re
 }
 
 /** Trains; returns 0 also when a signal stopped it: after a checkpoint, or before the first step with nothing to save. */
-export async function run({ config, loaded, environment, json }: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
+export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
+  const { config, loaded, environment, json } = invocation
+  const launch = launchOf(config)
   const resume = config.resume !== undefined
   const directory = resume ? resumed(config) : runDirectory(config.runsDir, config.run ?? defaultName(config)).directory
   const changes = resume ? changedBatches(directory, config) : []
   const { commit, version } = buildInfo()
+  const isFirst = launch === undefined || launch.rank === 0
   const view = json ? jsonLines() : trainConsole()
-  const remote = openRemote(environment, directory, view.note)
+  if (launch !== undefined) view.note(launchText(launch))
+  const ranks = launch === undefined ? undefined : await openRank(config, launch, view.note)
+  const remote = isFirst ? openRemote(environment, directory, view.note) : undefined
   const engine = startEngine()
   for (const change of changes) view.note(change)
   const job = engine.start(
     "train",
-    { values: config, record: { config: recordConfig(loaded), seed: config.seed, commit, version }, directory, resume },
-    { device: config.device, threads: config.threads, debugGpu: config.debugGpu },
+    { values: config, record: { config: recordConfig(loaded), seed: config.seed, commit, version }, directory, resume, dist: ranks?.join },
+    { device: config.device, threads: ranks?.threads ?? config.threads, debugGpu: config.debugGpu },
     {
       onEvent: (event) => {
-        view.show(event)
-        remote.show(event)
+        ranks?.show(event)
+        if (isFirst || event.type === "note") view.show(event)
+        remote?.show(event)
       },
       onNote: view.note,
     },
@@ -68,13 +75,15 @@ export async function run({ config, loaded, environment, json }: Invocation<Trai
   const release = onStop(() => {
     job.stop()
     view.note("stopping; what is trained is saved first (again: now)")
-  }, view.close)
+  }, view.close, ranks !== undefined)
   try {
     await job.result
-    await remote.end()
+    await ranks?.end()
+    await remote?.end()
   } catch (error) {
     const isStopped = error instanceof AlphaError && error.code === EXIT.ok
-    await remote.end(isStopped ? undefined : (error as Error))
+    await ranks?.fail(error as Error)
+    await remote?.end(isStopped ? undefined : (error as Error))
     if (!isStopped) throw error
     view.note(error.message)
   } finally {

@@ -119,13 +119,21 @@ const RUNTIME = inGroup("Runtime", {
   }),
 })
 
+/** Several processes that train one model (alpha help ranks). */
+const RANKS = inGroup("Ranks", {
+  dist: choice("how ranks exchange gradients; none: a launcher's variables are ignored", ["auto", "none", "mpi", "nccl"], { default: "auto" }),
+  gpus: int("ranks to start on this host, one per GPU, where no launcher starts them", { optional: true, min: 1, max: 1024 }),
+  shardOptimizer: bool("ZeRO-1: each rank keeps the moments of its share of the parameters only", { default: false, aliases: ["zero1"] }),
+  mpiLibrary: text("MPI library to open in place of the one that fits the launcher", {}),
+})
+
 const TOKENIZER = inGroup("Tokenizer", {
   ...VOCABULARY,
   tokenizerArtifacts: text("tokenizer.json that is loaded if it exists, else built and saved there", {}),
 })
 
 /** Every field of a training run that is not the model's. */
-export const TRAIN = { ...DATA, ...TOKENIZER, ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...COMPUTE, ...OBSERVE, ...RUNTIME }
+export const TRAIN = { ...DATA, ...TOKENIZER, ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...COMPUTE, ...RANKS, ...OBSERVE, ...RUNTIME }
 
 /** What `alpha train` reads: one flat set of names; vocabSize is the tokenizer's wish and the model's size at once. */
 export const TRAIN_FIELDS = {
@@ -138,6 +146,7 @@ export const TRAIN_FIELDS = {
   ...EVALUATION,
   ...CHECKPOINTS,
   ...COMPUTE,
+  ...RANKS,
   ...OBSERVE,
   ...RUNTIME,
 }

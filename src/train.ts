@@ -11,12 +11,13 @@ import { StepLog, type Submitted } from "./train-log.ts"
 import type { Emit, SampleRow, Summary, TrainEvent } from "./train-metrics.ts"
 import { prepare, type TrainJob } from "./train-prepare.ts"
 import { StepProfile } from "./train-profile.ts"
-import { createRun, discardRun, Journals } from "./train-run.ts"
+import { computesLike, Ranks } from "./train-ranks.ts"
+import { createRun, discardRun, Journals, RankLog } from "./train-run.ts"
 import { learningRate } from "./train-schedule.ts"
 import { announce, openSession, type Session } from "./train-session.ts"
 import { smokeTest } from "./train-smoke.ts"
 import { saveState, type TrainerState } from "./train-state.ts"
-import { planRun } from "./train-step.ts"
+import { momentSizes, planRun } from "./train-step.ts"
 import { type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
 
 /**
@@ -24,6 +25,18 @@ import { type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
  * was stopped before the first step; a new run then leaves nothing behind.
  */
 export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit): Promise<Summary> {
+  if (job.dist === undefined) return await trainAlone(job, device, flag, emit, undefined)
+  const ranks = Ranks.join(job, job.dist)
+  const { rank, size, transport, directory, watch } = ranks
+  emit({ type: "ranks", rank, size, transport, watch, directory })
+  const own = { ...job, directory }
+  const summary = rank === 0 ? await trainAlone(own, device, flag, emit, ranks) : await follow(own, device, flag, emit, ranks)
+  ranks.close()
+  return summary
+}
+
+/** A run of one process, or rank 0's part of one. */
+async function trainAlone(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, ranks: Ranks | undefined): Promise<Summary> {
   const started = performance.now()
   const { directory } = job
   if (!job.resume) createRun(directory)
@@ -31,22 +44,15 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   const journals = new Journals(directory)
   try {
     if (job.resume) recoverCheckpoints(directory)
-    const prepared = await prepare(job, flag, emit)
-    const plans = planRun(prepared.model, job.values, prepared.data.val !== undefined && job.values.evalInterval !== undefined)
-    const memory = memoryOf(job, prepared, device, plans)
-    if (job.values.dryRun) {
-      emit(memory)
-      throw new Stopped("nothing was trained (--dryRun)")
-    }
-    checkFits(memory)
-    smokeTest(device, job.values.failOnSmokeTest, emit)
+    const { prepared, plans } = await open(job, device, flag, emit, ranks)
     const alerts = new Alerts(() => freeBytes(directory))
-    const session = openSession(job, prepared, device, plans, (event) => {
+    const tell: Emit = (event) => {
       for (const each of [event, ...alerts.of(event)]) {
         record(journals, each)
         emit(each)
       }
-    })
+    }
+    const session = openSession(job, prepared, device, plans, tell, ranks)
     try {
       announce(session)
       return await loop(session, flag, started)
@@ -54,10 +60,7 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
       if (!(error instanceof Stopped)) recordCrash(journals, session.trainer.step, error as Error)
       throw error
     } finally {
-      for (const run of [session.micro, session.update, session.evaluation]) run?.free()
-      session.state.free()
-      prepared.data.train.close()
-      prepared.data.val?.close()
+      free(session)
     }
   } catch (error) {
     if (!job.resume) discardRun(directory, error instanceof Stopped)
@@ -66,6 +69,58 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
     journals.close()
     unlock()
   }
+}
+
+/** The part of every rank but the first: the same steps; of what they tell, a short log in the run's directory. */
+async function follow(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, ranks: Ranks): Promise<Summary> {
+  const started = performance.now()
+  const log = new RankLog(job.directory, ranks.rank)
+  const tell: Emit = (event) => {
+    log.append(event)
+    if (event.type === "note") emit(event)
+  }
+  const { prepared, plans } = await open(job, device, flag, tell, ranks)
+  const session = openSession(job, prepared, device, plans, tell, ranks)
+  try {
+    announce(session)
+    return await loop(session, flag, started)
+  } finally {
+    free(session)
+  }
+}
+
+/** Data, model and programs of a run; ranks open them in turn, and make sure that they have the same. Throws where memory is too small. */
+async function open(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, ranks: Ranks | undefined) {
+  const prepared =
+    ranks === undefined
+      ? await prepare(job, flag, emit)
+      : await ranks.inTurn(
+          (known: { tokenizerJson: string | undefined } | undefined) => prepare(job, flag, emit, known?.tokenizerJson),
+          ({ tokenizerJson }) => ({ tokenizerJson }),
+        )
+  if (ranks !== undefined) {
+    const { data, tokenizerHash } = prepared
+    ranks.requireSame({ dataHash: data.train.hash, valHash: data.val?.hash, tokenizerHash }, "give every rank the same data")
+    ranks.requireSame({ device: computesLike(device) }, "ranks need like processors; where these differ, ALPHA_ISA=v3 on all uses what they share")
+    if (job.values.shardOptimizer) ranks.shardParameters(prepared.model)
+  }
+  const evaluates = prepared.data.val !== undefined && job.values.evalInterval !== undefined
+  const plans = planRun(prepared.model, job.values, evaluates, ranks?.sharing)
+  const memory = memoryOf(job, prepared, device, plans, ranks?.sharing)
+  if (job.values.dryRun) {
+    emit(memory)
+    throw new Stopped("nothing was trained (--dryRun)")
+  }
+  checkFits(memory)
+  smokeTest(device, job.values.failOnSmokeTest, emit)
+  return { prepared, plans }
+}
+
+function free({ micro, update, evaluation, state, prepared }: Session): void {
+  for (const run of [micro, update, evaluation]) run?.free()
+  state.free()
+  prepared.data.train.close()
+  prepared.data.val?.close()
 }
 
 /** Puts an event into the journal it belongs to. */
@@ -95,7 +150,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
     if (isStale(s)) status = "early_stop"
   }
   while (s.trainer.step < values.steps && status !== "early_stop") {
-    if (flag.stopped) {
+    if (isStopped(s, flag)) {
       if (s.trainer.step === 0) throw new Stopped()
       status = "stopped"
       break
@@ -135,7 +190,10 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
   return summary
 }
 
-/** Batches and micro-steps, then the update; its results may still be on their way. */
+/** Whether this process, or any rank, was asked to stop: ranks stop after the same step. */
+const isStopped = ({ ranks }: Session, flag: StopFlag): boolean => ranks?.anyOf(flag.stopped) ?? flag.stopped
+
+/** Batches and micro-steps, shared by the ranks in turn, then the update; its results may still be on their way. */
 function submitStep(s: Session): Submitted {
   const at = performance.now()
   const { values } = s.job
@@ -145,17 +203,25 @@ function submitStep(s: Session): Submitted {
   const run = (program: Executable, inputs: RunInputs) => profile?.run(program, inputs) ?? program.submit(inputs)
   const tokens = new Int32Array(rows * T)
   const targets = new Int32Array(rows * T)
-  for (let k = 0; k < accumSteps; k++) {
-    fillBatch(
-      s.prepared.data.train,
-      { seed, step, row: k * rows, rows, T, order: values.order, globalBatch: rows * accumSteps, boundaries: values.documentBoundaries },
-      tokens,
-      targets,
-    )
-    run(s.micro, { tokens, targets, accumulate: k === 0 ? 0 : 1, seed: seed | 0, step, row: k * rows * T })
+  const { ranks } = s
+  const { rank, size } = ranks ?? { rank: 0, size: 1 }
+  for (let first = 0; first < accumSteps; first += size) {
+    const k = first + rank
+    if (k < accumSteps) {
+      fillBatch(
+        s.prepared.data.train,
+        { seed, step, row: k * rows, rows, T, order: values.order, globalBatch: rows * accumSteps, boundaries: values.documentBoundaries },
+        tokens,
+        targets,
+      )
+      const accumulate = first === 0 || ranks?.isOrdered ? 0 : 1
+      run(s.micro, { tokens, targets, accumulate, seed: seed | 0, step, row: k * rows * T })
+    }
+    ranks?.endRound(s.state, s.prepared.model, first / size, Math.min(size, accumSteps - first), first + size >= accumSteps)
   }
   const lr = learningRate(step, values)
   const out = run(s.update, { lr })
+  ranks?.endStep(s.state, s.prepared.model, values.precision)
   if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
   return { step: step + 1, tokens: s.trainer.tokens, lr, at, out }
@@ -197,9 +263,10 @@ async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
   if (val === undefined || s.evaluation === undefined) return
   const result = await evaluate(s.evaluation, val, {
     batches: values.evalSteps,
+    ranks: s.ranks,
     yieldNow: async () => {
       await Bun.sleep(0)
-      stopIfAsked(flag)
+      if (isStopped(s, flag)) throw new Stopped()
     },
   })
   const { step, best } = s.trainer
@@ -216,8 +283,21 @@ async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
   })
 }
 
-/** Continues the prompts. Throws Stopped, with nothing recorded. */
+/** Continues the prompts: rank 0 does, the others wait. Throws Stopped, with nothing recorded. */
 function runSamples(s: Session, flag: StopFlag): void {
+  const { ranks } = s
+  if (ranks === undefined) return drawSamples(s, flag)
+  let isDone = true
+  try {
+    if (ranks.rank === 0) drawSamples(s, flag)
+  } catch (error) {
+    if (!(error instanceof Stopped)) throw error
+    isDone = false
+  }
+  if (!ranks.share(isDone)) throw new Stopped()
+}
+
+function drawSamples(s: Session, flag: StopFlag): void {
   const { prepared, job, device, state, trainer } = s
   const { tokenizer } = prepared
   if (tokenizer === undefined) return
@@ -234,11 +314,19 @@ function runSamples(s: Session, flag: StopFlag): void {
   for (const row of rows) s.emit(row)
 }
 
-/** Writes the checkpoint of the current step, moves the links, deletes what retention lets go. */
+/** Writes the checkpoint of the current step, moves the links, deletes what retention lets go; ranks but the first give what only they have. */
 function checkpoint(s: Session): void {
-  const { job, prepared, state, update, trainer } = s
+  const { job, prepared, state, whole, trainer, ranks } = s
+  const moment = (name: string, length: number) => ranks?.collect(state, name, length) ?? (state.read(name) as Float32Array)
+  ranks?.requireSameWeights(state, prepared.model, trainer.step)
+  if (ranks !== undefined && ranks.rank > 0) {
+    for (const [name, length] of momentSizes(whole.program)) moment(name, length)
+    s.saved = trainer.step
+    return
+  }
   const path = checkpointPath(job.directory, trainer.step)
-  const bytes = saveState(path, state, update.plan, {
+  const bytes = saveState(path, state, whole, {
+    moment,
     model: prepared.model,
     precision: job.values.precision,
     ids: prepared.ids,
@@ -260,6 +348,7 @@ export type {
   EvalRow,
   MemoryEvent,
   ProfileEvent,
+  RanksEvent,
   SampleRow,
   StartEvent,
   StepRow,
