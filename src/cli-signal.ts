@@ -14,7 +14,12 @@ let running: Stoppable | undefined
  * at once: launchers repeat the others.
  */
 export function onStop(stop: () => void, atOnce: () => void = () => {}, isRank = false): () => void {
-  const signals: NodeJS.Signals[] = ["SIGINT", "SIGTERM", ...(ignoresHangup() ? [] : (["SIGHUP"] as const)), ...(isRank ? (["SIGUSR1"] as const) : [])]
+  const signals: NodeJS.Signals[] = [
+    "SIGINT",
+    "SIGTERM",
+    ...(ignoresHangup() ? [] : (["SIGHUP"] as const)),
+    ...(isRank ? (["SIGUSR1"] as const) : []),
+  ]
   let interrupts = 0
   const command: Stoppable = { stop, asked: false }
   running = command

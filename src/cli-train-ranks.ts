@@ -5,6 +5,7 @@ import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { readHolder } from "./base-process.ts"
 import type { TrainInput } from "./config.ts"
+import { deviceNames } from "./device.ts"
 import {
   detectLaunch,
   type JoinWorld,
@@ -31,10 +32,14 @@ const WORD_MS = 1500
 export interface RankProcess {
   readonly launch: Launch
   readonly join: JoinWorld
+  /** Device of this rank: of the GPUs of its host, the one of its number there. */
+  readonly device: string
   /** Threads of a rank where several share the host. */
   readonly threads: number
   /** Hears every event of the Worker. */
   show(event: TrainEvent): void
+  /** This process was asked to stop: where the ranks have not found each other yet, there is nothing to save and nobody to wait for. */
+  stop(): void
   /** This rank fails: says so to the others, unless another was lost before. */
   fail(error: Error): Promise<void>
   /** All ranks have ended. */
@@ -42,10 +47,18 @@ export interface RankProcess {
 }
 
 /** What started this process, unless --dist=none; undefined: it trains alone. */
-export function launchOf({ dist, gpus }: Pick<TrainInput, "dist" | "gpus">): Launch | undefined {
+export function launchOf({
+  dist,
+  gpus,
+  accumSteps,
+  batch,
+}: Pick<TrainInput, "dist" | "gpus" | "accumSteps" | "batch">): Launch | undefined {
   if (dist === "none") {
     if (gpus !== undefined && gpus > 1)
-      throw new AlphaError(`--gpus=${gpus} starts ranks, --dist=none says there are none`, { hint: "give one of the two", code: EXIT.usage })
+      throw new AlphaError(`--gpus=${gpus} starts ranks, --dist=none says there are none`, {
+        hint: "give one of the two",
+        code: EXIT.usage,
+      })
     return undefined
   }
   const launch = detectLaunch(process.env, gpus)
@@ -54,7 +67,14 @@ export function launchOf({ dist, gpus }: Pick<TrainInput, "dist" | "gpus">): Lau
       hint: "mpirun -n 2 alpha train …, torchrun, srun, or --gpus=N; alpha dist template prints a script",
       code: EXIT.usage,
     })
-  return launch === undefined || launch.size === 1 ? undefined : launch
+  if (launch === undefined || launch.size === 1) return undefined
+  if (accumSteps < launch.size) {
+    throw new AlphaError(`accumSteps ${accumSteps} cannot be shared by ${launch.size} ranks`, {
+      hint: `a step's micro-batches are the ranks' work: with --accumSteps=${launch.size} each has one of batch ${batch}`,
+      code: EXIT.usage,
+    })
+  }
+  return launch
 }
 
 /** What a person reads first. */
@@ -67,6 +87,7 @@ export function launchText({ source, rank, size, localRank, localSize, master, i
 export async function openRank(config: TrainInput, launch: Launch, note: (text: string) => void): Promise<RankProcess> {
   const { rank, size, localRank, localSize, source } = launch
   let directory = ""
+  let hasMet = false
   const { promise: lostWord, resolve: sayLost } = Promise.withResolvers<void>()
   const onLost = ({ who, cause, code }: Lost) => {
     sayLost()
@@ -74,9 +95,9 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
     releaseLock(directory)
     process.stdout.write("", () => mpi().mpi_exit(code))
   }
-  const server = rank === 0 ? watchServer(onLost) : undefined
+  const server = rank === 0 ? watchServer(size, START_MS, onLost) : undefined
   let watch: Watch | undefined = server
-  const met = launch.master === undefined ? undefined : await meet(launch, config, server?.address)
+  const met = launch.master === undefined ? undefined : await meet(launch, server?.address)
   if (met !== undefined && rank > 0) watch = await watchRanks(met.address, rank, onLost)
   const variables = met === undefined || met.pmi === 0 ? {} : pmiVariables(launch, met.pmi, watch)
   const speaks: MpiLaunch["speaks"] = source === "Open MPI" ? "Open MPI" : source === "PMI" || met?.pmi ? "PMI" : "any"
@@ -87,9 +108,11 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
       mpi: { speaks, library: config.mpiLibrary, variables },
       watch: met === undefined ? server?.address : undefined,
     },
+    device: deviceOf(config.device, launch, note),
     threads: config.threads ?? Math.max(1, Math.floor(availableParallelism() / localSize)),
     show(event) {
       if (event.type !== "ranks") return
+      hasMet = true
       directory = rank === 0 ? event.directory : ""
       if (rank === 0 || event.watch === "") return
       watchRanks(event.watch, rank, onLost).then(
@@ -98,6 +121,9 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
         },
         (error: Error) => note(`${error.message}; the launcher alone ends this rank when another is lost`),
       )
+    },
+    stop() {
+      if (!hasMet) onLost({ rank, who: `rank ${rank}`, cause: "it was stopped before the first step", code: EXIT.ok })
     },
     async fail(error) {
       await Promise.race([lostWord, Bun.sleep(WORD_MS)])
@@ -112,6 +138,16 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
   }
 }
 
+/** --device=auto and gpu mean the rank's own GPU; ranks share one where there are fewer, and are told so. */
+function deviceOf(device: string, { localRank, localSize }: Launch, note: (text: string) => void): string {
+  if (!["auto", "gpu"].includes(device)) return device
+  const count = deviceNames().filter((name) => name.startsWith("gpu:")).length
+  if (count === 0) return device
+  if (count < localSize)
+    note(`${localSize} ranks on this host, ${count} GPUs in sight: rank ${localRank} of it takes gpu:${localRank % count}`)
+  return `gpu:${localRank % count}`
+}
+
 interface Meeting {
   /** Where rank 0 watches. */
   readonly address: string
@@ -121,13 +157,13 @@ interface Meeting {
 }
 
 /** Rank 0 publishes in the store where it listens, the others read it; rank 0 serves the store where torchrun does not. */
-async function meet(launch: Launch, { dist }: TrainInput, address: string | undefined): Promise<Meeting> {
+async function meet(launch: Launch, address: string | undefined): Promise<Meeting> {
   const { rank, size, master, isAgentStore, attempt } = launch
   const { host, port } = master as NonNullable<Launch["master"]>
   const hasManager = process.env.PMIX_NAMESPACE !== undefined || process.env.PMI_FD !== undefined || process.env.PMI_PORT !== undefined
   let [store, pmi]: [StoreServer | undefined, PmiServer | undefined] = [undefined, undefined]
   if (rank === 0 && !isAgentStore) store = serveStore(port)
-  if (rank === 0 && !hasManager && dist !== "nccl") pmi = servePmi(size, "0.0.0.0")
+  if (rank === 0 && !hasManager) pmi = servePmi(size, "0.0.0.0")
   const client = await Store.connect(rank === 0 && !isAgentStore ? "127.0.0.1" : host, port, START_MS)
   const key = `alpha/${attempt}/meeting`
   if (rank === 0) await client.set(key, JSON.stringify({ address, pmi: pmi?.port ?? 0 }))

@@ -8,6 +8,7 @@ import { onStop } from "./cli-signal.ts"
 import { jsonLines, trainConsole } from "./cli-train-console.ts"
 import { launchOf, launchText, openRank } from "./cli-train-ranks.ts"
 import { openRemote } from "./cli-train-remote.ts"
+import { spawnRanks } from "./cli-train-spawn.ts"
 import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
 import { startEngine } from "./engine.ts"
 import { modelDirectory, readConfig } from "./gpt.ts"
@@ -15,7 +16,7 @@ import { newestRun, type RunRecord, readRecord } from "./train.ts"
 
 /** The configuration of the run that is continued, or the model that is started from. */
 export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | undefined> {
-  if (values.resume !== undefined) {
+  if (values.resume !== undefined && !isNew(values)) {
     const directory = resumed(values)
     const record = readRecord(directory)
     const other = values.run === undefined ? directory : runDirectory(values.runsDir, values.run).directory
@@ -32,6 +33,13 @@ export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | 
   return { values: { ...fields, ...(model.position === "learned" ? { blockSize } : {}) }, from: values.init }
 }
 
+/** --resume=or-start: nothing to resume yet. Throws where the run has no name, for the next start would not find it. */
+function isNew({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "resume" | "run" | "runsDir">): boolean {
+  if (resume !== "or-start") return false
+  if (run === undefined) throw new AlphaError("train: --resume=or-start needs the run's name", { hint: "add --run=NAME", code: EXIT.usage })
+  return !existsSync(join(runDirectory(runsDir, run).directory, "config.json"))
+}
+
 /** A warm-up that was derived from the steps is that of the run for good: with more --steps the learning rate would jump back into it. */
 function keptWarmup({ config }: RunRecord): Record<string, unknown> {
   const value = config.warmupSteps?.value
@@ -40,7 +48,8 @@ function keptWarmup({ config }: RunRecord): Record<string, unknown> {
 
 /** Directory of the run that --resume means. */
 function resumed({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "resume" | "run" | "runsDir">): string {
-  if (resume === undefined || resume === "newest") return run === undefined ? newestRun(runsDir) : runDirectory(runsDir, run).directory
+  if (resume === undefined || ["newest", "or-start"].includes(resume))
+    return run === undefined ? newestRun(runsDir) : runDirectory(runsDir, run).directory
   return existsSync(join(resume, "config.json")) ? resume : runDirectory(runsDir, resume).directory
 }
 
@@ -48,7 +57,9 @@ function resumed({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "re
 export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
   const { config, loaded, environment, json } = invocation
   const launch = launchOf(config)
-  const resume = config.resume !== undefined
+  if (launch !== undefined && launch.spawns > 1)
+    return await spawnRanks(launch, invocation.argv, (text) => void process.stderr.write(`${text}\n`))
+  const resume = config.resume !== undefined && !isNew(config)
   const directory = resume ? resumed(config) : runDirectory(config.runsDir, config.run ?? defaultName(config)).directory
   const changes = resume ? changedBatches(directory, config) : []
   const { commit, version } = buildInfo()
@@ -62,7 +73,7 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
   const job = engine.start(
     "train",
     { values: config, record: { config: recordConfig(loaded), seed: config.seed, commit, version }, directory, resume, dist: ranks?.join },
-    { device: config.device, threads: ranks?.threads ?? config.threads, debugGpu: config.debugGpu },
+    { device: ranks?.device ?? config.device, threads: ranks?.threads ?? config.threads, debugGpu: config.debugGpu },
     {
       onEvent: (event) => {
         ranks?.show(event)
@@ -72,10 +83,15 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
       onNote: view.note,
     },
   )
-  const release = onStop(() => {
-    job.stop()
-    view.note("stopping; what is trained is saved first (again: now)")
-  }, view.close, ranks !== undefined)
+  const release = onStop(
+    () => {
+      job.stop()
+      view.note(`stopping; what is trained is saved first${ranks === undefined ? " (again: now)" : ""}`)
+      ranks?.stop()
+    },
+    view.close,
+    ranks !== undefined,
+  )
   try {
     await job.result
     await ranks?.end()

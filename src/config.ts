@@ -1,6 +1,7 @@
 /** The configuration: tables of every field, and loading of a command's values from all their sources. */
 import { basename, dirname, join } from "node:path"
 import { BENCH_SERVE } from "./config-bench.ts"
+import { DIST_TEMPLATE } from "./config-dist.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
@@ -13,6 +14,7 @@ import { TRAIN_FIELDS } from "./config-train.ts"
 import { TUI } from "./config-tui.ts"
 
 export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
+export { DIST_TEMPLATE, type DistTemplateConfig } from "./config-dist.ts"
 export {
   camelName,
   envName,
@@ -61,6 +63,7 @@ export { TUI, type TuiConfig } from "./config-tui.ts"
 /** Every table; what is not in one of them is not a setting. */
 export const TABLES: readonly Fields[] = [
   TRAIN_FIELDS,
+  DIST_TEMPLATE,
   INFER,
   EVAL,
   EXPORT,

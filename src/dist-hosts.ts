@@ -3,8 +3,9 @@ import { AlphaError, EXIT } from "./base-error.ts"
 
 /** gnode[08,10-12]-ib,login1 → gnode08-ib, gnode10-ib, gnode11-ib, gnode12-ib, login1; leading zeros stay, several brackets multiply. */
 export function expandHosts(list: string): string[] {
-  const names = splitOutside(list).flatMap(expandOne)
-  if (names.length === 0 || names.some((name) => !/^[\w.-]+$/.test(name)))
+  const parts = splitOutside(list)
+  const names = parts.flatMap(expandOne)
+  if (names.length === 0 || parts.join() !== list || names.some((name) => !/^[\w.-]+$/.test(name)))
     throw new AlphaError(`node list ${JSON.stringify(list)}: expected names such as gnode[10,20-22]`, { code: EXIT.usage })
   return names
 }

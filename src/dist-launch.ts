@@ -138,7 +138,8 @@ function slurm(env: Env): Launch | undefined {
     size,
     localRank,
     localSize: tasksHere(env.SLURM_STEP_TASKS_PER_NODE, count(env, "SLURM_NODEID") ?? 0) ?? localRank + 1,
-    master: list === undefined ? undefined : { host: expandHosts(list)[0] as string, port: count(env, "MASTER_PORT") ?? 20_000 + (job % 20_000) },
+    master:
+      list === undefined ? undefined : { host: expandHosts(list)[0] as string, port: count(env, "MASTER_PORT") ?? 20_000 + (job % 20_000) },
     attempt: `${job}.${env.SLURM_STEP_ID}.${env.SLURM_RESTART_COUNT ?? "0"}`,
   }
 }
@@ -157,7 +158,13 @@ function nodes(env: Env, gpus: number | undefined): Launch | undefined {
   const first = (list: string | undefined) => list?.trim().split(/\s+/)[0]
   const found =
     env.JOB_COMPLETION_INDEX !== undefined && env.WORLD_SIZE !== undefined
-      ? { source: "Indexed Job" as const, node: "JOB_COMPLETION_INDEX", size: "WORLD_SIZE", host: env.MASTER_ADDR ?? firstPod(env), each: 1 }
+      ? {
+          source: "Indexed Job" as const,
+          node: "JOB_COMPLETION_INDEX",
+          size: "WORLD_SIZE",
+          host: env.MASTER_ADDR ?? firstPod(env),
+          each: 1,
+        }
       : env.SKYPILOT_NODE_RANK !== undefined
         ? {
             source: "SkyPilot" as const,
@@ -201,5 +208,14 @@ function firstPod({ HOSTNAME, JOB_COMPLETION_INDEX }: Env): string | undefined {
 /** No launcher: --gpus=N starts the ranks of this host. */
 function alone(gpus: number | undefined): Launch | undefined {
   if (gpus === undefined || gpus === 1) return undefined
-  return { ...base, source: "gpus", rank: 0, size: gpus, localRank: 0, localSize: gpus, master: { host: "127.0.0.1", port: 0 }, spawns: gpus }
+  return {
+    ...base,
+    source: "gpus",
+    rank: 0,
+    size: gpus,
+    localRank: 0,
+    localSize: gpus,
+    master: { host: "127.0.0.1", port: 0 },
+    spawns: gpus,
+  }
 }

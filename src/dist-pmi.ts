@@ -1,6 +1,6 @@
 /** The process manager's side of PMI-1, by which MPICH and its relatives find each other where no mpirun started the ranks. */
 import type { Socket } from "bun"
-import { Lines } from "./dist-lines.ts"
+import { Lines, Outbox } from "./dist-socket.ts"
 
 /** A server for one world. */
 export interface PmiServer {
@@ -10,6 +10,7 @@ export interface PmiServer {
 
 interface Client {
   readonly lines: Lines
+  readonly out: Outbox
   rank: number
 }
 
@@ -20,42 +21,43 @@ interface Client {
 export function servePmi(size: number, hostname: string): PmiServer {
   const keys = new Map<string, string>()
   const waiting = new Set<Socket<Client>>()
-  const answer = (socket: Socket<Client>, line: string): void => {
-    const say = (text: string) => void socket.write(`${text}\n`)
+  /** What a line is answered with at once. */
+  const answer = (socket: Socket<Client>, line: string): string | undefined => {
     const fields = fieldsOf(line)
     const key = fields.get("key") ?? ""
     switch (fields.get("cmd")) {
       case "initack":
         socket.data.rank = Number(fields.get("pmiid"))
-        say(`cmd=initack rc=0\ncmd=set rc=0 size=${size}\ncmd=set rc=0 rank=${socket.data.rank}\ncmd=set rc=0 debug=0`)
-        return
+        return `cmd=initack rc=0\ncmd=set rc=0 size=${size}\ncmd=set rc=0 rank=${socket.data.rank}\ncmd=set rc=0 debug=0`
       case "init":
-        return say("cmd=response_to_init rc=0 pmi_version=1 pmi_subversion=1")
+        return "cmd=response_to_init rc=0 pmi_version=1 pmi_subversion=1"
       case "get_maxes":
-        return say("cmd=maxes rc=0 kvsname_max=64 keylen_max=256 vallen_max=4096")
+        return "cmd=maxes rc=0 kvsname_max=64 keylen_max=256 vallen_max=4096"
       case "get_universe_size":
-        return say(`cmd=universe_size rc=0 size=${size}`)
+        return `cmd=universe_size rc=0 size=${size}`
       case "get_appnum":
-        return say("cmd=appnum rc=0 appnum=0")
+        return "cmd=appnum rc=0 appnum=0"
       case "get_my_kvsname":
-        return say("cmd=my_kvsname rc=0 kvsname=alpha")
+        return "cmd=my_kvsname rc=0 kvsname=alpha"
       case "put":
         keys.set(key, fields.get("value") ?? "")
-        return say("cmd=put_result rc=0 msg=success")
+        return "cmd=put_result rc=0 msg=success"
       case "get": {
         const value = keys.get(key)
-        return say(value === undefined ? "cmd=get_result rc=-1 msg=key_not_found value=unknown" : `cmd=get_result rc=0 msg=success value=${value}`)
+        return value === undefined
+          ? "cmd=get_result rc=-1 msg=key_not_found value=unknown"
+          : `cmd=get_result rc=0 msg=success value=${value}`
       }
       case "barrier_in":
         waiting.add(socket)
-        if (waiting.size < size) return
-        for (const each of waiting) each.write("cmd=barrier_out rc=0\n")
+        if (waiting.size < size) return undefined
+        for (const each of waiting) each.data.out.send(each, new TextEncoder().encode("cmd=barrier_out rc=0\n"))
         waiting.clear()
-        return
+        return undefined
       case "finalize":
-        return say("cmd=finalize_ack rc=0")
+        return "cmd=finalize_ack rc=0"
       default:
-        return say(`cmd=${fields.get("cmd") ?? "unknown"} rc=-1 msg=unknown_command`)
+        return `cmd=${fields.get("cmd") ?? "unknown"} rc=-1 msg=unknown_command`
     }
   }
   const server = Bun.listen<Client>({
@@ -63,11 +65,15 @@ export function servePmi(size: number, hostname: string): PmiServer {
     port: 0,
     socket: {
       open(socket) {
-        socket.data = { lines: new Lines(), rank: -1 }
+        socket.data = { lines: new Lines(), out: new Outbox(), rank: -1 }
       },
       data(socket, bytes) {
-        for (const line of socket.data.lines.push(bytes)) answer(socket, line)
+        for (const line of socket.data.lines.push(bytes)) {
+          const text = answer(socket, line)
+          if (text !== undefined) socket.data.out.send(socket, new TextEncoder().encode(`${text}\n`))
+        }
       },
+      drain: (socket) => socket.data.out.drain(socket),
       close: (socket) => void waiting.delete(socket),
     },
   })

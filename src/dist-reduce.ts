@@ -46,7 +46,13 @@ export class OrderedSum {
     pieceFloats = PIECE,
   ) {
     const sizes = new Map(summands.map((s) => [s, (state.read(s.name) as Float32Array).length]))
-    const shapes = [1, 2].flatMap((rows) => cut(summands.filter((s) => s.parts.length === rows), sizes, Math.floor(pieceFloats / rows)))
+    const shapes = [1, 2].flatMap((rows) =>
+      cut(
+        summands.filter((s) => s.parts.length === rows),
+        sizes,
+        Math.floor(pieceFloats / rows),
+      ),
+    )
     this.#pieces = shapes.map((stretches): Piece => {
       const last = stretches.at(-1) as Stretch
       const share = Math.ceil((last.at + last.length) / world.size)

@@ -1,6 +1,7 @@
 /** A TCPStore: keys and values that ranks rendezvous by, for launchers that bring none; PyTorch's clients can use it too. */
 import type { Socket } from "bun"
 import { AlphaError, EXIT } from "./base-error.ts"
+import { Outbox } from "./dist-socket.ts"
 import { Incomplete, MAGIC, NOT_READY, QUERY, READY, Reader, STOP_WAITING, WAIT_CANCELED, Writer } from "./dist-store-wire.ts"
 
 export interface StoreServer {
@@ -13,8 +14,7 @@ interface Client {
   isValid: boolean
   /** Keys that it waits for. */
   wanted: readonly string[] | undefined
-  /** What the system did not take yet. */
-  unsent: Uint8Array[]
+  readonly out: Outbox
 }
 
 const text = (value: Uint8Array): string => new TextDecoder().decode(value)
@@ -24,8 +24,7 @@ export function serveStore(port: number): StoreServer {
   const values = new Map<string, Uint8Array>()
   const waiting = new Set<Socket<Client>>()
   const send = (socket: Socket<Client>, message: Writer): void => {
-    socket.data.unsent.push(message.end())
-    flush(socket)
+    socket.data.out.send(socket, message.end())
   }
   const put = (key: string, value: Uint8Array): void => {
     values.set(key, value)
@@ -36,8 +35,8 @@ export function serveStore(port: number): StoreServer {
       send(socket, new Writer().u8(STOP_WAITING))
     }
   }
-  /** Answers one query; what it needs is read before anything changes. */
-  const answer = (socket: Socket<Client>, r: Reader): void => {
+  /** The answer to one query, if it has one now; what it needs is read before anything changes. */
+  const answer = (socket: Socket<Client>, r: Reader): Writer | undefined => {
     const query = r.u8()
     const { data } = socket
     if (!data.isValid && query !== QUERY.validate) throw new RangeError("no client of a store")
@@ -45,61 +44,63 @@ export function serveStore(port: number): StoreServer {
       case QUERY.validate:
         if (r.u32() !== MAGIC) throw new RangeError("no client of a store")
         data.isValid = true
-        return
+        return undefined
       case QUERY.ping:
-        return send(socket, new Writer().u32(r.u32()))
+        return new Writer().u32(r.u32())
       case QUERY.set: {
         const [key, value] = [r.text(), r.bytes()]
-        return put(key, value)
+        put(key, value)
+        return undefined
       }
       case QUERY.append: {
         const [key, value] = [r.text(), r.bytes()]
-        return put(key, new Uint8Array(Buffer.concat([values.get(key) ?? new Uint8Array(), value])))
+        put(key, new Uint8Array(Buffer.concat([values.get(key) ?? new Uint8Array(), value])))
+        return undefined
       }
       case QUERY.multiSet: {
         const pairs = r.list(() => [r.text(), r.bytes()] as const)
         for (const [key, value] of pairs) put(key, value)
-        return
+        return undefined
       }
       case QUERY.compareSet: {
         const [key, expected, desired] = [r.text(), r.bytes(), r.bytes()]
         const known = values.get(key)
         const isEqual = known === undefined ? expected.length === 0 : text(known) === text(expected)
         if (isEqual) put(key, desired)
-        return send(socket, new Writer().bytes(isEqual ? desired : (known ?? expected)))
+        return new Writer().bytes(isEqual ? desired : (known ?? expected))
       }
       case QUERY.get:
-        return send(socket, new Writer().bytes(values.get(r.text()) ?? new Uint8Array()))
+        return new Writer().bytes(values.get(r.text()) ?? new Uint8Array())
       case QUERY.multiGet: {
         const message = new Writer()
         for (const key of r.list(() => r.text())) message.bytes(values.get(key) ?? new Uint8Array())
-        return send(socket, message)
+        return message
       }
       case QUERY.add: {
         const [key, more] = [r.text(), r.i64()]
         const sum = BigInt(text(values.get(key) ?? new Uint8Array()) || "0") + more
         put(key, new TextEncoder().encode(String(sum)))
-        return send(socket, new Writer().i64(sum))
+        return new Writer().i64(sum)
       }
       case QUERY.check: {
         const keys = r.list(() => r.text())
-        return send(socket, new Writer().u8(keys.every((key) => values.has(key)) ? READY : NOT_READY))
+        return new Writer().u8(keys.every((key) => values.has(key)) ? READY : NOT_READY)
       }
       case QUERY.wait: {
         const keys = r.list(() => r.text())
-        if (keys.every((key) => values.has(key))) return send(socket, new Writer().u8(STOP_WAITING))
+        if (keys.every((key) => values.has(key))) return new Writer().u8(STOP_WAITING)
         data.wanted = keys
         waiting.add(socket)
-        return
+        return undefined
       }
       case QUERY.cancelWait:
         if (waiting.delete(socket)) send(socket, new Writer().u8(WAIT_CANCELED))
         data.wanted = undefined
-        return
+        return undefined
       case QUERY.countKeys:
-        return send(socket, new Writer().i64(BigInt(values.size)))
+        return new Writer().i64(BigInt(values.size))
       case QUERY.deleteKey:
-        return send(socket, new Writer().i64(values.delete(r.text()) ? 1n : 0n))
+        return new Writer().i64(values.delete(r.text()) ? 1n : 0n)
       default:
         throw new RangeError(`query ${query} is unknown`)
     }
@@ -110,7 +111,7 @@ export function serveStore(port: number): StoreServer {
       port,
       socket: {
         open(socket) {
-          socket.data = { bytes: new Uint8Array(), isValid: false, wanted: undefined, unsent: [] }
+          socket.data = { bytes: new Uint8Array(), isValid: false, wanted: undefined, out: new Outbox() }
         },
         data(socket, piece) {
           const { data } = socket
@@ -118,14 +119,15 @@ export function serveStore(port: number): StoreServer {
           try {
             while (data.bytes.length > 0) {
               const reader = new Reader(data.bytes)
-              answer(socket, reader)
+              const message = answer(socket, reader)
+              if (message !== undefined) send(socket, message)
               data.bytes = data.bytes.subarray(reader.at)
             }
           } catch (error) {
             if (!(error instanceof Incomplete)) socket.end() // not one of ours: whoever it is, it gets nothing
           }
         },
-        drain: flush,
+        drain: (socket) => socket.data.out.drain(socket),
         close: (socket) => void waiting.delete(socket),
       },
     })
@@ -137,17 +139,5 @@ export function serveStore(port: number): StoreServer {
       hint: "set MASTER_PORT to a free one on every rank",
       code: EXIT.busy,
     })
-  }
-}
-
-function flush(socket: Socket<Client>): void {
-  const { unsent } = socket.data
-  for (let part = unsent[0]; part !== undefined; part = unsent[0]) {
-    const sent = socket.write(part)
-    if (sent < part.length) {
-      unsent[0] = part.subarray(Math.max(0, sent))
-      return
-    }
-    unsent.shift()
   }
 }

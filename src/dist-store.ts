@@ -1,6 +1,7 @@
 /** A client of PyTorch's TCPStore: the one that torchrun's agent serves, or our own. */
 import type { Socket } from "bun"
 import { AlphaError, EXIT } from "./base-error.ts"
+import { Outbox } from "./dist-socket.ts"
 import { Incomplete, MAGIC, QUERY, Reader, Writer } from "./dist-store-wire.ts"
 
 /** PyTorch's clients put this before every key. */
@@ -13,6 +14,7 @@ export class Store {
   #problem: string | undefined
   #last: Promise<unknown> = Promise.resolve()
   #socket: Socket<undefined> | undefined
+  readonly #out = new Outbox()
 
   private constructor(
     private readonly host: string,
@@ -49,6 +51,7 @@ export class Store {
           this.#bytes = new Uint8Array(Buffer.concat([this.#bytes, piece]))
           this.#wake?.()
         },
+        drain: (socket) => this.#out.drain(socket),
         close: () => this.#fail("it closed the connection"),
         error: (_, error) => this.#fail(error.message),
         connectError: (_, error) => this.#fail(error.message),
@@ -76,7 +79,7 @@ export class Store {
 
   #send(query: Writer): void {
     if (this.#problem !== undefined) throw new AlphaError(`store ${this.host}:${this.port}: ${this.#problem}`)
-    this.#socket?.write(query.end())
+    if (this.#socket !== undefined) this.#out.send(this.#socket, query.end())
   }
 
   async #read<T>(read: (r: Reader) => T, timeoutMs?: number): Promise<T> {
@@ -104,13 +107,19 @@ export class Store {
   }
 
   set(key: string, value: Uint8Array | string): Promise<void> {
-    const query = new Writer().u8(QUERY.set).bytes(PREFIX + key).bytes(value)
+    const query = new Writer()
+      .u8(QUERY.set)
+      .bytes(PREFIX + key)
+      .bytes(value)
     return this.#ask(query, () => undefined)
   }
 
   /** The value of a key, waiting for it. Throws AlphaError naming the key when it does not come in time. */
   async get(key: string, timeoutMs: number): Promise<Uint8Array> {
-    const wait = new Writer().u8(QUERY.wait).i64(1n).bytes(PREFIX + key)
+    const wait = new Writer()
+      .u8(QUERY.wait)
+      .i64(1n)
+      .bytes(PREFIX + key)
     try {
       await this.#ask(wait, (r) => r.u8(), timeoutMs)
     } catch (error) {
@@ -124,7 +133,10 @@ export class Store {
 
   /** Adds to a number, which is 0 before; the new value. */
   async add(key: string, more: number): Promise<number> {
-    const query = new Writer().u8(QUERY.add).bytes(PREFIX + key).i64(BigInt(more))
+    const query = new Writer()
+      .u8(QUERY.add)
+      .bytes(PREFIX + key)
+      .i64(BigInt(more))
     return Number(await this.#ask(query, (r) => r.i64()))
   }
 

@@ -2,7 +2,7 @@
 import { hostname, networkInterfaces } from "node:os"
 import type { Socket } from "bun"
 import { AlphaError } from "./base-error.ts"
-import { Lines } from "./dist-lines.ts"
+import { Lines } from "./dist-socket.ts"
 
 /** A rank that is gone. */
 export interface Lost {
@@ -24,6 +24,8 @@ export interface Watch {
 
 interface Message {
   readonly hello?: { readonly rank: number; readonly who: string; readonly token: string }
+  /** Rank 0's answer to it. */
+  readonly welcome?: string
   readonly bye?: true
   readonly failed?: { readonly cause: string; readonly code: number }
   readonly lost?: Lost
@@ -62,8 +64,8 @@ function messages(socket: Socket<Peer>, piece: Uint8Array): Message[] {
   }
 }
 
-/** Rank 0's side. `onLost` is called once; the address goes to the other ranks. */
-export function watchServer(onLost: (lost: Lost) => void): Watch & { readonly address: string } {
+/** Rank 0's side. `onLost` is called once, also when a rank has not come within `startMs`; the address goes to the other ranks. */
+export function watchServer(size: number, startMs: number, onLost: (lost: Lost) => void): Watch & { readonly address: string } {
   const token = crypto.randomUUID()
   const peers = new Set<Socket<Peer>>()
   let isOver = false
@@ -89,7 +91,7 @@ export function watchServer(onLost: (lost: Lost) => void): Watch & { readonly ad
             if (hello.token !== token) return void socket.end()
             Object.assign(socket.data, { rank: hello.rank, who: hello.who })
             peers.add(socket)
-            send(socket, {})
+            send(socket, { welcome: nameOf(0) })
           }
           if (bye) socket.data.hasEnded = true
           if (failed !== undefined && peers.has(socket)) lose({ rank: socket.data.rank, who: socket.data.who, ...failed })
@@ -106,6 +108,11 @@ export function watchServer(onLost: (lost: Lost) => void): Watch & { readonly ad
     for (const { data } of peers)
       if (!data.hasEnded && Date.now() - data.heardAt > SILENT_MS) lose({ rank: data.rank, who: data.who, cause: SILENT, code: 1 })
   }, BEAT_MS)
+  const start = setTimeout(() => {
+    const here = new Set([...peers].map(({ data }) => data.rank))
+    const missing = Array.from({ length: size - 1 }, (_, i) => i + 1).find((rank) => !here.has(rank))
+    if (missing !== undefined) lose({ rank: missing, who: `rank ${missing}`, cause: `it has not come within ${startMs / 1000} s`, code: 1 })
+  }, startMs)
   return {
     address: JSON.stringify({ hosts: addresses(), port: server.port, token }),
     bye() {
@@ -118,6 +125,7 @@ export function watchServer(onLost: (lost: Lost) => void): Watch & { readonly ad
     },
     close() {
       isOver = true
+      clearTimeout(start)
       clearInterval(beat)
       server.stop(true)
     },
@@ -134,7 +142,7 @@ export async function watchRanks(address: string, rank: number, onLost: (lost: L
     isOver = true
     onLost(lost)
   }
-  const gone = (cause: string) => lose({ rank: 0, who: "rank 0", cause, code: 1 })
+  const gone = (cause: string) => lose({ rank: 0, who: server.who, cause, code: 1 })
   for (const host of hosts) {
     const { promise: answered, resolve: answer } = Promise.withResolvers<boolean>()
     let isChosen = false
@@ -144,8 +152,9 @@ export async function watchRanks(address: string, rank: number, onLost: (lost: L
       data: server,
       socket: {
         data(connection, piece) {
-          for (const { bye, lost } of messages(connection, piece)) {
-            answer(true)
+          for (const { welcome, bye, lost } of messages(connection, piece)) {
+            if (welcome !== undefined) server.who = welcome
+            answer(welcome !== undefined)
             if (bye) server.hasEnded = true
             if (lost !== undefined) lose(lost)
           }

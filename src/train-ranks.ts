@@ -1,5 +1,5 @@
 /** One run on several ranks: what they agree on before it, what they exchange in every step, what rank 0 collects for a checkpoint. */
-import { AlphaError, EXIT } from "./base-error.ts"
+import { AlphaError } from "./base-error.ts"
 import type { ModelConfig } from "./config.ts"
 import { anyOf, gather, type JoinWorld, joinWorld, OrderedSum, requireSame, share, type World } from "./dist.ts"
 import { copyName, type Precision, paramSpecs } from "./gpt.ts"
@@ -33,12 +33,6 @@ export class Ranks {
   /** Joins the world and makes sure that all ranks mean the same run. Throws AlphaError naming what differs. */
   static join(job: TrainJob, launch: JoinWorld): Ranks & { readonly watch: string } {
     const { values, record } = job
-    if (values.accumSteps < launch.size) {
-      throw new AlphaError(`accumSteps ${values.accumSteps} cannot be shared by ${launch.size} ranks`, {
-        hint: `a step's micro-batches are the ranks' work: --accumSteps=${launch.size} gives each one of batch ${values.batch}, as one rank would take one after another`,
-        code: EXIT.usage,
-      })
-    }
     const world = joinWorld(launch)
     const { directory, watch } = share(world, { directory: job.directory, watch: launch.watch })
     const settings = Object.entries(values).filter(([name]) => !LOCAL.has(name))
@@ -174,4 +168,5 @@ export class Ranks {
 const parameterOf = (moment: string): string => moment.replace(/^[mv]\./, "")
 
 /** Ranks that compute differently would not keep the same weights. */
-export const computesLike = ({ name, description }: Device): string => (name === "cpu" ? (description.split(", ").at(-1) ?? "") : description)
+export const computesLike = ({ name, description }: Device): string =>
+  name === "cpu" ? (description.split(", ").at(-1) ?? "") : description

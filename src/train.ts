@@ -1,24 +1,22 @@
 /** The training loop: batches → micro-steps → update → evaluation, samples, checkpoints; tells everything through `emit`. */
 import { fillBatch } from "./data.ts"
-import { checkpointPath, generateText, recoverCheckpoints, retain, setLink } from "./gpt.ts"
+import { recoverCheckpoints } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
 import type { Device, Executable, RunInputs } from "./program.ts"
+import { afterStep, dueAfter, isStale, isStopped, runEvaluation } from "./train-after.ts"
 import { Alerts, freeBytes } from "./train-alert.ts"
-import { evaluate } from "./train-eval.ts"
-import { checkFits, memoryOf } from "./train-fit.ts"
 import { lockRun } from "./train-lock.ts"
 import { StepLog, type Submitted } from "./train-log.ts"
-import type { Emit, SampleRow, Summary, TrainEvent } from "./train-metrics.ts"
-import { prepare, type TrainJob } from "./train-prepare.ts"
+import type { Emit, Summary, TrainEvent } from "./train-metrics.ts"
+import { openRun } from "./train-open.ts"
+import type { TrainJob } from "./train-prepare.ts"
 import { StepProfile } from "./train-profile.ts"
-import { computesLike, Ranks } from "./train-ranks.ts"
+import { Ranks } from "./train-ranks.ts"
 import { createRun, discardRun, Journals, RankLog } from "./train-run.ts"
+import { checkpoint } from "./train-save.ts"
 import { learningRate } from "./train-schedule.ts"
 import { announce, openSession, type Session } from "./train-session.ts"
-import { smokeTest } from "./train-smoke.ts"
-import { saveState, type TrainerState } from "./train-state.ts"
-import { momentSizes, planRun } from "./train-step.ts"
-import { type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
+import { type StopFlag, Stopped } from "./train-stop.ts"
 
 /**
  * Trains `job` to its end, or until `flag` says stop; a checkpoint is always written last. Returns the summary it emitted. Throws Stopped when it
@@ -44,7 +42,7 @@ async function trainAlone(job: TrainJob, device: Device, flag: StopFlag, emit: E
   const journals = new Journals(directory)
   try {
     if (job.resume) recoverCheckpoints(directory)
-    const { prepared, plans } = await open(job, device, flag, emit, ranks)
+    const { prepared, plans } = await openRun(job, device, flag, emit, ranks)
     const alerts = new Alerts(() => freeBytes(directory))
     const tell: Emit = (event) => {
       for (const each of [event, ...alerts.of(event)]) {
@@ -79,7 +77,7 @@ async function follow(job: TrainJob, device: Device, flag: StopFlag, emit: Emit,
     log.append(event)
     if (event.type === "note") emit(event)
   }
-  const { prepared, plans } = await open(job, device, flag, tell, ranks)
+  const { prepared, plans } = await openRun(job, device, flag, tell, ranks)
   const session = openSession(job, prepared, device, plans, tell, ranks)
   try {
     announce(session)
@@ -87,33 +85,6 @@ async function follow(job: TrainJob, device: Device, flag: StopFlag, emit: Emit,
   } finally {
     free(session)
   }
-}
-
-/** Data, model and programs of a run; ranks open them in turn, and make sure that they have the same. Throws where memory is too small. */
-async function open(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, ranks: Ranks | undefined) {
-  const prepared =
-    ranks === undefined
-      ? await prepare(job, flag, emit)
-      : await ranks.inTurn(
-          (known: { tokenizerJson: string | undefined } | undefined) => prepare(job, flag, emit, known?.tokenizerJson),
-          ({ tokenizerJson }) => ({ tokenizerJson }),
-        )
-  if (ranks !== undefined) {
-    const { data, tokenizerHash } = prepared
-    ranks.requireSame({ dataHash: data.train.hash, valHash: data.val?.hash, tokenizerHash }, "give every rank the same data")
-    ranks.requireSame({ device: computesLike(device) }, "ranks need like processors; where these differ, ALPHA_ISA=v3 on all uses what they share")
-    if (job.values.shardOptimizer) ranks.shardParameters(prepared.model)
-  }
-  const evaluates = prepared.data.val !== undefined && job.values.evalInterval !== undefined
-  const plans = planRun(prepared.model, job.values, evaluates, ranks?.sharing)
-  const memory = memoryOf(job, prepared, device, plans, ranks?.sharing)
-  if (job.values.dryRun) {
-    emit(memory)
-    throw new Stopped("nothing was trained (--dryRun)")
-  }
-  checkFits(memory)
-  smokeTest(device, job.values.failOnSmokeTest, emit)
-  return { prepared, plans }
 }
 
 function free({ micro, update, evaluation, state, prepared }: Session): void {
@@ -190,9 +161,6 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
   return summary
 }
 
-/** Whether this process, or any rank, was asked to stop: ranks stop after the same step. */
-const isStopped = ({ ranks }: Session, flag: StopFlag): boolean => ranks?.anyOf(flag.stopped) ?? flag.stopped
-
 /** Batches and micro-steps, shared by the ranks in turn, then the update; its results may still be on their way. */
 function submitStep(s: Session): Submitted {
   const at = performance.now()
@@ -225,121 +193,6 @@ function submitStep(s: Session): Submitted {
   if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
   return { step: step + 1, tokens: s.trainer.tokens, lr, at, out }
-}
-
-type Due = NonNullable<TrainerState["owed"]>[number]
-
-/** What follows a step at its interval, and the last step. */
-function dueAfter(step: number, { steps, evalInterval, sampleInterval }: TrainJob["values"]): Due[] {
-  const isDue = (interval: number | undefined) => interval !== undefined && (step % interval === 0 || step === steps)
-  return [...(isDue(evalInterval) ? (["evaluation"] as const) : []), ...(isDue(sampleInterval) ? (["samples"] as const) : [])]
-}
-
-/**
- * Does what is due. A stop ends it without half a result; the rest is owed: the checkpoint remembers it, and the resumed run does it first,
- * so that it ends in the same bytes.
- */
-async function afterStep(s: Session, due: readonly Due[], flag: StopFlag): Promise<void> {
-  for (const [i, part] of due.entries()) {
-    try {
-      if (part === "evaluation") await runEvaluation(s, flag)
-      else runSamples(s, flag)
-    } catch (error) {
-      if (!(error instanceof Stopped)) throw error
-      s.trainer = { ...s.trainer, owed: due.slice(i) }
-      return
-    }
-  }
-  s.trainer = { ...s.trainer, owed: undefined }
-}
-
-/** Whether the evaluations without a better loss are as many as the run has patience for. */
-const isStale = ({ job, trainer }: Session): boolean => job.values.patience !== undefined && trainer.stale >= job.values.patience
-
-/** Evaluates, remembers the best, counts evaluations without a better loss. Throws Stopped, with nothing recorded. */
-async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
-  const { values } = s.job
-  const { val } = s.prepared.data
-  if (val === undefined || s.evaluation === undefined) return
-  const result = await evaluate(s.evaluation, val, {
-    batches: values.evalSteps,
-    ranks: s.ranks,
-    yieldNow: async () => {
-      await Bun.sleep(0)
-      if (isStopped(s, flag)) throw new Stopped()
-    },
-  })
-  const { step, best } = s.trainer
-  const isBest = Number.isFinite(result.loss) && (best === null || result.loss < best.loss)
-  s.lastEval = result
-  s.trainer = { ...s.trainer, best: isBest ? { loss: result.loss, step } : best, stale: isBest ? 0 : s.trainer.stale + 1 }
-  s.emit({
-    type: "eval",
-    step,
-    val_loss: result.loss,
-    perplexity: result.perplexity,
-    ...(result.bitsPerByte === undefined ? {} : { bits_per_byte: result.bitsPerByte }),
-    best: isBest,
-  })
-}
-
-/** Continues the prompts: rank 0 does, the others wait. Throws Stopped, with nothing recorded. */
-function runSamples(s: Session, flag: StopFlag): void {
-  const { ranks } = s
-  if (ranks === undefined) return drawSamples(s, flag)
-  let isDone = true
-  try {
-    if (ranks.rank === 0) drawSamples(s, flag)
-  } catch (error) {
-    if (!(error instanceof Stopped)) throw error
-    isDone = false
-  }
-  if (!ranks.share(isDone)) throw new Stopped()
-}
-
-function drawSamples(s: Session, flag: StopFlag): void {
-  const { prepared, job, device, state, trainer } = s
-  const { tokenizer } = prepared
-  if (tokenizer === undefined) return
-  const rows = prepared.samplePrompts.map((prompt): SampleRow => {
-    const text = generateText(device, state, prepared.model, tokenizer, prompt, {
-      precision: job.values.precision,
-      maxTokens: job.values.sampleTokens,
-      ends: [prepared.ids.eos ?? []].flat(),
-      sampling: { temperature: 0.8, topK: 200, topP: 1, minP: 0, repetitionPenalty: 1, seed: job.values.seed + trainer.step },
-      onToken: () => stopIfAsked(flag),
-    })
-    return { type: "sample", step: trainer.step, prompt, text }
-  })
-  for (const row of rows) s.emit(row)
-}
-
-/** Writes the checkpoint of the current step, moves the links, deletes what retention lets go; ranks but the first give what only they have. */
-function checkpoint(s: Session): void {
-  const { job, prepared, state, whole, trainer, ranks } = s
-  const moment = (name: string, length: number) => ranks?.collect(state, name, length) ?? (state.read(name) as Float32Array)
-  ranks?.requireSameWeights(state, prepared.model, trainer.step)
-  if (ranks !== undefined && ranks.rank > 0) {
-    for (const [name, length] of momentSizes(whole.program)) moment(name, length)
-    s.saved = trainer.step
-    return
-  }
-  const path = checkpointPath(job.directory, trainer.step)
-  const bytes = saveState(path, state, whole, {
-    moment,
-    model: prepared.model,
-    precision: job.values.precision,
-    ids: prepared.ids,
-    tokenizerJson: prepared.tokenizerJson,
-    chatTemplate: prepared.chatTemplate,
-    trainer,
-  })
-  const best = trainer.best?.step === trainer.step
-  if (best) setLink(job.directory, "best", path)
-  setLink(job.directory, "last", path)
-  retain(job.directory, { keepLast: job.values.keepCheckpoints, keepEvery: job.values.keepEvery })
-  s.saved = trainer.step
-  s.emit({ type: "checkpoint", step: trainer.step, path, bytes, best })
 }
 
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
