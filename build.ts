@@ -3,12 +3,13 @@ import { readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, 
 import { join, relative } from "node:path"
 import { canRun, checkGlibc, runAlone } from "./build-check.ts"
 import { libsqlPlugin } from "./build-libsql.ts"
-import { buildNative } from "./build-native.ts"
+import { buildNative, nativeScript } from "./build-native.ts"
 import { packageFile } from "./build-package.ts"
 import { findTarget, hostTarget, outputFolder, root, run, type Target } from "./build-target.ts"
 import { kernels } from "./shaders/kernels.ts"
 import type { BuildInfo } from "./src/base-build.ts"
 import { AlphaError, EXIT } from "./src/base-error.ts"
+import { bundleDash } from "./src/serve-dash.ts"
 import { pack } from "./src/spirv.ts"
 
 /** Commit of this checkout, "-dirty" when tracked files differ from it; "unknown" in an unpacked archive. */
@@ -29,6 +30,10 @@ export interface Assets {
   readonly "native-library": string
   /** Every kernel of shaders/ as SPIR-V. */
   readonly "kernel-pack": string
+  /** native/ as a script that compiles it, for `alpha fleet deploy --rebuildNative`. */
+  readonly "native-script": string
+  /** The dashboard's script for browsers. */
+  readonly dashboard: string
 }
 
 /** Bundles `programs` and Bun itself into the executable `outfile`. */
@@ -44,7 +49,7 @@ export async function bundle(programs: string[], assets: Assets, info: BuildInfo
       minify: { whitespace: true, syntax: true, identifiers: false },
       bytecode: true,
       define: { ALPHA_BUILD: JSON.stringify(info) },
-      loader: { ".so": "file", ".node": "file", ".pack": "file" },
+      loader: { ".so": "file", ".node": "file", ".pack": "file", ".asset": "file" },
       plugins: [
         {
           name: "assets",
@@ -107,6 +112,9 @@ async function build(target: Target): Promise<void> {
     ({ compiler, compiled, cached }) => `${compiler}: ${compiled} objects compiled, ${cached} cached`,
   )
 
+  const script = join(outputFolder(target), "native.asset")
+  writeFileSync(script, nativeScript())
+
   const kernelPack = join(outputFolder(target), "kernels.pack")
   await step(
     "kernels",
@@ -119,6 +127,17 @@ async function build(target: Target): Promise<void> {
       `${kernels.length} kernels, ${kernels.reduce((sum, { variants }) => sum + variants.length, 0)} modules, ${bytes >> 10} KiB of SPIR-V`,
   )
 
+  const dashboard = join(outputFolder(target), "dashboard.asset")
+  await step(
+    "pages",
+    async () => {
+      const text = await bundleDash()
+      writeFileSync(dashboard, text)
+      return text.length
+    },
+    (bytes) => `the dashboard's script, ${bytes >> 10} KiB`,
+  )
+
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }
   const info: BuildInfo = { version, commit: gitCommit(), target: target.name, compiler, bun: Bun.version }
   const final = join(root, target.name === hostTarget ? "alpha" : `alpha-${target.name}`)
@@ -126,7 +145,14 @@ async function build(target: Target): Promise<void> {
   try {
     await step(
       "bundle",
-      () => bundle(entrypoints(), { "native-library": library, "kernel-pack": kernelPack }, info, target, candidate),
+      () =>
+        bundle(
+          entrypoints(),
+          { "native-library": library, "kernel-pack": kernelPack, "native-script": script, dashboard },
+          info,
+          target,
+          candidate,
+        ),
       () => `alpha ${version}, commit ${info.commit}, Bun ${info.bun}`,
     )
     await step(

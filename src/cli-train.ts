@@ -8,6 +8,7 @@ import { onStop } from "./cli-signal.ts"
 import { jsonLines, trainConsole } from "./cli-train-console.ts"
 import { launchOf, launchText, openRank } from "./cli-train-ranks.ts"
 import { openRemote } from "./cli-train-remote.ts"
+import { serveTraining } from "./cli-train-serve.ts"
 import { spawnRanks } from "./cli-train-spawn.ts"
 import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
 import { startEngine } from "./engine.ts"
@@ -25,7 +26,9 @@ export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | 
         hint: `leave --run out; a new run from its weights: --init=${directory} --run=NAME`,
         code: EXIT.usage,
       })
-    return { values: { ...record.config, ...keptWarmup(record), run: directory, resume: directory }, from: `run ${directory}` }
+    // Whether a process also serves is its own affair.
+    const { serve: _, ...settings } = record.config
+    return { values: { ...settings, ...keptWarmup(record), run: directory, resume: directory }, from: `run ${directory}` }
   }
   if (values.init === undefined) return undefined
   const { model } = readConfig(modelDirectory(values.init, values.runsDir))
@@ -67,13 +70,18 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
   const view = json ? jsonLines() : trainConsole()
   if (launch !== undefined) view.note(launchText(launch))
   const ranks = launch === undefined ? undefined : await openRank(config, launch, view.note)
-  const remote = isFirst ? openRemote(environment, directory, view.note) : undefined
+  const device = ranks?.device ?? config.device
+  const remote = isFirst ? openRemote(environment, { directory, withOptimizer: config.remoteOptimizer }, view.note) : undefined
   const engine = startEngine()
+  const server =
+    config.serve === undefined || !isFirst
+      ? undefined
+      : serveTraining({ ...config, device }, environment, { engine, directory, view, json })
   for (const change of changes) view.note(change)
   const job = engine.start(
     "train",
     { values: config, record: { config: recordConfig(loaded), seed: config.seed, commit, version }, directory, resume, dist: ranks?.join },
-    { device: ranks?.device ?? config.device, threads: ranks?.threads ?? config.threads, debugGpu: config.debugGpu },
+    { device, threads: ranks?.threads ?? config.threads, debugGpu: config.debugGpu },
     {
       onEvent: (event) => {
         ranks?.show(event)
@@ -95,11 +103,11 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
   try {
     await job.result
     await ranks?.end()
-    await remote?.end()
+    await Promise.all([remote?.end(), server?.close()])
   } catch (error) {
     const isStopped = error instanceof AlphaError && error.code === EXIT.ok
     await ranks?.fail(error as Error)
-    await remote?.end(isStopped ? undefined : (error as Error))
+    await Promise.all([remote?.end(isStopped ? undefined : (error as Error)), server?.close()])
     if (!isStopped) throw error
     view.note(error.message)
   } finally {
@@ -145,7 +153,7 @@ function changedBatches(directory: string, config: TrainInput): string[] {
 }
 
 /** Preset or data, date and time: novels-20260131-142501. */
-function defaultName({ preset, data }: TrainInput): string {
+export function defaultName({ preset, data }: TrainInput): string {
   const stem = preset ?? (data === undefined || data === "-" ? "run" : basename(data).replace(/\.[^.]*$/, ""))
   const time = new Date().toISOString().replace(/[-:]/g, "").replace("T", "-").slice(0, 15)
   return `${stem.replace(/[^\w.-]+/g, "_") || "run"}-${time}`

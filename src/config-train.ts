@@ -129,6 +129,21 @@ const RANKS = inGroup("Ranks", {
   mpiLibrary: text("MPI library to open in place of the one that fits the launcher", {}),
 })
 
+const SERVING = inGroup("Run", {
+  remoteOptimizer: bool("checkpoints shipped to ALPHA_REMOTE_URL take the optimizer's state along, so that the run can go on there", {
+    default: false,
+  }),
+  serve: int(
+    "also serve on this port: /v1 with the run's last checkpoint, /training, /runs, /metrics; other settings of the server by its variables, such as ALPHA_HOST",
+    {
+      optional: true,
+      bare: "8080",
+      min: 0,
+      max: 65535,
+    },
+  ),
+})
+
 const TOKENIZER = inGroup("Tokenizer", {
   ...VOCABULARY,
   tokenizerArtifacts: text("tokenizer.json that is loaded if it exists, else built and saved there", {}),
@@ -142,6 +157,7 @@ export const TRAIN = {
   ...OPTIMIZER,
   ...EVALUATION,
   ...CHECKPOINTS,
+  ...SERVING,
   ...COMPUTE,
   ...RANKS,
   ...OBSERVE,
@@ -158,6 +174,7 @@ export const TRAIN_FIELDS = {
   ...OPTIMIZER,
   ...EVALUATION,
   ...CHECKPOINTS,
+  ...SERVING,
   ...COMPUTE,
   ...RANKS,
   ...OBSERVE,

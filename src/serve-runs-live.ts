@@ -103,9 +103,9 @@ export async function live(call: Call): Promise<Response> {
   const stop = () => {
     end()
     queue.close()
-    context.running.delete(stop)
+    context.listening.delete(stop)
   }
-  context.running.add(stop)
+  context.listening.add(stop)
   return eventStream(queue.read(), { onGone: stop })
 }
 

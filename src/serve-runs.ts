@@ -1,5 +1,5 @@
 /** GET /api/runs…: what is known of runs, as JSON or to download. */
-import { JOURNALS, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
+import { domainsOf, JOURNALS, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
 import type { Call } from "./serve-context.ts"
 import { ApiError, badField } from "./serve-error.ts"
 
@@ -20,7 +20,8 @@ export async function listRuns(call: Call): Promise<Response> {
     .map((state) => RUN_STATES.find((one) => one === state) ?? unknown("state", state, RUN_STATES))
   const limit = count(call, "limit", undefined, 100_000)
   const filter = { states, tag: query("tag"), name: query("name"), limit }
-  return Response.json({ runs: await call.context.runs.runs(filter) })
+  const { runs } = call.context
+  return Response.json({ runs: await runs.runs(filter), database: runs.database ?? null })
 }
 
 export const oneRun = async (call: Call): Promise<Response> => Response.json(await find(call))
@@ -85,12 +86,8 @@ export async function changeRun(call: Call): Promise<Response> {
   return Response.json(await find(call))
 }
 
-/** GET /api/domains: what runs are trained on, and how many. */
-export async function domains(call: Call): Promise<Response> {
-  const counts = new Map<string, number>()
-  for (const { domain } of await call.context.runs.runs()) if (domain !== null) counts.set(domain, (counts.get(domain) ?? 0) + 1)
-  return Response.json({ domains: [...counts].map(([id, runs]) => ({ id, runs })) })
-}
+/** GET /api/domains: what runs are trained on, and what they came to. */
+export const domains = async (call: Call): Promise<Response> => Response.json({ domains: domainsOf(await call.context.runs.runs()) })
 
 async function find(call: Call): Promise<RunSummary> {
   const id = call.http.req.param("id") ?? ""

@@ -5,7 +5,7 @@ import type { SampleRow } from "./train-metrics.ts"
 import type { TrainJob } from "./train-prepare.ts"
 import type { Session } from "./train-session.ts"
 import type { TrainerState } from "./train-state.ts"
-import { type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
+import { type Pause, type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
 
 type Due = NonNullable<TrainerState["owed"]>[number]
 
@@ -19,11 +19,11 @@ export function dueAfter(step: number, { steps, evalInterval, sampleInterval }: 
  * Does what is due. A stop ends it without half a result; the rest is owed: the checkpoint remembers it, and the resumed run does it first,
  * so that it ends in the same bytes.
  */
-export async function afterStep(s: Session, due: readonly Due[], flag: StopFlag): Promise<void> {
+export async function afterStep(s: Session, due: readonly Due[], flag: StopFlag, pause: Pause): Promise<void> {
   for (const [i, part] of due.entries()) {
     try {
-      if (part === "evaluation") await runEvaluation(s, flag)
-      else runSamples(s, flag)
+      if (part === "evaluation") await runEvaluation(s, flag, pause)
+      else await runSamples(s, flag, pause)
     } catch (error) {
       if (!(error instanceof Stopped)) throw error
       s.trainer = { ...s.trainer, owed: due.slice(i) }
@@ -37,7 +37,7 @@ export async function afterStep(s: Session, due: readonly Due[], flag: StopFlag)
 export const isStale = ({ job, trainer }: Session): boolean => job.values.patience !== undefined && trainer.stale >= job.values.patience
 
 /** Evaluates, remembers the best, counts evaluations without a better loss. Throws Stopped, with nothing recorded. */
-export async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
+export async function runEvaluation(s: Session, flag: StopFlag, pause: Pause): Promise<void> {
   const { values } = s.job
   const { val } = s.prepared.data
   if (val === undefined || s.evaluation === undefined) return
@@ -46,6 +46,7 @@ export async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
     ranks: s.ranks,
     yieldNow: async () => {
       await Bun.sleep(0)
+      await pause()
       if (isStopped(s, flag)) throw new Stopped()
     },
   })
@@ -64,15 +65,15 @@ export async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
 }
 
 /** Continues the prompts: rank 0 does, the others wait. Throws Stopped, with nothing recorded. */
-function runSamples(s: Session, flag: StopFlag): void {
+async function runSamples(s: Session, flag: StopFlag, pause: Pause): Promise<void> {
   const { ranks } = s
   if (ranks === undefined) {
-    drawSamples(s, flag)
+    await drawSamples(s, flag, pause)
     return
   }
   let isDone = true
   try {
-    if (ranks.rank === 0) drawSamples(s, flag)
+    if (ranks.rank === 0) await drawSamples(s, flag, pause)
   } catch (error) {
     if (!(error instanceof Stopped)) throw error
     isDone = false
@@ -80,11 +81,13 @@ function runSamples(s: Session, flag: StopFlag): void {
   if (!ranks.share(isDone)) throw new Stopped()
 }
 
-function drawSamples(s: Session, flag: StopFlag): void {
+async function drawSamples(s: Session, flag: StopFlag, pause: Pause): Promise<void> {
   const { prepared, job, device, state, trainer } = s
   const { tokenizer } = prepared
   if (tokenizer === undefined) return
-  const rows = prepared.samplePrompts.map((prompt): SampleRow => {
+  const rows: SampleRow[] = []
+  for (const prompt of prepared.samplePrompts) {
+    await pause()
     const text = generateText(device, state, prepared.model, tokenizer, prompt, {
       precision: job.values.precision,
       maxTokens: job.values.sampleTokens,
@@ -92,8 +95,8 @@ function drawSamples(s: Session, flag: StopFlag): void {
       sampling: { temperature: 0.8, topK: 200, topP: 1, minP: 0, repetitionPenalty: 1, seed: job.values.seed + trainer.step },
       onToken: () => stopIfAsked(flag),
     })
-    return { type: "sample", step: trainer.step, prompt, text }
-  })
+    rows.push({ type: "sample", step: trainer.step, prompt, text })
+  }
   for (const row of rows) s.emit(row)
 }
 

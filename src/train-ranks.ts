@@ -8,7 +8,7 @@ import type { TrainJob } from "./train-prepare.ts"
 import { type Sharing, summands } from "./train-step.ts"
 
 /** Fields in which ranks may differ: where each computes and writes. */
-const LOCAL = new Set(["device", "threads", "run", "runsDir", "config", "mpiLibrary", "gpus", "resume"])
+const LOCAL = new Set(["device", "threads", "run", "runsDir", "config", "mpiLibrary", "gpus", "resume", "serve"])
 
 export class Ranks {
   readonly rank: number

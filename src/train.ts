@@ -16,25 +16,32 @@ import { createRun, discardRun, Journals, RankLog } from "./train-run.ts"
 import { checkpoint } from "./train-save.ts"
 import { learningRate } from "./train-schedule.ts"
 import { announce, openSession, type Session } from "./train-session.ts"
-import { type StopFlag, Stopped } from "./train-stop.ts"
+import { type Pause, type StopFlag, Stopped } from "./train-stop.ts"
 
 /**
  * Trains `job` to its end, or until `flag` says stop; a checkpoint is always written last. Returns the summary it emitted. Throws Stopped when it
- * was stopped before the first step; a new run then leaves nothing behind.
+ * was stopped before the first step; a new run then leaves nothing behind. `pause` lets others have the device between two pieces of work.
  */
-export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit): Promise<Summary> {
-  if (job.dist === undefined) return await trainAlone(job, device, flag, emit, undefined)
+export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, pause: Pause = () => undefined): Promise<Summary> {
+  if (job.dist === undefined) return await trainAlone(job, device, flag, emit, pause, undefined)
   const ranks = Ranks.join(job, job.dist)
   const { rank, size, transport, directory, watch } = ranks
   emit({ type: "ranks", rank, size, transport, watch, directory })
   const own = { ...job, directory }
-  const summary = rank === 0 ? await trainAlone(own, device, flag, emit, ranks) : await follow(own, device, flag, emit, ranks)
+  const summary = rank === 0 ? await trainAlone(own, device, flag, emit, pause, ranks) : await follow(own, device, flag, emit, ranks)
   ranks.close()
   return summary
 }
 
 /** A run of one process, or rank 0's part of one. */
-async function trainAlone(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, ranks: Ranks | undefined): Promise<Summary> {
+async function trainAlone(
+  job: TrainJob,
+  device: Device,
+  flag: StopFlag,
+  emit: Emit,
+  pause: Pause,
+  ranks: Ranks | undefined,
+): Promise<Summary> {
   const started = performance.now()
   const { directory } = job
   if (!job.resume) createRun(directory)
@@ -53,7 +60,7 @@ async function trainAlone(job: TrainJob, device: Device, flag: StopFlag, emit: E
     const session = openSession(job, prepared, device, plans, tell, ranks)
     try {
       announce(session)
-      return await loop(session, flag, started)
+      return await loop(session, flag, started, pause)
     } catch (error) {
       if (!(error instanceof Stopped)) recordCrash(journals, session.trainer.step, error as Error)
       throw error
@@ -81,7 +88,7 @@ async function follow(job: TrainJob, device: Device, flag: StopFlag, emit: Emit,
   const session = openSession(job, prepared, device, plans, tell, ranks)
   try {
     announce(session)
-    return await loop(session, flag, started)
+    return await loop(session, flag, started, () => undefined)
   } finally {
     free(session)
   }
@@ -109,14 +116,14 @@ function recordCrash(journals: Journals, step: number, { message }: Error): void
 }
 
 /** Steps until the end, an early stop or the flag; then the last checkpoint and the summary. */
-async function loop(s: Session, flag: StopFlag, started: number): Promise<Summary> {
+async function loop(s: Session, flag: StopFlag, started: number, pause: Pause): Promise<Summary> {
   const { values } = s.job
   const first = s.trainer.step
   const steps = new StepLog(s, first, started)
   let status: Summary["status"] = "completed"
-  if (first === 0 && values.evalInterval !== undefined) await runEvaluation(s, flag)
+  if (first === 0 && values.evalInterval !== undefined) await runEvaluation(s, flag, pause)
   if (s.trainer.owed !== undefined) {
-    await afterStep(s, s.trainer.owed, flag)
+    await afterStep(s, s.trainer.owed, flag, pause)
     if (s.trainer.owed === undefined) checkpoint(s) // as it would have been written without the stop
     if (isStale(s)) status = "early_stop"
   }
@@ -126,15 +133,17 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
       status = "stopped"
       break
     }
-    steps.push(submitStep(s))
+    steps.push(await submitStep(s, pause))
     const { step } = s.trainer
     const due = dueAfter(step, values)
     const saves = step % values.checkpointInterval === 0
     if (due.length > 0 || saves) steps.drain()
-    await afterStep(s, due, flag)
+    await afterStep(s, due, flag, pause)
     if (due.includes("evaluation") && isStale(s)) status = "early_stop"
     if (saves || (due.includes("evaluation") && s.trainer.best?.step === step)) checkpoint(s)
     if (step % values.callbackYieldEvery === 0) await Bun.sleep(0) // lets messages in
+    // Requests that come while there are some do not wait behind steps that the device was given ahead.
+    if (await pause()) steps.drain()
   }
   steps.drain()
   if (s.trainer.owed !== undefined) status = "stopped"
@@ -162,7 +171,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
 }
 
 /** Batches and micro-steps, shared by the ranks in turn, then the update; its results may still be on their way. */
-function submitStep(s: Session): Submitted {
+async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const at = performance.now()
   const { values } = s.job
   const { batch: rows, context: T, accumSteps, seed } = values
@@ -174,6 +183,7 @@ function submitStep(s: Session): Submitted {
   const { ranks } = s
   const { rank, size } = ranks ?? { rank: 0, size: 1 }
   for (let first = 0; first < accumSteps; first += size) {
+    if (first > 0) await pause()
     const k = first + rank
     if (k < accumSteps) {
       fillBatch(
@@ -195,6 +205,7 @@ function submitStep(s: Session): Submitted {
   return { step: step + 1, tokens: s.trainer.tokens, lr, at, out }
 }
 
+export { measureBandwidth } from "./train-bandwidth.ts"
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
 export type {
   AlertEvent,

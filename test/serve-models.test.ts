@@ -60,7 +60,7 @@ test("a run that is followed from its beginning: not ready, then its last checkp
 test("a swap leaves the old checkpoint to the requests that began with it", async () => {
   save(1)
   const { models, told } = watched()
-  models.add(run, "runs", true)
+  models.add(run, "runs", "best")
   await models.start()
   const old = await models.lease("story")
   save(2)
@@ -78,7 +78,7 @@ test("a swap leaves the old checkpoint to the requests that began with it", asyn
 test("a checkpoint that vanishes while it is loaded keeps the old one answering", async () => {
   save(1)
   const { models } = watched()
-  models.add(run, "runs", true)
+  models.add(run, "runs", "best")
   await models.start()
   save(2)
   rmSync(join(checkpoint(2), "config.json"))

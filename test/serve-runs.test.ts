@@ -43,7 +43,9 @@ describe("runs", () => {
     for (const query of ["x=nothing", "points=0", "points=1e9", "from=abc", "columns=a%20b", "format=xml"])
       expect([query, (await get(`/api/runs/run-1/metrics?${query}`)).status]).toEqual([query, 400])
     expect((await get("/api/runs?state=gone")).status).toBe(400)
-    expect((await get("/api/domains")).body).toEqual({ domains: [{ id: "novels", runs: 1 }] })
+    expect((await get("/api/domains")).body).toEqual({
+      domains: [{ id: "novels", runs: 1, running: 1, tokens: 300, loss: 2.5, bestValLoss: null, bestRun: null, updatedAt: 2 }],
+    })
   })
 
   test("CSV has every column that any row has; JSONL the rows as they are", async () => {
