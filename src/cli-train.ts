@@ -80,7 +80,14 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
   for (const change of changes) view.note(change)
   const job = engine.start(
     "train",
-    { values: config, record: { config: recordConfig(loaded), seed: config.seed, commit, version }, directory, resume, dist: ranks?.join },
+    {
+      values: config,
+      record: { config: recordConfig(loaded), seed: config.seed, commit, version },
+      directory,
+      resume,
+      ...(remote === undefined ? {} : { hasWebhook: remote.hasWebhook }),
+      dist: ranks?.join,
+    },
     { device, threads: ranks?.threads ?? config.threads, debugGpu: config.debugGpu },
     {
       onEvent: (event) => {

@@ -1,151 +1,133 @@
 /** One chart: a smoothed line and the raw least-to-greatest band of each run, with a crosshair that all charts share. */
 import uPlot from "uplot"
-import { COLOURS, colour, count, duration, make, NONE, swatch } from "./serve-dash-client-dom.ts"
-import { nearest, type RunSeries, smoothed } from "./serve-dash-client-series.ts"
+import { chartOptions, type Drawn, places } from "./serve-dash-client-axes.ts"
+import { clock, count, figure, make, NONE, swatch } from "./serve-dash-client-dom.ts"
+import { type Column, nearest, type RunSeries, smoothed } from "./serve-dash-client-series.ts"
 import { change, current } from "./serve-dash-client-view.ts"
 
 export interface ChartTraits {
   readonly column: string
   readonly title: string
-  /** Further columns in the same chart, dashed: validation loss beside the loss. */
-  readonly also?: { readonly column: string; readonly title: string }
+  /** Further columns in the same chart: validation loss beside the loss. */
+  readonly also?: readonly { readonly column: string; readonly title: string }[]
+  /** Name of the first column where there are further ones. */
+  readonly name?: string
   readonly format?: (value: number) => string
+  /** Twice as wide and higher. */
+  readonly isMain?: boolean
+  /** A schedule, a count: nothing to be smoothed. */
+  readonly isExact?: boolean
+  /** Worth a chart only where it is more than 0. */
+  readonly isRare?: boolean
 }
 
-/** Lines of one run in one chart. */
-interface Line {
-  readonly run: number
-  readonly column: string
-  readonly isMain: boolean
+/** A run in the charts; its index gives the colour. */
+export interface Shown {
+  readonly id: string
+  readonly label: string
+  readonly index: number
 }
 
-const FILL = "30"
-const EDGE = "85"
-const HEIGHT = 230
-
-const axisText = (value: number): string => (current().x === "time" ? duration(value) : count(value))
-const sync = uPlot.sync("runs")
+const at = (x: number): string => (current().x === "time" ? clock(x) : `${current().x} ${count(x)}`)
 
 export class Chart {
-  readonly root = make("section", { name: "chart", tabIndex: -1 })
+  readonly root = make("section", { name: "chart" })
   private readonly legend = make("div", { name: "legend" })
+  private readonly where = make("span", { name: "where" })
   private readonly holder = make("div", { name: "plot" })
+  private readonly expand = make("button", { type: "button", name: "expand", text: "⤢", title: "Whole width" })
   private plot: uPlot | undefined
   private shape = ""
-  private lines: Line[] = []
+  private lines: Drawn[] = []
   private series: readonly RunSeries[] = []
-  private labels: readonly string[] = []
+  private runs: readonly Shown[] = []
 
-  constructor(readonly traits: ChartTraits) {
+  constructor(
+    readonly traits: ChartTraits,
+    private readonly onHover: (run: string | undefined) => void,
+  ) {
     this.root.setAttribute("aria-label", traits.title)
-    this.root.append(make("h3", { text: traits.title }), this.legend, this.holder)
+    this.expand.setAttribute("aria-label", `${traits.title}: whole width`)
+    this.expand.addEventListener("click", () => change({ wide: this.isWide ? "" : traits.column }, true))
+    this.root.append(make("header", {}, make("h3", { text: traits.title }), this.where, this.expand), this.legend, this.holder)
     new ResizeObserver(() => this.fit()).observe(this.holder)
+    this.size()
   }
 
   get columns(): string[] {
-    return [this.traits.column, ...(this.traits.also === undefined ? [] : [this.traits.also.column])]
+    return [this.traits.column, ...(this.traits.also ?? []).map(({ column }) => column)]
   }
 
-  /** Draws the series of runs; hidden where none has a value. */
-  draw(series: readonly RunSeries[], labels: readonly string[]): void {
+  private get isWide(): boolean {
+    return current().wide === this.traits.column
+  }
+
+  private get height(): number {
+    return this.isWide ? 440 : this.traits.isMain ? 290 : 180
+  }
+
+  private size(): void {
+    this.root.classList.toggle("main", this.traits.isMain === true)
+    this.root.classList.toggle("wide-chart", this.isWide)
+    this.expand.setAttribute("aria-pressed", String(this.isWide))
+    this.holder.style.minHeight = `${this.height}px`
+  }
+
+  /** Draws the series of runs; false (and hidden) where none has a value. */
+  draw(runs: readonly Shown[], series: readonly RunSeries[]): boolean {
+    this.runs = runs
     this.series = series
-    this.labels = labels
+    this.size()
     this.lines = series.flatMap(({ columns }, run) =>
       this.columns
-        .filter((column) => columns.get(column)?.last.some((value) => value !== null) === true)
-        .map((column): Line => ({ run, column, isMain: column === this.traits.column })),
+        .map((column, part): Drawn => ({ run, column, part, index: this.runs[run]?.index ?? run }))
+        .filter(
+          ({ column }) => columns.get(column)?.last.some((value) => value !== null && (this.traits.isRare !== true || value > 0)) === true,
+        ),
     )
     this.root.hidden = this.lines.length === 0
-    if (this.root.hidden) return
-    const { logx, logy, x } = current()
-    const shape = JSON.stringify([this.lines, logx, logy, x])
+    if (this.root.hidden) return false
+    const { logx, logy, x, fit } = current()
+    const shape = JSON.stringify([this.lines, logx, logy, x, fit, this.isWide])
     const data = this.data(logx, logy)
     if (this.plot !== undefined && shape === this.shape) this.plot.setData(data)
     else {
       this.plot?.destroy()
       this.shape = shape
-      this.plot = new uPlot(this.options(logx, logy), data, this.holder)
+      const several = runs.length > 1
+      this.plot = new uPlot(
+        {
+          ...chartOptions(this.lines, { several, format: this.traits.format ?? count, onMove: (plot) => this.moved(plot) }),
+          width: Math.max(120, this.holder.clientWidth),
+          height: this.height,
+        },
+        data,
+        this.holder,
+      )
       this.watch(this.plot)
     }
     this.tell(undefined)
+    return true
   }
 
   private data(logx: boolean, logy: boolean): uPlot.AlignedData {
-    const tables = this.lines.map(({ run, column, isMain }): uPlot.AlignedData => {
+    const weight = this.traits.isExact === true ? 0 : current().smooth
+    const edges: uPlot.AlignedData[] = []
+    const lines: uPlot.AlignedData[] = []
+    for (const { run, column, part } of this.lines) {
       const { x, columns } = this.series[run] as RunSeries
-      const told = columns.get(column) as { min: (number | null)[]; max: (number | null)[]; last: (number | null)[] }
+      const told = columns.get(column) as Column
+      const first = logx ? x.findIndex((value) => value > 0) : 0
+      const skip = first < 0 ? x.length : first
       // A logarithm has no place for 0 and less.
       const shown = (values: readonly (number | null)[]) =>
-        values.map((value) => (value === null || !Number.isFinite(value) || (logy && value <= 0) ? null : value))
-      const skip = logx
-        ? Math.max(
-            0,
-            x.findIndex((value) => value > 0),
-          )
-        : 0
-      const line = smoothed(told.last, isMain ? current().smooth : 0)
-      const parts = isMain ? [told.max, told.min, line] : [line]
-      return [x.slice(skip), ...parts.map((values) => shown(values).slice(skip))]
-    })
+        values.slice(skip).map((value) => (value === null || !Number.isFinite(value) || (logy && value <= 0) ? null : value))
+      const axis = x.slice(skip)
+      if (part === 0) edges.push([axis, shown(told.max), shown(told.min)])
+      lines.push([axis, shown(smoothed(told.last, part === 0 ? weight : 0))])
+    }
     // Validation has values at a few steps: null there is "not measured", which a line passes.
-    return tables.length === 1 ? (tables[0] as uPlot.AlignedData) : uPlot.join(tables)
-  }
-
-  private options(logx: boolean, logy: boolean): uPlot.Options {
-    const series: uPlot.Series[] = [{}]
-    const bands: uPlot.Band[] = []
-    const several = new Set(this.lines.map(({ run }) => run)).size > 1
-    for (const { run, isMain } of this.lines) {
-      const stroke = isMain || several ? colour(run) : (COLOURS[1] as string)
-      const points = { show: false }
-      if (isMain) {
-        const edge = { stroke: stroke + EDGE, width: 1, points, spanGaps: true }
-        series.push({ ...edge }, { ...edge })
-        bands.push({ series: [series.length - 2, series.length - 1], fill: stroke + FILL })
-        series.push({ stroke, width: 1.75, points, spanGaps: true })
-      } else series.push({ stroke, width: 1.75, dash: [6, 4], points: { show: true, size: 4, fill: stroke }, spanGaps: true })
-    }
-    const line = { stroke: "#97a1b0", grid: { stroke: "#2a313c", width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" }
-    const format = this.traits.format ?? count
-    return {
-      width: Math.max(120, this.holder.clientWidth),
-      height: HEIGHT,
-      pxAlign: 0,
-      legend: { show: false },
-      scales: { x: { time: false, distr: logx ? 3 : 1 }, y: { distr: logy ? 3 : 1 } },
-      axes: [
-        { ...line, values: (_, splits) => splits.map((value) => (value === null ? "" : axisText(value))), space: 70 },
-        { ...line, size: 62, values: (_, splits) => splits.map((value) => (value === null ? "" : format(value))) },
-      ],
-      series,
-      bands,
-      cursor: {
-        sync: { key: sync.key, setSeries: false, scales: ["x", null] },
-        drag: { x: true, y: false, setScale: false },
-        points: { show: false },
-        y: false,
-        bind: {
-          dblclick: () => () => {
-            change({ from: undefined, to: undefined })
-            return null
-          },
-        },
-      },
-      hooks: {
-        setCursor: [
-          (plot) => this.tell(plot.cursor.left === undefined || plot.cursor.left < 0 ? undefined : plot.posToVal(plot.cursor.left, "x")),
-        ],
-        setSelect: [
-          (plot) => {
-            const { left, width } = plot.select
-            if (width < 4) return
-            const [from, to] = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]
-            plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false)
-            change({ from: Number(from.toPrecision(6)), to: Number(to.toPrecision(6)) })
-          },
-        ],
-      },
-    }
+    return uPlot.join([...edges, ...lines])
   }
 
   /** Arrow keys move the crosshair of all charts. */
@@ -158,38 +140,68 @@ export class Chart {
       if (step === undefined) return
       event.preventDefault()
       const left = Math.min(plot.over.clientWidth - 1, Math.max(0, Math.max(0, plot.cursor.left ?? 0) + (event.shiftKey ? step * 6 : step)))
-      plot.setCursor({ left, top: 10 })
-      sync.pub("mousemove", plot, left, 10, plot.over.clientWidth, plot.over.clientHeight, -1)
+      // Its types leave out that the other charts may follow.
+      ;(plot.setCursor as (at: { left: number; top: number }, fire: boolean, publish: boolean) => void)({ left, top: 10 }, true, true)
     })
+  }
+
+  private moved(plot: uPlot): void {
+    this.tell(plot.cursor.left === undefined || plot.cursor.left < 0 ? undefined : plot.posToVal(plot.cursor.left, "x"))
   }
 
   /** Values under the crosshair at `x`, or the last ones. */
   private tell(x: number | undefined): void {
-    const format = this.traits.format ?? count
-    const parts = this.lines.map(({ run, column, isMain }) => {
-      const series = this.series[run] as RunSeries
+    const several = this.runs.length > 1
+    this.where.textContent = x === undefined ? "" : at(x)
+    const entries = Map.groupBy(this.lines, ({ run }) => run)
+    this.legend.replaceChildren(
+      ...[...entries].flatMap(([run, lines]) => (several ? [this.entry(run, lines, x)] : lines.map((line) => this.entry(run, [line], x)))),
+    )
+  }
+
+  /** Values of a run's lines at `x`: "■ baseline 2.65 · validation 2.86", of a single run with the range of the band. */
+  private entry(run: number, lines: readonly Drawn[], x: number | undefined): HTMLElement {
+    const several = this.runs.length > 1
+    const format = this.traits.format ?? figure
+    const series = this.series[run] as RunSeries
+    const values = lines.flatMap(({ column, part }) => {
       const told = series.columns.get(column)
       let index = x === undefined ? series.x.length - 1 : nearest(series.x, x)
       while (index > 0 && (told?.last[index] ?? null) === null) index--
       const value = told?.last[index]
       const [low, high] = [told?.min[index], told?.max[index]]
-      const range = isMain && typeof low === "number" && typeof high === "number" && high > low ? ` (${format(low)} … ${format(high)})` : ""
-      const name = isMain ? (this.labels.length > 1 ? (this.labels[run] ?? "") : "") : (this.traits.also?.title ?? "")
-      return make(
-        "span",
-        {},
-        swatch(isMain || this.labels.length > 1 ? run : 1),
-        `${name} `,
+      const isRange = !several && part === 0 && typeof low === "number" && typeof high === "number" && format(high) !== format(low)
+      const title = part === 0 ? (several ? undefined : this.traits.name) : this.traits.also?.[part - 1]?.title
+      return [
+        ...(title === undefined ? [] : [make("span", { text: several ? "· " : `${title} ` })]),
         make("b", { text: typeof value === "number" ? format(value) : NONE }),
-        range,
-      )
+        ...(isRange ? [make("span", { name: "range", text: `${format(low)} … ${format(high)}` })] : []),
+      ]
     })
-    const where = x === undefined ? "last" : `${current().x} ${axisText(x)}`
-    this.legend.replaceChildren(make("span", { name: "where", text: where }), ...parts)
+    const { index, label } = this.runs[run] as Shown
+    const part = lines[0]?.part ?? 0
+    const patch = swatch(several ? index : part === 0 ? index : index + part)
+    const entry = make("span", { name: "entry" }, patch, several && make("span", { name: "label", text: label }), ...values)
+    if (several) {
+      entry.addEventListener("mouseenter", () => this.onHover(this.runs[run]?.id))
+      entry.addEventListener("mouseleave", () => this.onHover(undefined))
+    }
+    return entry
+  }
+
+  /** Pales the lines of all runs but this one. */
+  highlight(run: string | undefined): void {
+    const { plot } = this
+    if (plot === undefined || this.root.hidden) return
+    for (const [i, { line, max }] of places(this.lines).entries()) {
+      const alpha = run === undefined || this.runs[this.lines[i]?.run ?? -1]?.id === run ? 1 : 0.12
+      for (const at of max === undefined ? [line] : [line, max, max + 1]) (plot.series[at] as uPlot.Series).alpha = alpha
+    }
+    plot.redraw(false, false)
   }
 
   private fit(): void {
     const width = this.holder.clientWidth
-    if (this.plot !== undefined && width > 0 && Math.abs(width - this.plot.width) > 1) this.plot.setSize({ width, height: HEIGHT })
+    if (this.plot !== undefined && width > 0 && Math.abs(width - this.plot.width) > 1) this.plot.setSize({ width, height: this.height })
   }
 }

@@ -1,181 +1,211 @@
-/** The charts of one or several runs with the bar that sets axes, smoothing and zoom. */
-import { Chart, type ChartTraits } from "./serve-dash-client-chart.ts"
-import { bytes, count, empty, make } from "./serve-dash-client-dom.ts"
+/** The charts of one or several runs: which there are, fetched as they come into sight, grown by live rows. */
+import { axesBar } from "./serve-dash-client-bar.ts"
+import { Chart, type ChartTraits, type Shown } from "./serve-dash-client-chart.ts"
+import { bytes, count, empty, make, percent, span } from "./serve-dash-client-dom.ts"
 import { insist, type LiveRow } from "./serve-dash-client-live.ts"
 import { fetchSeries, grow, type RunSeries } from "./serve-dash-client-series.ts"
-import { AXES, type Axis, change, current, onView, SMOOTHEST, type View } from "./serve-dash-client-view.ts"
+import { current, onView, type View } from "./serve-dash-client-view.ts"
 
-const percent = (value: number): string => `${Number((value * 100).toPrecision(3))} %`
-const ms = (value: number): string => `${count(value)} ms`
+const unit = (name: string) => (value: number) => `${count(value)} ${name}`
 
-export const GROUPS: readonly { readonly title: string; readonly charts: readonly ChartTraits[] }[] = [
+/** The first group is fetched and drawn first. */
+const GROUPS: readonly { readonly title: string; readonly charts: readonly ChartTraits[] }[] = [
+  {
+    title: "",
+    charts: [
+      { column: "loss", title: "Loss", also: [{ column: "valLoss", title: "validation" }], isMain: true },
+      { column: "tokensPerS", title: "Tokens per second", isMain: true },
+    ],
+  },
   {
     title: "Learning",
     charts: [
-      { column: "loss", title: "Loss", also: { column: "valLoss", title: "validation" } },
-      { column: "tokensPerS", title: "Tokens per second" },
       { column: "gradNorm", title: "Gradient norm" },
-      { column: "lr", title: "Learning rate" },
-      { column: "bitsPerByte", title: "Bits per byte" },
-      { column: "skipped", title: "Skipped steps" },
+      { column: "lr", title: "Learning rate", isExact: true },
+      { column: "bitsPerByte", title: "Bits per byte, validation", isExact: true },
+      { column: "skipped", title: "Skipped steps", isExact: true, isRare: true },
     ],
   },
   {
     title: "Time",
     charts: [
-      { column: "msPerStep", title: "Time per step", format: ms },
+      { column: "msPerStep", title: "Time per step", format: span },
+      {
+        column: "wait_ms",
+        title: "Phases of a step",
+        name: "wait",
+        also: [
+          { column: "submit_ms", title: "submit" },
+          { column: "data_ms", title: "batches" },
+        ],
+        format: span,
+      },
       { column: "mfu", title: "Use of the device's matrix rate", format: percent },
+      { column: "eval_ms", title: "Time per evaluation", format: span, isExact: true },
     ],
   },
   {
     title: "GPU",
     charts: [
-      { column: "gpu_utilisation", title: "GPU busy", format: percent },
-      { column: "gpu_memory_bytes", title: "GPU memory", format: bytes },
-      { column: "gpu_power_w", title: "GPU power", format: (value) => `${count(value)} W` },
-      { column: "gpu_temperature_c", title: "GPU temperature", format: (value) => `${count(value)} °C` },
-      { column: "gpu_sm_mhz", title: "GPU clock", format: (value) => `${count(value)} MHz` },
+      { column: "gpu_utilisation", title: "Busy", format: percent },
+      { column: "gpu_memory_bytes", title: "Memory", format: bytes, isExact: true },
+      { column: "gpu_power_w", title: "Power", format: unit("W") },
+      { column: "gpu_temperature_c", title: "Temperature", format: unit("°C") },
+      { column: "gpu_sm_mhz", title: "Clock", format: unit("MHz") },
     ],
   },
 ]
 
-/** Redraws of live rows are at least this far apart. */
+/** Redraws of live rows are at least this far apart, and take no more than a fifth of the time. */
 const DRAW_MS = 200
+const REST = 4
 /** Live rows until the server's buckets take their place; and the time between two fetches. */
 const MOST_GROWN = 2000
 const FETCH_MS = 3000
+/** Buckets of a run: two pixels each; of many runs fewer, together this many. */
+const [FEWEST, MOST, TOGETHER] = [120, 600, 8000]
 
-const AXIS_NAMES: Readonly<Record<Axis, string>> = { step: "Step", tokens: "Tokens", time: "Time", flops: "FLOPs" }
-
-/** Axes, smoothing, zoom. */
-function bar(): HTMLElement {
-  const x = make("select", { "aria-label": "x axis" }, ...AXES.map((axis) => make("option", { value: axis, text: AXIS_NAMES[axis] })))
-  x.addEventListener("change", () => change({ x: x.value as Axis, from: undefined, to: undefined }))
-  const box = (key: "logx" | "logy") => {
-    const input = make("input", { type: "checkbox" })
-    input.addEventListener("change", () => change({ [key]: input.checked }))
-    return input
-  }
-  const [logx, logy] = [box("logx"), box("logy")]
-  const smooth = make("input", { type: "range", min: "0", max: "100", step: "1" })
-  const told = make("span", { name: "mono" })
-  // Near 1 small differences matter: the slider moves the logarithm of what is left of the present.
-  smooth.addEventListener("input", () =>
-    change({ smooth: Number(Math.min(SMOOTHEST, 1 - 10 ** (-3 * (Number(smooth.value) / 100))).toFixed(4)) }),
-  )
-  const reset = make("button", { type: "button", text: "Reset zoom" })
-  reset.addEventListener("click", () => change({ from: undefined, to: undefined }))
-  const show = () => {
-    const view = current()
-    x.value = view.x
-    logx.checked = view.logx
-    logy.checked = view.logy
-    smooth.value = String(Math.round((Math.log10(1 - view.smooth) / -3) * 100))
-    told.textContent = view.smooth.toFixed(view.smooth > 0.99 ? 3 : 2)
-    reset.disabled = view.from === undefined && view.to === undefined
-  }
-  onView(show)
-  show()
-  return make(
-    "div",
-    { name: "bar", role: "group", "aria-label": "Axes" },
-    make("label", {}, "x ", x),
-    make("label", { name: "check" }, logx, "log x"),
-    make("label", { name: "check" }, logy, "log y"),
-    make("label", { name: "check" }, "smoothing", smooth, told),
-    reset,
-    make("span", { name: "meta", text: "drag zooms, double click resets, ? lists keys" }),
-  )
-}
-
-export interface Shown {
-  readonly id: string
-  readonly label: string
+interface Group {
+  readonly title: string
+  readonly section: HTMLElement
+  readonly charts: readonly Chart[]
+  series: RunSeries[]
+  state: "stale" | "asked" | "ready"
+  isNear: boolean
 }
 
 export class Charts {
   readonly root = make("div", { name: "charts" })
-  private readonly groups = GROUPS.map(({ title, charts }) => ({
-    title,
-    section: make("section", { name: "group", hidden: true }),
-    charts: charts.map((traits) => new Chart(traits)),
-  }))
-  private readonly none = empty("No metrics yet", "The first logged step draws the charts.")
-  private series: RunSeries[] = []
+  private readonly none = empty("No metrics yet", "The first logged step draws the charts; this page need not be loaded again.")
+  private readonly groups: readonly Group[]
   private runs: readonly Shown[] = []
   private asked = new AbortController()
   private view: View = current()
   private grown = 0
-  private drawAt = 0
-  private fetchTimer: ReturnType<typeof setTimeout> | undefined
+  private drawTimer = 0
+  private drawMs = 0
+  private fetchTimer = 0
 
   constructor() {
+    this.groups = GROUPS.map(({ title, charts }, i) => ({
+      title,
+      section: make("section", { name: "group" }),
+      charts: charts.map((traits) => new Chart(traits, (run) => this.highlight(run))),
+      series: [],
+      state: "stale",
+      isNear: i === 0,
+    }))
     this.none.hidden = true
-    this.root.append(bar(), this.none)
+    this.root.append(axesBar(), this.none)
+    const watcher = new IntersectionObserver((seen) => this.see(seen), { rootMargin: "300px" })
     for (const { title, section, charts } of this.groups) {
-      section.append(make("h2", { text: title }), make("div", { name: "grid" }, ...charts.map(({ root }) => root)))
+      const grid = make("div", { name: title === "" ? "grid first" : "grid" }, ...charts.map(({ root }) => root))
+      section.append(...(title === "" ? [] : [make("h2", { text: title })]), grid)
       this.root.append(section)
+      watcher.observe(section)
     }
-    onView(() => {
-      const [before, now] = [this.view, current()]
-      this.view = now
-      if (before.x !== now.x || before.from !== now.from || before.to !== now.to) void this.load()
-      else this.draw()
-    })
+    onView(() => this.changed())
   }
 
+  /** Shows these runs in place of those before. */
   show(runs: readonly Shown[]): Promise<void> {
     this.runs = runs
     return this.load()
   }
 
-  private async load(): Promise<void> {
+  private changed(): void {
+    const [before, now] = [this.view, current()]
+    this.view = now
+    if (before.x !== now.x || before.from !== now.from || before.to !== now.to) void this.load()
+    else for (const group of this.groups) this.draw(group)
+  }
+
+  private see(seen: readonly IntersectionObserverEntry[]): void {
+    for (const { target, isIntersecting } of seen) {
+      const group = this.groups.find(({ section }) => section === target)
+      if (group !== undefined && isIntersecting) group.isNear = true
+    }
+    if (this.runs.length > 0) void this.fetch()
+  }
+
+  private load(): Promise<void> {
     this.asked.abort()
-    const asked = new AbortController()
-    this.asked = asked
+    this.asked = new AbortController()
     clearTimeout(this.fetchTimer)
-    this.fetchTimer = undefined
-    this.root.setAttribute("aria-busy", "true")
-    const columns = GROUPS.flatMap(({ charts }) =>
-      charts.flatMap(({ column, also }) => (also === undefined ? [column] : [column, also.column])),
-    )
-    // A bucket per two pixels of a chart; more could not be seen.
-    const points = Math.min(1000, Math.max(200, Math.round(this.root.clientWidth / 2)))
-    await insist(async () => {
-      const series = await Promise.all(this.runs.map(({ id }) => fetchSeries(id, columns, current(), points, asked.signal)))
-      if (asked.signal.aborted) return
-      this.series = series
-      this.grown = 0
-      this.draw()
-      this.root.removeAttribute("aria-busy")
-    })
+    this.fetchTimer = 0
+    this.grown = 0
+    for (const group of this.groups) group.state = "stale"
+    return this.fetch()
+  }
+
+  /** Fetches what is in sight and not known, from the top down. */
+  private async fetch(): Promise<void> {
+    const { signal } = this.asked
+    const { runs } = this
+    const width = Math.round(this.root.clientWidth / 2)
+    const points = Math.min(MOST, Math.max(FEWEST, Math.min(width, Math.floor(TOGETHER / Math.max(1, runs.length)))))
+    for (const group of this.groups) {
+      if (group.state !== "stale" || !group.isNear) continue
+      group.state = "asked"
+      this.root.setAttribute("aria-busy", "true")
+      const columns = group.charts.flatMap((chart) => chart.columns)
+      await insist(async () => {
+        const series = await Promise.all(runs.map(({ id }) => fetchSeries(id, columns, current(), points, signal)))
+        if (signal.aborted) return
+        group.series = series
+        group.state = "ready"
+        this.draw(group)
+      })
+      if (signal.aborted) return
+    }
+    if (this.groups.every(({ state }) => state !== "asked")) this.root.removeAttribute("aria-busy")
   }
 
   /** Adds a live row; the right end of a zoomed view stays as it is. */
   add({ run, row }: LiveRow): void {
-    const series = this.series.find((one) => one.run === run)
-    if (series === undefined || current().to !== undefined) return
-    if (!grow(series, current().x, row) || ++this.grown > MOST_GROWN) {
-      this.fetchTimer ??= setTimeout(() => void this.load(), FETCH_MS)
+    if (current().to !== undefined) return
+    let isKnown = true
+    for (const { series, state } of this.groups) {
+      const own = state === "ready" ? series.find((one) => one.run === run) : undefined
+      if (own !== undefined && !grow(own, current().x, row)) isKnown = false
+    }
+    if (!this.runs.some(({ id }) => id === run)) return
+    if (!isKnown || ++this.grown > MOST_GROWN) {
+      if (this.fetchTimer === 0) this.fetchTimer = window.setTimeout(() => void this.load(), FETCH_MS)
       return
     }
-    if (this.drawAt !== 0) return
-    this.drawAt = window.setTimeout(() => {
-      this.drawAt = 0
-      this.draw()
-    }, DRAW_MS)
+    if (this.drawTimer !== 0) return
+    this.drawTimer = window.setTimeout(
+      () => {
+        const from = performance.now()
+        this.drawTimer = 0
+        for (const group of this.groups) this.draw(group)
+        this.drawMs = performance.now() - from
+      },
+      Math.max(DRAW_MS, this.drawMs * REST),
+    )
   }
 
-  private draw(): void {
-    const labels = this.runs.map(({ label }) => label)
-    let isEmpty = true
-    for (const { section, charts } of this.groups) {
-      // A hidden chart has no width to draw into.
-      section.hidden = false
-      for (const chart of charts) chart.draw(this.series, labels)
-      section.hidden = charts.every(({ root }) => root.hidden)
-      if (!section.hidden) isEmpty = false
-    }
-    this.none.hidden = !isEmpty
+  private draw(group: Group): void {
+    if (group.state !== "ready") return
+    const { hide } = current()
+    const seen = this.runs.map((run, i) => ({ run, series: group.series[i] })).filter(({ run }) => !hide.includes(run.id))
+    const series = seen.flatMap(({ series: one }) => (one === undefined ? [] : [one]))
+    // A hidden chart has no width to draw into.
+    group.section.hidden = false
+    const drawn = group.charts.map((chart) =>
+      chart.draw(
+        seen.map(({ run }) => run),
+        series,
+      ),
+    )
+    group.section.hidden = !drawn.includes(true)
+    if (group !== this.groups[0]) return
+    this.none.hidden = drawn.includes(true) || seen.length === 0
+  }
+
+  /** Pales all runs but this one. */
+  highlight(run: string | undefined): void {
+    for (const { charts } of this.groups) for (const chart of charts) chart.highlight(run)
   }
 }

@@ -54,6 +54,16 @@ const UNITS = [
   [1e3, "k"],
 ] as const
 
+/** The same with as many digits for all of a column or of a moment: "3.020", "65.0k". */
+export function figure(value: number | null | undefined): string {
+  if (value === null || value === undefined) return NONE
+  const size = Math.abs(value)
+  if (Number.isInteger(value) || !Number.isFinite(value) || size < 1e-3) return count(value)
+  if (size < 9999.5) return value.toPrecision(4)
+  const [unit, letter] = UNITS.find(([unit]) => size >= unit * 0.9995) as (typeof UNITS)[number]
+  return `${(value / unit).toPrecision(3)}${letter}`
+}
+
 export function bytes(value: number | null | undefined): string {
   if (value === null || value === undefined) return NONE
   for (const [unit, name] of [
@@ -61,7 +71,7 @@ export function bytes(value: number | null | undefined): string {
     [2 ** 20, "MiB"],
     [2 ** 10, "KiB"],
   ] as const)
-    if (value >= unit) return `${(value / unit).toFixed(1)} ${name}`
+    if (value >= unit) return `${Number((value / unit).toFixed(1))} ${name}`
   return `${value} B`
 }
 
@@ -70,12 +80,32 @@ export function duration(seconds: number | null | undefined): string {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return NONE
   const s = Math.max(0, Math.round(seconds))
   if (s < 60) return `${s} s`
-  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`
-  if (s < 86_400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`
-  return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3600)} h`
+  const two = (large: number, unit: string, small: number, lesser: string) => `${large} ${unit}${small === 0 ? "" : ` ${small} ${lesser}`}`
+  if (s < 3600) return two(Math.floor(s / 60), "min", s % 60, "s")
+  if (s < 86_400) return two(Math.floor(s / 3600), "h", Math.floor((s % 3600) / 60), "min")
+  return two(Math.floor(s / 86_400), "d", Math.floor((s % 86_400) / 3600), "h")
 }
 
-export const ago = (time: number): string => (time > 0 ? `${duration((Date.now() - time) / 1000)} ago` : NONE)
+/** Seconds as they stand on an axis: "1:40", "2:05:00", "3 d 4 h". */
+export function clock(seconds: number): string {
+  const s = Math.round(Math.abs(seconds))
+  const two = (value: number) => String(Math.floor(value)).padStart(2, "0")
+  if (s >= 172_800) return duration(s)
+  const sign = seconds < 0 ? "-" : ""
+  return s < 3600 ? `${sign}${Math.floor(s / 60)}:${two(s % 60)}` : `${sign}${Math.floor(s / 3600)}:${two((s % 3600) / 60)}:${two(s % 60)}`
+}
+
+/** 0.123 → "12.3 %". */
+export const percent = (value: number | null | undefined): string =>
+  value === null || value === undefined ? NONE : `${Number((value * 100).toFixed(1))} %`
+
+/** Milliseconds as "3.2 ms", "1.5 s", "4 min 5 s". */
+export const span = (ms: number | null | undefined): string =>
+  ms === null || ms === undefined ? NONE : ms < 1000 ? `${count(ms)} ms` : ms < 60_000 ? `${count(ms / 1000)} s` : duration(ms / 1000)
+
+/** "3 h ago": the greatest unit says enough. */
+export const ago = (time: number): string =>
+  time > 0 ? `${duration((Date.now() - time) / 1000).replace(/^(\d+ \S+) .*/, "$1")} ago` : NONE
 export const moment = (time: number): string => (time > 0 ? new Date(time).toISOString().slice(0, 19).replace("T", " ") : NONE)
 
 /** What the server refused, in its own words. */
@@ -112,7 +142,9 @@ export function complain(error: unknown): void {
   box.hidden = error === undefined
   if (error === undefined) return
   box.textContent = error instanceof Error ? error.message : String(error)
-  byId("login").hidden = !(error instanceof Refusal && (error.status === 401 || error.status === 403))
+  if (!(error instanceof Refusal && (error.status === 401 || error.status === 403))) return
+  const href = `/login?next=${encodeURIComponent(location.pathname + location.search)}`
+  box.append(" ", make("a", { href, text: "Log in with a key" }))
 }
 
 /** The dot in the header. */
@@ -124,6 +156,9 @@ export function status(kind: "ready" | "failed" | "", text: string): void {
 /** Shows an empty state: what is missing and what would fill it. */
 export const empty = (title: string, hint: string): HTMLElement =>
   make("div", { name: "empty" }, make("h2", { text: title }), make("p", { text: hint }))
+
+/** Stands where something is on its way; shown after a moment, so that what is quick does not flicker. */
+export const loading = (): HTMLElement => make("p", { name: "loading", role: "status", text: "Loading …" })
 
 /** Rows below a head; a head's cell that begins with ">" has numbers. */
 export function table(head: readonly string[], rows: readonly (readonly Child[])[], label: string): HTMLElement {
@@ -146,12 +181,15 @@ export function table(head: readonly string[], rows: readonly (readonly Child[])
 }
 
 /** Colours of runs in the order of their choice; told apart with the usual kinds of colour blindness. */
-export const COLOURS = ["#7db4ff", "#ffb454", "#57c98a", "#e58bd0", "#ff7b72", "#4fd6d6", "#c9b458", "#b59cff"] as const
+const COLOURS = ["#6ea8fe", "#ffb454", "#4fc98a", "#f27aa5", "#b794f6", "#45cfd8", "#d8c24a", "#ff7b6b", "#a8b3c2", "#c08a5a"] as const
 export const colour = (index: number): string => COLOURS[index % COLOURS.length] as string
+/** Runs beyond the colours have the first ones again, dashed. */
+export const dashOf = (index: number): number[] => DASHES[Math.floor(index / COLOURS.length) % DASHES.length] as number[]
+const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3]]
 
 /** A patch of a run's colour. */
 export function swatch(index: number): HTMLElement {
-  const patch = make("span", { name: "swatch" })
-  patch.style.background = colour(index)
+  const patch = make("span", { name: dashOf(index).length > 0 ? "swatch dashed" : "swatch" })
+  patch.style.setProperty("--colour", colour(index))
   return patch
 }

@@ -25,13 +25,21 @@ export interface View {
   readonly prompt: number
   /** Also the settings that are the same in all runs. */
   readonly same: boolean
+  /** y spans the lines; what of the raw band reaches beyond is marked at the edge. */
+  readonly fit: boolean
+  /** Column of the chart that has the whole width. */
+  readonly wide: string
+  /** Compared runs whose lines are not drawn. */
+  readonly hide: readonly string[]
+  /** Samples show what changed since the step before. */
+  readonly diff: boolean
 }
 
 const START: View = {
   x: "step",
   logx: false,
   logy: false,
-  smooth: 0.6,
+  smooth: 0.8,
   from: undefined,
   to: undefined,
   tab: "charts",
@@ -41,6 +49,10 @@ const START: View = {
   only: "",
   prompt: 0,
   same: false,
+  fit: false,
+  wide: "",
+  hide: [],
+  diff: false,
 }
 
 export const SMOOTHEST = 0.999
@@ -52,6 +64,7 @@ const finite = (text: string | null): number | undefined => {
 
 function read(): View {
   const query = new URLSearchParams(location.search)
+  const list = (name: string) => (query.get(name) ?? "").split(",").filter((id) => id !== "")
   const x = AXES.find((axis) => axis === query.get("x")) ?? START.x
   return {
     x,
@@ -61,12 +74,16 @@ function read(): View {
     from: finite(query.get("from")),
     to: finite(query.get("to")),
     tab: query.get("tab") ?? START.tab,
-    runs: (query.get("runs") ?? "").split(",").filter((id) => id !== ""),
+    runs: list("runs"),
     find: query.get("find") ?? "",
     sort: query.get("sort") ?? START.sort,
     only: query.get("only") ?? "",
     prompt: finite(query.get("prompt")) ?? 0,
     same: query.get("same") === "1",
+    fit: query.get("fit") === "1",
+    wide: query.get("wide") ?? "",
+    hide: list("hide"),
+    diff: query.get("diff") === "1",
   }
 }
 
@@ -89,9 +106,11 @@ function address(next: View): string {
   return `${location.pathname}${text === "" ? "" : `?${text}`}`
 }
 
-export function change(part: Partial<View>): void {
+/** `push`: the browser's Back undoes it. */
+export function change(part: Partial<View>, push = false): void {
   view = { ...view, ...part }
-  history.replaceState(null, "", address(view))
+  if (push) history.pushState(null, "", address(view))
+  else history.replaceState(null, "", address(view))
   for (const listener of listeners) listener()
 }
 

@@ -25,6 +25,7 @@ const KEYS: readonly (readonly [string, string, () => void])[] = [
   ["k", "logarithmic x", () => change({ logx: !current().logx })],
   ["s", "more smoothing", () => change({ smooth: Math.min(SMOOTHEST, Number((1 - (1 - current().smooth) / 1.5).toFixed(4))) })],
   ["a", "less smoothing", () => change({ smooth: Math.max(0, Number((1 - (1 - current().smooth) * 1.5).toFixed(4))) })],
+  ["f", "y spans the lines; spikes beyond are marked", () => change({ fit: !current().fit })],
   ["r", "reset zoom", () => change({ from: undefined, to: undefined })],
   ["/", "search the runs", () => document.getElementById("find")?.focus()],
   ["c", "compare the ticked runs", () => document.getElementById("compare")?.click()],
@@ -34,9 +35,10 @@ const KEYS: readonly (readonly [string, string, () => void])[] = [
 ]
 
 function listenToKeys(): void {
-  const rows = [["1 … 5", "parts of a run"], ["↑ ↓", "runs in the list"], ["← →", "crosshair, on a chart (Tab)"], ...KEYS] as const
+  const rows = [["1 … 6", "parts of a run"], ["↑ ↓", "runs in the list"], ["← →", "crosshair, on a chart (Tab)"], ...KEYS] as const
   const close = make("button", { type: "button", text: "Close" })
   const dialog = byId("keys") as HTMLDialogElement
+  byId("help").addEventListener("click", () => dialog.showModal())
   close.addEventListener("click", () => dialog.close())
   dialog.append(
     make("h2", { text: "Keys" }),
@@ -52,7 +54,7 @@ function listenToKeys(): void {
     }
     const tab = TABS[Number(event.key) - 1]
     const isRun = location.pathname.startsWith("/runs/")
-    const work = tab !== undefined && isRun ? () => change({ tab }) : KEYS.find(([key]) => key === event.key)?.[2]
+    const work = tab !== undefined && isRun ? () => change({ tab }, true) : KEYS.find(([key]) => key === event.key)?.[2]
     if (work === undefined) return
     event.preventDefault()
     work()
@@ -61,7 +63,9 @@ function listenToKeys(): void {
 
 const path = location.pathname.replace(/(.)\/$/, "$1")
 for (const link of byId("nav").querySelectorAll("a")) {
-  if (link.pathname !== "/" && (path === link.pathname || path.startsWith(`${link.pathname}/`))) link.setAttribute("aria-current", "page")
+  if (link.pathname === "/" || (path !== link.pathname && !path.startsWith(`${link.pathname}/`))) continue
+  link.setAttribute("aria-current", "page")
+  document.title = `${link.textContent} · alpha`
 }
 listenToKeys()
 const run = /^\/runs\/(.+)$/.exec(path)?.[1]

@@ -97,6 +97,15 @@ export class Models {
     this.#sources.set(name, { name, path, isRun, follow: follow ?? known?.follow, current: known?.current })
   }
 
+  /** Takes up a run of `runsDir` by its name, when it is there with a checkpoint and not served yet; loaded when it is asked for. */
+  adopt(name: string, runsDir: string): void {
+    const path = join(runsDir, name)
+    if (this.#sources.has(name) || name.startsWith(".") || basename(name) !== name || !hasCheckpoint(path)) return
+    this.add(path, runsDir)
+    const source = this.#sources.get(name) as Source
+    source.current = this.#version(source, modelDirectory(path), false)
+  }
+
   /** Loads what answers now, for all models in turn; `isReady` from then on. */
   async start(): Promise<void> {
     for (const source of this.#sources.values()) {

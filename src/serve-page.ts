@@ -2,6 +2,7 @@
 import type { Call } from "./serve-context.ts"
 import { dashScript, dashStyles } from "./serve-dash.ts"
 import { ApiError } from "./serve-error.ts"
+import { pageAfter } from "./serve-login.ts"
 import styles from "./serve-page.css" with { type: "text" }
 import { docsPage } from "./serve-page-docs.ts"
 import loginHtml from "./serve-page-login.html" with { type: "text" }
@@ -18,10 +19,12 @@ export const playground = (): Response => html(text(playgroundHtml))
 export const docs = (): Response => html(docsPage())
 export const loginPage = ({ http }: Call): Response =>
   html(
-    text(loginHtml).replace(
-      "<!--message-->",
-      http.req.query("wrong") === undefined ? "" : '<p class="error" role="alert">This is no key of this server.</p>',
-    ),
+    text(loginHtml)
+      .replace(
+        "<!--message-->",
+        http.req.query("wrong") === undefined ? "" : '<p class="error" role="alert">This is no key of this server.</p>',
+      )
+      .replace('name="next" value="/"', () => `name="next" value="${pageAfter(http.req.query("next")).replaceAll("&", "&amp;")}"`),
   )
 
 const ASSETS: Readonly<Record<string, { readonly body: string | (() => Promise<string>); readonly type: string }>> = {

@@ -1,7 +1,8 @@
 /** GET /api/runs…: what is known of runs, as JSON or to download. */
-import { domainsOf, JOURNALS, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
+import { domainsOf, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
 import type { Call } from "./serve-context.ts"
 import { ApiError, badField } from "./serve-error.ts"
+import { packedJson } from "./serve-pack.ts"
 
 const X_AXES = ["step", "tokens", "time", "flops"] as const satisfies readonly XAxis[]
 const DEFAULT_POINTS = 1000
@@ -21,10 +22,14 @@ export async function listRuns(call: Call): Promise<Response> {
   const limit = count(call, "limit", undefined, 100_000)
   const filter = { states, tag: query("tag"), name: query("name"), limit }
   const { runs } = call.context
-  return Response.json({ runs: await runs.runs(filter), database: runs.database ?? null })
+  return packedJson(call, { runs: await runs.runs(filter), database: runs.database ?? null })
 }
 
-export const oneRun = async (call: Call): Promise<Response> => Response.json(await find(call))
+export async function oneRun(call: Call): Promise<Response> {
+  const run = await find(call)
+  const alerts = await call.context.runs.alerts?.(run.id)
+  return Response.json({ ...run, alerts: alerts ?? [] })
+}
 
 export async function runConfig(call: Call): Promise<Response> {
   const { id } = await find(call)
@@ -41,7 +46,7 @@ export async function runMetrics(call: Call): Promise<Response> {
   const x = X_AXES.find((one) => one === (call.http.req.query("x") ?? "step")) ?? unknown("x", call.http.req.query("x"), X_AXES)
   const points = count(call, "points", DEFAULT_POINTS, MOST_POINTS) as number
   const [from, to] = [bound(call, "from"), bound(call, "to")]
-  return Response.json(await call.context.runs.metrics(run.id, { columns, x, points, from, to }))
+  return packedJson(call, await call.context.runs.metrics(run.id, { columns, x, points, from, to }))
 }
 
 /** Rows of a journal after ?after=, at most ?limit=, or all of them with ?format=. */
@@ -169,15 +174,4 @@ function bound(call: Call, name: string): number | undefined {
 
 function unknown(name: string, value: unknown, known: readonly string[]): never {
   throw badField(name, `${String(value).slice(0, 50)}: expected one of ${known.join(", ")}`)
-}
-
-/** "metrics:12,events:3" → after which rows a listener goes on. */
-export function readPlaces(text: string): Partial<Record<Journal, number>> {
-  return Object.fromEntries(
-    text.split(",").flatMap((part) => {
-      const [journal, seq] = part.split(":")
-      const known = JOURNALS.find((one) => one === journal)
-      return known !== undefined && /^-?\d{1,15}$/.test(seq ?? "") ? [[known, Number(seq)]] : []
-    }),
-  )
 }

@@ -41,6 +41,7 @@ export async function runEvaluation(s: Session, flag: StopFlag, pause: Pause): P
   const { values } = s.job
   const { val } = s.prepared.data
   if (val === undefined || s.evaluation === undefined) return
+  const began = performance.now()
   const result = await evaluate(s.evaluation, val, {
     batches: values.evalSteps,
     ranks: s.ranks,
@@ -61,6 +62,7 @@ export async function runEvaluation(s: Session, flag: StopFlag, pause: Pause): P
     perplexity: result.perplexity,
     ...(result.bitsPerByte === undefined ? {} : { bits_per_byte: result.bitsPerByte }),
     best: isBest,
+    eval_ms: performance.now() - began,
   })
 }
 
@@ -88,6 +90,7 @@ async function drawSamples(s: Session, flag: StopFlag, pause: Pause): Promise<vo
   const rows: SampleRow[] = []
   for (const prompt of prepared.samplePrompts) {
     await pause()
+    const began = performance.now()
     const text = generateText(device, state, prepared.model, tokenizer, prompt, {
       precision: job.values.precision,
       maxTokens: job.values.sampleTokens,
@@ -95,7 +98,7 @@ async function drawSamples(s: Session, flag: StopFlag, pause: Pause): Promise<vo
       sampling: { temperature: 0.8, topK: 200, topP: 1, minP: 0, repetitionPenalty: 1, seed: job.values.seed + trainer.step },
       onToken: () => stopIfAsked(flag),
     })
-    rows.push({ type: "sample", step: trainer.step, prompt, text })
+    rows.push({ type: "sample", step: trainer.step, prompt, text, ms: performance.now() - began })
   }
   for (const row of rows) s.emit(row)
 }

@@ -22,6 +22,8 @@ export interface TrainJob {
   readonly resume: boolean
   /** Where this process is one of several ranks. */
   readonly dist?: JoinWorld | undefined
+  /** Whether alerts go to a webhook from this process; a server leaves them to it then. */
+  readonly hasWebhook?: boolean
 }
 
 export interface Prepared {

@@ -1,5 +1,5 @@
 /** The checkpoint of a run, and what becomes of older ones. */
-import { checkpointPath, retain, setLink } from "./gpt.ts"
+import { checkpointPath, retain, setLink, writtenHash } from "./gpt.ts"
 import type { Session } from "./train-session.ts"
 import { saveState } from "./train-state.ts"
 import { momentSizes } from "./train-step.ts"
@@ -14,6 +14,7 @@ export function checkpoint(s: Session): void {
     s.saved = trainer.step
     return
   }
+  const began = performance.now()
   const path = checkpointPath(job.directory, trainer.step)
   const bytes = saveState(path, state, whole, {
     moment,
@@ -29,5 +30,6 @@ export function checkpoint(s: Session): void {
   setLink(job.directory, "last", path)
   retain(job.directory, { keepLast: job.values.keepCheckpoints, keepEvery: job.values.keepEvery })
   s.saved = trainer.step
-  s.emit({ type: "checkpoint", step: trainer.step, path, bytes, best })
+  const sha256 = writtenHash(path, "model.safetensors")
+  s.emit({ type: "checkpoint", step: trainer.step, path, bytes, sha256, best, ms: performance.now() - began })
 }

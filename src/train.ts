@@ -181,17 +181,20 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const tokens = new Int32Array(rows * T)
   const targets = new Int32Array(rows * T)
   const { ranks } = s
+  let dataMs = 0
   const { rank, size } = ranks ?? { rank: 0, size: 1 }
   for (let first = 0; first < accumSteps; first += size) {
     if (first > 0) await pause()
     const k = first + rank
     if (k < accumSteps) {
+      const began = performance.now()
       fillBatch(
         s.prepared.data.train,
         { seed, step, row: k * rows, rows, T, order: values.order, globalBatch: rows * accumSteps, boundaries: values.documentBoundaries },
         tokens,
         targets,
       )
+      dataMs += performance.now() - began
       const accumulate = first === 0 || ranks?.isOrdered ? 0 : 1
       run(s.micro, { tokens, targets, accumulate, seed: seed | 0, step, row: k * rows * T })
     }
@@ -200,11 +203,13 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const lr = learningRate(step, values)
   const out = run(s.update, { lr })
   ranks?.endStep(s.state, s.prepared.model, values.precision)
+  const submitMs = performance.now() - at - dataMs
   if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
-  return { step: step + 1, tokens: s.trainer.tokens, lr, at, out }
+  return { step: step + 1, tokens: s.trainer.tokens, lr, at, dataMs, submitMs, out }
 }
 
+export { Alerts, freeBytes, isFull } from "./train-alert.ts"
 export { measureBandwidth } from "./train-bandwidth.ts"
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
 export type {
@@ -227,3 +232,4 @@ export { type ShipOptions, type Shipper, startShipper } from "./train-ship.ts"
 export { markCounts, offsetOf, prefixMarks, repairJournal } from "./train-ship-journal.ts"
 export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
 export type { StopFlag } from "./train-stop.ts"
+export { addressIn, openWebhook, type Webhook } from "./train-webhook.ts"

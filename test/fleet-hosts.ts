@@ -1,5 +1,16 @@
 /** Machines for the fleet's tests: real sshd and dropbear, each in a network namespace of its own where root can make one, else on loopback. */
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs"
 import { connect, createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
@@ -18,10 +29,12 @@ const missing =
       : `the BusyBox host needs ${!isRoot ? "root (its own root directory)" : "dropbear-bin and busybox-static"}`
     : "openssh-server or openssh-client is not installed"
 
+/** Whether hosts of both kinds can be started. */
+export const hasBusybox = missing === undefined
 /** A test with an OpenSSH host. */
 export const sshTest = testWith("ssh", sshd && ssh ? undefined : missing)
 /** A test with a host that has BusyBox and dropbear alone. */
-export const busyboxTest = testWith("ssh", missing)
+export const busyboxTest = testWith(isRoot ? "ssh" : "root", missing)
 
 export interface TestHost {
   readonly name: string
@@ -57,8 +70,10 @@ export interface TestFleet {
   alpha(args: readonly string[], options?: AlphaOptions): Promise<{ stdout: string; stderr: string; code: number }>
   /** Starts it and lets go: for kills. */
   start(args: readonly string[], options?: AlphaOptions): Bun.Subprocess<"ignore", "pipe", "pipe">
-  /** Writes fleet.json again with these fields beside each host's own. */
-  configure(fields: Record<string, unknown>): void
+  /** Writes fleet.json again with these defaults, and these fields of single hosts or further ones. */
+  configure(defaults: Record<string, unknown>, instances?: Record<string, Record<string, unknown>>): void
+  /** Ends the open connections, so that the next command makes new ones. */
+  disconnect(): void
   close(): Promise<void>
 }
 
@@ -66,10 +81,10 @@ export interface AlphaOptions {
   readonly environment?: Record<string, string>
 }
 
-/** Starts hosts with these names; all keys are pinned unless `trusted` is false. */
+/** Starts hosts with these names; all keys are pinned unless `trusted` is false. `diskMiB` gives each a small disk to deploy to (root only). */
 export async function startFleet(
   names: Readonly<Record<string, "openssh" | "busybox">>,
-  { trusted = true, fields = {} }: { trusted?: boolean; fields?: Record<string, unknown> } = {},
+  { trusted = true, fields = {}, diskMiB }: { trusted?: boolean; fields?: Record<string, unknown>; diskMiB?: number } = {},
 ): Promise<TestFleet> {
   // A name that stumbles wherever a path is not quoted or a % not doubled.
   const folder = mkdtempSync(join(tmpdir(), "fleet 5%h "))
@@ -77,7 +92,7 @@ export async function startFleet(
   const key = join(folder, "id")
   run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", key])
   const hosts = await Promise.all(
-    Object.entries(names).map(([name, kind]) => startHost(place, name, kind, readFileSync(`${key}.pub`, "utf8"))),
+    Object.entries(names).map(([name, kind]) => startHost(place, name, kind, readFileSync(`${key}.pub`, "utf8"), diskMiB)),
   )
   const file = join(folder, "fleet.json")
   const sockets = join(place, "s")
@@ -108,19 +123,23 @@ export async function startFleet(
       return { stdout, stderr, code }
     },
     start: spawn,
-    configure(more) {
-      const instances = Object.fromEntries(
-        hosts.map(({ name, address, port, kind, deploy }) => {
-          return [name, { host: address, port, deployDir: kind === "busybox" ? "alpha" : deploy, labels: [kind] }]
-        }),
-      )
+    configure(more, others = {}) {
+      const own = hosts.map(({ name, address, port, kind, deploy }) => {
+        return [name, { host: address, port, deployDir: kind === "busybox" ? "alpha" : deploy, labels: [kind], ...others[name] }] as const
+      })
+      const instances = { ...others, ...Object.fromEntries(own) }
       const defaults = { user: isRoot ? "root" : process.env.USER, key, connectTimeout: 10, ...fields, ...more }
       writeFileSync(file, JSON.stringify({ defaults, instances }, null, 2))
     },
+    disconnect() {
+      const place = environment.XDG_RUNTIME_DIR
+      for (const folder of readdirSync(place))
+        for (const socket of readdirSync(join(place, folder))) {
+          Bun.spawnSync(["ssh", "-O", "exit", "-o", `ControlPath=${join(place, folder, socket)}`, "x"], { stderr: "ignore" })
+        }
+    },
     async close() {
-      for (const socket of new Bun.Glob("alpha-ssh-*/*").scanSync({ cwd: environment.XDG_RUNTIME_DIR, onlyFiles: false })) {
-        Bun.spawnSync(["ssh", "-O", "exit", "-o", `ControlPath=${join(environment.XDG_RUNTIME_DIR, socket)}`, "x"], { stderr: "ignore" })
-      }
+      fleet.disconnect()
       for (const host of hosts) host.stop()
       for (const path of [folder, place, environment.XDG_RUNTIME_DIR]) rmSync(path, { recursive: true, force: true })
     },
@@ -135,13 +154,24 @@ export async function startFleet(
 
 let network = 0
 
-async function startHost(folder: string, name: string, kind: "openssh" | "busybox", publicKey: string): Promise<TestHost> {
+async function startHost(
+  folder: string,
+  name: string,
+  kind: "openssh" | "busybox",
+  publicKey: string,
+  diskMiB?: number,
+): Promise<TestHost> {
   const own = join(folder, name)
   const root = kind === "busybox" ? join(own, "root") : "/"
   const home = kind === "busybox" ? join(root, "root") : join(own, "home")
   mkdirSync(join(home, ".ssh"), { recursive: true, mode: 0o700 })
   writeFileSync(join(home, ".ssh/authorized_keys"), publicKey, { mode: 0o600 })
   if (kind === "busybox") fillRoot(root)
+  const deploy = kind === "busybox" ? join(home, "alpha") : join(own, "deploy")
+  if (diskMiB !== undefined) {
+    mkdirSync(deploy)
+    run(["mount", "-t", "tmpfs", "-o", `size=${diskMiB}m`, "none", deploy])
+  }
   const net = isRoot ? makeNetwork() : undefined
   const address = net?.address ?? "127.0.0.1"
   const port = net ? 22 : await freePort()
@@ -156,7 +186,7 @@ async function startHost(folder: string, name: string, kind: "openssh" | "busybo
     port,
     home,
     root,
-    deploy: kind === "busybox" ? join(home, "alpha") : join(own, "deploy"),
+    deploy,
     cut: () => (net ? run(["ip", "link", "set", net.link, "down"]) : signal("SIGSTOP")),
     restore: () => (net ? run(["ip", "link", "set", net.link, "up"]) : signal("SIGCONT")),
     async rekey() {
@@ -170,6 +200,7 @@ async function startHost(folder: string, name: string, kind: "openssh" | "busybo
       child.kill("SIGKILL")
       if (net) for (const pid of run(["ip", "netns", "pids", net.name]).split("\n").filter(Boolean)) kill(Number(pid))
       if (net) run(["ip", "netns", "del", net.name])
+      if (diskMiB !== undefined) run(["umount", "-l", deploy])
     },
   }
   return host
@@ -222,13 +253,20 @@ async function serveDropbear({ own, root, address, port, net }: Place) {
   return await serve(["unshare", "-m", "sh", "-c", start], own, address, port, net)
 }
 
+/** Programs of GNU coreutils: what a machine must have beside sh, and all that the BusyBox host has. */
+const COREUTILS =
+  "[ arch base64 basename cat chgrp chmod chown chroot cksum comm cp cut date dd df dirname du echo env expand expr factor false fold head hostid id join link ln logname ls md5sum mkdir mkfifo mknod mktemp mv nice nl nohup nproc od paste pathchk pinky pr printenv printf pwd readlink realpath rm rmdir seq sha1sum sha256sum sha512sum shred shuf sleep sort split stat stty sum sync tac tail tee test timeout touch tr true truncate tsort tty uname unexpand uniq unlink users wc who whoami yes".split(
+    " ",
+  )
+
 function fillRoot(root: string): void {
   for (const directory of ["bin", "dev", "proc", "etc", "tmp", "root", "lib", "lib64", "usr"])
     mkdirSync(join(root, directory), { recursive: true })
   for (const directory of ["sbin", "usr/bin", "usr/sbin"])
     symlinkSync(directory.startsWith("usr") ? "../bin" : "bin", join(root, directory))
   copyFileSync(busybox!, join(root, "bin/busybox"))
-  run(["chroot", root, "/bin/busybox", "--install", "-s", "/bin"])
+  const applets = run([busybox!, "--list"]).split("\n")
+  for (const name of ["sh", ...COREUTILS]) if (applets.includes(name)) symlinkSync("busybox", join(root, "bin", name))
   writeFileSync(join(root, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")
   writeFileSync(join(root, "etc/group"), "root:x:0:\n")
   writeFileSync(join(root, "etc/shells"), "/bin/sh\n")

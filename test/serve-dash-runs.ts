@@ -1,5 +1,5 @@
 /** Run directories as a trainer leaves them: curves with one spike, samples, checkpoints, events; the same bytes every time. */
-import { appendFileSync, closeSync, mkdirSync, openSync, writeFileSync, writeSync } from "node:fs"
+import { appendFileSync, closeSync, mkdirSync, openSync, utimesSync, writeFileSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import { writeBeat } from "../src/db-state.ts"
 
@@ -34,6 +34,9 @@ export function writeRun(runsDir: string, name: string, traits: RunTraits): { di
   const { id, steps, seed = 1, lr = 3e-4, wants = steps, state = "finished", notes, tags, cpu = false } = traits
   const directory = join(runsDir, name)
   mkdirSync(join(directory, "checkpoints"), { recursive: true })
+  const stepMs = 250
+  const end = state === "running" ? Date.now() : Date.now() - 86_400_000
+  const start = end - steps * stepMs
   const setting = (value: unknown, origin: unknown = "default") => ({ value, origin })
   const config = {
     steps: setting(wants, "flag"),
@@ -57,10 +60,8 @@ export function writeRun(runsDir: string, name: string, traits: RunTraits): { di
     device: cpu ? "cpu" : "NVIDIA H200",
   }
   writeFileSync(join(directory, "config.json"), JSON.stringify(record))
+  utimesSync(join(directory, "config.json"), start / 1000, start / 1000)
   if (notes !== undefined || tags !== undefined) writeFileSync(join(directory, "notes.json"), JSON.stringify({ notes, tags }))
-  const stepMs = 250
-  const end = state === "running" ? Date.now() : Date.now() - 86_400_000
-  const start = end - steps * stepMs
   const rows = writeMetrics(join(directory, "metrics.jsonl"), traits, start, stepMs)
 
   const at = (i: number) => Math.floor((steps * i) / 4)

@@ -280,6 +280,7 @@ export async function startTest(paths: readonly string[], options: TestOptions =
   const context: Context = {
     serving: engine,
     runs: options.store ?? runs,
+    runsDir: options.runsDir ?? join(tmpdir(), "alpha-no-runs"),
     remote: new RemoteRuns(options.runsDir ?? join(tmpdir(), "alpha-no-runs")),
     models,
     keys: readKeys(environment, options.publicRead ?? false),
