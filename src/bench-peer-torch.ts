@@ -110,11 +110,11 @@ async function askTorch(
 /** Training in a process of its own, as many steps every time. */
 async function oursToTrain(
   one: Row,
-  { threads, seconds, steps: given }: BenchPeerConfig,
+  { threads, seconds }: BenchPeerConfig,
   device: string,
 ): Promise<() => Promise<Measurement>> {
   const { preset, precision, batch, context } = one
-  const job = { preset, device, precision, threads, batch, context, steps: given, seconds, flags: FORM }
+  const job = { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: FORM }
   const steps = await stepsFor(selfCommand(), job)
   return () => benchTrain(selfCommand(), { ...job, steps }, 1)
 }

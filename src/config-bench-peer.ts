@@ -8,7 +8,7 @@ const WHAT = inGroup("What", {
     default: "torch",
   }),
   case: list("torch: train, infer", { default: ["train", "infer"] }),
-  ...pick(BENCH, "preset", "device", "precision", "threads", "batch", "context", "steps", "prompt", "generate"),
+  ...pick(BENCH, "preset", "device", "precision", "threads", "batch", "context", "prompt", "generate"),
 })
 
 const PRODUCTS = inGroup("Matrix products", {
