@@ -7,8 +7,10 @@ import { buildNative } from "./build-native.ts"
 import { packageFile } from "./build-package.ts"
 import { findTarget, hostTarget, outputFolder, root, run, type Target } from "./build-target.ts"
 import { kernels } from "./shaders/kernels.ts"
+import { ptxKernels } from "./shaders/ptx-gemm-list.ts"
 import type { BuildInfo } from "./src/base-build.ts"
 import { AlphaError, EXIT } from "./src/base-error.ts"
+import { ptxPack } from "./src/ptx.ts"
 import { pack } from "./src/spirv.ts"
 
 /** Commit of this checkout, "-dirty" when tracked files differ from it; "unknown" in an unpacked archive. */
@@ -29,6 +31,8 @@ export interface Assets {
   readonly "native-library": string
   /** Every kernel of shaders/ as SPIR-V. */
   readonly "kernel-pack": string
+  /** Those in PTX, compressed. */
+  readonly "ptx-pack": string
 }
 
 /** Bundles `programs` and Bun itself into the executable `outfile`. */
@@ -119,6 +123,17 @@ async function build(target: Target): Promise<void> {
       `${kernels.length} kernels, ${kernels.reduce((sum, { variants }) => sum + variants.length, 0)} modules, ${bytes >> 10} KiB of SPIR-V`,
   )
 
+  const ptx = join(outputFolder(target), "ptx.pack")
+  await step(
+    "ptx",
+    () => {
+      const bytes = ptxPack(ptxKernels)
+      writeFileSync(ptx, bytes)
+      return bytes.length
+    },
+    (bytes) => `${ptxKernels.length} kernels in PTX, ${bytes >> 10} KiB`,
+  )
+
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }
   const info: BuildInfo = { version, commit: gitCommit(), target: target.name, compiler, bun: Bun.version }
   const final = join(root, target.name === hostTarget ? "alpha" : `alpha-${target.name}`)
@@ -126,7 +141,7 @@ async function build(target: Target): Promise<void> {
   try {
     await step(
       "bundle",
-      () => bundle(entrypoints(), { "native-library": library, "kernel-pack": kernelPack }, info, target, candidate),
+      () => bundle(entrypoints(), { "native-library": library, "kernel-pack": kernelPack, "ptx-pack": ptx }, info, target, candidate),
       () => `alpha ${version}, commit ${info.commit}, Bun ${info.bun}`,
     )
     await step(

@@ -6,7 +6,8 @@ import type { Pipelines } from "./gpu-pipeline.ts"
 import type { Schedule, ScheduledLaunch } from "./gpu-schedule.ts"
 import type { GpuState } from "./gpu-state.ts"
 import { vulkan } from "./native.ts"
-import { ARENA_SLAB, type Memory, type Plan, type RunInputs, type Scratch, type Table } from "./program.ts"
+import { ARENA_SLAB, type Memory, type Part, type Plan, type RunInputs, type Scratch, type Table } from "./program.ts"
+import { cellBytes } from "./ptx.ts"
 import { pushBytes } from "./spirv.ts"
 import { byteLength, elements, type Tensor } from "./tensor.ts"
 
@@ -152,9 +153,9 @@ export class Recorder {
     return memory
   }
 
-  #entry(value: Table["values"][number]): number {
+  #entry(value: Table["values"][number]): number | bigint {
     if (value === undefined) return 0
-    if (typeof value === "number") return value
+    if (typeof value === "number" || typeof value === "bigint") return value
     if (!("kind" in value) && value.role === "input") throw new TypeError(`${value.name}: an input's address differs from run to run`)
     return this.#address(value, undefined as unknown as DeviceBuffer)
   }
@@ -190,14 +191,19 @@ export class Recorder {
     const { launch } = scheduled
     const { module, handle, layout } = this.pipelines.of(launch)
     const values: Record<string, number> = { ...launch.push }
-    for (const { name } of module.buffers) {
+    for (const name of Object.keys(launch.kernel.buffers)) {
       const memory = launch.buffers[name]
       values[name] = memory === undefined ? 0 : this.#address(memory, host)
     }
     const block = this.#layout.params.get(scheduled)
     if (block !== undefined) values.params = host.address + block
-    const push = pushBytes(module.push, values)
     const [x, y, z] = launch.groups
+    if ("text" in module) {
+      const cells = cellBytes(module.cells, values)
+      vulkan().gpu_launch(this.driver.gpu, commands, handle, x, module.threads, module.sharedBytes, cells, module.cells.length)
+      return
+    }
+    const push = pushBytes(module.push, values)
     vulkan().gpu_dispatch(this.driver.gpu, commands, handle, layout, push, push.length, x, y, z)
   }
 
@@ -271,14 +277,15 @@ export class Recorder {
       const { buffer, offset } = "kind" in memory ? this.#arenaPlace(this.schedule.scratch.get(memory) as number) : this.place(memory, host)
       spans.push({ buffer, from: offset + from, to: offset + bytesOf(memory) })
     }
+    const addPart = (memory: Tensor | Scratch | Part) =>
+      "kind" in memory && memory.kind === "part" ? add(memory.of, memory.from * (memory.of.dtype === "bf16" ? 2 : 4)) : add(memory)
     for (const [name, { access }] of Object.entries(launch.kernel.buffers)) {
       const memory = launch.buffers[name]
       if (memory === undefined) continue
       if ("kind" in memory && memory.kind === "table") {
-        for (const value of memory.values) if (typeof value === "object") add(value)
+        for (const value of memory.values) if (typeof value === "object") addPart(value)
       } else if (access === "read") continue
-      else if ("kind" in memory && memory.kind === "part") add(memory.of, memory.from * (memory.of.dtype === "bf16" ? 2 : 4))
-      else add(memory as Tensor | Scratch)
+      else addPart(memory)
     }
     return spans
   }

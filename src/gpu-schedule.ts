@@ -6,6 +6,7 @@ import {
   type Launch,
   type Memory,
   type Node,
+  type Part,
   type Plan,
   type Scratch,
   tensorsOf,
@@ -33,8 +34,11 @@ const scratchBytes = ({ dtype, elements }: Scratch): number => {
   return Math.ceil((elements * size) / ALIGN) * ALIGN
 }
 
-const isScratch = (memory: Memory | number | undefined): memory is Scratch =>
+const isScratch = (memory: Memory | number | bigint | undefined): memory is Scratch =>
   typeof memory === "object" && "kind" in memory && memory.kind === "scratch"
+
+const isPart = (memory: Memory | number | bigint | undefined): memory is Part =>
+  typeof memory === "object" && "kind" in memory && memory.kind === "part"
 
 /** Scratch that a launch names: in its buffers, parts of them, tables of addresses. */
 function scratchOf({ buffers }: Launch): Scratch[] {
@@ -42,7 +46,7 @@ function scratchOf({ buffers }: Launch): Scratch[] {
     if (memory === undefined || !("kind" in memory)) return []
     if (memory.kind === "scratch") return [memory]
     if (memory.kind === "part") return isScratch(memory.of) ? [memory.of] : []
-    return memory.values.filter(isScratch)
+    return memory.values.map((value) => (isPart(value) ? value.of : value)).filter(isScratch)
   })
 }
 
@@ -58,6 +62,7 @@ function checkSize(bytes: number, what: string): void {
 /** Asks every op for its launches. Throws AlphaError when one has none for a GPU. */
 export function schedule(plan: Plan, target: GpuTarget): Schedule {
   const { nodes } = plan.program
+  const seen = { ...target, trains: nodes.some(({ op }) => op.accumulates.length > 0) }
   const depth = Math.max(-1, ...plan.levels) + 1
   const levels = Array.from({ length: depth }, (_, level) => nodes.filter((_, i) => plan.levels[i] === level))
   const steps: ScheduledLaunch[][] = []
@@ -71,7 +76,7 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
       const { op } = node
       for (const t of tensorsOf(node.outputs)) checkSize(byteLength(t), t.name)
       if (op.gpu === undefined) throw new AlphaError(`${op.name} has no GPU kernels`, { hint: "use --device=cpu" })
-      op.gpu(node.inputs, node.outputs, node.attrs, (output) => node.accumulate[output], target).forEach((step, i) => {
+      op.gpu(node.inputs, node.outputs, node.attrs, (output) => node.accumulate[output], seen).forEach((step, i) => {
         const launches = "kernel" in step ? [step] : step
         const at = first + i
         steps[at] = [...(steps[at] ?? []), ...launches.map((launch) => ({ node, launch }))]

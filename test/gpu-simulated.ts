@@ -5,11 +5,20 @@ import { type Schedule, schedule } from "../src/gpu-schedule.ts"
 import type { Device, GpuTarget, Memory, Plan, RunInputs, Scratch } from "../src/program.ts"
 import { DeviceMemory, type Kernel, simulate } from "../src/spirv.ts"
 import { byteLength, elements, type Tensor } from "../src/tensor.ts"
+import { runPtxLaunch } from "./ptx-launch.ts"
 
 /** A device of `subgroupSize` lanes; a portable one unless it has matrices. */
-export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none"): Device {
+export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none", ptx = false): Device {
   const isPortable = matrix === "none"
-  const target: GpuTarget = { subgroupSize, matrix, hasMatrixFunctions: !isPortable, units: 2, sharedBytes: isPortable ? 32768 : 49152 }
+  const target: GpuTarget = {
+    subgroupSize,
+    matrix,
+    ptx,
+    trains: false,
+    hasMatrixFunctions: !isPortable,
+    units: 2,
+    sharedBytes: isPortable ? 32768 : 49152,
+  }
   return {
     name: "simulated",
     description: `simulated, subgroups of ${subgroupSize}`,
@@ -71,13 +80,18 @@ function run(plan: Plan, { steps }: Schedule, state: CpuState, inputs: RunInputs
         }
         const addresses = given.values.map((value) => {
           if (value === undefined) return 0n
-          if (typeof value === "number") return BigInt(value)
+          if (typeof value !== "object") return BigInt(value)
+          if ("kind" in value && value.kind === "part") throw new TypeError("no SPIR-V kernel reads parts through a table")
           return BigInt(memory.place("kind" in value ? "scratch" : value.name, bytesOf(value)))
         })
         return new Uint8Array(BigUint64Array.from(addresses).buffer)
       }
       const live = (value: Tensor | number | undefined): number =>
         typeof value === "number" ? value : value?.role === "constant" ? (value.value ?? 0) : Number(inputs[value?.name ?? ""])
+      if ("text" in launch.kernel) {
+        runPtxLaunch(launch, bytesOf, live, "random")
+        continue
+      }
       const names = Object.keys(launch.kernel.buffers)
       simulate(
         launch.kernel as unknown as Kernel<Record<never, never>>,
