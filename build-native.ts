@@ -3,7 +3,7 @@ import { createHash } from "node:crypto"
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync } from "node:fs"
 import { availableParallelism } from "node:os"
 import { basename, join, relative } from "node:path"
-import { findCompiler, findTarget, hostTarget, outputFolder, root, type Target } from "./build-target.ts"
+import { findCompiler, findTarget, hostTarget, outputFolder, root, TARGETS, type Target } from "./build-target.ts"
 import { AlphaError } from "./src/base-error.ts"
 
 /** Library code, not kernels: compiled once for the least processor; what it lists as kernels has the level "any". */
@@ -125,8 +125,46 @@ function dropOldObjects(folder: string, current: ReadonlySet<string>): void {
   }
 }
 
-// `bun src/cli.ts` runs this file when the library is older than its sources.
-if (import.meta.main) {
+/**
+ * native/ as a shell script that compiles libalpha.so in the directory where it is run, by $CC on whatever machine of TARGETS that is: for
+ * machines that have a compiler and no checkout. As many compilers run at a time as there are processors.
+ */
+export function nativeScript(): string {
+  const files = readdirSync(join(root, "native")).sort()
+  const mark = "end of this file of native"
+  const sources = files.map(
+    (file) => `cat > native/${file} <<'${mark}'\n${readFileSync(join(root, "native", file), "utf8").trimEnd()}\n${mark}`,
+  )
+  const machines = Object.values(TARGETS).map((target) => {
+    const objects: string[] = []
+    const compiles = files
+      .filter((file) => file.endsWith(".c"))
+      .flatMap((file) =>
+        levelsOf(file, target).map(({ isa, flags }) => {
+          objects.push(`${basename(file, ".c")}-${isa}.o`)
+          return `compile ${[...COMMON, ...flags, `-DISA=${isa}`, "-c", `native/${file}`, "-o", objects.at(-1)].join(" ")}`
+        }),
+      )
+    return `${target.machine})\n${compiles.join("\n")}\nwait\n"$cc" ${LINK.join(" ")} ${objects.join(" ")} -lm -ldl -o libalpha.so\n;;`
+  })
+  return [
+    "set -eu",
+    "cc=$CC; n=0; jobs=$(nproc 2>/dev/null || echo 1)",
+    // A compile that fails leaves no object, and the link then fails by its name.
+    'compile() { "$cc" "$@" & n=$((n + 1)); [ $((n % jobs)) != 0 ] || wait; }',
+    "mkdir -p native",
+    ...sources,
+    "case $(uname -m) in",
+    ...machines,
+    '*) echo "no rules for $(uname -m)" >&2; exit 1 ;;',
+    "esac",
+    "",
+  ].join("\n")
+}
+
+// `bun src/cli.ts` runs this file when the library is older than its sources, and with --script for `alpha fleet deploy --rebuildNative`.
+if (import.meta.main && process.argv[2] === "--script") process.stdout.write(nativeScript())
+else if (import.meta.main) {
   try {
     const { compiled, warnings } = await buildNative(findTarget(hostTarget))
     process.stderr.write(warnings)

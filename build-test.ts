@@ -92,6 +92,7 @@ async function runTests(args: readonly string[]): Promise<{ passed: number; fail
 if (import.meta.main) {
   const stages: [string, string[]][] = [
     ["typecheck", ["node_modules/typescript/bin/tsc", "-p", "."]],
+    ["typecheck", ["node_modules/typescript/bin/tsc", "-p", "tsconfig.client.json"]],
     ["lint", ["node_modules/@biomejs/biome/bin/biome", "lint", "--error-on-warnings", "."]],
     ["build", ["build.ts"]],
   ]

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, 
 import { join, relative } from "node:path"
 import { canRun, checkGlibc, runAlone } from "./build-check.ts"
 import { libsqlPlugin } from "./build-libsql.ts"
-import { buildNative } from "./build-native.ts"
+import { buildNative, nativeScript } from "./build-native.ts"
 import { packageFile } from "./build-package.ts"
 import { findTarget, hostTarget, outputFolder, root, run, type Target } from "./build-target.ts"
 import { kernels } from "./shaders/kernels.ts"
@@ -11,6 +11,7 @@ import { ptxKernels } from "./shaders/ptx-gemm-list.ts"
 import type { BuildInfo } from "./src/base-build.ts"
 import { AlphaError, EXIT } from "./src/base-error.ts"
 import { ptxPack } from "./src/ptx.ts"
+import { bundleDash } from "./src/serve-dash.ts"
 import { pack } from "./src/spirv.ts"
 
 /** Commit of this checkout, "-dirty" when tracked files differ from it; "unknown" in an unpacked archive. */
@@ -33,6 +34,10 @@ export interface Assets {
   readonly "kernel-pack": string
   /** Those in PTX, compressed. */
   readonly "ptx-pack": string
+  /** native/ as a script that compiles it, for `alpha fleet deploy --rebuildNative`. */
+  readonly "native-script": string
+  /** The dashboard's script for browsers. */
+  readonly dashboard: string
 }
 
 /** Bundles `programs` and Bun itself into the executable `outfile`. */
@@ -48,7 +53,7 @@ export async function bundle(programs: string[], assets: Assets, info: BuildInfo
       minify: { whitespace: true, syntax: true, identifiers: false },
       bytecode: true,
       define: { ALPHA_BUILD: JSON.stringify(info) },
-      loader: { ".so": "file", ".node": "file", ".pack": "file" },
+      loader: { ".so": "file", ".node": "file", ".pack": "file", ".asset": "file" },
       plugins: [
         {
           name: "assets",
@@ -111,6 +116,9 @@ async function build(target: Target): Promise<void> {
     ({ compiler, compiled, cached }) => `${compiler}: ${compiled} objects compiled, ${cached} cached`,
   )
 
+  const script = join(outputFolder(target), "native.asset")
+  writeFileSync(script, nativeScript())
+
   const kernelPack = join(outputFolder(target), "kernels.pack")
   await step(
     "kernels",
@@ -134,6 +142,17 @@ async function build(target: Target): Promise<void> {
     (bytes) => `${ptxKernels.length} kernels in PTX, ${bytes >> 10} KiB`,
   )
 
+  const dashboard = join(outputFolder(target), "dashboard.asset")
+  await step(
+    "pages",
+    async () => {
+      const text = await bundleDash()
+      writeFileSync(dashboard, text)
+      return text.length
+    },
+    (bytes) => `the dashboard's script, ${bytes >> 10} KiB`,
+  )
+
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string }
   const info: BuildInfo = { version, commit: gitCommit(), target: target.name, compiler, bun: Bun.version }
   const final = join(root, target.name === hostTarget ? "alpha" : `alpha-${target.name}`)
@@ -141,7 +160,14 @@ async function build(target: Target): Promise<void> {
   try {
     await step(
       "bundle",
-      () => bundle(entrypoints(), { "native-library": library, "kernel-pack": kernelPack, "ptx-pack": ptx }, info, target, candidate),
+      () =>
+        bundle(
+          entrypoints(),
+          { "native-library": library, "kernel-pack": kernelPack, "ptx-pack": ptx, "native-script": script, dashboard },
+          info,
+          target,
+          candidate,
+        ),
       () => `alpha ${version}, commit ${info.commit}, Bun ${info.bun}`,
     )
     await step(

@@ -11,12 +11,10 @@ export interface Holder {
 }
 
 /** This process. */
-export const thisProcess = (): Holder => ({
-  pid: process.pid,
-  started: startTime(process.pid) ?? "",
-  host: hostname(),
-  boot: bootId(),
-})
+export const thisProcess = (): Holder => processNamed(process.pid)
+
+/** The process that has this id now. */
+export const processNamed = (pid: number): Holder => ({ pid, started: startTime(pid) ?? "", host: hostname(), boot: bootId() })
 
 /** The holder that a lock file names; undefined where it vanished or was cut off while it was written: nobody holds it. */
 export function readHolder(path: string): Holder | undefined {
@@ -29,20 +27,25 @@ export function readHolder(path: string): Holder | undefined {
 
 /** Whether the process still runs. Another host's process cannot be asked: it counts as alive. */
 export function isAlive(holder: Holder): boolean {
-  if (holder.host !== hostname()) return true
-  return holder.boot === bootId() && startTime(holder.pid) === holder.started
+  return holder.host !== hostname() || livesHere(holder)
 }
 
+/** Whether the process still runs on this machine, whatever it was called when the process began. */
+export const livesHere = ({ boot, pid, started }: Holder): boolean => boot === bootId() && startTime(pid) === started
+
+/** Of a process that runs; one that has ended and whose parent does not ask how is gone too. */
 function startTime(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8")
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ")
+    return fields[0] === "Z" || fields[0] === "X" ? undefined : fields[19]
   } catch {
     return undefined
   }
 }
 
-function bootId(): string {
+/** Names this start of the machine. */
+export function bootId(): string {
   try {
     return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()
   } catch {

@@ -2,7 +2,7 @@
 import type { Environment, Fields, Loaded, Values } from "./config.ts"
 
 /** Headings of `alpha help`, in its order. */
-export const COMMAND_GROUPS = ["Train", "Use a model", "Tools"] as const
+export const COMMAND_GROUPS = ["Train", "Use a model", "Fleet", "Tools"] as const
 
 /** What a command's `run` receives. V: the configuration's values, after `finish` where the entry has one. */
 export interface Invocation<V = Readonly<Record<string, unknown>>, F extends Fields = Fields> {
@@ -14,6 +14,8 @@ export interface Invocation<V = Readonly<Record<string, unknown>>, F extends Fie
   readonly json: boolean
   /** Process environment over .env.local: secrets are read from here; never log a value. */
   readonly environment: Environment
+  /** What stood after `--`, for commands that take it (`takesRest`). */
+  readonly rest: readonly string[]
   /** The command line as it was typed, for the run record. */
   readonly argv: readonly string[]
   /** Writes a result to standard output: one JSON object with --json, else the text. */
@@ -35,8 +37,10 @@ export interface Command {
   /** One line, starting with a verb. */
   readonly summary: string
   readonly fields: Fields
-  /** Fields that may be given without their flag, in this order. */
+  /** Fields that may be given without their flag, in this order; a list at the end takes all that is left. */
   readonly positionals: readonly string[]
+  /** What stands after `--` is not the command's own but handed on as it is. */
+  readonly takesRest: boolean
   /** Complete command lines that work. */
   readonly examples: readonly string[]
   readonly finish: (loaded: Loaded<Fields>) => void
@@ -52,6 +56,7 @@ interface CommandEntry<F extends Fields, V> {
   summary: string
   fields: F
   positionals?: readonly (keyof F & string)[]
+  takesRest?: boolean
   examples: readonly string[]
   /** Fills derived fields and refuses contradictions. */
   finish?: (loaded: Loaded<F>) => Loaded<F> & { values: V }
@@ -63,7 +68,7 @@ interface CommandEntry<F extends Fields, V> {
 
 /** Makes a table entry; V follows from `finish`, else from the table. */
 export function defineCommand<F extends Fields, V = Values<F>>(entry: CommandEntry<F, V>): Command {
-  const nothing = { aliases: [], positionals: [], finish: () => {}, base: async () => undefined }
+  const nothing = { aliases: [], positionals: [], takesRest: false, finish: () => {}, base: async () => undefined }
   // The table is heterogeneous: each entry is checked against its own fields here and used only through `Command`.
   return { ...nothing, ...entry } as unknown as Command
 }

@@ -61,6 +61,7 @@ function text(reports: readonly DoctorReport[], { machine }: DoctorReport): stri
     ["alpha", `${version}, commit ${commit}, ${target}, bun ${bun}, ${compiler}`],
     ["processor", `${machine.processor}, ${machine.cores} cores`],
     ["kernels", `${machine.isa} (${levels[machine.isa]})${machine.amx ? ", matrix products on AMX" : ""}${lowered}`],
+    ...(process.env.ALPHA_NATIVE_LIBRARY ? [["library", process.env.ALPHA_NATIVE_LIBRARY]] : []),
     ["memory", `${formatBytes(machine.memory_bytes)}, ${formatBytes(machine.memory_free_bytes)} free`],
     ["system", `${machine.system}${machine.glibc === null ? "" : `, glibc ${machine.glibc}`}`],
     ["vulkan", vulkanText()],

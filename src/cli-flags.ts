@@ -15,20 +15,24 @@ export interface Flags {
   readonly printConfig: boolean
   /** --help was given; the text is the group after it, or "". */
   readonly help: string | undefined
+  /** What stood after `--`, where the command takes it. */
+  readonly rest: readonly string[]
 }
 
 /**
  * Reads `--name=value`, `--name value`, `--switch`, `--no-switch` in camelCase, kebab-case or snake_case. Everything after `--` and
- * everything that is no flag fills `positionals` (field names) in order. Values are texts; the configuration parses them.
+ * everything that is no flag fills `positionals` (field names) in order; with `takesRest` what follows `--` is handed on instead. Values are texts; the
+ * configuration parses them.
  */
-export function parseFlags(argv: readonly string[], fields: Fields, positionals: readonly string[]): Flags {
+export function parseFlags(argv: readonly string[], fields: Fields, positionals: readonly string[], takesRest = false): Flags {
   const found: Entry[] = []
   const loose: string[] = []
+  const rest: string[] = []
   const switches = { help: false, json: false, printConfig: false }
   for (let i = 0; i < argv.length; i++) {
-    const argument = argv[i]!
+    const argument = longForm(argv[i]!, fields)
     if (argument === "--") {
-      loose.push(...argv.slice(i + 1))
+      ;(takesRest ? rest : loose).push(...argv.slice(i + 1))
       break
     }
     if (argument === "-h") switches.help = true
@@ -46,14 +50,20 @@ export function parseFlags(argv: readonly string[], fields: Fields, positionals:
       }
     }
   }
-  if (switches.help) return { entries: [], ...switches, help: loose.join(" ") }
-  const entries = placed(loose, positionals)
+  if (switches.help) return { entries: [], ...switches, help: loose.join(" "), rest }
+  const entries = placed(loose, positionals, fields)
   for (const { name, raw } of entries) {
     const flag = found.find((entry) => entry.name === name)
     if (flag === undefined) continue
     throw new AlphaError(`argument ${raw} and ${flag.from} ${flag.raw} both set ${name}`, { hint: "give one of the two", code: EXIT.usage })
   }
-  return { entries: [...entries, ...gathered(found, fields)], ...switches, help: undefined }
+  return { entries: gathered([...entries, ...found], fields), ...switches, help: undefined, rest }
+}
+
+/** A letter that is another name of a field is a flag with one dash: -n 20 is --lines 20. */
+function longForm(argument: string, fields: Fields): string {
+  const isKnown = /^-[A-Za-z]$/.test(argument) && Object.values(fields).some(({ aliases }) => aliases.includes(argument.slice(1)))
+  return isKnown ? `-${argument}` : argument
 }
 
 type Meaning =
@@ -126,9 +136,11 @@ function refuseShort(argument: string): string {
   })
 }
 
-function placed(loose: readonly string[], positionals: readonly string[]): Entry[] {
+function placed(loose: readonly string[], positionals: readonly string[], fields: Fields): Entry[] {
+  const last = positionals.at(-1)
+  const more = last !== undefined && fields[last]!.kind === "list" ? last : undefined
   return loose.map((raw, index) => {
-    const name = positionals[index]
+    const name = positionals[index] ?? more
     if (name !== undefined) return { name, raw, layer: "flag", from: `argument ${index + 1}` }
     throw new AlphaError(`unexpected argument ${raw}`, {
       hint: positionals.length === 0 ? "flags start with two dashes" : `only ${positionals.join(" and ")} can stand without a flag`,

@@ -104,7 +104,10 @@ function describe(field: Field): string {
   if (field.unit && !field.doc.includes(field.unit)) facts.push(`in ${field.unit}`)
   const value = defaultOf(field)
   if (value !== undefined) facts.push(`default: ${value}`)
-  const names = field.aliases.map((alias) => (alias.includes("=") ? `--${alias.split("=")[0]} = ${alias.split("=")[1]}` : `--${alias}`))
+  const names = field.aliases.map((alias) => {
+    const [word, fixed] = alias.split("=") as [string, string?]
+    return `${word.length === 1 ? "-" : "--"}${word}${fixed === undefined ? "" : ` = ${fixed}`}`
+  })
   if (names.length > 0) facts.push(`also ${names.join(", ")}`)
   return facts.length === 0 ? field.doc : `${field.doc} (${facts.join("; ")})`
 }
@@ -117,6 +120,7 @@ function defaultOf(field: Field): string | undefined {
 /** Pages of `alpha help TOPIC` that belong to no command. */
 export const TOPICS: Readonly<Record<string, { about: string; page: () => string }>> = {
   using: { about: "what the commands are for, with examples", page: () => guide("Using the binary") },
+  fleet: { about: "training on other machines over ssh", page: () => guide("Fleet") },
   "feedback-loop": { about: "how to make a model better, and the program", page: () => guide("Feedback loop") },
   config: { about: "where values come from, and how they are written", page: configPage },
   presets: { about: "named sets of tokenizer, model and training settings", page: presetsPage },
@@ -182,7 +186,7 @@ function exitPage(): string {
     interrupted: "a second SIGINT, SIGTERM or SIGHUP ended the program at once",
   }
   const rows = Object.entries(meanings).map(([name, meaning]) => [`  ${EXIT[name as keyof typeof EXIT]}`, meaning])
-  return `Exit status\n\n${columns(rows, [0])}`
+  return `Exit status\n\n${columns(rows, [0])}\n\nalpha fleet has its own: alpha help fleet`
 }
 
 /** What `words` name. */

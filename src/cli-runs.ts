@@ -115,22 +115,27 @@ function settings(record: unknown): Map<string, unknown> {
 }
 
 export async function compare({ config, environment, print }: Invocation<RunsCompareConfig>): Promise<undefined> {
+  if (config.runs.length < 2)
+    throw new AlphaError("runs compare: two runs are needed, or more", { hint: "alpha runs compare NAME OTHER", code: EXIT.usage })
   const { runs, records } = await withStore(config, environment, async (store) => {
-    const runs = [await found(store, config.run, "compare"), await found(store, config.other, "compare")] as const
-    return { runs, records: [settings(await store.config(runs[0].id)), settings(await store.config(runs[1].id))] as const }
+    const runs: RunSummary[] = []
+    for (const name of config.runs) runs.push(await found(store, name, "compare"))
+    const records: Map<string, unknown>[] = []
+    for (const { id } of runs) records.push(settings(await store.config(id)))
+    return { runs, records }
   })
-  const names = [...new Set([...records[0].keys(), ...records[1].keys()])].filter((name) => !["run", "resume"].includes(name))
-  const pair = (name: string) => records.map((record) => record.get(name) ?? null)
-  const different = names.filter((name) => JSON.stringify(pair(name)[0]) !== JSON.stringify(pair(name)[1]))
+  const names = [...new Set(records.flatMap((record) => [...record.keys()]))].filter((name) => !["run", "resume"].includes(name))
+  const all = (name: string) => records.map((record) => record.get(name) ?? null)
+  const different = names.filter((name) => new Set(all(name).map((value) => JSON.stringify(value))).size > 1)
   const results = ["state", "step", "loss", "valLoss", "bestValLoss", "tokens", "tokensPerS", "msPerStep", "parameters", "device"] as const
-  const config_ = Object.fromEntries(different.map((name) => [name, pair(name)]))
+  const config_ = Object.fromEntries(different.map((name) => [name, all(name)]))
   print({ runs, config: config_ }, () => {
     const shown = (value: unknown) =>
       value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value)
     return columns([
-      ["", runs[0].name, runs[1].name],
-      ...results.map((name) => [name, shown(runs[0][name]), shown(runs[1][name])]),
-      ...different.map((name) => [`--${name}`, ...pair(name).map(shown)]),
+      ["", ...runs.map(({ name }) => name)],
+      ...results.map((name) => [name, ...runs.map((run) => shown(run[name]))]),
+      ...different.map((name) => [`--${name}`, ...all(name).map(shown)]),
     ])
   })
 }

@@ -18,7 +18,9 @@ export async function run({ config, environment, json, print }: Invocation<Serve
   try {
     const first = await Promise.race([server.loaded, stopped.promise])
     if (first === undefined) {
-      print({ url: server.url, port: server.port, open: server.isOpen }, () => `alpha serve: ${server.url}`)
+      const { url, port, isOpen, database = null } = server
+      print({ url, port, open: isOpen, runs: config.runsDir, database }, () => `alpha serve: ${url}`)
+      if (!json) note(`runs: directory ${config.runsDir}${database === null ? "" : `, database ${database}`}`)
       if (server.isOpen && !json) note(`no keys are set: everything but ${KEY_SOURCES.admin}'s routes is open to this machine`)
       const end = await Promise.race([stopped.promise, server.failed])
       if (end !== "stop") throw new AlphaError(`serve: the engine ended: ${end}`, { code: EXIT.failure })

@@ -12,10 +12,10 @@ export interface Remote {
   end(error?: Error): Promise<void>
 }
 
-/** Longest wait at the end of a run for a server that is slow or gone. */
-const END_MS = 30_000
+/** Longest wait at the end of a run for a server that is slow, and for one that fails or is gone. */
+const PATIENCE = { ms: 30_000, failingMs: 5000 }
 /** The same for a run that was stopped before its first step and has left nothing to ship. */
-const GONE_MS = 1000
+const IMPATIENCE = { ms: 1000, failingMs: 1000 }
 const WEBHOOK_MS = 10_000
 /** Without a step for so long a run counts as stalled. */
 const STALL_MS = 600_000
@@ -29,14 +29,24 @@ function address(environment: Environment, name: string): string | undefined {
   throw new AlphaError(`${name}: expected an address such as https://example.org`, { code: EXIT.usage })
 }
 
-export function openRemote(environment: Environment, directory: string, onNote: (note: string) => void): Remote {
+/** Where runs are shipped to; undefined where no server is named. Throws without a secret. */
+export function remoteServer(environment: Environment): { readonly url: string; readonly secret: string } | undefined {
   const url = address(environment, "ALPHA_REMOTE_URL")
   const secret = environment.get("ALPHA_REMOTE_SECRET")?.value ?? ""
-  if (url !== undefined && secret === "")
-    throw new AlphaError("ALPHA_REMOTE_URL is set, ALPHA_REMOTE_SECRET is not", {
-      hint: "it is the UPLOAD_SECRET of that server",
-      code: EXIT.usage,
-    })
+  if (url === undefined) return undefined
+  if (secret !== "") return { url, secret }
+  throw new AlphaError("ALPHA_REMOTE_URL is set, ALPHA_REMOTE_SECRET is not", {
+    hint: "it is the UPLOAD_SECRET of that server",
+    code: EXIT.usage,
+  })
+}
+
+export function openRemote(
+  environment: Environment,
+  { directory, withOptimizer }: { directory: string; withOptimizer: boolean },
+  onNote: (note: string) => void,
+): Remote {
+  const server = remoteServer(environment)
   const webhook = address(environment, "ALPHA_ALERT_WEBHOOK")
   const posts = new Set<Promise<unknown>>()
   /** `content` and `text` are what Discord and Slack show. */
@@ -70,7 +80,7 @@ export function openRemote(environment: Environment, directory: string, onNote: 
     show(event) {
       if (event.type === "step") [toldAt, isStill] = [Date.now(), false]
       // By now the journals are cut back to where the run goes on.
-      if (event.type === "start" && url !== undefined) shipper = startShipper({ url, secret, directory, onNote })
+      if (event.type === "start" && server !== undefined) shipper = startShipper({ ...server, directory, withOptimizer, onNote })
       if (event.type === "alert") alert(event.rule, event.message)
       if (event.type === "checkpoint") shipper?.checkpoint(event)
       if (event.type === "summary") stopped = event.status === "stopped"
@@ -82,8 +92,9 @@ export function openRemote(environment: Environment, directory: string, onNote: 
       if (shipper === undefined) return
       const state = error !== undefined ? "crashed" : stopped ? "stopped" : "finished"
       const isGone = !existsSync(directory)
-      if (!(await shipper.end(isGone ? "stopped" : state, isGone ? GONE_MS : END_MS, error?.message)) && !isGone)
-        onNote(`remote: the server does not answer; the rest of ${directory} is sent when the run goes on`)
+      const { done, rows } = await shipper.end(isGone ? "stopped" : state, isGone ? IMPATIENCE : PATIENCE, error?.message)
+      if (!done && !isGone)
+        onNote(`remote: ${rows} rows are not there yet; they go when the run goes on, or with: alpha runs ship ${directory}`)
     },
   }
 }

@@ -7,6 +7,7 @@ import type { Base, Invocation } from "./cli-command.ts"
 import { onStop } from "./cli-signal.ts"
 import { jsonLines, trainConsole } from "./cli-train-console.ts"
 import { openRemote } from "./cli-train-remote.ts"
+import { serveTraining } from "./cli-train-serve.ts"
 import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
 import { startEngine } from "./engine.ts"
 import { modelDirectory, readConfig } from "./gpt.ts"
@@ -23,7 +24,9 @@ export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | 
         hint: `leave --run out; a new run from its weights: --init=${directory} --run=NAME`,
         code: EXIT.usage,
       })
-    return { values: { ...record.config, ...keptWarmup(record), run: directory, resume: directory }, from: `run ${directory}` }
+    // Whether a process also serves is its own affair.
+    const { serve: _, ...settings } = record.config
+    return { values: { ...settings, ...keptWarmup(record), run: directory, resume: directory }, from: `run ${directory}` }
   }
   if (values.init === undefined) return undefined
   const { model } = readConfig(modelDirectory(values.init, values.runsDir))
@@ -50,8 +53,9 @@ export async function run({ config, loaded, environment, json }: Invocation<Trai
   const changes = resume ? changedBatches(directory, config) : []
   const { commit, version } = buildInfo()
   const view = json ? jsonLines() : trainConsole()
-  const remote = openRemote(environment, directory, view.note)
+  const remote = openRemote(environment, { directory, withOptimizer: config.remoteOptimizer }, view.note)
   const engine = startEngine()
+  const server = config.serve === undefined ? undefined : serveTraining(config, environment, { engine, directory, view, json })
   for (const change of changes) view.note(change)
   const job = engine.start(
     "train",
@@ -71,10 +75,10 @@ export async function run({ config, loaded, environment, json }: Invocation<Trai
   }, view.close)
   try {
     await job.result
-    await remote.end()
+    await Promise.all([remote.end(), server?.close()])
   } catch (error) {
     const isStopped = error instanceof AlphaError && error.code === EXIT.ok
-    await remote.end(isStopped ? undefined : (error as Error))
+    await Promise.all([remote.end(isStopped ? undefined : (error as Error)), server?.close()])
     if (!isStopped) throw error
     view.note(error.message)
   } finally {
@@ -120,7 +124,7 @@ function changedBatches(directory: string, config: TrainInput): string[] {
 }
 
 /** Preset or data, date and time: novels-20260131-142501. */
-function defaultName({ preset, data }: TrainInput): string {
+export function defaultName({ preset, data }: TrainInput): string {
   const stem = preset ?? (data === undefined || data === "-" ? "run" : basename(data).replace(/\.[^.]*$/, ""))
   const time = new Date().toISOString().replace(/[-:]/g, "").replace("T", "-").slice(0, 15)
   return `${stem.replace(/[^\w.-]+/g, "_") || "run"}-${time}`

@@ -57,7 +57,7 @@ function keyOf(environment: Environment): string | undefined {
 }
 
 /** Containers and minimal systems name no locale, on terminals that know UTF-8 all the same: only another one that is named counts. */
-function isUtf8(): boolean {
+export function isUtf8(): boolean {
   const locale = [process.env.LC_ALL, process.env.LC_CTYPE, process.env.LANG].find((value) => value !== undefined && value !== "")
   return locale === undefined || /utf-?8/i.test(locale)
 }

@@ -4,16 +4,17 @@ import { type CommandDef, runCommand } from "citty"
 import { buildInfo } from "./base-build.ts"
 import { AlphaError, EXIT, nearest } from "./base-error.ts"
 import { colours } from "./base-term.ts"
+import { BENCH_COMMANDS } from "./cli-bench-commands.ts"
 import { type Command, defineCommand } from "./cli-command.ts"
 import { parseFlags } from "./cli-flags.ts"
+import { FLEET_VERBS } from "./cli-fleet.ts"
+import { HOST_VERBS } from "./cli-host-verbs.ts"
 import { requestStop } from "./cli-signal.ts"
 import {
-  BENCH_SERVE,
   DOCTOR,
   EVAL,
   EXPORT,
   envName,
-  finishBenchServe,
   finishInfer,
   finishServe,
   finishTrain,
@@ -23,6 +24,7 @@ import {
   RUNS_EXPORT,
   RUNS_LS,
   RUNS_RM,
+  RUNS_SHIP,
   RUNS_SHOW,
   RUNS_SYNC,
   RUNTIME,
@@ -62,6 +64,7 @@ export const COMMANDS: readonly Command[] = [
       "alpha train --resume=first",
       "alpha train --init=./gpt2 --data=notes.txt --context=256 --lr=5e-5",
       "alpha train --preset=gpt2-124m --data=random --steps=20 --json",
+      "alpha train --data=book.txt --serve=8080",
     ],
     finish: finishTrain,
     base: async (values) => (values.resume || values.init ? (await import("./cli-train.ts")).base(values) : undefined),
@@ -184,10 +187,10 @@ export const COMMANDS: readonly Command[] = [
   defineCommand({
     name: "runs compare",
     group: "Tools",
-    summary: "show two runs and what differs in their configuration",
+    summary: "show runs beside each other and what differs in their configuration",
     fields: RUNS_COMPARE,
-    positionals: ["run", "other"],
-    examples: ["alpha runs compare first second --json"],
+    positionals: ["runs"],
+    examples: ["alpha runs compare first second", "alpha runs compare first second third --json"],
     run: async (invocation) => (await import("./cli-runs.ts")).compare(invocation),
   }),
   defineCommand({
@@ -222,18 +225,15 @@ export const COMMANDS: readonly Command[] = [
     run: async (invocation) => (await import("./cli-runs.ts")).sync(invocation),
   }),
   defineCommand({
-    name: "bench serve",
+    name: "runs ship",
     group: "Tools",
-    summary: "put load on a server and report latencies and throughput",
-    fields: BENCH_SERVE,
-    positionals: ["url"],
-    examples: [
-      "alpha bench serve --requests=200 --concurrency=32",
-      "alpha bench serve --rate=20 --concurrency=1000 --goodput=ttft:200,tpot:50 --json",
-    ],
-    finish: finishBenchServe,
-    run: async (invocation) => (await import("./cli-bench.ts")).serve(invocation),
+    summary: "send a run that has ended to the server that ALPHA_REMOTE_URL names",
+    fields: RUNS_SHIP,
+    positionals: ["run"],
+    examples: ["alpha runs ship first"],
+    run: async (invocation) => (await import("./cli-runs-ship.ts")).run(invocation),
   }),
+  ...BENCH_COMMANDS,
   defineCommand({
     name: "doctor",
     group: "Tools",
@@ -242,10 +242,23 @@ export const COMMANDS: readonly Command[] = [
     examples: ["alpha doctor", "alpha doctor --golden=DIR --precision=f32 --json"],
     run: async (invocation) => (await import("./cli-doctor.ts")).run(invocation),
   }),
+  ...FLEET_VERBS,
 ]
 
-/** Runs one command line and returns its exit code. */
+/** What is understood; what one machine says to another is not shown by `alpha help`. */
+const KNOWN: readonly Command[] = [...COMMANDS, ...HOST_VERBS]
+
+/** Runs one command line and returns its exit code; `alpha fleet` has exit codes of its own. */
 export async function main(argv: readonly string[]): Promise<number> {
+  try {
+    return await runLine(argv)
+  } catch (error) {
+    if (argv[0] !== "fleet" || !(error instanceof AlphaError)) throw error
+    throw (await import("./fleet.ts")).asFleetError(error)
+  }
+}
+
+async function runLine(argv: readonly string[]): Promise<number> {
   const [first, ...rest] = argv
   if (first === undefined || ["help", "-h", "--help"].includes(first)) return await help(rest)
   if (["version", "--version", "-v"].includes(first)) return version(rest)
@@ -264,12 +277,15 @@ export async function main(argv: readonly string[]): Promise<number> {
   return code
 }
 
+/** Name in the tree of a family's command without a second word. */
+const ALONE = "(alone)"
+
 type Dispatch = (command: Command, flags: readonly string[]) => Promise<void>
 
 /** The table as citty's tree: "tokenizer build" stands under "tokenizer". */
 function commandTree(dispatch: Dispatch, argv: readonly string[]): CommandDef {
   const root: Record<string, CommandDef> = {}
-  for (const command of COMMANDS) {
+  for (const command of KNOWN) {
     for (const name of [command.name, ...command.aliases]) {
       const words = name.split(" ")
       // citty drops flags that stand before the command; they would be lost in silence.
@@ -277,10 +293,14 @@ function commandTree(dispatch: Dispatch, argv: readonly string[]): CommandDef {
         if (argv.length - rawArgs.length !== words.length) throw unknownCommand(argv)
         await dispatch(command, rawArgs)
       }
-      if (words.length === 1) root[name] = { run }
+      // "fleet" is a command and a family: without a second word the family runs it.
+      const isAlone = words.length === 1 && !COMMANDS.some((other) => other.name.startsWith(`${name} `))
+      if (isAlone) root[name] = { run }
       else {
         root[words[0]!] ??= { subCommands: {} }
-        ;(root[words[0]!]!.subCommands as Record<string, CommandDef>)[words[1]!] = { run }
+        const family = root[words[0]!]!
+        ;(family.subCommands as Record<string, CommandDef>)[words[1] ?? ALONE] = { run }
+        if (words.length === 1) family.default = ALONE
       }
     }
   }
@@ -312,7 +332,7 @@ function unknownCommand(argv: readonly string[]): AlphaError {
 
 /** Loads the configuration of a command and runs it. */
 async function execute(command: Command, args: readonly string[], argv: readonly string[]): Promise<number> {
-  const flags = parseFlags(args, command.fields, command.positionals)
+  const flags = parseFlags(args, command.fields, command.positionals, command.takesRest)
   if (flags.help !== undefined)
     return await help([command.name, flags.help, ...(flags.json ? ["--json"] : [])].filter((word) => word !== ""))
   const environment = readEnvironment(process.cwd(), process.env)
@@ -332,13 +352,14 @@ async function execute(command: Command, args: readonly string[], argv: readonly
     return EXIT.ok
   }
   const print = (result: unknown, text: () => string) => output(flags.json ? JSON.stringify(result) : text())
-  return (await command.run({ config: loaded.values, loaded, json: flags.json, environment, argv, print })) ?? EXIT.ok
+  return (await command.run({ config: loaded.values, loaded, json: flags.json, environment, argv, rest: flags.rest, print })) ?? EXIT.ok
 }
 
 async function help(words: readonly string[]): Promise<number> {
   const { helpJson, helpPage } = await import("./cli-help.ts")
   const names = words.filter((word) => word !== "--json").join(" ")
-  output(words.includes("--json") ? JSON.stringify(helpJson(COMMANDS, names)) : helpPage(COMMANDS, names))
+  const commands = names.startsWith("host") ? KNOWN : COMMANDS
+  output(words.includes("--json") ? JSON.stringify(helpJson(commands, names)) : helpPage(commands, names))
   return EXIT.ok
 }
 

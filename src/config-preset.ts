@@ -9,12 +9,15 @@ export type PresetValues = Partial<Values<typeof TRAIN_FIELDS>>
 /** A preset; `values` may look at the data, because random tokens need a vocabulary size and real text a tokenizer. */
 export interface Preset {
   readonly about: string
+  /** It stands for a kind of data, not for a model. */
+  readonly isDomain?: true
   readonly values: (data: { readonly isRandom: boolean }) => PresetValues
 }
 
 /** The heritage's model: GPT-2 form without biases, untied head. */
 const domain = (about: string, nLayer: number, nEmbd: number, nHead: number, context: number, rest: PresetValues): Preset => ({
   about: `${about}: ${nLayer} layers, ${nEmbd} wide, ${nHead} heads, context ${context}`,
+  isDomain: true,
   values: () => ({ nLayer, nEmbd, nHead, context, tie: false, batch: 64, steps: 2000, lr: 3e-4, ...rest }),
 })
 

@@ -1,5 +1,5 @@
-/** The fields of `alpha runs`: ls, show, compare, export, rm, sync. */
-import { bool, choice, inGroup, int, text, type Values } from "./config-field.ts"
+/** The fields of `alpha runs`: ls, show, compare, export, rm, sync, ship. */
+import { bool, choice, inGroup, int, list, text, type Values } from "./config-field.ts"
 import { FILES } from "./config-shared.ts"
 
 const DATABASE = inGroup("Database", {
@@ -29,7 +29,7 @@ export type RunsLsConfig = Values<typeof RUNS_LS>
 export const RUNS_SHOW = { ...inGroup("Show", RUN), ...STORE }
 export type RunsShowConfig = Values<typeof RUNS_SHOW>
 
-export const RUNS_COMPARE = { ...inGroup("Show", { ...RUN, other: text("name or id of the run it is compared with", {}) }), ...STORE }
+export const RUNS_COMPARE = { ...inGroup("Show", { runs: list("names or ids of two runs or more", { default: [] }) }), ...STORE }
 export type RunsCompareConfig = Values<typeof RUNS_COMPARE>
 
 export const RUNS_EXPORT = {
@@ -48,3 +48,6 @@ export type RunsRmConfig = Values<typeof RUNS_RM>
 
 export const RUNS_SYNC = { ...DATABASE, ...FILES }
 export type RunsSyncConfig = Values<typeof RUNS_SYNC>
+
+export const RUNS_SHIP = { ...inGroup("Show", RUN), ...FILES }
+export type RunsShipConfig = Values<typeof RUNS_SHIP>

@@ -39,10 +39,15 @@ export const SERVE = {
     routes: bool("print every route with the key it needs, and stop", { default: false }),
   }),
   ...COMPUTE,
-  ...inGroup("Run", FILES),
+  ...inGroup("Run", {
+    database: text("database that the runs are kept in too: a file, or the URL of a Turso or sqld server", {
+      derive: "TURSO_DATABASE_URL, else alpha.db where it exists",
+    }),
+    ...FILES,
+  }),
 }
-export type ServeConfig = Omit<Resolved<typeof SERVE>, "threads" | "cache" | "port"> &
-  Pick<Values<typeof SERVE>, "threads" | "cache" | "port">
+export type ServeConfig = Omit<Resolved<typeof SERVE>, "threads" | "cache" | "port" | "database"> &
+  Pick<Values<typeof SERVE>, "threads" | "cache" | "port" | "database">
 
 /** Keys of the server, and what else is secret: from the environment alone, since other users of a machine can read command lines. */
 export const SECRETS = inGroup("Secrets", {

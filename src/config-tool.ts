@@ -46,5 +46,6 @@ export type DoctorConfig = Values<typeof DOCTOR>
 export const RUNTIME = inGroup("Environment", {
   debug: bool("print stack traces with errors", { default: false }),
   isa: choice("highest instruction set the CPU kernels may use", ["v4", "v3", "base"], { optional: true }),
+  nativeLibrary: text("native library to load instead of the program's own; fleet deploy --rebuildNative makes one", {}),
   require: list("what tests must not skip: vulkan, ssh, browser", { default: [] }),
 })

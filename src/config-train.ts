@@ -119,13 +119,39 @@ const RUNTIME = inGroup("Runtime", {
   }),
 })
 
+const SERVING = inGroup("Run", {
+  remoteOptimizer: bool("checkpoints shipped to ALPHA_REMOTE_URL take the optimizer's state along, so that the run can go on there", {
+    default: false,
+  }),
+  serve: int(
+    "also serve on this port: /v1 with the run's last checkpoint, /training, /runs, /metrics; other settings of the server by its variables, such as ALPHA_HOST",
+    {
+      optional: true,
+      bare: "8080",
+      min: 0,
+      max: 65535,
+    },
+  ),
+})
+
 const TOKENIZER = inGroup("Tokenizer", {
   ...VOCABULARY,
   tokenizerArtifacts: text("tokenizer.json that is loaded if it exists, else built and saved there", {}),
 })
 
 /** Every field of a training run that is not the model's. */
-export const TRAIN = { ...DATA, ...TOKENIZER, ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...COMPUTE, ...OBSERVE, ...RUNTIME }
+export const TRAIN = {
+  ...DATA,
+  ...TOKENIZER,
+  ...STEPS,
+  ...OPTIMIZER,
+  ...EVALUATION,
+  ...CHECKPOINTS,
+  ...SERVING,
+  ...COMPUTE,
+  ...OBSERVE,
+  ...RUNTIME,
+}
 
 /** What `alpha train` reads: one flat set of names; vocabSize is the tokenizer's wish and the model's size at once. */
 export const TRAIN_FIELDS = {
@@ -137,6 +163,7 @@ export const TRAIN_FIELDS = {
   ...OPTIMIZER,
   ...EVALUATION,
   ...CHECKPOINTS,
+  ...SERVING,
   ...COMPUTE,
   ...OBSERVE,
   ...RUNTIME,

@@ -1,11 +1,28 @@
 /** The configuration: tables of every field, and loading of a command's values from all their sources. */
 import { basename, dirname, join } from "node:path"
 import { BENCH_SERVE } from "./config-bench.ts"
+import { BENCH_GATE } from "./config-bench-gate.ts"
+import { BENCH_LOOP } from "./config-bench-loop.ts"
+import { BENCH } from "./config-bench-measure.ts"
+import { BENCH_PEER } from "./config-bench-peer.ts"
+import { BENCH_REPORT, BENCH_TUNE } from "./config-bench-tune.ts"
 import { envName, type Fields } from "./config-field.ts"
+import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
+import {
+  FLEET_BENCH,
+  FLEET_DOWNLOAD,
+  FLEET_LOGS,
+  FLEET_RESUME,
+  FLEET_SERVE,
+  FLEET_STATUS,
+  FLEET_STOP,
+  FLEET_TRAIN,
+  FLEET_WATCH,
+} from "./config-fleet-jobs.ts"
 import { EVAL, EXPORT, INFER } from "./config-infer.ts"
 import { type Entry, Loaded } from "./config-merge.ts"
 import { findPreset } from "./config-preset.ts"
-import { RUNS_COMPARE, RUNS_EXPORT, RUNS_LS, RUNS_RM, RUNS_SHOW, RUNS_SYNC } from "./config-runs.ts"
+import { RUNS_COMPARE, RUNS_EXPORT, RUNS_LS, RUNS_RM, RUNS_SHIP, RUNS_SHOW, RUNS_SYNC } from "./config-runs.ts"
 import { SECRETS, SERVE } from "./config-serve.ts"
 import { type Environment, environmentEntries, fileEntries, objectEntries } from "./config-source.ts"
 import { DOCTOR, RUNTIME, TOKENIZER_BUILD, TOKENIZER_USE } from "./config-tool.ts"
@@ -13,6 +30,23 @@ import { TRAIN_FIELDS } from "./config-train.ts"
 import { TUI } from "./config-tui.ts"
 
 export { BENCH_SERVE, type BenchServeConfig, finishBenchServe, goodputLimits } from "./config-bench.ts"
+export { BENCH_GATE, type BenchGateConfig } from "./config-bench-gate.ts"
+export { BENCH_LOOP, type BenchLoopConfig, heritageLoop } from "./config-bench-loop.ts"
+export {
+  BENCH,
+  BENCH_ALL,
+  BENCH_COUNTERS,
+  BENCH_INFER,
+  BENCH_OPS,
+  BENCH_OUTPUT,
+  BENCH_STARTUP,
+  BENCH_TOKENIZER,
+  BENCH_TRAIN,
+  type BenchConfig,
+  pick,
+} from "./config-bench-measure.ts"
+export { BENCH_CUDA, BENCH_PEER, type BenchPeerConfig } from "./config-bench-peer.ts"
+export { BENCH_REPORT, BENCH_TUNE, type BenchReportConfig, type BenchTuneConfig, heritageTune } from "./config-bench-tune.ts"
 export {
   camelName,
   envName,
@@ -25,6 +59,61 @@ export {
   type Resolved,
   type Values,
 } from "./config-field.ts"
+export {
+  FLEET_DEPLOY,
+  FLEET_HOST,
+  FLEET_RUN,
+  FLEET_SELECT,
+  FLEET_SYNC_KEYS,
+  FLEET_TRUST,
+  FLEET_UPLOAD,
+  type FleetDeployConfig,
+  type FleetHostFields,
+  type FleetRunConfig,
+  type FleetSelectConfig,
+  type FleetSyncKeysConfig,
+  type FleetTrustConfig,
+  type FleetUploadConfig,
+} from "./config-fleet.ts"
+export {
+  FLEET_BENCH,
+  FLEET_DOWNLOAD,
+  FLEET_LOGS,
+  FLEET_RESUME,
+  FLEET_SERVE,
+  FLEET_STATUS,
+  FLEET_STOP,
+  FLEET_TRAIN,
+  FLEET_WATCH,
+  type FleetBenchConfig,
+  type FleetDownloadConfig,
+  type FleetLogsConfig,
+  type FleetResumeConfig,
+  type FleetServeConfig,
+  type FleetStatusConfig,
+  type FleetStopConfig,
+  type FleetTrainConfig,
+  type FleetWatchConfig,
+} from "./config-fleet-jobs.ts"
+export {
+  HOST_FILES,
+  HOST_LOGS,
+  HOST_READ,
+  HOST_RESUME,
+  HOST_START,
+  HOST_STATUS,
+  HOST_STOP,
+  HOST_SUPERVISE,
+  type HostFilesConfig,
+  type HostLogsConfig,
+  type HostReadConfig,
+  type HostResumeConfig,
+  type HostStartConfig,
+  type HostStatusConfig,
+  type HostStopConfig,
+  type HostSuperviseConfig,
+  JOB_POLICY,
+} from "./config-host.ts"
 export { EVAL, type EvalConfig, EXPORT, type ExportConfig, finishInfer, INFER, type InferConfig } from "./config-infer.ts"
 export { type Entry, Loaded, type Naming, type Origin } from "./config-merge.ts"
 export { checkModel, MODEL, type ModelConfig, modelFields, resolveModel } from "./config-model.ts"
@@ -34,12 +123,14 @@ export {
   RUNS_EXPORT,
   RUNS_LS,
   RUNS_RM,
+  RUNS_SHIP,
   RUNS_SHOW,
   RUNS_SYNC,
   type RunsCompareConfig,
   type RunsExportConfig,
   type RunsLsConfig,
   type RunsRmConfig,
+  type RunsShipConfig,
   type RunsShowConfig,
   type RunsSyncConfig,
 } from "./config-runs.ts"
@@ -69,7 +160,13 @@ export const TABLES: readonly Fields[] = [
   DOCTOR,
   SERVE,
   SECRETS,
+  BENCH,
+  BENCH_GATE,
+  BENCH_LOOP,
+  BENCH_PEER,
+  BENCH_REPORT,
   BENCH_SERVE,
+  BENCH_TUNE,
   TUI,
   RUNS_LS,
   RUNS_SHOW,
@@ -77,6 +174,22 @@ export const TABLES: readonly Fields[] = [
   RUNS_EXPORT,
   RUNS_RM,
   RUNS_SYNC,
+  RUNS_SHIP,
+  FLEET_SELECT,
+  FLEET_BENCH,
+  FLEET_DOWNLOAD,
+  FLEET_LOGS,
+  FLEET_RESUME,
+  FLEET_SERVE,
+  FLEET_STATUS,
+  FLEET_STOP,
+  FLEET_TRAIN,
+  FLEET_WATCH,
+  FLEET_TRUST,
+  FLEET_SYNC_KEYS,
+  FLEET_DEPLOY,
+  FLEET_RUN,
+  FLEET_UPLOAD,
   RUNTIME,
 ]
 
@@ -105,7 +218,8 @@ export function loadConfig<F extends Fields>(fields: F, { flags, environment, ba
 }
 
 function presetEntries(fields: Fields, entries: readonly Entry[]): Entry[] {
-  const name = "preset" in fields ? lastText(entries, "preset") : undefined
+  // A list of presets names what is measured, and sets nothing.
+  const name = fields.preset?.kind === "text" ? lastText(entries, "preset") : undefined
   if (name === undefined) return []
   const values = findPreset(name).values({ isRandom: lastText(entries, "data") === "random" })
   const from = `preset ${name}`

@@ -2,17 +2,20 @@
 import type { InValue } from "@libsql/client"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { Connection, type DatabasePlace, type Statement } from "./db-client.ts"
+import { StoredCurves, voidPages } from "./db-curves.ts"
 import { filterRuns, missingRun } from "./db-directory.ts"
+import { domainOf, settingsOf } from "./db-domain.ts"
 import { checkpointsOf, ENDS, RunFacts, type RunRecordFacts } from "./db-facts.ts"
 import { insertRows, rowFrom } from "./db-rows.ts"
 import { migrate } from "./db-schema.ts"
-import { MetricColumns } from "./db-series.ts"
+import { querySeries, type ReadRows, valueAt } from "./db-series.ts"
 import {
   type CheckpointRow,
   JOURNALS,
   type Journal,
   type JournalRow,
   type RowQuery,
+  type RunAfter,
   type RunFilter,
   type RunState,
   type RunStore,
@@ -41,25 +44,23 @@ export interface NewRun {
 
 type Stored = Readonly<Record<string, unknown>>
 
-/** Metrics of a run in memory with the last row they were read from. */
-interface Cached {
-  columns: MetricColumns
-  last: JournalRow | undefined
-}
-
 interface Subscription {
   readonly run: string | undefined
   readonly listener: (update: RunUpdate) => void
   /** Highest seq told by run and journal. */
   readonly told: Map<string, number>
+  /** Those that were cut back, until their next row is told. */
+  readonly rewound: Set<string>
 }
 
 export class RunDatabase implements RunStore {
-  readonly #cache = new Map<string, Cached>()
+  readonly #curves: StoredCurves
   readonly #subscriptions = new Set<Subscription>()
   #timer: ReturnType<typeof setInterval> | undefined
 
-  private constructor(private readonly connection: Connection) {}
+  private constructor(private readonly connection: Connection) {
+    this.#curves = new StoredCurves(connection, (id, after, limit) => this.#rows(id, "metrics", { after, limit }))
+  }
 
   /** Opens the database and brings its tables up to date. */
   static async open(place: DatabasePlace): Promise<RunDatabase> {
@@ -75,12 +76,22 @@ export class RunDatabase implements RunStore {
 
   /** Makes a run known, or its record new; notes and tags stay. */
   async startRun({ id, name, config, host = null, domain = null, startedAt }: NewRun): Promise<void> {
+    const known = domain ?? domainOf(config)
+    const { tokenizer, samplePrompts } = settingsOf(config)
     await this.connection.write([
+      ...(known === null
+        ? []
+        : [
+            {
+              sql: "INSERT OR IGNORE INTO domains (id, display_name, tokenizer, sample_prompts, created_at) VALUES (?, ?, ?, ?, ?)",
+              args: [known, known, textOf(tokenizer?.value), JSON.stringify(samplePrompts?.value ?? []), startedAt],
+            },
+          ]),
       {
         sql: `INSERT INTO runs (id, name, domain, host, config, started_at, updated_at, heartbeat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
           ON CONFLICT (id) DO UPDATE SET name = excluded.name, config = excluded.config, ended = NULL,
             domain = coalesce(excluded.domain, domain), host = coalesce(excluded.host, host)`,
-        args: [id, name, domain, host, JSON.stringify(config ?? null), startedAt, startedAt, startedAt],
+        args: [id, name, known, host, JSON.stringify(config ?? null), startedAt, startedAt, startedAt],
       },
     ])
   }
@@ -103,8 +114,9 @@ export class RunDatabase implements RunStore {
     if (first === undefined || first > through + 1) return through
     const times = rows.map(({ time }) => time)
     const touched = { sql: "UPDATE runs SET updated_at = max(updated_at, ?) WHERE id = ?", args: [Math.max(...times), id] }
-    await this.connection.write([...insertRows(id, kind, rows), ...(kind === "events" ? checkpointRows(id, rows) : []), touched])
-    if (kind === "metrics" && first <= (this.#cache.get(id)?.last?.seq ?? -1)) this.#cache.delete(id)
+    const inserts = [...insertRows(id, kind, rows), ...(kind === "events" ? checkpointRows(id, rows) : []), touched]
+    if (kind === "metrics") await this.#curves.append(id, through, rows, (pages) => this.connection.write([...inserts, ...pages]))
+    else await this.connection.write(inserts)
     for (const subscription of this.#subscriptions) this.#tell(subscription, id, kind, rows)
     return Math.max(through, rows.at(-1)!.seq)
   }
@@ -117,11 +129,14 @@ export class RunDatabase implements RunStore {
         sql: `DELETE FROM checkpoints WHERE run_id = ? AND step NOT IN (SELECT step FROM events WHERE run_id = ? AND type = 'checkpoint')`,
         args: [id, id],
       })
+    if (kind === "metrics") statements.push(voidPages(id, seq))
     await this.connection.write(statements)
-    this.#cache.delete(id)
-    for (const { told } of this.#subscriptions) {
+    this.#curves.forget(id)
+    for (const { told, rewound } of this.#subscriptions) {
       const key = `${id}/${kind}`
-      if (told.has(key)) told.set(key, Math.min(told.get(key)!, seq - 1))
+      if ((told.get(key) ?? -1) < seq) continue
+      told.set(key, seq - 1)
+      rewound.add(key)
     }
   }
 
@@ -141,10 +156,10 @@ export class RunDatabase implements RunStore {
   async remove(id: string): Promise<void> {
     const { id: run } = await this.#record(id)
     await this.connection.write([
-      ...[...JOURNALS, "checkpoints"].map((table) => ({ sql: `DELETE FROM ${table} WHERE run_id = ?`, args: [run] })),
+      ...[...JOURNALS, "checkpoints", "metric_pages"].map((table) => ({ sql: `DELETE FROM ${table} WHERE run_id = ?`, args: [run] })),
       { sql: "DELETE FROM runs WHERE id = ?", args: [run] },
     ])
-    this.#cache.delete(run)
+    this.#curves.forget(run)
   }
 
   async runs(filter: RunFilter = {}): Promise<readonly RunSummary[]> {
@@ -165,7 +180,7 @@ export class RunDatabase implements RunStore {
   async metrics(id: string, query: SeriesQuery): Promise<Series> {
     const record = await this.#record(id)
     const facts = (await this.#facts(record.id)).get(record.id)
-    return (await this.#columns(record.id)).query(query, facts?.flopsPerToken ?? 0)
+    return await querySeries(await this.#curves.blocks(record.id, query.columns), this.#reader(record.id), query, facts?.flopsPerToken ?? 0)
   }
 
   async rows(id: string, kind: Journal, query: RowQuery = {}): Promise<readonly JournalRow[]> {
@@ -183,9 +198,10 @@ export class RunDatabase implements RunStore {
   async checkpoints(id: string): Promise<readonly CheckpointRow[]> {
     const { id: run } = await this.#record(id)
     const events = await this.connection.read("SELECT * FROM events WHERE run_id = ? AND type = 'checkpoint' ORDER BY seq", [run])
-    return checkpointsOf(
+    const blocks = await this.#curves.blocks(run, ["loss", "valLoss"])
+    return await checkpointsOf(
       events.map((row) => rowFrom("events", row)),
-      await this.#columns(run),
+      (column, step) => valueAt(blocks, this.#reader(run), column, step),
     )
   }
 
@@ -195,14 +211,14 @@ export class RunDatabase implements RunStore {
     await this.connection.write([{ sql: "UPDATE runs SET notes = ?, tags = ? WHERE id = ?", args }])
   }
 
-  /** Domains with their defaults. */
+  /** Domains as they were first met: name, tokenizer, prompts. */
   async domains(): Promise<readonly Readonly<Record<string, unknown>>[]> {
     const rows = await this.connection.read("SELECT * FROM domains ORDER BY id")
     return rows.map((row) => ({ ...row }))
   }
 
-  subscribe(id: string | undefined, after: Parameters<RunStore["subscribe"]>[1], listener: (update: RunUpdate) => void): () => void {
-    const subscription: Subscription = { run: undefined, listener, told: new Map() }
+  subscribe(id: string | undefined, after: RunAfter, listener: (update: RunUpdate) => void): () => void {
+    const subscription: Subscription = { run: undefined, listener, told: new Map(), rewound: new Set() }
     const begin = async () => {
       const run = id === undefined ? undefined : (await this.#record(id)).id
       Object.assign(subscription, { run })
@@ -256,14 +272,14 @@ export class RunDatabase implements RunStore {
     }
   }
 
-  #tell({ run, told, listener }: Subscription, id: string, kind: Journal, rows: readonly JournalRow[]): void {
+  #tell({ run, told, rewound, listener }: Subscription, id: string, kind: Journal, rows: readonly JournalRow[]): void {
     if (run !== undefined && run !== id) return
     const key = `${id}/${kind}`
     for (const row of rows) {
       // A row after a gap waits for the next look, which reads what is missing too.
       if (row.seq !== (told.get(key) ?? -1) + 1) continue
       told.set(key, row.seq)
-      listener({ run: id, kind, row })
+      listener({ run: id, kind, row, ...(rewound.delete(key) ? { rewound: true } : {}) })
     }
   }
 
@@ -314,25 +330,9 @@ export class RunDatabase implements RunStore {
     return facts
   }
 
-  async #columns(id: string): Promise<MetricColumns> {
-    let cached = this.#cache.get(id)
-    if (cached?.last !== undefined) {
-      // Another process may have taken rows back since.
-      const [same] = await this.#rows(id, "metrics", { after: cached.last.seq - 1, limit: 1 })
-      if (same?.seq !== cached.last.seq || same.time !== cached.last.time) cached = undefined
-    }
-    const found = cached ?? { columns: new MetricColumns(), last: undefined }
-    this.#cache.set(id, found)
-    for (;;) {
-      const rows = await this.#rows(id, "metrics", { after: found.last?.seq ?? -1, limit: PAGE })
-      for (const row of rows) {
-        // Two callers may read at once: a row counts once.
-        if (row.seq !== found.columns.count) continue
-        found.columns.append(row)
-        found.last = row
-      }
-      if (rows.length < PAGE) return found.columns
-    }
+  /** Rows of a run's metrics by their numbers. */
+  #reader(id: string): ReadRows {
+    return (from, to) => this.#rows(id, "metrics", { after: from - 1, limit: Math.max(0, to - from) })
   }
 
   async #rows(id: string, kind: Journal, { after = -1, limit = Number.POSITIVE_INFINITY }: RowQuery): Promise<JournalRow[]> {
@@ -356,6 +356,8 @@ const LAST: readonly (readonly [Journal, string])[] = [
   ["metrics", "SELECT x.seq FROM metrics x WHERE x.run_id = r.id AND x.type = 'step' ORDER BY x.seq DESC LIMIT 1"],
   ["metrics", "SELECT max(x.seq) FROM metrics x INDEXED BY metrics_eval WHERE x.run_id = r.id AND x.type = 'eval'"],
 ]
+
+const textOf = (value: unknown): string | null => (typeof value === "string" ? value : null)
 
 function recordOf(row: Stored): RunRecordFacts {
   return {

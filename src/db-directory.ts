@@ -4,9 +4,10 @@ import { basename, join, resolve } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { readJson, sha256, writeAtomic } from "./base-file.ts"
 import { isAlive, readHolder } from "./base-process.ts"
-import { checkpointsOf, RunFacts, type RunRecordFacts } from "./db-facts.ts"
-import { JournalReader, journalPath, readJournal } from "./db-journal.ts"
-import { MetricColumns } from "./db-series.ts"
+import { checkpointsOf, type RunRecordFacts } from "./db-facts.ts"
+import { RunFiles } from "./db-files.ts"
+import { countJournal, JournalReader, journalPath, readJournal } from "./db-journal.ts"
+import { querySeries, valueAt } from "./db-series.ts"
 import { beats, readBeat } from "./db-state.ts"
 import {
   type CheckpointRow,
@@ -14,6 +15,7 @@ import {
   type Journal,
   type JournalRow,
   type RowQuery,
+  type RunAfter,
   type RunFilter,
   type RunStore,
   type RunSummary,
@@ -24,6 +26,8 @@ import {
 
 /** How often subscriptions look for new rows, in ms. */
 const LOOK_MS = 500
+/** Most rows of a journal that are told at one look. */
+const MOST_TOLD = 5000
 
 /** Directories of the runs under `runsDir`. */
 export function runDirectories(runsDir: string): string[] {
@@ -62,42 +66,6 @@ interface Notes {
   readonly tags?: readonly string[]
 }
 
-/** Journals of a run, read once and then on. */
-class RunFiles {
-  facts = new RunFacts()
-  columns: MetricColumns | undefined
-  #facts: readonly { kind: Journal; reader: JournalReader }[]
-  readonly #metrics: JournalReader
-
-  constructor(readonly directory: string) {
-    this.#metrics = new JournalReader(journalPath(directory, "metrics"))
-    this.#facts = this.#readers()
-  }
-
-  #readers() {
-    return JOURNALS.map((kind) => ({ kind, reader: new JournalReader(journalPath(this.directory, kind)) }))
-  }
-
-  readFacts(): RunFacts {
-    const read = () => this.#facts.map(({ kind, reader }) => ({ kind, ...reader.read() }))
-    let parts = read()
-    if (parts.some(({ rewound }) => rewound)) {
-      this.facts = new RunFacts()
-      this.#facts = this.#readers()
-      parts = read()
-    }
-    for (const { kind, rows } of parts) for (const row of rows) this.facts.add(kind, row)
-    return this.facts
-  }
-
-  readColumns(): MetricColumns {
-    const { rows, rewound } = this.#metrics.read()
-    if (rewound || this.columns === undefined) this.columns = new MetricColumns()
-    for (const row of rows) this.columns.append(row)
-    return this.columns
-  }
-}
-
 /** The runs under `runsDir`. */
 export class DirectoryStore implements RunStore {
   readonly #files = new Map<string, RunFiles>()
@@ -106,15 +74,14 @@ export class DirectoryStore implements RunStore {
   constructor(private readonly runsDir: string) {}
 
   async runs(filter: RunFilter = {}): Promise<readonly RunSummary[]> {
-    return filterRuns(
-      runDirectories(this.runsDir).map((directory) => this.#summary(directory)),
-      filter,
-    )
+    const all: RunSummary[] = []
+    for (const directory of runDirectories(this.runsDir)) all.push(await this.#summary(directory))
+    return filterRuns(all, filter)
   }
 
   async run(id: string): Promise<RunSummary | undefined> {
     const directory = this.#find(id)
-    return directory === undefined ? undefined : this.#summary(directory)
+    return directory === undefined ? undefined : await this.#summary(directory)
   }
 
   async config(id: string): Promise<unknown> {
@@ -122,8 +89,12 @@ export class DirectoryStore implements RunStore {
   }
 
   async metrics(id: string, query: SeriesQuery): Promise<Series> {
-    const files = this.#of(this.directory(id))
-    return files.readColumns().query(query, files.readFacts().flopsPerToken)
+    const { blocks, rows, facts } = await this.#read(this.directory(id))
+    return await querySeries(blocks, rows, query, facts.flopsPerToken)
+  }
+
+  async through(id: string, kind: Journal): Promise<number> {
+    return countJournal(journalPath(this.directory(id), kind)) - 1
   }
 
   async rows(id: string, kind: Journal, query: RowQuery = {}): Promise<readonly JournalRow[]> {
@@ -141,7 +112,9 @@ export class DirectoryStore implements RunStore {
   async checkpoints(id: string): Promise<readonly CheckpointRow[]> {
     const directory = this.directory(id)
     const there = (row: CheckpointRow) => existsSync(join(directory, "checkpoints", basename(row.path)))
-    return checkpointsOf(await this.events(id), this.#of(directory).readColumns()).filter(there)
+    const { blocks, rows } = await this.#read(directory)
+    const all = await checkpointsOf(await this.events(id), (column, step) => valueAt(blocks, rows, column, step))
+    return all.filter(there)
   }
 
   async setNotes(id: string, change: Notes): Promise<void> {
@@ -164,17 +137,23 @@ export class DirectoryStore implements RunStore {
   }
 
   subscribe(id: string | undefined, after: RunAfter, listener: (update: RunUpdate) => void): () => void {
-    const readers = new Map<string, JournalReader>()
+    const readers = new Map<string, { reader: JournalReader; rewound: boolean }>()
     const look = (isFirst: boolean) => {
       const directories = id === undefined ? runDirectories(this.runsDir) : [this.directory(id)]
       for (const directory of directories) {
         const run = runRecord(directory).id
         for (const kind of JOURNALS) {
           const path = journalPath(directory, kind)
-          const reader = readers.get(path) ?? new JournalReader(path)
-          readers.set(path, reader)
-          const from = isFirst ? (after === undefined ? Number.POSITIVE_INFINITY : (after[kind] ?? -1)) : -1
-          for (const row of reader.read().rows) if (row.seq > from) listener({ run, kind, row })
+          // A run that appears later is told from its beginning.
+          const from = !isFirst ? 0 : after === undefined ? countJournal(path) : (after[kind] ?? -1) + 1
+          const known = readers.get(path) ?? { reader: new JournalReader(path, from), rewound: false }
+          readers.set(path, known)
+          const { rows, rewound } = known.reader.read(MOST_TOLD)
+          if (rewound !== undefined) known.rewound = true
+          for (const row of rows) {
+            listener({ run, kind, row, ...(known.rewound ? { rewound: true } : {}) })
+            known.rewound = false
+          }
         }
       }
     }
@@ -197,18 +176,18 @@ export class DirectoryStore implements RunStore {
     return all.find((directory) => basename(directory) === id) ?? all.find((directory) => runRecord(directory).id === id)
   }
 
-  #of(directory: string): RunFiles {
+  /** The run's journals, read to their ends. */
+  async #read(directory: string): Promise<RunFiles> {
     const files = this.#files.get(directory) ?? new RunFiles(directory)
     this.#files.set(directory, files)
+    await files.update()
     return files
   }
 
-  #summary(directory: string): RunSummary {
-    return this.#of(directory).readFacts().summary(runRecord(directory))
+  async #summary(directory: string): Promise<RunSummary> {
+    return (await this.#read(directory)).facts.summary(runRecord(directory))
   }
 }
-
-type RunAfter = Parameters<RunStore["subscribe"]>[1]
 
 export function missingRun(id: string, where: string): never {
   throw new AlphaError(`no run ${id} in ${where}`, { hint: "alpha runs ls shows those there are", code: EXIT.data })

@@ -1,6 +1,6 @@
 /** What the rows of a run say about the whole of it: where it stands, how it does, whether it lives. */
 
-import type { MetricColumns } from "./db-series.ts"
+import { domainOf } from "./db-domain.ts"
 import type { CheckpointRow, Journal, JournalRow, RunState, RunSummary } from "./db-types.ts"
 
 /** A run that says nothing for so long, or for ten of its steps, has stalled. */
@@ -29,8 +29,17 @@ export interface RunRecordFacts {
 const numeric = (value: unknown): number | null => (typeof value === "number" && Number.isFinite(value) ? value : null)
 const textual = (value: unknown): string | null => (typeof value === "string" ? value : null)
 
+/** What the metrics alone say. */
+export interface MetricFacts {
+  readonly step: JournalRow | undefined
+  readonly evaluation: JournalRow | undefined
+  readonly best: number | null
+  readonly firstTime: number
+  readonly lastTime: number
+}
+
 /** Gathers from rows in their order; rows that change nothing may be left out. */
-export class RunFacts {
+export class RunFacts implements MetricFacts {
   start: JournalRow | undefined
   end: JournalRow | undefined
   step: JournalRow | undefined
@@ -38,6 +47,16 @@ export class RunFacts {
   best: number | null = null
   firstTime = 0
   lastTime = 0
+
+  /** `known`: what the metrics said up to where they are read on from. */
+  constructor(known?: MetricFacts) {
+    if (known !== undefined) Object.assign(this, known)
+  }
+
+  get ofMetrics(): MetricFacts {
+    const { step, evaluation, best, firstTime, lastTime } = this
+    return { step, evaluation, best, firstTime, lastTime }
+  }
 
   add(kind: Journal, row: JournalRow): void {
     if (row.time > 0 && (this.firstTime === 0 || row.time < this.firstTime)) this.firstTime = row.time
@@ -73,7 +92,7 @@ export class RunFacts {
       precision: textual(start?.precision) ?? textual(setting("precision")),
       parameters: numeric(start?.parameters),
       preset: textual(setting("preset")),
-      domain: record.domain,
+      domain: record.domain ?? domainOf(record.config),
       startedAt: this.firstTime || record.startedAt,
       updatedAt,
       host: record.host,
@@ -103,19 +122,26 @@ export class RunFacts {
 /** Events that end a run: its summary, or the record of its failure. */
 export const ENDS: readonly string[] = ["summary", "crash"]
 
-/** Checkpoints by their events; the last that was best is the best. */
-export function checkpointsOf(events: readonly JournalRow[], metrics: MetricColumns): CheckpointRow[] {
+/** Checkpoints by their events; the last that was best is the best. `valueAt`: a column's value at a step. */
+export async function checkpointsOf(
+  events: readonly JournalRow[],
+  valueAt: (column: string, step: number) => Promise<number | null>,
+): Promise<CheckpointRow[]> {
   const saved = events.filter(({ type }) => type === "checkpoint")
   const best = saved.findLast((row) => row.best === true)?.seq
   const bySteps = new Map(saved.map((row) => [row.step ?? 0, row]))
-  return [...bySteps].map(([step, row]) => ({
-    step,
-    path: String(row.path ?? ""),
-    bytes: numeric(row.bytes) ?? 0,
-    sha256: textual(row.sha256),
-    loss: metrics.valueAt("loss", step),
-    valLoss: metrics.valueAt("valLoss", step),
-    best: row.seq === best,
-    time: row.time,
-  }))
+  const rows: CheckpointRow[] = []
+  for (const [step, row] of bySteps) {
+    rows.push({
+      step,
+      path: String(row.path ?? ""),
+      bytes: numeric(row.bytes) ?? 0,
+      sha256: textual(row.sha256),
+      loss: await valueAt("loss", step),
+      valLoss: await valueAt("valLoss", step),
+      best: row.seq === best,
+      time: row.time,
+    })
+  }
+  return rows
 }

@@ -62,6 +62,14 @@ export const MIGRATIONS: readonly Migration[] = [
         FROM runs r`,
     ],
   },
+  {
+    version: 4,
+    name: "pages of metrics",
+    statements: [
+      `CREATE TABLE metric_pages (
+        run_id TEXT NOT NULL, name TEXT NOT NULL, page INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run_id, name, page)) WITHOUT ROWID`,
+    ],
+  },
 ]
 
 const VERSIONS = `CREATE TABLE IF NOT EXISTS schema_version (

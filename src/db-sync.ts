@@ -1,12 +1,14 @@
-/** Brings run directories into the database; doing it again changes nothing. */
+/** Brings run directories into the database, once or again and again; what is there already is not written again. */
 import { isDeepStrictEqual } from "node:util"
 import type { RunDatabase } from "./db-database.ts"
 import { runDirectories, runRecord } from "./db-directory.ts"
-import { JournalReader, journalPath } from "./db-journal.ts"
-import { JOURNALS, type Journal, type RunSummary } from "./db-types.ts"
+import { JournalReader, journalPath, readJournal } from "./db-journal.ts"
+import { JOURNALS, type Journal, type RunState, type RunSummary } from "./db-types.ts"
 
 /** Rows of one transaction. */
 const BATCH = 5000
+/** How often the database hears that a run lives. */
+const BEAT_MS = 15_000
 
 export interface SyncedRun {
   readonly id: string
@@ -15,51 +17,109 @@ export interface SyncedRun {
   readonly rows: Readonly<Record<Journal, number>>
 }
 
-/** Reads every run under `runsDir`. `state` tells how a run stands as seen from its directory. */
-export async function syncRuns(
-  database: RunDatabase,
-  runsDir: string,
-  state: (id: string) => Promise<RunSummary | undefined>,
-): Promise<SyncedRun[]> {
-  const done: SyncedRun[] = []
-  for (const directory of runDirectories(runsDir)) {
+/** What was told of a run, so that it is told again only when it changes. */
+interface Known {
+  readonly readers: Map<Journal, JournalReader>
+  record: string | undefined
+  notes: string
+  state: RunState | undefined
+  beatAt: number
+}
+
+/** Reads every run under `runsDir` once. `state` tells how a run stands as seen from its directory. */
+export const syncRuns = (database: RunDatabase, runsDir: string, state: RunMirror["state"]): Promise<SyncedRun[]> =>
+  new RunMirror(database, runsDir, state).round()
+
+/** Keeps the database as the run directories are. */
+export class RunMirror {
+  readonly #runs = new Map<string, Known>()
+
+  constructor(
+    private readonly database: RunDatabase,
+    private readonly runsDir: string,
+    readonly state: (id: string) => Promise<RunSummary | undefined>,
+  ) {}
+
+  /** Writes what is new. After an error the next round finds what was written. */
+  async round(): Promise<SyncedRun[]> {
+    const done: SyncedRun[] = []
+    for (const directory of runDirectories(this.runsDir)) done.push(await this.#run(directory))
+    return done
+  }
+
+  async #run(directory: string): Promise<SyncedRun> {
     const { id, name, config, host, startedAt, notes, tags } = runRecord(directory)
-    await database.startRun({ id, name, config, host, startedAt })
-    const rows = { metrics: 0, events: 0, samples: 0 }
-    for (const kind of JOURNALS) rows[kind] = await syncJournal(database, id, directory, kind)
-    if (notes !== "" || tags.length > 0) await database.setNotes(id, { notes, tags })
-    const now = (await state(id))?.state
-    await database.endRun(id, now === undefined || now === "running" || now === "stalled" ? undefined : now)
-    done.push({ id, name, rows })
-  }
-  return done
-}
-
-/** Writes what the database lacks of a journal. Journals change at their end alone: where the last row is the same, all before it are. */
-async function syncJournal(database: RunDatabase, id: string, directory: string, kind: Journal): Promise<number> {
-  const path = journalPath(directory, kind)
-  const through = await database.through(id, kind)
-  const reader = new JournalReader(path)
-  if (through >= 0) {
-    let last = reader.read(BATCH).rows
-    while (last.length > 0 && last.at(-1)!.seq < through) last = reader.read(BATCH).rows
-    const [stored] = await database.rows(id, kind, { after: through - 1, limit: 1 })
-    const own = last.find(({ seq }) => seq === through)
-    if (own !== undefined && isDeepStrictEqual({ ...own }, { ...stored })) {
-      const behind = last.filter(({ seq }) => seq > through)
-      if (behind.length > 0) await database.append(id, kind, behind)
-      return behind.length + (await writeRest(database, id, kind, reader))
+    const known: Known = this.#runs.get(id) ?? { readers: new Map(), record: undefined, notes: '["",[]]', state: undefined, beatAt: 0 }
+    this.#runs.set(id, known)
+    const record = JSON.stringify([name, config])
+    if (known.record !== record) {
+      await this.database.startRun({ id, name, config, host, startedAt })
+      known.record = record
+      known.state = undefined
     }
-    await database.truncate(id, kind, 0)
+    const rows = { metrics: 0, events: 0, samples: 0 }
+    for (const kind of JOURNALS) rows[kind] = await this.#journal(known, id, directory, kind)
+    const said = JSON.stringify([notes, tags])
+    if (known.notes !== said) await this.database.setNotes(id, { notes, tags })
+    known.notes = said
+    await this.#tellState(known, id)
+    return { id, name, rows }
   }
-  return await writeRest(database, id, kind, through >= 0 ? new JournalReader(path) : reader)
-}
 
-async function writeRest(database: RunDatabase, id: string, kind: Journal, reader: JournalReader): Promise<number> {
-  for (let count = 0; ; ) {
-    const { rows } = reader.read(BATCH)
-    if (rows.length === 0) return count
-    await database.append(id, kind, rows)
-    count += rows.length
+  async #tellState(known: Known, id: string): Promise<void> {
+    const state = (await this.state(id))?.state ?? "running"
+    const isAlive = state === "running"
+    if (isAlive && known.state === "running" && Date.now() - known.beatAt >= BEAT_MS) await this.#beat(known, id)
+    if (state === known.state) return
+    if (isAlive) await this.#beat(known, id)
+    else await this.database.endRun(id, state === "stalled" ? undefined : state)
+    known.state = state
+  }
+
+  async #beat(known: Known, id: string): Promise<void> {
+    known.beatAt = Date.now()
+    await this.database.heartbeat(id, known.beatAt)
+  }
+
+  /** Writes what the database lacks of a journal; returns the number of rows. */
+  async #journal({ readers }: Known, id: string, directory: string, kind: Journal): Promise<number> {
+    const reader = readers.get(kind) ?? (await this.#begin(id, directory, kind))
+    // Until all went well the next round asks the database anew.
+    readers.delete(kind)
+    for (let count = 0; ; ) {
+      const { rows, rewound } = reader.read(BATCH)
+      if (rewound !== undefined) await this.database.truncate(id, kind, rewound)
+      const last = rows.at(-1)
+      if (last !== undefined && (await this.database.append(id, kind, rows)) !== last.seq) return count
+      count += rows.length
+      if (rows.length === BATCH) continue
+      readers.set(kind, reader)
+      return count
+    }
+  }
+
+  /** A reader behind the rows that both have; what else the database has is taken back. */
+  async #begin(id: string, directory: string, kind: Journal): Promise<JournalReader> {
+    const path = journalPath(directory, kind)
+    const through = await this.database.through(id, kind)
+    const isSame = async (seq: number): Promise<boolean> => {
+      const [[own], [stored]] = [
+        readJournal(path, { after: seq - 1, limit: 1 }),
+        await this.database.rows(id, kind, { after: seq - 1, limit: 1 }),
+      ]
+      return own !== undefined && isDeepStrictEqual({ ...own }, { ...stored })
+    }
+    if (through >= 0 && !(await isSame(through))) {
+      // Journals change at their end alone: where a row is the same, all before it are.
+      let [same, other] = [-1, through]
+      while (other - same > 1) {
+        const middle = (same + other) >> 1
+        if (await isSame(middle)) same = middle
+        else other = middle
+      }
+      await this.database.truncate(id, kind, same + 1)
+      return new JournalReader(path, same + 1)
+    }
+    return new JournalReader(path, through + 1)
   }
 }

@@ -104,6 +104,20 @@ export interface Series {
   readonly rows: number
 }
 
+/** What the runs on one kind of data came to. */
+export interface DomainSummary {
+  readonly id: string
+  readonly runs: number
+  readonly running: number
+  /** Trained on by all its runs together. */
+  readonly tokens: number
+  /** Of the run written to last. */
+  readonly loss: number | null
+  readonly bestValLoss: number | null
+  readonly bestRun: string | null
+  readonly updatedAt: number
+}
+
 export interface RunFilter {
   readonly states?: readonly RunState[] | undefined
   readonly tag?: string | undefined
@@ -122,7 +136,12 @@ export interface RunUpdate {
   readonly run: string
   readonly kind: Journal
   readonly row: JournalRow
+  /** The run was resumed before this row: those of its journal with this number or a higher one that were told before are void. */
+  readonly rewound?: true
 }
+
+/** After which rows a listener goes on, by journal; undefined: from now on. */
+export type RunAfter = Readonly<Partial<Record<Journal, number>>> | undefined
 
 /** What a view needs of runs; over the database or over run directories. `id` may be the id or the name. */
 export interface RunStore {
@@ -131,6 +150,8 @@ export interface RunStore {
   /** The run's config.json. */
   config(id: string): Promise<unknown>
   metrics(id: string, query: SeriesQuery): Promise<Series>
+  /** Number of a journal's last row; −1 of none. */
+  through(id: string, kind: Journal): Promise<number>
   /** Journal lines as they were written, with seq > after. */
   rows(id: string, kind: Journal, query?: RowQuery): Promise<readonly JournalRow[]>
   samples(id: string): Promise<readonly JournalRow[]>
@@ -138,10 +159,6 @@ export interface RunStore {
   checkpoints(id: string): Promise<readonly CheckpointRow[]>
   setNotes(id: string, change: { readonly notes?: string; readonly tags?: readonly string[] }): Promise<void>
   /** Calls back with every new row, of all runs when `id` is undefined, that comes after `after` (seq per journal; absent: from now on). Returns the end of it. */
-  subscribe(
-    id: string | undefined,
-    after: Readonly<Partial<Record<Journal, number>>> | undefined,
-    listener: (update: RunUpdate) => void,
-  ): () => void
+  subscribe(id: string | undefined, after: RunAfter, listener: (update: RunUpdate) => void): () => void
   close(): void
 }

@@ -14,6 +14,24 @@ export interface Opened {
 /** Names of the devices this machine has; a Vulkan driver that itself runs on the CPU is only used when asked for. */
 export const deviceNames = (): string[] => ["cpu", ...gpus().flatMap(({ isSoftware }, i) => (isSoftware ? [] : [`gpu:${i}`]))]
 
+/** The GPUs that are some, with what gpu:N and gpu:UUID call them. */
+export const gpuNames = (): { index: number; uuid: string; name: string }[] =>
+  gpus().flatMap(({ isSoftware, uuid, name }, index) => (isSoftware ? [] : [{ index, uuid, name }]))
+
+/** What a name means here, without opening it: "cpu", or the UUID of a GPU; a GPU that is not there keeps the name. */
+export function deviceIdentity(name: string): string {
+  if (name === "cpu") return "cpu"
+  const found = gpus()
+  const [, which = "0"] = /^gpu:(.*)$/.exec(name) ?? []
+  const gpu =
+    name === "auto"
+      ? found.find(({ isSoftware }) => !isSoftware)
+      : which.length > 3
+        ? found.find(({ uuid }) => uuid.startsWith(which))
+        : found[Number(which)]
+  return gpu?.uuid ?? (name === "auto" ? "cpu" : name)
+}
+
 /** What there is of Vulkan, for people: devices, those that run on the CPU marked, or what was looked for in vain. */
 export function vulkanText(): string {
   const found = gpus().map(({ name, isSoftware }, i) => `gpu:${i} ${name}${isSoftware ? " (runs on the CPU: only when asked for)" : ""}`)

@@ -2,11 +2,10 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import { deviceMachine, type GoldenRow, isWithin, replayGolden } from "./engine-golden.ts"
 import { type MachineFacts, machineFacts } from "./engine-machine.ts"
-import { measureBandwidth } from "./engine-speed.ts"
 import type { Precision } from "./gpt.ts"
 import { checkCase, ops, variants } from "./op.ts"
 import type { Device, Op } from "./program.ts"
-import { productRate, type StopFlag } from "./train.ts"
+import { measureBandwidth, productRate, type StopFlag } from "./train.ts"
 
 export interface DoctorJob {
   /** Directory of a golden run to replay instead of the op table. */

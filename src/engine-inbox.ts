@@ -8,6 +8,10 @@ export class Inbox<M> {
     this.#wake?.()
   }
 
+  get isEmpty(): boolean {
+    return this.#messages.length === 0
+  }
+
   /** All messages since the last call, in order. */
   take(): M[] {
     const messages = this.#messages

@@ -175,8 +175,14 @@ export class Resident {
     return this.running.length + this.paused.length === 0
   }
 
-  run(rows: readonly Row[], shape: StepShape): StepResult {
-    return this.#step(shape).run(rows)
+  /** Steps that the device can have before the first is read; 0 = it runs while the host waits. */
+  get ahead(): number {
+    return this.#device.ahead
+  }
+
+  /** Starts a step; calling the result waits for it. */
+  submit(rows: readonly (Row | undefined)[], shape: StepShape): () => StepResult {
+    return this.#step(shape).submit(rows)
   }
 
   #step(shape: StepShape): Step {
@@ -201,7 +207,10 @@ export class Resident {
   /** Compiles what every server needs: decoding of 1, 2, 4 … `slots` sequences, chunks of one prompt. */
   *#warm(slots: number): Generator<void> {
     const plain = { chooses: true, adjusted: undefined, top: 0, scores: false, hidden: false }
-    for (let B = 1; B < 2 * slots; B *= 2, yield) this.#step({ B, T: 1, ...plain })
+    for (let B = 1; B < 2 * slots; B *= 2, yield) {
+      this.#step({ B, T: 1, ...plain })
+      if (this.ahead > 0) this.#step({ B, T: 1, ...plain, follows: true })
+    }
     for (let T = CHUNK_LEAST; T <= Math.min(CHUNK, this.facts.blockSize); T *= 2, yield) this.#step({ B: 1, T, ...plain })
   }
 

@@ -31,6 +31,7 @@ export class Models {
   /** Of entries that were unloaded while somebody ran there. */
   readonly #leaving: Entry[] = []
   #loading: Promise<unknown> = Promise.resolve()
+  #loads = 0
   #closed = false
 
   constructor(
@@ -41,9 +42,14 @@ export class Models {
 
   /** Loads a key, or swaps its weights: what runs finishes on the old ones. One load at a time. */
   load(spec: ModelSpec): Promise<ModelFacts> {
-    const loaded = this.#loading.then(() => this.#load(spec))
+    this.#loads++
+    const loaded = this.#loading.then(() => this.#load(spec)).finally(() => this.#loads--)
     this.#loading = loaded.catch(() => undefined)
     return loaded
+  }
+
+  get isLoading(): boolean {
+    return this.#loads > 0
   }
 
   async #load(spec: ModelSpec): Promise<ModelFacts> {

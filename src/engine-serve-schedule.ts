@@ -1,10 +1,11 @@
 /** One turn of a model: waiting requests get slots, all that decode grow by a token, then a chunk of what is still to be computed. */
 import { AlphaError } from "./base-error.ts"
+import type { Counters } from "./engine-serve-counters.ts"
 import { CHUNK, CHUNK_LEAST, type Resident } from "./engine-serve-model.ts"
 import type { RequestEvent, RequestFailure, ServeFinish } from "./engine-serve-protocol.ts"
 import type { FairQueue } from "./engine-serve-queue.ts"
 import type { Sequence } from "./engine-serve-sequence.ts"
-import { type Choice, chunkSize } from "./gpt.ts"
+import { type Choice, chunkSize, type Row, type StepResult } from "./gpt.ts"
 
 /** How long a chunk may take: others decode, who wait for it; nobody does, but somebody may come or cancel. */
 const STALL_MS = 40
@@ -15,33 +16,6 @@ const CHUNK_CHEAP = 32
 const LOGITS = { cpu: 2 ** 24, gpu: 2 ** 26 }
 /** Alternatives that a step computes when anyone wants some: the most that can be asked for. */
 export const TOP = 20
-
-/** Counters of all models. */
-export interface Counters {
-  prefillTokens: number
-  prefixQueries: number
-  prefixHits: number
-  decodeTokens: number
-  decodeSteps: number
-  prefillMs: number
-  decodeMs: number
-  preemptions: number
-  readonly finished: Record<ServeFinish, number>
-  readonly failed: Record<RequestFailure["code"], number>
-}
-
-export const newCounters = (): Counters => ({
-  prefillTokens: 0,
-  prefixQueries: 0,
-  prefixHits: 0,
-  decodeTokens: 0,
-  decodeSteps: 0,
-  prefillMs: 0,
-  decodeMs: 0,
-  preemptions: 0,
-  finished: { end: 0, complete: 0, length: 0 },
-  failed: { request: 0, queue_full: 0, queue_timeout: 0, model: 0, damaged: 0, cancelled: 0, draining: 0, internal: 0 },
-})
 
 /** What a turn is given: who waits, how to tell events, what to count. */
 export interface Turn {
@@ -58,6 +32,8 @@ export class Schedule {
   readonly #resident: Resident
   /** Milliseconds that a prompt token takes, lately. */
   #tokenMs = 1
+  /** The step of decoding that the device has already. */
+  #next: Running | undefined
 
   constructor(resident: Resident) {
     this.#resident = resident
@@ -118,24 +94,62 @@ export class Schedule {
   }
 
   #drop(sequence: Sequence, turn: Turn): void {
+    this.#forget(sequence)
     sequence.release()
     turn.queue.ended(sequence.client)
   }
 
+  /** What the device has already is not for this sequence any more. */
+  #forget(sequence: Sequence): void {
+    const parts = this.#next?.parts
+    const at = parts?.findIndex((part) => part?.sequence === sequence) ?? -1
+    if (at >= 0) parts![at] = undefined
+  }
+
   /** A token for each sequence that lacks only its last token in the cache. */
   decode(turn: Turn): boolean {
-    const ready = this.#resident.running.filter((sequence) => sequence.left === 1 && sequence.request.kind === "generate")
-    const rows = this.#placed(
-      ready.map((sequence) => ({ sequence, count: 1 })),
-      turn,
-    )
-    if (rows.length === 0) return false
     const from = performance.now()
-    this.#run(rows, 1, turn)
+    const ready = this.#resident.running.filter((sequence) => sequence.left === 1 && sequence.request.kind === "generate")
+    const known = this.#next
+    const step =
+      known ??
+      this.#start(
+        this.#placed(
+          ready.map((sequence) => ({ sequence, count: 1 })),
+          turn,
+        ),
+        1,
+        turn,
+      )
+    if (step === undefined) return false
+    // The device goes on while the host looks at the tokens.
+    this.#next = this.#follow(step, ready)
+    const count = step.parts.filter((part) => part !== undefined).length
+    this.#finish(step, turn)
     turn.counters.decodeMs += performance.now() - from
     turn.counters.decodeSteps++
-    turn.counters.decodeTokens += rows.length
+    turn.counters.decodeTokens += count
     return true
+  }
+
+  /** Starts the step after `step`, of the same rows with the tokens chosen there; undefined where others wait to join, or more is needed than the device has. */
+  #follow({ parts, isLast }: Running, ready: readonly Sequence[]): Running | undefined {
+    const { ahead, pool } = this.#resident
+    const known = parts.flatMap((part) => part ?? [])
+    const isPlain = ({ sequence }: Part) => sequence.adjusted === undefined && sequence.request.topLogprobs === 0
+    if (ahead === 0 || !isLast || known.length !== ready.length || !known.every(isPlain)) return undefined
+    const going = parts.map((part) => (part?.sequence.rowAfter() === undefined ? undefined : part))
+    const count = going.filter((part) => part !== undefined).length
+    if (count === 0 || rowsOf(count) < rowsOf(parts.length)) return undefined
+    for (const part of going) {
+      if (part === undefined || part.sequence.lacking(2) === 0) continue
+      const page = pool.take()
+      if (page === undefined) return undefined
+      part.sequence.addPage(page)
+    }
+    const rows = going.map((part) => part?.sequence.rowAfter())
+    const shape = { B: rowsOf(parts.length), T: 1, chooses: true, adjusted: undefined, top: 0, scores: false, hidden: false, follows: true }
+    return { parts: going, rows, T: 1, isLast: true, read: this.#resident.submit(rows, shape) }
   }
 
   /** The next chunks of prompts, in turn; as much as those that decode can be made to wait for. */
@@ -164,7 +178,10 @@ export class Schedule {
     const rows = this.#placed(chosen.slice(0, whole), turn)
     if (rows.length === 0) return true
     const from = performance.now()
-    this.#run(rows, T, turn)
+    const step = this.#start(rows, T, turn)
+    // What it chooses may lie where the step that the device has already left its tokens.
+    if (this.#next !== undefined) this.#next.isLast = false
+    if (step !== undefined) this.#finish(step, turn)
     const ms = performance.now() - from
     const tokens = rows.reduce((sum, { count }) => sum + count, 0)
     turn.counters.prefillMs += ms
@@ -198,6 +215,7 @@ export class Schedule {
         else {
           const youngest = running.reduce((a, b) => (b.started >= a.started ? b : a))
           running.splice(running.indexOf(youngest), 1)
+          this.#forget(youngest)
           youngest.pause()
           paused.push(youngest)
           paused.sort((a, b) => a.started - b.started)
@@ -208,7 +226,8 @@ export class Schedule {
     return parts.filter(({ sequence }) => running.includes(sequence))
   }
 
-  #run(parts: readonly Part[], T: number, turn: Turn): void {
+  /** Gives the device the next tokens of some sequences; undefined where none of them can go on. */
+  #start(parts: readonly Part[], T: number, turn: Turn): Running | undefined {
     const good: Part[] = []
     const rows = parts.flatMap((part) => {
       try {
@@ -220,13 +239,13 @@ export class Schedule {
         return []
       }
     })
-    if (good.length === 0) return
+    if (good.length === 0) return undefined
     const sequences = good.map(({ sequence }) => sequence)
     // A few rows of logits that nobody needs cost less than twice as many programs.
     const chooses = sequences.some((sequence) => sequence.chooses)
     const lists = rows.flatMap(({ adjust }) => (adjust === undefined ? [] : [adjust]))
-    const result = this.#resident.run(rows, {
-      B: 2 ** Math.ceil(Math.log2(rows.length)),
+    const read = this.#resident.submit(rows, {
+      B: rowsOf(rows.length),
       T,
       chooses,
       adjusted: lists.length === 0 ? undefined : listSize(Math.max(...lists.map(({ ids }) => ids.length))),
@@ -234,13 +253,21 @@ export class Schedule {
       scores: sequences.some(({ scores }) => scores),
       hidden: sequences.some(({ request }) => request.kind === "embed"),
     })
-    good.forEach(({ sequence, count }, b) => {
+    return { parts: good, rows, T, isLast: true, read }
+  }
+
+  /** Waits for a step and tells what it found. */
+  #finish({ parts, rows, T, read }: Running, turn: Turn): void {
+    const result = read()
+    parts.forEach((part, b) => {
+      if (part === undefined) return
+      const { sequence, count } = part
       const from = sequence.computed
       if (sequence.scores && result.scores[b] !== undefined) {
         for (const event of sequence.tellScores(from, result.scores[b])) turn.tell(sequence, event)
       }
       if (sequence.request.kind === "embed") {
-        const C = result.hidden!.length / (2 ** Math.ceil(Math.log2(rows.length)) * T)
+        const C = result.hidden!.length / (rowsOf(rows.length) * T)
         sequence.addHidden(result.hidden!.subarray(b * T * C, (b * T + count) * C), count)
       }
       sequence.advance(count)
@@ -280,6 +307,21 @@ interface Part {
   /** Tokens it computes in this step. */
   readonly count: number
 }
+
+/** A step that the device has. */
+interface Running {
+  /** By row; undefined: the row is nobody's any more. */
+  readonly parts: (Part | undefined)[]
+  readonly rows: readonly (Row | undefined)[]
+  readonly T: number
+  /** Whether no step was started since. */
+  isLast: boolean
+  /** Waits for it. */
+  read(): StepResult
+}
+
+/** Rows of the program for so many sequences. */
+const rowsOf = (count: number): number => 2 ** Math.ceil(Math.log2(count))
 
 /** Sizes of lists that programs are made for: 16, 64, 256 … */
 const listSize = (longest: number): number => 4 ** Math.max(2, Math.ceil(Math.log2(Math.max(1, longest)) / 2))

@@ -167,6 +167,13 @@ export class Sequence {
     return last ? { ...row, draw: request.sampling, number: this.said, adjust: this.#adjustment() } : row
   }
 
+  /** Its part of a step that follows the one of `row(1)`, with the token that is being chosen there; undefined where it ends there. */
+  rowAfter(): Row | undefined {
+    if (this.said + 1 >= this.limit) return undefined
+    const pages = this.#table.subarray(0, this.pages)
+    return { chunk: new Int32Array(1), before: this.computed + 1, pages, draw: this.request.sampling, number: this.said + 1 }
+  }
+
   #targets(count: number): Int32Array {
     const { prompt } = this.request
     return Int32Array.from({ length: count }, (_, i) => prompt[this.computed + i + 1] ?? -1)

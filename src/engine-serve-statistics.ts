@@ -1,7 +1,7 @@
 /** What the serve job tells of itself: slots, models, counters. */
+import type { Counters } from "./engine-serve-counters.ts"
 import type { Models } from "./engine-serve-models.ts"
 import type { ModelStatistics, ServeStatistics, SlotFacts } from "./engine-serve-protocol.ts"
-import type { Counters } from "./engine-serve-schedule.ts"
 
 export function statistics(models: Models, counters: Counters): ServeStatistics {
   const now = performance.now()

@@ -2,6 +2,7 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import { compileConstraint } from "./engine-constraint.ts"
 import type { Inbox } from "./engine-inbox.ts"
+import { newCounters } from "./engine-serve-counters.ts"
 import { StepEvents } from "./engine-serve-events.ts"
 import { type Entry, type Instance, Models } from "./engine-serve-models.ts"
 import type {
@@ -13,9 +14,10 @@ import type {
   ServeReport,
   ServeRequest,
 } from "./engine-serve-protocol.ts"
-import { newCounters, TOP, type Turn } from "./engine-serve-schedule.ts"
+import { TOP, type Turn } from "./engine-serve-schedule.ts"
 import { Sequence } from "./engine-serve-sequence.ts"
 import { statistics } from "./engine-serve-statistics.ts"
+import type { Sharing } from "./engine-share.ts"
 import type { Device } from "./program.ts"
 import type { StopFlag } from "./train.ts"
 
@@ -28,18 +30,23 @@ export async function serve(
   flag: StopFlag,
   emit: (event: ServeEvent) => void,
   inbox: Inbox<ServeMessage>,
+  sharing?: Sharing,
 ): Promise<ServeReport> {
   const server = new Server(job, device, emit)
+  let worked = false
+  const leave = sharing?.join(() => worked || !inbox.isEmpty || server.isLoading)
   try {
     while (!flag.stopped) {
       for (const message of inbox.take()) server.handle(message)
-      if (server.turn())
+      worked = server.turn()
+      if (worked)
         await new Promise((resolve) => setImmediate(resolve)) // messages come in between steps
       else await inbox.arrival(IDLE_MS)
     }
     server.end()
     return { requests: server.requests }
   } finally {
+    leave?.()
     server.free()
   }
 }
@@ -78,6 +85,10 @@ class Server {
     this.#job = job
     this.#emit = emit
     this.#models = new Models(device, job.limits, (key) => emit({ type: "evicted", key }))
+  }
+
+  get isLoading(): boolean {
+    return this.#models.isLoading
   }
 
   handle(message: ServeMessage): void {

@@ -1,4 +1,4 @@
-/** The Worker: owns the device and runs one job after another. */
+/** The Worker: owns the device and runs one job after another, and a server beside them. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import { type Opened, openDevice } from "./device.ts"
 import { doctor } from "./engine-doctor.ts"
@@ -7,6 +7,7 @@ import { generate } from "./engine-generate.ts"
 import { Inbox } from "./engine-inbox.ts"
 import type { DeviceChoice, JobName, Jobs, MessageOf, Reply, Request, Telling } from "./engine-protocol.ts"
 import { serve } from "./engine-serve.ts"
+import { Sharing } from "./engine-share.ts"
 import type { Device } from "./program.ts"
 import { type StopFlag, train } from "./train.ts"
 
@@ -19,9 +20,17 @@ type Runs = {
     flag: StopFlag,
     emit: (event: Jobs[N]["event"]) => void,
     inbox: Inbox<MessageOf<N>>,
+    sharing: Sharing,
   ) => Promise<Jobs[N]["result"]>
 }
-const RUNS: Runs = { train, generate, eval: evaluateModel, doctor, serve }
+const RUNS: Runs = {
+  train: (input, device, flag, emit, _inbox, { pause }) => train(input, device, flag, emit, pause),
+  generate,
+  eval: evaluateModel,
+  doctor,
+  serve,
+}
+const sharing = new Sharing()
 
 let queue = Promise.resolve()
 
@@ -37,7 +46,10 @@ self.onmessage = ({ data }: MessageEvent<Request | Telling>) => {
     return
   }
   inboxes.set(data.id, new Inbox())
-  queue = queue.then(() => answer(data)).finally(() => inboxes.delete(data.id))
+  // A server runs beside the other jobs, which let it have the device.
+  const done = data.job === "serve" ? answer(data) : queue.then(() => answer(data))
+  const ended = done.finally(() => inboxes.delete(data.id))
+  if (data.job !== "serve") queue = ended
 }
 
 async function answer({ id, job, input, where, stop }: Request): Promise<void> {
@@ -56,8 +68,9 @@ async function answer({ id, job, input, where, stop }: Request): Promise<void> {
       flag: StopFlag,
       emit: (event: Jobs[JobName]["event"]) => void,
       inbox: Inbox<MessageOf<JobName>>,
+      sharing: Sharing,
     ) => Promise<Jobs[JobName]["result"]>
-    const result = await run(input, device, flag, (event) => reply({ id, event }), inboxes.get(id) ?? new Inbox())
+    const result = await run(input, device, flag, (event) => reply({ id, event }), inboxes.get(id) ?? new Inbox(), sharing)
     reply({ id, result })
   } catch (error) {
     const known = error instanceof AlphaError ? error : undefined

@@ -62,6 +62,7 @@ function failure({
   return Object.assign(new Error(message), { stack })
 }
 
+export { type MachineFacts, machineFacts } from "./engine-machine.ts"
 export { surroundings } from "./engine-prompt.ts"
 export type { DeviceChoice, Engine, Jobs, RunningJob } from "./engine-protocol.ts"
 export { type Serving, startServing } from "./engine-serve-client.ts"

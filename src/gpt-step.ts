@@ -146,8 +146,8 @@ export class Step {
     return this.submit(rows)()
   }
 
-  /** Gives the device the work; the result is waited for when it is called for. */
-  submit(rows: readonly Row[]): () => StepResult {
+  /** Gives the device the work, rows without a sequence left empty; the result is waited for when it is called for. */
+  submit(rows: readonly (Row | undefined)[]): () => StepResult {
     const { B, T, chooses } = this.#shape
     for (let b = 0; b < B; b++) {
       this.#place(b, rows[b])
@@ -197,7 +197,7 @@ export class Step {
     this.#isOpen[b] = mask === undefined
   }
 
-  #read(out: RunOutputs, rows: readonly Row[], T: number): StepResult {
+  #read(out: RunOutputs, rows: readonly (Row | undefined)[], T: number): StepResult {
     const { chooses, scores, hidden, top } = this.#shape
     const alternatives = (name: string) => {
       if (top === 0) return undefined
@@ -214,9 +214,9 @@ export class Step {
     }
     if (scores) {
       const [logprobs, best] = [out.read("score.logprob") as Float32Array, alternatives("score")]
-      read.scores = rows.map(({ chunk }, b) => ({
-        logprobs: logprobs.slice(b * T, b * T + chunk.length),
-        top: best && Array.from(chunk, (_, t) => best(b * T + t)),
+      read.scores = rows.map((row, b) => ({
+        logprobs: logprobs.slice(b * T, b * T + (row?.chunk.length ?? 0)),
+        top: best && Array.from(row?.chunk ?? [], (_, t) => best(b * T + t)),
       }))
     }
     if (hidden) read.hidden = out.read("hidden") as Float32Array

@@ -2,13 +2,18 @@
 import { dlopen, FFIType } from "bun:ffi"
 import { chmodSync, closeSync, lstatSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, statSync, writeSync } from "node:fs"
 import { tmpdir } from "node:os"
-import { basename, join } from "node:path"
+import { basename, join, resolve } from "node:path"
 import { isCompiled } from "./base-build.ts"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { writeAtomic } from "./base-file.ts"
 
-/** Path of libalpha.so that dlopen accepts. Throws AlphaError when no place allows it or, from source, when it cannot be built. */
+/**
+ * Path of libalpha.so that dlopen accepts: ALPHA_NATIVE_LIBRARY, compiled on this machine by `alpha fleet deploy --rebuildNative`, else the
+ * program's own. Throws AlphaError when no place allows it or, from source, when it cannot be built.
+ */
 export function nativeLibraryPath(): string {
+  const compiledHere = process.env.ALPHA_NATIVE_LIBRARY
+  if (compiledHere) return resolve(compiledHere)
   // build.ts resolves this name to the library it compiled, which the binary then carries.
   return isCompiled ? loadablePath(require("alpha:native-library")) : sourceLibrary()
 }

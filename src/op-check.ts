@@ -1,7 +1,7 @@
 /** Runs a case of an op on a device and measures its distance from the f64 reference. */
 import { caseInputs, caseValues } from "./op-case.ts"
 import { runReference, type Values } from "./op-reference.ts"
-import { type Device, type Op, type OpCase, plan, trace } from "./program.ts"
+import { type Device, type Executable, type Op, type OpCase, plan, type RunInputs, type State, trace } from "./program.ts"
 import { elements, type Tensor } from "./tensor.ts"
 
 export interface CaseVariant {
@@ -29,8 +29,18 @@ export interface CaseResult {
   readonly bits: ReadonlyMap<string, Uint8Array>
 }
 
-/** Runs one variant; outputs hold NaN before unless they are added to. */
-export function checkCase(device: Device, { op, opCase, index, act, beta }: CaseVariant): CaseResult {
+/** A variant as a program of its own, ready to run. */
+export interface CaseProgram {
+  readonly run: Executable
+  readonly state: State
+  readonly inputs: RunInputs
+  /** Values of every state before the run. */
+  readonly start: Values
+  free(): void
+}
+
+/** Compiles one variant and writes its values; outputs hold NaN unless they are added to. */
+export function caseProgram(device: Device, { op, opCase, index, act, beta }: CaseVariant): CaseProgram {
   const traced = plan(
     trace(`case ${op.name}`, (t) => {
       const inputs = caseInputs(t, op, opCase, act)
@@ -46,7 +56,6 @@ export function checkCase(device: Device, { op, opCase, index, act, beta }: Case
   )
   const { program } = traced
   const { state: start, inputs } = caseValues(op, opCase, index + 1)
-  const run = program.live.has("beta") ? { ...inputs, beta } : inputs
   const state = device.state()
   for (const t of program.states.values()) {
     const before = t.name.startsWith("out.")
@@ -56,9 +65,26 @@ export function checkCase(device: Device, { op, opCase, index, act, beta }: Case
     state.write(t.name, stored(before, t))
     start.set(t.name, t.name.startsWith("out.") && beta === 0 ? new Float64Array(elements(t)) : values(state.read(t.name), t))
   }
-  const compiled = device.compile(traced, state)
-  compiled.submit(run)
-  runReference(program, start, run)
+  const run = device.compile(traced, state)
+  return {
+    run,
+    state,
+    inputs: program.live.has("beta") ? { ...inputs, beta } : inputs,
+    start,
+    free() {
+      run.free()
+      state.free()
+    },
+  }
+}
+
+/** Runs one variant and compares what it wrote with the reference. */
+export function checkCase(device: Device, variant: CaseVariant): CaseResult {
+  const { op, act } = variant
+  const { run, state, inputs, start, free } = caseProgram(device, variant)
+  const { program } = run.plan
+  run.submit(inputs)
+  runReference(program, start, inputs)
   let [worst, tensor] = [0, ""]
   const bits = new Map<string, Uint8Array>()
   for (const t of program.states.values()) {
@@ -69,8 +95,7 @@ export function checkCase(device: Device, { op, opCase, index, act, beta }: Case
     const share = far === 0 ? 0 : far / limit // a limit of 0 allows no difference
     if (share >= worst) [worst, tensor] = [share, t.name]
   }
-  compiled.free()
-  state.free()
+  free()
   return { worst, tensor, bits }
 }
 

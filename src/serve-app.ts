@@ -24,7 +24,8 @@ const REQUEST_ID = /^[\w.-]{1,64}$/
 /** Headers of every answer. Pages load nothing from elsewhere and stand in no frame. */
 const HEADERS: Readonly<Record<string, string>> = {
   "x-content-type-options": "nosniff",
-  "referrer-policy": "no-referrer",
+  // Not "no-referrer": browsers then post the login form with the origin "null".
+  "referrer-policy": "same-origin",
   "x-frame-options": "DENY",
   "cross-origin-resource-policy": "same-origin",
   "content-security-policy":

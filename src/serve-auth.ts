@@ -40,6 +40,9 @@ export interface Keys {
 
 const digest = (key: string): Buffer => createHash("sha256").update(key).digest()
 
+/** Keys in one cookie: one of each scope. */
+export const MOST_HELD = 4
+
 /** Shortest key: what is shorter can be guessed. */
 const SHORTEST = 8
 
@@ -65,10 +68,10 @@ export function readKeys(environment: Environment, publicRead: boolean): Keys {
 
 function keyring(keys: readonly Key[], publicRead: boolean): Keys {
   const none = keys.length === 0
-  /** Compares with every key, so that the time tells nothing. */
-  const matching = (key: string): Key[] => {
-    const hash = digest(key)
-    return keys.filter((one) => timingSafeEqual(one.hash, hash))
+  /** Compares with every key, so that the time tells nothing. A cookie may hold several: who watches, asks and loads has one of each scope. */
+  const matching = (given: string): Key[] => {
+    const hashes = given.split(",").slice(0, MOST_HELD).map(digest)
+    return keys.filter((one) => hashes.filter((hash) => timingSafeEqual(one.hash, hash)).length > 0)
   }
   return {
     none,

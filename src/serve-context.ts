@@ -18,7 +18,9 @@ export interface Context {
   readonly metrics: Metrics
   readonly log: Log
   /** What the routes of runs read. */
-  readonly runs: RunStore
+  readonly runs: RunStore & { readonly database?: "ready" | "away" | null }
+  /** Where runs lie that can be served when an admin asks. */
+  readonly runsDir: string
   /** Runs that trainers ship here. */
   readonly remote: RemoteRuns
   readonly limits: { readonly queueTokens: number; readonly queueMs: number; readonly maxBody: number }
@@ -30,6 +32,8 @@ export interface Context {
   readonly startedAt: number
   /** Cancels of the requests under way. */
   readonly running: Set<(error: ApiError) => void>
+  /** Ends of the streams that never end by themselves: they go first when the server does, and their listeners come back. */
+  readonly listening: Set<() => void>
   /** Only what runs still ends. */
   draining: boolean
   /** The engine is gone; nothing can be answered. */

@@ -19,7 +19,10 @@ export const DETOKENIZE_FIELDS = {
 }
 
 export const LOAD_FIELDS = {
-  model: field(string({ min: 1, max: 500 }), "a model of /v1/models, or RUN@STEP", { required: true, extension: true }),
+  model: field(string({ min: 1, max: 500 }), "a model of /v1/models, or RUN@STEP of any run under runsDir", {
+    required: true,
+    extension: true,
+  }),
 }
 
 export const UNLOAD_FIELDS = {

@@ -1,5 +1,5 @@
 /** Runs that trainers elsewhere ship here: directories beside the server's own runs, row for row as the trainer wrote them. */
-import { appendFileSync, existsSync, mkdirSync, readdirSync, truncateSync } from "node:fs"
+import { appendFileSync, existsSync, lstatSync, mkdirSync, readdirSync, truncateSync } from "node:fs"
 import { join } from "node:path"
 import { fsyncPath, readJson, writeAtomic } from "./base-file.ts"
 import { JOURNALS, type Journal } from "./db.ts"
@@ -8,15 +8,15 @@ import { markCounts, offsetOf, prefixMarks, repairJournal } from "./train.ts"
 
 /** Marks a directory whose journals are written here, and by nobody else. */
 const MARKER = "remote.json"
-/** Trainer processes of one run that are remembered, so that a message of an old one changes nothing. */
-const MOST_SESSIONS = 1000
 const NAME = /^[A-Za-z0-9][\w.-]{0,99}$/
 export const RUN_ID = /^[A-Za-z0-9][\w-]{0,63}$/
 
 interface Marker {
   readonly run: string
-  /** Trainer processes seen, the one that may write last. */
-  readonly sessions: readonly string[]
+  /** The trainer process that may write; undefined before the first. */
+  readonly session: string | undefined
+  /** How often another trainer process took its place. */
+  readonly turn: number
 }
 
 export type Counts = Readonly<Record<Journal, number>>
@@ -26,7 +26,8 @@ export interface RemoteRun {
   readonly directory: string
   /** Rows of each journal. */
   counts: Record<Journal, number>
-  sessions: readonly string[]
+  session: string | undefined
+  turn: number
 }
 
 export class RemoteRuns {
@@ -47,12 +48,13 @@ export class RemoteRuns {
   start(id: string, name: string, record: Readonly<Record<string, unknown>>): RemoteRun {
     this.#scan()
     const known = this.#runs.get(id)
+    if (known !== undefined && existsSync(join(known.directory, "config.json"))) return known
     const directory = known?.directory ?? this.#place(id, name)
+    const run = known ?? { id, directory, counts: { metrics: 0, events: 0, samples: 0 }, session: undefined, turn: 0 }
     mkdirSync(join(directory, "checkpoints"), { recursive: true })
-    writeAtomic(join(directory, "config.json"), `${JSON.stringify({ ...record, id }, null, 1)}\n`)
-    if (known !== undefined) return known
-    const run: RemoteRun = { id, directory, counts: { metrics: 0, events: 0, samples: 0 }, sessions: [] }
+    // The marker is first: a kill in between must not leave what looks like a run of this machine.
     this.#mark(run)
+    this.#record(run, record)
     this.#runs.set(id, run)
     return run
   }
@@ -63,16 +65,23 @@ export class RemoteRuns {
     return { metrics: of("metrics"), events: of("events"), samples: of("samples") }
   }
 
-  /** Lets `session` write from the rows `keep` on. A session seen before changes nothing. */
-  adopt(run: RemoteRun, session: string, keep: Counts): void {
-    if (run.sessions.includes(session)) return
+  /**
+   * Lets `session` write from the rows `keep` on. `turn` is the one of which it knows the marks: a start that arrives when another process has
+   * had its turn since changes nothing. Throws 409 then. Returns whether the turn is new.
+   */
+  adopt(run: RemoteRun, session: string, turn: number, keep: Counts, record: Readonly<Record<string, unknown>>): boolean {
+    if (run.session === session) return false
+    if (run.turn !== turn) throw stale(run)
     for (const journal of JOURNALS) {
       if (keep[journal] >= run.counts[journal]) continue
       truncateSync(path(run, journal), offsetOf(path(run, journal), keep[journal]))
       run.counts[journal] = keep[journal]
     }
-    run.sessions = [...run.sessions, session].slice(-MOST_SESSIONS)
+    this.#record(run, record)
+    run.session = session
+    run.turn++
     this.#mark(run)
+    return true
   }
 
   /** Appends what of `rows` is new, the first of which is row `from`; returns the highest row there is. */
@@ -94,8 +103,7 @@ export class RemoteRuns {
 
   /** Throws 409 unless `session` is the trainer process that may write. */
   check(run: RemoteRun, session: string): void {
-    if (run.sessions.at(-1) === session) return
-    throw new ApiError(409, `session: run ${run.id} is written by another trainer process; start again`, { code: "stale_session" })
+    if (run.session !== session) throw stale(run)
   }
 
   /** The rows are on the disk when it returns. */
@@ -104,7 +112,12 @@ export class RemoteRuns {
   }
 
   #mark(run: RemoteRun): void {
-    writeAtomic(join(run.directory, MARKER), `${JSON.stringify({ run: run.id, sessions: run.sessions } satisfies Marker)}\n`)
+    const { id, session, turn } = run
+    writeAtomic(join(run.directory, MARKER), `${JSON.stringify({ run: id, session, turn } satisfies Marker)}\n`)
+  }
+
+  #record({ id, directory }: RemoteRun, record: Readonly<Record<string, unknown>>): void {
+    writeAtomic(join(directory, "config.json"), `${JSON.stringify({ ...record, id }, null, 1)}\n`)
   }
 
   /** A free directory: the run's name, and its id where that is taken. Throws 409 for a run that this machine trains itself. */
@@ -115,7 +128,8 @@ export class RemoteRuns {
         throw new ApiError(409, `run ${id} is a run of this machine: its directory is read as it is`, { code: "local_run" })
     }
     const plain = join(this.root, name)
-    return existsSync(plain) ? join(this.root, `${name.slice(0, 60)}-${id.slice(0, 36)}`) : plain
+    // A link that leads nowhere is there too.
+    return lstatSync(plain, { throwIfNoEntry: false }) !== undefined ? join(this.root, `${name.slice(0, 60)}-${id.slice(0, 36)}`) : plain
   }
 
   /** Finds what was received by earlier processes. */
@@ -124,12 +138,13 @@ export class RemoteRuns {
     for (const name of directories(this.root)) {
       const directory = join(this.root, name)
       if (!existsSync(join(directory, MARKER))) continue
-      const { run: id, sessions } = readJson(join(directory, MARKER)) as Marker
+      const { run: id, session, turn } = readJson(join(directory, MARKER)) as Marker
       const rows = (journal: Journal) => repairJournal(join(directory, `${journal}.jsonl`))
       this.#runs.set(id, {
         id,
         directory,
-        sessions,
+        session,
+        turn,
         counts: { metrics: rows("metrics"), events: rows("events"), samples: rows("samples") },
       })
     }
@@ -137,6 +152,8 @@ export class RemoteRuns {
   }
 }
 
+const stale = ({ id }: RemoteRun): ApiError =>
+  new ApiError(409, `session: run ${id} is written by another trainer process; start again`, { code: "stale_session" })
 const path = (run: RemoteRun, journal: Journal): string => join(run.directory, `${journal}.jsonl`)
 
 const directories = (root: string): string[] =>

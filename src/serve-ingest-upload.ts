@@ -1,5 +1,5 @@
 /** Checkpoints that trainers ship: a manifest, chunks at their offsets, and a directory that appears whole once every hash is right. */
-import { existsSync, mkdirSync, readFileSync, rmSync, statfsSync, statSync } from "node:fs"
+import { existsSync, mkdirSync, readFileSync, readlinkSync, rmSync, statfsSync, statSync } from "node:fs"
 import { open } from "node:fs/promises"
 import { join } from "node:path"
 import { publishDirectory, readJson, sha256, sha256File, writeAtomic } from "./base-file.ts"
@@ -35,9 +35,9 @@ export async function upload(call: Call): Promise<Response> {
   const run = call.context.remote.get(manifest.run)
   const content = JSON.stringify(manifest)
   const id = `${manifest.run}.${manifest.step}.${sha256(content).slice(0, 32)}`
-  if (isPublished(run, manifest)) return Response.json({ upload: id, received: {}, done: true })
+  if (isPublished(run, id)) return Response.json({ upload: id, received: {}, done: true })
   const folder = staging(run, id)
-  if (!existsSync(folder)) {
+  if (!existsSync(manifestPath(run, id))) {
     const total = manifest.files.reduce((sum, { bytes }) => sum + bytes, 0)
     const { bavail, bsize } = statfsSync(run.directory)
     if (total + SPARE_BYTES > bavail * bsize) throw new ApiError(507, `no room for ${total} bytes`, { code: "no_space" })
@@ -57,6 +57,7 @@ export async function uploadChunk(call: Call): Promise<Response> {
   const offset = Number(header("x-upload-offset") || Number.NaN)
   if (!Number.isSafeInteger(offset) || offset < 0) throw badField("x-upload-offset", "expected a byte offset")
   return alone(id, async () => {
+    if (isPublished(run, id)) throw new ApiError(409, `upload ${id}: it is complete`, { code: "complete" })
     const bytes = await call.http.req.arrayBuffer().catch((error: Error) => {
       throw error instanceof ApiError ? error : new ApiError(499, "the client is gone", { code: "cancelled" })
     })
@@ -82,8 +83,14 @@ export async function uploadChunk(call: Call): Promise<Response> {
 export async function uploadAssemble(call: Call): Promise<Response> {
   const body = (await call.json()) as { upload?: unknown } | null
   const { run, manifest, id } = find(call, typeof body?.upload === "string" ? body.upload : "")
-  if (isPublished(run, manifest)) return Response.json({ done: true })
+  const target = checkpointPath(run.directory, manifest.step)
   return alone(id, async () => {
+    if (isPublished(run, id)) {
+      // A kill may have come between the checkpoint and its links; an old message that is sent again moves none back.
+      for (const name of linksOf(manifest))
+        if (existsSync(target) && linkedStep(run, name) < manifest.step) setLink(run.directory, name, target)
+      return Response.json({ done: true })
+    }
     const folder = staging(run, id)
     for (const { name, bytes, sha256: expected } of manifest.files) {
       const path = join(folder, name)
@@ -93,11 +100,9 @@ export async function uploadAssemble(call: Call): Promise<Response> {
       rmSync(path)
       throw new ApiError(422, `${name}: the SHA-256 of its bytes is another than the manifest's`, { code: "wrong_hash" })
     }
-    const target = checkpointPath(run.directory, manifest.step)
     if (existsSync(target)) rmSync(target, { recursive: true })
     publishDirectory(folder, target)
-    if (manifest.best) setLink(run.directory, "best", target)
-    setLink(run.directory, "last", target)
+    for (const name of linksOf(manifest)) setLink(run.directory, name, target)
     retain(run.directory, keptCheckpoints(run))
     return Response.json({ done: true })
   })
@@ -142,15 +147,18 @@ const staging = (run: RemoteRun, id: string): string => join(run.directory, "upl
 const manifestPath = (run: RemoteRun, id: string): string => join(run.directory, "uploads", `${id}.json`)
 const sizeOf = (path: string): number => statSync(path, { throwIfNoEntry: false })?.size ?? 0
 
-/** Whether the checkpoint of this manifest stands already. */
-function isPublished(run: RemoteRun, manifest: Manifest): boolean {
-  const folder = checkpointPath(run.directory, manifest.step)
-  const id = `${manifest.run}.${manifest.step}.${sha256(JSON.stringify(manifest)).slice(0, 32)}`
-  return (
-    existsSync(manifestPath(run, id)) &&
-    !existsSync(staging(run, id)) &&
-    manifest.files.every(({ name, bytes }) => sizeOf(join(folder, name)) === bytes)
-  )
+/** Whether this upload became a checkpoint, which retention may have taken since. */
+const isPublished = (run: RemoteRun, id: string): boolean => existsSync(manifestPath(run, id)) && !existsSync(staging(run, id))
+
+const linksOf = ({ best }: Manifest): readonly ("best" | "last")[] => (best ? ["best", "last"] : ["last"])
+
+/** Step of the checkpoint that a link names; −1 where there is none. */
+function linkedStep(run: RemoteRun, name: "best" | "last"): number {
+  try {
+    return Number(/(\d+)$/.exec(readlinkSync(join(run.directory, name)))?.[1] ?? -1)
+  } catch {
+    return -1
+  }
 }
 
 async function alone<T>(id: string, work: () => Promise<T>): Promise<T> {

@@ -1,5 +1,5 @@
 /** POST /api/ingest: rows of a trainer's journals, each taken once, however often it is sent. */
-import { type Beat, JOURNALS, type Journal, RUN_STATES, writeBeat } from "./db.ts"
+import { type Beat, JOURNALS, type Journal, RUN_STATES, readBeat, writeBeat } from "./db.ts"
 import type { Call } from "./serve-context.ts"
 import { badField } from "./serve-error.ts"
 import { type Counts, type RemoteRun, RUN_ID } from "./serve-ingest-store.ts"
@@ -16,7 +16,8 @@ const isCount = (value: unknown): value is number => Number.isSafeInteger(value)
 
 /**
  * { run, session, kind, … } → { through }: the highest row of the journal that is here, −1 for none; of all journals where none is meant.
- * start with `name` and `config` tells a run and answers marks of what is here; start with `keep` lets this session write from those rows on.
+ * start with `name` and `config` tells a run and answers marks of what is here and whose turn it is; start with `config`, that turn and `keep`
+ * lets this session write from those rows on.
  */
 export async function ingest(call: Call): Promise<Response> {
   const body = await call.json()
@@ -32,7 +33,8 @@ export async function ingest(call: Call): Promise<Response> {
     store.check(known, session)
     const told = beat(body, kind)
     if (kind === "end") store.flush(known)
-    writeBeat(known.directory, told)
+    // A heartbeat that comes after the end was late.
+    if (kind === "end" || !hasEnded(known)) writeBeat(known.directory, told)
     return Response.json({ through: through(known) })
   }
   const { from, rows } = body
@@ -46,20 +48,22 @@ export async function ingest(call: Call): Promise<Response> {
 }
 
 function start({ context: { remote } }: Call, body: Body, id: string, session: string): object {
-  if (body.keep === undefined) {
-    const { config, name } = body
+  const { config, keep, name, turn } = body
+  if (!isObject(config) || JSON.stringify(config).length > MOST_BYTES_OF_RECORD) throw badField("config", "expected the run's config.json")
+  if (keep === undefined) {
     if (typeof name !== "string") throw badField("name", "expected the run's name")
-    if (!isObject(config) || JSON.stringify(config).length > MOST_BYTES_OF_RECORD)
-      throw badField("config", "expected the run's config.json")
     const run = remote.start(id, name, config)
-    return { through: through(run), marks: remote.marks(run) }
+    return { through: through(run), turn: run.turn, marks: remote.marks(run) }
   }
+  if (!isCount(turn)) throw badField("turn", "expected the number that the first start answered")
   const run = remote.get(id)
-  remote.adopt(run, session, keptRows(body.keep))
-  remote.check(run, session)
-  writeBeat(run.directory, beat(body, "heartbeat"))
+  const told = beat(body, "heartbeat")
+  const isNew = remote.adopt(run, session, turn, keptRows(keep), config)
+  if (isNew || !hasEnded(run)) writeBeat(run.directory, told)
   return { through: through(run) }
 }
+
+const hasEnded = ({ directory }: RemoteRun): boolean => (readBeat(directory)?.state ?? "running") !== "running"
 
 function keptRows(keep: unknown): Counts {
   if (!isObject(keep)) throw badField("keep", "expected rows by journal")

@@ -51,12 +51,15 @@ export interface ModelEntry {
   readonly current: boolean
 }
 
+export type Follow = "best" | "last"
+
 interface Source {
   readonly name: string
   /** Run, checkpoint or model directory. */
   readonly path: string
   readonly isRun: boolean
-  readonly follow: boolean
+  /** Which checkpoint of the run answers: the newest best one (last while there is none), or the newest; undefined: the one found at the start. */
+  readonly follow: Follow | undefined
   current: Version | undefined
 }
 
@@ -75,11 +78,11 @@ export class Models {
     private readonly options: { readonly precision: Precision; readonly log: Log },
   ) {}
 
-  /** Takes a model up; nothing is loaded yet. A run that is followed may have no checkpoint yet. */
-  add(given: string, runsDir: string, follow = false): void {
+  /** Takes a model up; nothing is loaded yet. A run whose best is followed may have no checkpoint yet; one whose last is, which trains in this process, no directory. */
+  add(given: string, runsDir: string, follow?: Follow): void {
     const path = modelPath(given, runsDir)
-    if (!follow) modelDirectory(path)
-    else if (!existsSync(join(path, "checkpoints"))) {
+    if (follow === undefined) modelDirectory(path)
+    else if (follow === "best" && !existsSync(join(path, "checkpoints"))) {
       throw new AlphaError(`${given}: no such run`, { hint: `--follow takes a run under ${runsDir}, or its path`, code: EXIT.data })
     }
     const name = basename(resolve(path))
@@ -90,15 +93,24 @@ export class Models {
         code: EXIT.usage,
       })
     }
-    const isRun = existsSync(join(path, "checkpoints"))
-    this.#sources.set(name, { name, path, isRun, follow: follow || known?.follow === true, current: known?.current })
+    const isRun = follow !== undefined || existsSync(join(path, "checkpoints"))
+    this.#sources.set(name, { name, path, isRun, follow: follow ?? known?.follow, current: known?.current })
+  }
+
+  /** Takes up a run of `runsDir` by its name, when it is there with a checkpoint and not served yet; loaded when it is asked for. */
+  adopt(name: string, runsDir: string): void {
+    const path = join(runsDir, name)
+    if (this.#sources.has(name) || name.startsWith(".") || basename(name) !== name || !hasCheckpoint(path)) return
+    this.add(path, runsDir)
+    const source = this.#sources.get(name) as Source
+    source.current = this.#version(source, modelDirectory(path), false)
   }
 
   /** Loads what answers now, for all models in turn; `isReady` from then on. */
   async start(): Promise<void> {
     for (const source of this.#sources.values()) {
       if (source.isRun && !hasCheckpoint(source.path)) continue
-      source.current = this.#version(source, modelDirectory(source.path), false)
+      source.current = this.#version(source, newest(source), false)
       await this.#load(source.current)
     }
     this.#started = true
@@ -109,11 +121,11 @@ export class Models {
     return this.#started && [...this.#sources.values()].every(({ current }) => current !== undefined)
   }
 
-  /** Swaps followed runs to their newest best checkpoint. New requests go there; those under way end where they began. */
+  /** Swaps followed runs to their newest checkpoint. New requests go there; those under way end where they began. */
   async followOnce(): Promise<void> {
     for (const source of this.#sources.values()) {
-      if (!source.follow || !hasCheckpoint(source.path)) continue
-      const directory = modelDirectory(source.path)
+      if (source.follow === undefined || !hasCheckpoint(source.path)) continue
+      const directory = newest(source)
       if (resolve(directory) === resolve(source.current?.directory ?? "")) continue
       const next = this.#version(source, directory, false)
       const before = source.current
@@ -291,6 +303,9 @@ export class Models {
     })
   }
 }
+
+/** The checkpoint that answers for a source now. */
+const newest = ({ path, follow }: Source): string => modelDirectory(follow === "last" ? join(path, "last") : path)
 
 const hasCheckpoint = (run: string): boolean => ["best", "last"].some((name) => existsSync(join(run, name)))
 const stepOf = (directory: string): number => Number(/step-(\d+)\/*$/.exec(directory)?.[1] ?? 0)

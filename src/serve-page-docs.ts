@@ -43,7 +43,7 @@ export function docsPage(): string {
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>alpha API</title>
 <link rel="icon" href="data:,"><link rel="stylesheet" href="/assets/page.css"></head>
-<body class="docs"><header><a class="brand" href="/">alpha</a><nav><a href="/">Playground</a><a href="/docs" aria-current="page">API</a></nav></header>
+<body class="docs"><header><a class="brand" href="/">alpha</a><nav><a href="/">Playground</a><a href="/training">Training</a><a href="/docs" aria-current="page">API</a></nav></header>
 <main><h1>API</h1>
 <p>Every field of a request is honoured, or answered 400 with its name in <code>error.param</code>. <b>Only as shown</b>: other values are 400.
 A field that is not listed is 400. Errors are <code>{"error": {"message", "type", "param", "code"}}</code>.

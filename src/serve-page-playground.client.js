@@ -38,7 +38,7 @@ class Pane {
 
   /** The models to choose from; the choice stays where it can. */
   fill() {
-    const chosen = this.select.value
+    const chosen = this.select.value || new URLSearchParams(location.search).get("model")
     this.select.replaceChildren(...models.map(({ id }) => make("option", { value: id, text: id })))
     if (models.some(({ id }) => id === chosen)) this.select.value = chosen
   }

@@ -2,6 +2,7 @@
 import { chatCompletions } from "./serve-chat.ts"
 import { completions } from "./serve-completions.ts"
 import type { Route } from "./serve-context.ts"
+import { dashboard } from "./serve-dash.ts"
 import { embeddings } from "./serve-embeddings.ts"
 import { chatUi, generate, inference, oldModels } from "./serve-heritage.ts"
 import { ingest } from "./serve-ingest.ts"
@@ -57,6 +58,13 @@ export const ROUTES: readonly Route[] = [
   route("GET", "/ready", "open", "200 when requests can be answered, 503 while loading or draining", ready),
   route("GET", "/", "open", "playground", playground),
   route("GET", "/docs", "open", "this API, from the field table", docs),
+  route("GET", "/training", "open", "dashboard: what trains now", dashboard),
+  route("GET", "/runs", "open", "dashboard: all runs", dashboard),
+  route("GET", "/runs/:id", "open", "dashboard: one run", dashboard),
+  route("GET", "/compare", "open", "dashboard: runs side by side", dashboard),
+  route("GET", "/checkpoints", "open", "dashboard: what runs saved", dashboard),
+  route("GET", "/models", "open", "dashboard: models that are served", dashboard),
+  route("GET", "/domains", "open", "dashboard: kinds of data", dashboard),
   route("GET", "/assets/:name", "open", "scripts and styles of the pages", pageAsset),
   route("GET", "/login", "open", "form that takes a key", loginPage),
   route("POST", "/login", "open", "keeps a key in a cookie", login),

@@ -1,7 +1,8 @@
 /** GET /api/runs…: what is known of runs, as JSON or to download. */
-import { JOURNALS, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
+import { domainsOf, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
 import type { Call } from "./serve-context.ts"
 import { ApiError, badField } from "./serve-error.ts"
+import { packedJson } from "./serve-pack.ts"
 
 const X_AXES = ["step", "tokens", "time", "flops"] as const satisfies readonly XAxis[]
 const DEFAULT_POINTS = 1000
@@ -20,7 +21,8 @@ export async function listRuns(call: Call): Promise<Response> {
     .map((state) => RUN_STATES.find((one) => one === state) ?? unknown("state", state, RUN_STATES))
   const limit = count(call, "limit", undefined, 100_000)
   const filter = { states, tag: query("tag"), name: query("name"), limit }
-  return Response.json({ runs: await call.context.runs.runs(filter) })
+  const { runs } = call.context
+  return packedJson(call, { runs: await runs.runs(filter), database: runs.database ?? null })
 }
 
 export const oneRun = async (call: Call): Promise<Response> => Response.json(await find(call))
@@ -40,7 +42,7 @@ export async function runMetrics(call: Call): Promise<Response> {
   const x = X_AXES.find((one) => one === (call.http.req.query("x") ?? "step")) ?? unknown("x", call.http.req.query("x"), X_AXES)
   const points = count(call, "points", DEFAULT_POINTS, MOST_POINTS) as number
   const [from, to] = [bound(call, "from"), bound(call, "to")]
-  return Response.json(await call.context.runs.metrics(run.id, { columns, x, points, from, to }))
+  return packedJson(call, await call.context.runs.metrics(run.id, { columns, x, points, from, to }))
 }
 
 /** Rows of a journal after ?after=, at most ?limit=, or all of them with ?format=. */
@@ -85,12 +87,8 @@ export async function changeRun(call: Call): Promise<Response> {
   return Response.json(await find(call))
 }
 
-/** GET /api/domains: what runs are trained on, and how many. */
-export async function domains(call: Call): Promise<Response> {
-  const counts = new Map<string, number>()
-  for (const { domain } of await call.context.runs.runs()) if (domain !== null) counts.set(domain, (counts.get(domain) ?? 0) + 1)
-  return Response.json({ domains: [...counts].map(([id, runs]) => ({ id, runs })) })
-}
+/** GET /api/domains: what runs are trained on, and what they came to. */
+export const domains = async (call: Call): Promise<Response> => Response.json({ domains: domainsOf(await call.context.runs.runs()) })
 
 async function find(call: Call): Promise<RunSummary> {
   const id = call.http.req.param("id") ?? ""
@@ -172,15 +170,4 @@ function bound(call: Call, name: string): number | undefined {
 
 function unknown(name: string, value: unknown, known: readonly string[]): never {
   throw badField(name, `${String(value).slice(0, 50)}: expected one of ${known.join(", ")}`)
-}
-
-/** "metrics:12,events:3" → after which rows a listener goes on. */
-export function readPlaces(text: string): Partial<Record<Journal, number>> {
-  return Object.fromEntries(
-    text.split(",").flatMap((part) => {
-      const [journal, seq] = part.split(":")
-      const known = JOURNALS.find((one) => one === journal)
-      return known !== undefined && /^-?\d{1,15}$/.test(seq ?? "") ? [[known, Number(seq)]] : []
-    }),
-  )
 }

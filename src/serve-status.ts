@@ -54,6 +54,7 @@ export function oneModel({ context, http }: Call): Response {
 
 export async function load(call: Call): Promise<Response> {
   const { model } = parseRows(FIELDS["POST /v1/load"], await call.json())
+  call.context.models.adopt(model.replace(/@\d+$/, ""), call.context.runsDir)
   const lease = await call.context.models.lease(model)
   try {
     const { key, fingerprint, bytes, loadMs } = lease.model.facts

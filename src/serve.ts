@@ -2,8 +2,8 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { Log } from "./base-log.ts"
 import type { Environment, ServeConfig } from "./config.ts"
-import { DirectoryStore } from "./db.ts"
-import { startEngine, startServing } from "./engine.ts"
+import { DirectoryStore, RunDatabase } from "./db.ts"
+import { type Engine, startEngine, startServing } from "./engine.ts"
 import { createApp } from "./serve-app.ts"
 import { checkBind, isLoopback, readKeys } from "./serve-auth.ts"
 import type { Context, Route } from "./serve-context.ts"
@@ -13,6 +13,7 @@ import { KeyUsage } from "./serve-limit.ts"
 import { serverMetrics } from "./serve-metrics.ts"
 import { Models } from "./serve-models.ts"
 import { ROUTES } from "./serve-routes.ts"
+import { databaseName, ServerRuns, serverDatabase } from "./serve-runs-store.ts"
 
 export { KEY_SOURCES, type Scope } from "./serve-auth.ts"
 export { FIELDS } from "./serve-fields.ts"
@@ -28,12 +29,16 @@ export interface RunningServer {
   readonly failed: Promise<string>
   /** Whether everything but admin is open, for want of keys. */
   readonly isOpen: boolean
+  /** Where runs are kept beside their directories. */
+  readonly database: string | undefined
   /** Refuses new requests, lets running ones end for `seconds`, then ends them with an error; resolves when all is closed. */
   drain(seconds: number): Promise<void>
 }
 
 /** Time for the last writes to leave after the requests were ended. */
 const FLUSH_MS = 200
+/** Time for the last rows to reach the database. */
+const KEEP_MS = 5000
 /** How often a followed run is looked at, and the engine asked whether it lives. */
 const LOOK_MS = 1000
 /** Seconds a connection may rest between requests and in the middle of one; one that waits for an answer may rest for ever. */
@@ -47,16 +52,24 @@ const defaultPort = (environment: Environment): number => {
   throw new AlphaError("PORT: expected a whole number from 0 to 65535", { code: EXIT.usage })
 }
 
-/** Starts to listen at once; models load meanwhile. `routes` may hold more than this group's own. */
+export interface ServerOptions {
+  readonly onNote?: (note: string) => void
+  /** May hold more than this group's own. */
+  readonly routes?: readonly Route[]
+  /** A run that this process trains: its last checkpoint answers. The engine is the trainer's, and stays open. */
+  readonly training?: { readonly engine: Engine; readonly directory: string; readonly debugGpu: boolean }
+}
+
+/** Starts to listen at once; models load meanwhile. */
 export function startServer(
   config: ServeConfig,
   environment: Environment,
   log: Log,
-  { onNote, routes = ROUTES }: { onNote?: (note: string) => void; routes?: readonly Route[] } = {},
+  { onNote, routes = ROUTES, training }: ServerOptions = {},
 ): RunningServer {
   const keys = readKeys(environment, config.publicRead)
   checkBind(config.host, keys)
-  const engine = startEngine()
+  const engine = training?.engine ?? startEngine()
   let evict = (_key: string) => {}
   const serving = startServing(
     engine,
@@ -68,11 +81,19 @@ export function startServer(
       memoryBytes: config.memory,
       prefixCache: config.prefixCache,
     },
-    { device: config.device, threads: config.threads },
+    // One process opens a device once: the words are those of the trainer.
+    { device: config.device, threads: config.threads, ...(training === undefined ? {} : { debugGpu: training.debugGpu }) },
     { onEvicted: (key) => evict(key), ...(onNote === undefined ? {} : { onNote }) },
   )
   const models = new Models(serving, { precision: config.precision, log })
   evict = (key) => models.evicted(key)
+  const place = serverDatabase(config.database, environment)
+  const runs = new ServerRuns(
+    new DirectoryStore(config.runsDir),
+    config.runsDir,
+    place === undefined ? undefined : () => RunDatabase.open(place),
+    log,
+  )
   const context: Context = {
     serving,
     models,
@@ -80,7 +101,8 @@ export function startServer(
     usage: new KeyUsage({ concurrency: config.keyConcurrency, tokensPerMinute: config.keyTokensPerMinute }),
     metrics: serverMetrics(),
     log,
-    runs: new DirectoryStore(config.runsDir),
+    runs,
+    runsDir: config.runsDir,
     remote: new RemoteRuns(config.runsDir),
     limits: { queueTokens: config.queueTokens, queueMs: config.queueTimeout * 1000, maxBody: config.maxBody },
     cors: config.cors,
@@ -88,14 +110,19 @@ export function startServer(
     loopback: isLoopback(config.host),
     startedAt: Date.now(),
     running: new Set(),
+    listening: new Set(),
     draining: false,
     failed: undefined,
   }
-  const close = () => engine.close()
+  const close = () => {
+    runs.close()
+    if (training === undefined) engine.close()
+  }
   let server: Bun.Server<undefined>
   try {
     for (const path of config.model) models.add(path, config.runsDir)
-    if (config.follow !== undefined) models.add(config.follow, config.runsDir, true)
+    if (config.follow !== undefined) models.add(config.follow, config.runsDir, "best")
+    if (training !== undefined) models.add(training.directory, config.runsDir, "last")
     server = listen(config, config.port ?? defaultPort(environment), createApp(context, routes))
   } catch (error) {
     close()
@@ -114,15 +141,19 @@ export function startServer(
     loaded,
     failed,
     isOpen: keys.none,
+    database: place === undefined ? undefined : databaseName(place.url),
     async drain(seconds) {
       context.draining = true
+      const listened = context.listening.size > 0
+      for (const leave of [...context.listening]) leave()
       const until = performance.now() + seconds * 1000
       while (context.running.size > 0 && performance.now() < until) await Bun.sleep(20)
       const left = context.running.size > 0
       for (const cancel of [...context.running]) cancel(draining())
-      if (left) await Bun.sleep(FLUSH_MS)
+      if (left || listened) await Bun.sleep(FLUSH_MS)
       await server.stop(true)
-      context.runs.close()
+      runs.close()
+      await Promise.race([runs.ended, Bun.sleep(KEEP_MS)])
       await Promise.race([serving.stop(), Bun.sleep(2000)]).catch(() => {})
       await Promise.race([ended, Bun.sleep(0)])
       close()

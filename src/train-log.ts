@@ -15,6 +15,9 @@ export interface Submitted {
   readonly lr: number
   /** When its batch began to be made, by performance.now(). */
   readonly at: number
+  /** Of making its batch, and of giving it to the device. */
+  readonly dataMs: number
+  readonly submitMs: number
   /** loss and count (sums), control. */
   readonly out: RunOutputs
 }
@@ -26,6 +29,8 @@ export class StepLog {
   /** Milliseconds of every step. */
   readonly #times: number[] = []
   #readAt = 0
+  /** Milliseconds since the last row, of so many steps. */
+  #phases = { data: 0, submit: 0, wait: 0, steps: 0 }
   /** Step at which the device was last asked how it fares. */
   #looked = 0
   readonly #flops: number
@@ -57,11 +62,14 @@ export class StepLog {
 
   #read(): void {
     const submitted = this.#pending.shift() as Submitted
-    const { step, lr, out, at } = submitted
+    const { step, lr, out, at, dataMs, submitMs } = submitted
+    const asked = performance.now()
     const control = out.read("control")
     const count = out.read("count")[0] as number
     this.loss = (out.read("loss")[0] as number) / count
     const now = performance.now()
+    const { data, submit, wait, steps } = this.#phases
+    this.#phases = { data: data + dataMs, submit: submit + submitMs, wait: wait + now - asked, steps: steps + 1 }
     this.#times.push(now - Math.max(at, this.#readAt)) // steps overlap: each has the time from the one before
     this.#readAt = now
     const { emit, device, job } = this.session
@@ -82,6 +90,7 @@ export class StepLog {
       tokens: submitted.tokens,
       tokens_per_s: (this.#tokensPerStep * 1000) / ms,
       ms_per_step: ms,
+      ...this.#takePhases(),
       mfu: rate / refreshPeak(device, values.precision, rate),
       skipped: control[CONTROL.skipped] as number,
       ...this.#look(step),
@@ -111,6 +120,13 @@ export class StepLog {
           }
         : {}),
     }
+  }
+
+  /** Means over the steps since the row before. */
+  #takePhases() {
+    const { data, submit, wait, steps } = this.#phases
+    this.#phases = { data: 0, submit: 0, wait: 0, steps: 0 }
+    return { data_ms: data / steps, submit_ms: submit / steps, wait_ms: wait / steps }
   }
 
   /** Over all steps but the first tenth; over all where there are few. */

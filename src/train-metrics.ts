@@ -21,6 +21,10 @@ export interface StepRow extends GpuColumns {
   readonly tokens: number
   readonly tokens_per_s: number
   readonly ms_per_step: number
+  /** Of it, since the row before: making batches, giving work to the device, waiting for results. What is left is the device at work meanwhile. */
+  readonly data_ms: number
+  readonly submit_ms: number
+  readonly wait_ms: number
   /** Share of the best matrix-product rate that the device has shown so far, at most 1. */
   readonly mfu: number
   readonly skipped: number
@@ -37,6 +41,7 @@ export interface EvalRow {
   /** Absent where the bytes behind the tokens are not known. */
   readonly bits_per_byte?: number
   readonly best: boolean
+  readonly eval_ms: number
 }
 
 export interface SampleRow {
@@ -44,6 +49,7 @@ export interface SampleRow {
   readonly step: number
   readonly prompt: string
   readonly text: string
+  readonly ms: number
 }
 
 export interface Summary {
@@ -135,6 +141,18 @@ export interface ProfileEvent {
   readonly traceFile: string | undefined
 }
 
+/** A checkpoint was written. */
+export interface CheckpointEvent {
+  readonly type: "checkpoint"
+  readonly step: number
+  readonly path: string
+  readonly bytes: number
+  /** Of the weights. */
+  readonly sha256: string | undefined
+  readonly best: boolean
+  readonly ms: number
+}
+
 /** The beginning of something a person should look at. */
 export interface AlertEvent {
   readonly type: "alert"
@@ -150,7 +168,7 @@ export type TrainEvent =
   | SampleRow
   | { readonly type: "progress"; readonly label: string; readonly done: number; readonly total: number }
   | { readonly type: "note"; readonly step: number; readonly level: "info" | "warn"; readonly message: string }
-  | { readonly type: "checkpoint"; readonly step: number; readonly path: string; readonly bytes: number; readonly best: boolean }
+  | CheckpointEvent
   | AlertEvent
   | ProfileEvent
   | MemoryEvent

@@ -1,4 +1,4 @@
-/** Ships a checkpoint in chunks that go on where they stopped; the optimizer's state stays here. */
+/** Ships a checkpoint in chunks that go on where they stopped; the optimizer's state only where that is asked for. */
 import { open, readdir, stat } from "node:fs/promises"
 import { join } from "node:path"
 import { sha256File } from "./base-file.ts"
@@ -14,11 +14,17 @@ export type Post = (path: string, body: object | Uint8Array<ArrayBuffer>, header
 
 /** Below the body limit that servers have by default. */
 const CHUNK_BYTES = 512 << 10
-const KEPT_BACK = /^trainer\.safetensors$/
+/** Twice the weights or more, and of use only to a trainer that goes on from there. */
+const OPTIMIZER = /^trainer\.safetensors$/
 
 /** Ships it whole. Throws where the server refuses or is gone, and where retention took the checkpoint meanwhile (ENOENT). */
-export async function shipCheckpoint(run: string, { path, step, best }: CheckpointToShip, post: Post): Promise<void> {
-  const names = (await readdir(path)).filter((name) => !KEPT_BACK.test(name)).sort()
+export async function shipCheckpoint(
+  run: string,
+  { path, step, best }: CheckpointToShip,
+  withOptimizer: boolean,
+  post: Post,
+): Promise<void> {
+  const names = (await readdir(path)).filter((name) => withOptimizer || !OPTIMIZER.test(name)).sort()
   const files: { name: string; bytes: number; sha256: string }[] = []
   for (const name of names) {
     const { size } = await stat(join(path, name))

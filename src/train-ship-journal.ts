@@ -91,6 +91,13 @@ export function repairJournal(path: string): number {
   return rows
 }
 
+/** Whole lines of a journal. */
+export function countRows(path: string): number {
+  let rows = 0
+  eachLine(path, () => ++rows > 0)
+  return rows
+}
+
 /** Byte offset of row `row`, or of the end where there are fewer. */
 export function offsetOf(path: string, row: number): number {
   let [rows, bytes] = [0, 0]

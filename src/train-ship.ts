@@ -4,7 +4,7 @@ import { basename, join } from "node:path"
 import { readJson } from "./base-file.ts"
 import { JOURNALS, type Journal, type RunState } from "./db.ts"
 import { type CheckpointToShip, type Post, shipCheckpoint } from "./train-ship-checkpoint.ts"
-import { offsetOf, prefixMarks, readBlock } from "./train-ship-journal.ts"
+import { countRows, offsetOf, prefixMarks, readBlock } from "./train-ship-journal.ts"
 
 export interface ShipOptions {
   /** Where `alpha serve` answers: https://host:port. */
@@ -12,6 +12,8 @@ export interface ShipOptions {
   readonly secret: string
   /** Directory of the run. */
   readonly directory: string
+  /** Checkpoints take the optimizer's state along, so that the run can go on elsewhere. */
+  readonly withOptimizer?: boolean
   readonly onNote?: (note: string) => void
   /** Time between looks at the files. */
   readonly pollMs?: number
@@ -21,11 +23,25 @@ export interface ShipOptions {
   readonly timeoutMs?: number
 }
 
+export interface Patience {
+  /** Longest wait in all. */
+  readonly ms: number
+  /** Longest wait while nothing but failures comes back. */
+  readonly failingMs: number
+}
+
+export interface Left {
+  /** Everything arrived, or nothing of it is wanted there. */
+  readonly done: boolean
+  /** Rows that the server is not known to have. */
+  readonly rows: number
+}
+
 export interface Shipper {
   /** Ships a checkpoint when the rows leave time; of those that wait only the newest and the newest best. */
   checkpoint(checkpoint: CheckpointToShip): void
-  /** Ships what is left and how the run ended, for at most `ms`; whether all of it arrived. */
-  end(state: Exclude<RunState, "stalled" | "running">, ms: number, message?: string): Promise<boolean>
+  /** Ships what is left and how the run ended; returns what did not arrive. */
+  end(state: Exclude<RunState, "stalled" | "running">, patience: Patience, message?: string): Promise<Left>
   /** Stops at once. */
   close(): void
 }
@@ -55,10 +71,20 @@ interface Position {
 }
 
 export function startShipper(options: ShipOptions): Shipper {
-  const { url, secret, directory, onNote = () => {}, pollMs = 1000, backoffMs = 30_000, timeoutMs = 60_000 } = options
+  const {
+    url,
+    secret,
+    directory,
+    withOptimizer = false,
+    onNote = () => {},
+    pollMs = 1000,
+    backoffMs = 30_000,
+    timeoutMs = 60_000,
+  } = options
   const session = crypto.randomUUID()
   const closed = new AbortController()
   const drained = Promise.withResolvers<boolean>()
+  let heardAt = performance.now()
   let ending: { state: RunState; message: string | undefined } | undefined
   let positions: Record<Journal, Position> | undefined
   let run = ""
@@ -87,14 +113,22 @@ export function startShipper(options: ShipOptions): Shipper {
       redirect: "error", // the secret goes to this server alone
       signal: AbortSignal.any([closed.signal, AbortSignal.timeout(timeoutMs)]),
     })
-    if (answer.ok) return answer.json()
+    if (answer.ok) {
+      const told = await answer.json()
+      heardAt = performance.now()
+      return told
+    }
     const told = (await answer.json().catch(() => ({}))) as { error?: { code?: string; message?: string } }
     const seconds = Number(answer.headers.get("retry-after") ?? Number.NaN)
     const waitMs = seconds >= 0 ? Math.min(seconds * 1000, LONGEST_WAIT_MS) : undefined
     throw new Refusal(answer.status, told.error?.code, told.error?.message ?? answer.statusText, waitMs)
   }
   const post = (body: object) =>
-    request("/api/ingest", { run, session, ...body }) as Promise<{ through: unknown; marks?: Record<Journal, [number, string][]> }>
+    request("/api/ingest", { run, session, ...body }) as Promise<{
+      through: unknown
+      turn?: number
+      marks?: Record<Journal, [number, string][]>
+    }>
 
   /** Tells the run, and finds by marks how much of what the server has is still in the files. */
   const open = async (): Promise<Record<Journal, Position>> => {
@@ -106,7 +140,7 @@ export function startShipper(options: ShipOptions): Shipper {
         .replace(/[^\w.-]/g, "_")
         .replace(/^[^A-Za-z0-9]+/, "")
         .slice(0, 100) || "run"
-    const { marks } = await post({ kind: "start", name, config })
+    const { marks, turn } = await post({ kind: "start", name, config })
     const keep = Object.fromEntries(
       JOURNALS.map((journal) => {
         const theirs = marks?.[journal] ?? []
@@ -117,10 +151,17 @@ export function startShipper(options: ShipOptions): Shipper {
         return [journal, Math.max(0, ...theirs.filter(([rows, hash]) => own.get(rows) === hash).map(([rows]) => rows))]
       }),
     ) as Record<Journal, number>
-    await post({ kind: "start", keep, host: hostname(), pid: process.pid })
+    await post({ kind: "start", keep, turn, config, host: hostname(), pid: process.pid })
     beatAt = Date.now()
     const at = (journal: Journal): Position => ({ rows: keep[journal], offset: offsetOf(path(journal), keep[journal]) })
     return { metrics: at("metrics"), events: at("events"), samples: at("samples") }
+  }
+
+  /** However much there is to send, the server hears in time that the run lives. */
+  const beat = async (): Promise<void> => {
+    if (Date.now() - beatAt < HEARTBEAT_MS) return
+    await post({ kind: "heartbeat", host: hostname(), pid: process.pid })
+    beatAt = Date.now()
   }
 
   /** Sends one block of a journal; whether there was one. */
@@ -143,8 +184,9 @@ export function startShipper(options: ShipOptions): Shipper {
   const shipNext = async (): Promise<void> => {
     const next = checkpoints[0] as CheckpointToShip
     try {
-      await shipCheckpoint(run, next, async (...message) => {
+      await shipCheckpoint(run, next, withOptimizer, async (...message) => {
         const answer = await request(...message)
+        await beat()
         if (positions !== undefined) for (const journal of JOURNALS) await send(journal, positions[journal])
         return answer
       })
@@ -159,6 +201,7 @@ export function startShipper(options: ShipOptions): Shipper {
 
   const round = async (): Promise<boolean> => {
     positions ??= await open()
+    await beat()
     let sent = false
     for (const journal of JOURNALS) if (await send(journal, positions[journal])) sent = true
     if (!sent && checkpoints.length > 0) {
@@ -168,9 +211,6 @@ export function startShipper(options: ShipOptions): Shipper {
       await post({ kind: "end", ...ending, host: hostname(), pid: process.pid })
       drained.resolve(true)
       closed.abort()
-    } else if (Date.now() - beatAt >= HEARTBEAT_MS) {
-      await post({ kind: "heartbeat", host: hostname(), pid: process.pid })
-      beatAt = Date.now()
     }
     return sent
   }
@@ -211,15 +251,19 @@ export function startShipper(options: ShipOptions): Shipper {
       const best = [...checkpoints, checkpoint].findLast((one) => one.best)
       checkpoints = [...(best === undefined || best === checkpoint ? [] : [best]), checkpoint]
     },
-    async end(state, ms, message) {
+    async end(state, { ms, failingMs }, message) {
       ending = { state, message }
+      const asked = performance.now()
       wake()
-      const late = setTimeout(() => closed.abort(), ms)
-      const timer = setInterval(() => closed.signal.aborted && wake(), 50)
-      const all = await drained.promise
-      clearTimeout(late)
+      const timer = setInterval(() => {
+        const now = performance.now()
+        if (now - asked >= ms || (failures > 0 && now - Math.max(asked, heardAt) >= failingMs)) closed.abort()
+        if (closed.signal.aborted) wake()
+      }, 50)
+      const done = await drained.promise
       clearInterval(timer)
-      return all
+      const left = (journal: Journal) => Math.max(0, countRows(path(journal)) - (positions?.[journal].rows ?? 0))
+      return { done, rows: done ? 0 : JOURNALS.reduce((sum, journal) => sum + left(journal), 0) }
     },
     close() {
       closed.abort()

@@ -6,6 +6,9 @@ export interface StopFlag {
   readonly stopped: boolean
 }
 
+/** Lets others have the device; whether they needed it. Undefined where there are none. */
+export type Pause = () => Promise<boolean> | undefined
+
 /** Work was asked to stop before there was anything to keep. No failure: the exit code is 0. */
 export class Stopped extends AlphaError {
   constructor(why = "stopped before the first step") {

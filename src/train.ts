@@ -1,6 +1,6 @@
 /** The training loop: batches → micro-steps → update → evaluation, samples, checkpoints; tells everything through `emit`. */
 import { fillBatch } from "./data.ts"
-import { checkpointPath, generateText, recoverCheckpoints, retain, setLink } from "./gpt.ts"
+import { checkpointPath, generateText, recoverCheckpoints, retain, setLink, writtenHash } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
 import type { Device, Executable, RunInputs } from "./program.ts"
 import { Alerts, freeBytes } from "./train-alert.ts"
@@ -17,13 +17,13 @@ import { announce, openSession, type Session } from "./train-session.ts"
 import { smokeTest } from "./train-smoke.ts"
 import { saveState, type TrainerState } from "./train-state.ts"
 import { planRun } from "./train-step.ts"
-import { type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
+import { type Pause, type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
 
 /**
  * Trains `job` to its end, or until `flag` says stop; a checkpoint is always written last. Returns the summary it emitted. Throws Stopped when it
- * was stopped before the first step; a new run then leaves nothing behind.
+ * was stopped before the first step; a new run then leaves nothing behind. `pause` lets others have the device between two pieces of work.
  */
-export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit): Promise<Summary> {
+export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, pause: Pause = () => undefined): Promise<Summary> {
   const started = performance.now()
   const { directory } = job
   if (!job.resume) createRun(directory)
@@ -49,7 +49,7 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
     })
     try {
       announce(session)
-      return await loop(session, flag, started)
+      return await loop(session, flag, started, pause)
     } catch (error) {
       if (!(error instanceof Stopped)) recordCrash(journals, session.trainer.step, error as Error)
       throw error
@@ -83,14 +83,14 @@ function recordCrash(journals: Journals, step: number, { message }: Error): void
 }
 
 /** Steps until the end, an early stop or the flag; then the last checkpoint and the summary. */
-async function loop(s: Session, flag: StopFlag, started: number): Promise<Summary> {
+async function loop(s: Session, flag: StopFlag, started: number, pause: Pause): Promise<Summary> {
   const { values } = s.job
   const first = s.trainer.step
   const steps = new StepLog(s, first, started)
   let status: Summary["status"] = "completed"
-  if (first === 0 && values.evalInterval !== undefined) await runEvaluation(s, flag)
+  if (first === 0 && values.evalInterval !== undefined) await runEvaluation(s, flag, pause)
   if (s.trainer.owed !== undefined) {
-    await afterStep(s, s.trainer.owed, flag)
+    await afterStep(s, s.trainer.owed, flag, pause)
     if (s.trainer.owed === undefined) checkpoint(s) // as it would have been written without the stop
     if (isStale(s)) status = "early_stop"
   }
@@ -100,15 +100,17 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
       status = "stopped"
       break
     }
-    steps.push(submitStep(s))
+    steps.push(await submitStep(s, pause))
     const { step } = s.trainer
     const due = dueAfter(step, values)
     const saves = step % values.checkpointInterval === 0
     if (due.length > 0 || saves) steps.drain()
-    await afterStep(s, due, flag)
+    await afterStep(s, due, flag, pause)
     if (due.includes("evaluation") && isStale(s)) status = "early_stop"
     if (saves || (due.includes("evaluation") && s.trainer.best?.step === step)) checkpoint(s)
     if (step % values.callbackYieldEvery === 0) await Bun.sleep(0) // lets messages in
+    // Requests that come while there are some do not wait behind steps that the device was given ahead.
+    if (await pause()) steps.drain()
   }
   steps.drain()
   if (s.trainer.owed !== undefined) status = "stopped"
@@ -136,7 +138,7 @@ async function loop(s: Session, flag: StopFlag, started: number): Promise<Summar
 }
 
 /** Batches and micro-steps, then the update; its results may still be on their way. */
-function submitStep(s: Session): Submitted {
+async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const at = performance.now()
   const { values } = s.job
   const { batch: rows, context: T, accumSteps, seed } = values
@@ -145,20 +147,25 @@ function submitStep(s: Session): Submitted {
   const run = (program: Executable, inputs: RunInputs) => profile?.run(program, inputs) ?? program.submit(inputs)
   const tokens = new Int32Array(rows * T)
   const targets = new Int32Array(rows * T)
+  let dataMs = 0
   for (let k = 0; k < accumSteps; k++) {
+    if (k > 0) await pause()
+    const began = performance.now()
     fillBatch(
       s.prepared.data.train,
       { seed, step, row: k * rows, rows, T, order: values.order, globalBatch: rows * accumSteps, boundaries: values.documentBoundaries },
       tokens,
       targets,
     )
+    dataMs += performance.now() - began
     run(s.micro, { tokens, targets, accumulate: k === 0 ? 0 : 1, seed: seed | 0, step, row: k * rows * T })
   }
   const lr = learningRate(step, values)
   const out = run(s.update, { lr })
+  const submitMs = performance.now() - at - dataMs
   if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
-  return { step: step + 1, tokens: s.trainer.tokens, lr, at, out }
+  return { step: step + 1, tokens: s.trainer.tokens, lr, at, dataMs, submitMs, out }
 }
 
 type Due = NonNullable<TrainerState["owed"]>[number]
@@ -173,11 +180,11 @@ function dueAfter(step: number, { steps, evalInterval, sampleInterval }: TrainJo
  * Does what is due. A stop ends it without half a result; the rest is owed: the checkpoint remembers it, and the resumed run does it first,
  * so that it ends in the same bytes.
  */
-async function afterStep(s: Session, due: readonly Due[], flag: StopFlag): Promise<void> {
+async function afterStep(s: Session, due: readonly Due[], flag: StopFlag, pause: Pause): Promise<void> {
   for (const [i, part] of due.entries()) {
     try {
-      if (part === "evaluation") await runEvaluation(s, flag)
-      else runSamples(s, flag)
+      if (part === "evaluation") await runEvaluation(s, flag, pause)
+      else await runSamples(s, flag, pause)
     } catch (error) {
       if (!(error instanceof Stopped)) throw error
       s.trainer = { ...s.trainer, owed: due.slice(i) }
@@ -191,14 +198,16 @@ async function afterStep(s: Session, due: readonly Due[], flag: StopFlag): Promi
 const isStale = ({ job, trainer }: Session): boolean => job.values.patience !== undefined && trainer.stale >= job.values.patience
 
 /** Evaluates, remembers the best, counts evaluations without a better loss. Throws Stopped, with nothing recorded. */
-async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
+async function runEvaluation(s: Session, flag: StopFlag, pause: Pause): Promise<void> {
   const { values } = s.job
   const { val } = s.prepared.data
   if (val === undefined || s.evaluation === undefined) return
+  const began = performance.now()
   const result = await evaluate(s.evaluation, val, {
     batches: values.evalSteps,
     yieldNow: async () => {
       await Bun.sleep(0)
+      await pause()
       stopIfAsked(flag)
     },
   })
@@ -213,15 +222,19 @@ async function runEvaluation(s: Session, flag: StopFlag): Promise<void> {
     perplexity: result.perplexity,
     ...(result.bitsPerByte === undefined ? {} : { bits_per_byte: result.bitsPerByte }),
     best: isBest,
+    eval_ms: performance.now() - began,
   })
 }
 
 /** Continues the prompts. Throws Stopped, with nothing recorded. */
-function runSamples(s: Session, flag: StopFlag): void {
+async function runSamples(s: Session, flag: StopFlag, pause: Pause): Promise<void> {
   const { prepared, job, device, state, trainer } = s
   const { tokenizer } = prepared
   if (tokenizer === undefined) return
-  const rows = prepared.samplePrompts.map((prompt): SampleRow => {
+  const rows: SampleRow[] = []
+  for (const prompt of prepared.samplePrompts) {
+    await pause()
+    const began = performance.now()
     const text = generateText(device, state, prepared.model, tokenizer, prompt, {
       precision: job.values.precision,
       maxTokens: job.values.sampleTokens,
@@ -229,14 +242,15 @@ function runSamples(s: Session, flag: StopFlag): void {
       sampling: { temperature: 0.8, topK: 200, topP: 1, minP: 0, repetitionPenalty: 1, seed: job.values.seed + trainer.step },
       onToken: () => stopIfAsked(flag),
     })
-    return { type: "sample", step: trainer.step, prompt, text }
-  })
+    rows.push({ type: "sample", step: trainer.step, prompt, text, ms: performance.now() - began })
+  }
   for (const row of rows) s.emit(row)
 }
 
 /** Writes the checkpoint of the current step, moves the links, deletes what retention lets go. */
 function checkpoint(s: Session): void {
   const { job, prepared, state, update, trainer } = s
+  const began = performance.now()
   const path = checkpointPath(job.directory, trainer.step)
   const bytes = saveState(path, state, update.plan, {
     model: prepared.model,
@@ -251,9 +265,11 @@ function checkpoint(s: Session): void {
   setLink(job.directory, "last", path)
   retain(job.directory, { keepLast: job.values.keepCheckpoints, keepEvery: job.values.keepEvery })
   s.saved = trainer.step
-  s.emit({ type: "checkpoint", step: trainer.step, path, bytes, best })
+  const sha256 = writtenHash(path, "model.safetensors")
+  s.emit({ type: "checkpoint", step: trainer.step, path, bytes, sha256, best, ms: performance.now() - began })
 }
 
+export { measureBandwidth } from "./train-bandwidth.ts"
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
 export type {
   AlertEvent,

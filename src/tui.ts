@@ -6,6 +6,8 @@ import { initialState, press, type State } from "./tui-state.ts"
 import type { Style } from "./tui-style.ts"
 import { frame } from "./tui-view.ts"
 
+export { drawFleet, type FleetSource, watchFleet } from "./tui-fleet.ts"
+export { type FleetRow, type FleetState, fleetFrame, initialFleet, pressFleet } from "./tui-fleet-view.ts"
 export { createRemoteStore, type RunSource } from "./tui-remote.ts"
 export { createStyle, type Style } from "./tui-style.ts"
 

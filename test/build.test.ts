@@ -118,7 +118,13 @@ await client.execute("insert into t values (41)")
 console.log((await client.execute("select x + 1 as y from t")).rows[0]?.y)`,
     )
     const library = nativeLibraryPath()
-    await bundle([entry], { "native-library": library, "kernel-pack": library, "ptx-pack": library }, buildInfo(), host, binary)
+    await bundle(
+      [entry],
+      { "native-library": library, "kernel-pack": library, "ptx-pack": library, "native-script": library, dashboard: library },
+      buildInfo(),
+      host,
+      binary,
+    )
     expect(await runAlone(binary, [], host)).toBe("42\n")
     expect(await runAlone(binary, [], host, { TMPDIR: "/nonexistent" })).toBe("42\n")
   }, 60_000)

@@ -45,6 +45,10 @@ test("alpha runs: lists, shows, compares and exports, the same from directories 
   expect(states("fir")).toEqual({ first: "finished" })
   expect(alpha(folder, "runs", "show", "first", "--json").json()).toMatchObject({ id: "id-first", step: 3, steps: 3, loss: 1, tokens: 24 })
   expect(alpha(folder, "runs", "compare", "first", "second", "--json").json().config).toEqual({ lr: [0.1, 0.2] })
+  expect(alpha(folder, "runs", "compare", "first", "second", "first", "--json").json()).toMatchObject({
+    runs: [{ name: "first" }, { name: "second" }, { name: "first" }],
+    config: { lr: [0.1, 0.2, 0.1] },
+  })
   const written = { metrics: 3, samples: 0 }
   expect(alpha(folder, "runs", "sync", "--json").json()).toMatchObject([
     { rows: { ...written, events: 2 } },

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test"
 import { mkdtempSync, readFileSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { JournalReader, JournalWriter, readJournal, rewindJournal } from "../src/db.ts"
+import { countJournal, JournalReader, JournalWriter, readJournal, rewindJournal } from "../src/db.ts"
 
 const folder = () => mkdtempSync(join(tmpdir(), "journal-"))
 
@@ -52,29 +52,60 @@ test("journals of older versions are numbered by their lines, and their times ar
   ])
 })
 
-test("a reader goes on where it was, and begins again after the run was resumed earlier", () => {
+test("a reader goes on where it was, and from the cut on after the run was resumed earlier", () => {
   const path = join(folder(), "metrics.jsonl")
   const reader = new JournalReader(path)
-  expect(reader.read()).toEqual({ rows: [], rewound: false })
+  expect(reader.read()).toEqual({ rows: [], rewound: undefined })
   write(
     path,
     [1, 2, 3].map((step) => ({ type: "step", step })),
   )
   expect(reader.read().rows.map(({ step }) => step)).toEqual([1, 2, 3])
   write(path, [{ type: "step", step: 4 }])
-  expect(reader.read()).toMatchObject({ rows: [{ seq: 3, step: 4 }], rewound: false })
+  expect(reader.read()).toMatchObject({ rows: [{ seq: 3, step: 4 }], rewound: undefined })
   rewindJournal(path, 2)
   write(
     path,
     [3, 4, 5].map((step) => ({ type: "step", step, again: true })),
   )
   const { rows, rewound } = reader.read()
-  expect(rewound).toBe(true)
+  expect(rewound).toBe(2)
   expect(rows.map(({ seq, step }) => [seq, step])).toEqual([
-    [0, 1],
-    [1, 2],
     [2, 3],
     [3, 4],
     [4, 5],
   ])
+})
+
+test("a reader begins at any row, and says where a journal was cut back, however far", () => {
+  const path = join(folder(), "metrics.jsonl")
+  write(
+    path,
+    Array.from({ length: 9000 }, (_, i) => ({ type: "step", step: i, text: "x".repeat((i * 7919) % 90) })),
+  )
+  for (const seq of [0, 1, 63, 4500, 8999]) {
+    expect(readJournal(path, { after: seq - 1, limit: 2 }).map((row) => row.seq)).toEqual([seq, seq + 1].slice(0, 9000 - seq))
+    expect(new JournalReader(path, seq).read(1).rows[0]!.seq).toBe(seq)
+  }
+  expect(readJournal(path, { after: 9000 })).toEqual([])
+  expect(countJournal(path)).toBe(9000)
+  const beyond = new JournalReader(path, 9500)
+  expect(beyond.read()).toEqual({ rows: [], rewound: 9000 })
+  const atEnd = new JournalReader(path, 9000)
+  expect(atEnd.read()).toEqual({ rows: [], rewound: undefined })
+  const reader = new JournalReader(path)
+  reader.read()
+  const resumed = new JournalReader(path, reader.place)
+  for (const [step, from] of [
+    [8000, 8001],
+    [7999, 8000],
+    [10, 0],
+  ] as const) {
+    rewindJournal(path, step)
+    expect(reader.read(0).rewound).toBe(from)
+    write(path, [{ type: "step", step: step + 1, again: step }])
+    expect(reader.read().rows.at(-1)).toMatchObject({ seq: step + 1, again: step })
+  }
+  expect(resumed.read()).toMatchObject({ rewound: 0 })
+  expect(beyond.read().rows.length).toBe(12)
 })

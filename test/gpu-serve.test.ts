@@ -4,7 +4,7 @@ import { loadModel } from "../src/gpt.ts"
 import { gpus, openGpu } from "../src/gpu.ts"
 import { createEvaluator } from "../src/train.ts"
 import { testWith } from "./require.ts"
-import { bytesOf, clean, makeModel, randomRequest, ServeEngine } from "./serve-engine.ts"
+import { bytesOf, clean, makeModel, PLAIN, randomRequest, ServeEngine } from "./serve-engine.ts"
 
 afterAll(clean)
 const withGpu = testWith("vulkan", gpus().length === 0 ? "no usable Vulkan device" : undefined)
@@ -34,6 +34,48 @@ withGpu(
     expect(new Set(alone).size).toBe(seeds.length)
     expect(await run({ slots: 8 }, true)).toEqual(alone)
     expect(await run({ slots: 8, cacheBytes: 1 }, true)).toEqual(alone)
+  },
+  SLOWEST_MS,
+)
+
+withGpu(
+  "steps that the device has before their tokens are known say what others say; ends, cancels and lost pages between them",
+  async () => {
+    const device = openGpu(0)
+    expect(device.ahead).toBeGreaterThan(0)
+    const path = makeModel("ahead", { blockSize: 64 })
+    const requests = Array.from({ length: 12 }, (_, i) => ({
+      prompt: Int32Array.from({ length: 1 + ((i * 7) % 20) }, (_, t) => (i * 31 + t * 17) % 290),
+      maxTokens: 3 + ((i * 5) % 17),
+      stopIds: i % 3 === 0 ? [5, 9, 40, 77, 130, 211] : [],
+      sampling: { ...PLAIN.sampling, seed: i, temperature: i % 4 === 0 ? 0 : 1 },
+    }))
+    // Alternatives keep a request from being computed ahead.
+    const run = async (limits: ConstructorParameters<typeof ServeEngine>[0], topLogprobs: number, cancels: boolean) => {
+      const engine = new ServeEngine(limits, device)
+      await engine.load(path, { precision: "bf16" })
+      const noise = Array.from({ length: cancels ? 4 : 0 }, (_, i) => {
+        const asked = engine.ask({ prompt: Int32Array.of(i), maxTokens: 60, ignoreEnd: true }, ({ type }) => {
+          if (type === "token") engine.cancel(asked.id)
+        })
+        return asked
+      })
+      const told = await Promise.all(requests.map((request) => engine.ask({ ...request, topLogprobs })))
+      // Alone, with answers of one token in between, whose choices lie where its own do.
+      const short: Promise<unknown>[] = []
+      const between = () => cancels && short.push(engine.ask({ prompt: Int32Array.of(1, 2), maxTokens: 1 }))
+      told.push(await engine.ask({ maxTokens: 30, ignoreEnd: true, topLogprobs }, ({ type }) => type === "token" && between()))
+      await Promise.all(short)
+      await Promise.all(noise)
+      const { models } = await engine.statistics()
+      expect(models[0]!.pagesUsed).toBe(0)
+      await engine.stop()
+      return told.map(({ ids, logprobs, finished }) => ({ ids, logprobs, reason: finished?.reason }))
+    }
+    const wanted = await run({ slots: 4 }, 1, false)
+    expect(new Set(wanted.map(({ reason }) => reason))).toEqual(new Set(["end", "length"]))
+    expect(await run({ slots: 4 }, 0, true)).toEqual(wanted)
+    expect(await run({ slots: 4, cacheBytes: 1 }, 0, true)).toEqual(wanted)
   },
   SLOWEST_MS,
 )

@@ -3,8 +3,10 @@
  * https://github.com/tursodatabase/libsql/blob/main/docs/HRANA_2_SPEC.md, not sqld itself.
  */
 import { Database, type SQLQueryBindings } from "bun:sqlite"
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http"
+import type { AddressInfo } from "node:net"
 
-/** What happens to a request: cut before or after it is done, refused, its stream expired, its answer cut short. */
+/** What happens to a request: its connection cut before or after it is done, refused, its stream expired, its answer cut within. */
 export const FAULTS = ["before", "after", "unavailable", "quota", "expired", "truncated"] as const
 export type Fault = (typeof FAULTS)[number]
 
@@ -38,7 +40,7 @@ function encode(value: unknown): Value {
 }
 
 /** Starts the server; `fault` is asked before every request. */
-export function startHrana(fault: () => Fault | undefined) {
+export async function startHrana(fault: () => Fault | undefined) {
   const database = new Database(":memory:", { safeIntegers: true })
   let requests = 0
 
@@ -101,43 +103,43 @@ export function startHrana(fault: () => Fault | undefined) {
     }
   }
 
-  /** A connection that ends in the middle of its answer. */
-  const cut = (text: string) => new Response(text, { headers: { "content-type": "application/json" } })
+  const send = (response: ServerResponse, status: number, text: string): void =>
+    void response.writeHead(status, { "content-type": "application/json" }).end(text)
+  const drop = (response: ServerResponse): void => void response.socket?.destroy()
 
-  const server = Bun.serve({
-    hostname: "127.0.0.1",
-    port: 0,
-    async fetch(request) {
-      const { pathname } = new URL(request.url)
-      if (pathname !== "/v2/pipeline") return new Response(null, { status: pathname === "/v2" ? 200 : 404 })
-      requests++
-      const { requests: all } = (await request.json()) as { requests: Request_[] }
-      const kind = fault()
-      if (kind === "before") return cut("")
-      if (kind === "unavailable") return new Response("try later", { status: 503 })
-      if (kind === "quota") return new Response("too many", { status: 429 })
-      if (kind === "expired") {
-        const body = { message: "The stream has expired due to inactivity", code: "STREAM_EXPIRED" }
-        // The client reads the code under exactly this type.
-        return new Response(JSON.stringify(body), { status: 400, headers: { "content-type": "application/json" } })
-      }
-      stored.clear()
-      const results = all.map(answer)
-      // A stream that is left open is rolled back, as when it expires.
-      if (database.inTransaction) database.run("ROLLBACK")
-      const text = JSON.stringify({ baton: null, base_url: null, results })
-      if (kind === "after") return cut("")
-      return kind === "truncated"
-        ? cut(text.slice(0, text.length >> 1))
-        : new Response(text, { headers: { "content-type": "application/json" } })
-    },
-  })
+  async function handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const pieces: Buffer[] = []
+    for await (const piece of request) pieces.push(piece as Buffer)
+    if (request.url !== "/v2/pipeline") return send(response, request.url === "/v2" ? 200 : 404, "")
+    requests++
+    const { requests: all } = JSON.parse(Buffer.concat(pieces).toString()) as { requests: Request_[] }
+    const kind = fault()
+    if (kind === "before") return drop(response)
+    if (kind === "unavailable") return send(response, 503, "try later")
+    if (kind === "quota") return send(response, 429, "too many")
+    // The client reads the code under exactly this type.
+    if (kind === "expired")
+      return send(response, 400, JSON.stringify({ message: "The stream has expired due to inactivity", code: "STREAM_EXPIRED" }))
+    stored.clear()
+    const results = all.map(answer)
+    // A stream that is left open is rolled back, as when it expires.
+    if (database.inTransaction) database.run("ROLLBACK")
+    const text = JSON.stringify({ baton: null, base_url: null, results })
+    if (kind === "after") return drop(response)
+    if (kind !== "truncated") return send(response, 200, text)
+    response.writeHead(200, { "content-type": "application/json", "content-length": Buffer.byteLength(text) })
+    response.write(text.slice(0, text.length >> 1), () => drop(response))
+  }
+
+  const server = createServer((request, response) => void handle(request, response))
+  await new Promise<void>((resolve) => void server.listen(0, "127.0.0.1", resolve))
   return {
-    url: `http://127.0.0.1:${server.port}`,
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     database,
     requests: () => requests,
     stop: () => {
-      void server.stop(true)
+      server.closeAllConnections()
+      server.close()
       database.close()
     },
   }

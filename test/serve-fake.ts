@@ -5,6 +5,7 @@ import { join } from "node:path"
 import type { Environment } from "../src/config.ts"
 import { resolveModel } from "../src/config.ts"
 import { openCpu } from "../src/cpu.ts"
+import type { RunStore } from "../src/db.ts"
 import type {
   Alternatives,
   Constraint,
@@ -263,6 +264,8 @@ export interface TestOptions {
   readonly maxBody?: number
   readonly metricsCompat?: "none" | "vllm"
   readonly follow?: string
+  /** What the routes of runs read in place of runs in memory. */
+  readonly store?: RunStore
   /** Where shipped runs go. */
   readonly runsDir?: string
 }
@@ -276,7 +279,8 @@ export async function startTest(paths: readonly string[], options: TestOptions =
   const runs = fakeRuns()
   const context: Context = {
     serving: engine,
-    runs,
+    runs: options.store ?? runs,
+    runsDir: options.runsDir ?? join(tmpdir(), "alpha-no-runs"),
     remote: new RemoteRuns(options.runsDir ?? join(tmpdir(), "alpha-no-runs")),
     models,
     keys: readKeys(environment, options.publicRead ?? false),
@@ -289,11 +293,12 @@ export async function startTest(paths: readonly string[], options: TestOptions =
     loopback: true,
     startedAt: Date.now(),
     running: new Set(),
+    listening: new Set(),
     draining: false,
     failed: undefined,
   }
   for (const path of paths) models.add(path, "runs")
-  if (options.follow !== undefined) models.add(options.follow, "runs", true)
+  if (options.follow !== undefined) models.add(options.follow, "runs", "best")
   await models.start()
   const app = createApp(context, ROUTES)
   const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: (request) => app.fetch(request) })

@@ -13,6 +13,7 @@ import { faultProxy } from "./serve-ingest-proxy.ts"
 const work = workFolder()
 afterAll(() => work.remove())
 const SECRET = "upload-secret-1"
+const PATIENT = { ms: 30_000, failingMs: 30_000 }
 const FAST = { pollMs: 5, backoffMs: 200, timeoutMs: 400 }
 
 const newRun = (name: string, id = crypto.randomUUID()): { directory: string; id: string } => {
@@ -59,7 +60,7 @@ describe("shipping", () => {
   test("rows equal the journal after lost requests, lost answers, repeats, 500, 429, delays and killed servers", async () => {
     const root = join(work.path, "faults")
     let server = await serve(root)
-    const proxy = faultProxy(() => server.url, 7, 0.5)
+    const proxy = await faultProxy(() => server.url, 7, 0.5)
     const { directory, id } = newRun("storm")
     const weights = new Uint8Array(2_000_000).map((_, i) => (i * 7919) % 251)
     const saved = join(directory, "checkpoints", "step-000009")
@@ -81,21 +82,36 @@ describe("shipping", () => {
         server = await serve(root)
       }
     }
-    expect(await shipper.end("finished", 20_000)).toBe(true)
+    expect((await shipper.end("finished", PATIENT)).done).toBe(true)
     same(directory, root, "storm")
     expect(readdirSync(join(root, "storm", "best", "/"))).toEqual(["model.safetensors"])
     expect(sha256(readFileSync(join(root, "storm", "best", "model.safetensors")))).toBe(sha256(weights))
-    expect(Object.keys(proxy.counts).length).toBe(7)
+    expect(Object.keys(proxy.counts).length).toBe(8)
     expect(JSON.parse(readFileSync(join(root, "storm", "state.json"), "utf8")).state).toBe("finished")
     expect(JSON.parse(readFileSync(join(root, "storm", "config.json"), "utf8")).id).toBe(id)
     await proxy.close()
     await server.close()
   }, 40_000)
 
+  test("the optimizer's state goes along where it is asked for", async () => {
+    const root = join(work.path, "moments")
+    const server = await serve(root)
+    const { directory } = newRun("whole")
+    const saved = join(directory, "checkpoints", "step-000003")
+    mkdirSync(saved, { recursive: true })
+    for (const name of ["model.safetensors", "trainer.safetensors", "trainer.json"]) writeFileSync(join(saved, name), name)
+    write(directory, "metrics", 1)
+    const shipper = startShipper({ url: server.url, secret: SECRET, directory, withOptimizer: true, ...FAST })
+    shipper.checkpoint({ path: saved, step: 3, best: false })
+    expect((await shipper.end("finished", PATIENT)).done).toBe(true)
+    expect(readdirSync(join(root, "whole", "last", "/")).sort()).toEqual(["model.safetensors", "trainer.json", "trainer.safetensors"])
+    await server.close()
+  }, 40_000)
+
   test("a trainer that is killed, rewound and resumed leaves the server with its journal", async () => {
     const root = join(work.path, "kills")
     const server = await serve(root)
-    const proxy = faultProxy(() => server.url, 11, 0.2)
+    const proxy = await faultProxy(() => server.url, 11, 0.2)
     const { directory } = newRun("cut")
     for (let k = 0; k < 40; k++) {
       const shipper = startShipper({ url: proxy.url, secret: SECRET, directory, ...FAST })
@@ -109,7 +125,7 @@ describe("shipping", () => {
       }
     }
     const last = startShipper({ url: proxy.url, secret: SECRET, directory, ...FAST })
-    expect(await last.end("stopped", 20_000)).toBe(true)
+    expect((await last.end("stopped", PATIENT)).done).toBe(true)
     same(directory, root, "cut")
     await proxy.close()
     await server.close()
@@ -118,7 +134,7 @@ describe("shipping", () => {
   test("an outage is caught up with, and an end without a server says that rows are left", async () => {
     const root = join(work.path, "outage")
     const server = await serve(root)
-    const proxy = faultProxy(() => server.url, 1, 0)
+    const proxy = await faultProxy(() => server.url, 1, 0)
     proxy.isDown = true
     const { directory } = newRun("dark")
     const notes: string[] = []
@@ -126,12 +142,12 @@ describe("shipping", () => {
     const first = startShipper(options)
     write(directory, "metrics", 3000)
     await Bun.sleep(50)
-    expect(await first.end("stopped", 100)).toBe(false)
+    expect(await first.end("stopped", { ms: 10_000, failingMs: 100 })).toEqual({ done: false, rows: 3000 })
     const second = startShipper(options)
     await Bun.sleep(50)
     proxy.isDown = false
     write(directory, "metrics", 500)
-    expect(await second.end("finished", 10_000)).toBe(true)
+    expect(await second.end("finished", PATIENT)).toEqual({ done: true, rows: 0 })
     same(directory, root, "dark")
     expect(notes.filter((note) => note.includes("the journal keeps everything")).length).toBe(2)
     expect(notes.at(-1)).toContain("reached again")
@@ -146,7 +162,7 @@ describe("shipping", () => {
     const before = readFileSync(join(directory, "metrics.jsonl"), "utf8")
     const notes: string[] = []
     const shipper = startShipper({ url: server.url, secret: SECRET, directory, ...FAST, onNote: (note) => void notes.push(note) })
-    expect(await shipper.end("finished", 5000)).toBe(true)
+    expect((await shipper.end("finished", PATIENT)).done).toBe(true)
     expect(notes[0]).toContain("nothing is shipped")
     expect(readFileSync(join(directory, "metrics.jsonl"), "utf8")).toBe(before)
     expect(id).toHaveLength(36)
@@ -165,9 +181,11 @@ describe("what is refused", () => {
     })
     return { status: answer.status, body: (await answer.json()) as Record<string, unknown> }
   }
+  const NONE = { metrics: 0, events: 0, samples: 0 }
   const begin = async (server: TestServer, run: string, session = "s1") => {
-    await post(server, "/api/ingest", { run, session, kind: "start", name: run, config: { id: run } })
-    return post(server, "/api/ingest", { run, session, kind: "start", keep: { metrics: 0, events: 0, samples: 0 } })
+    const told = { run, session, kind: "start", config: { id: run } }
+    const { turn } = (await post(server, "/api/ingest", { ...told, name: run })).body
+    return post(server, "/api/ingest", { ...told, turn, keep: NONE })
   }
   const row = (seq: number) => ({ seq, type: "step", step: seq })
 
@@ -189,16 +207,32 @@ describe("what is refused", () => {
       [{ kind: "start", name: "..", config: {}, run: "r2" }, 400],
       [{ kind: "metrics", from: 3, rows: [row(3)], run: "../../etc" }, 400],
       [{ kind: "metrics", from: 3, rows: [row(3)], run: "r9" }, 404],
+      [{ kind: "start", keep: NONE, config: {} }, 400],
+      [{ kind: "start", keep: { metrics: 0 }, turn: 1, config: {}, session: "s9" }, 400],
       [{ kind: "metrics", from: 3, rows: [row(3)], session: "s0" }, 409],
       [{ kind: "end", state: "finished", session: "s0" }, 409],
     ]
     for (const [body, status] of bad) expect([body, (await send(body)).status]).toEqual([body, status])
     expect(await begin(server, "r1", "s2")).toMatchObject({ status: 200 })
     await post(server, "/api/ingest", { run: "r1", session: "s2", kind: "metrics", from: 0, rows: [row(0)] })
-    // A start of the process before, that arrives late, cuts nothing.
-    expect((await send({ kind: "start", keep: { metrics: 0, events: 0, samples: 0 } })).status).toBe(409)
+    // A start of a process before, that arrives late, cuts nothing, whether or not it had its turn.
+    for (const session of ["s1", "s0"])
+      expect((await send({ kind: "start", session, turn: 1, keep: NONE, config: { id: "other" } })).status).toBe(409)
+    expect((await post(server, "/api/ingest", { run: "r1", session: "s2", kind: "start", turn: 1, keep: NONE, config: {} })).status).toBe(
+      200,
+    )
     expect(new RemoteRuns(root).get("r1").counts.metrics).toBe(1)
+    expect(JSON.parse(readFileSync(join(root, "r1", "config.json"), "utf8"))).toEqual({ id: "r1" })
     expect(readdirSync(root)).toEqual(["r1"])
+    await server.close()
+  })
+
+  test("a server that is killed while it makes a run's directory goes on with it", async () => {
+    mkdirSync(join(root, "half"))
+    writeFileSync(join(root, "half", "remote.json"), JSON.stringify({ run: "half", turn: 0 }))
+    const server = await serve(root)
+    expect((await begin(server, "half")).status).toBe(200)
+    expect(JSON.parse(readFileSync(join(root, "half", "config.json"), "utf8"))).toEqual({ id: "half" })
     await server.close()
   })
 

@@ -57,10 +57,27 @@ test("a run that is followed from its beginning: not ready, then its last checkp
   expect(server.engine.requests.map((request) => request.model)).toEqual(["story@1", "story@2"])
 })
 
+test("an admin loads a checkpoint of a run that was not served, and nothing outside the runs", async () => {
+  const admin = "admin-of-this-test"
+  server = await startTest([model], { runsDir: join(work.path, "runs"), environment: { ALPHA_ADMIN_KEY: admin, ALPHA_API_KEYS: admin } })
+  const load = async (name: string) => {
+    const headers = { "x-api-key": admin }
+    return (await fetch(`${server!.url}/v1/load`, { method: "POST", body: JSON.stringify({ model: name }), headers })).status
+  }
+  expect(await load("story")).toBe(404)
+  save(1)
+  save(2)
+  expect([await load("story@1"), await load("story"), await load("story@7")]).toEqual([200, 200, 404])
+  expect(server.engine.requests).toEqual([])
+  for (const name of ["../runs/story", "..", ".", "", join(work.path, "runs/story")])
+    expect([name, (await load(name)) >= 400]).toEqual([name, true])
+  expect((await fetch(`${server.url}/ready`)).status).toBe(200)
+})
+
 test("a swap leaves the old checkpoint to the requests that began with it", async () => {
   save(1)
   const { models, told } = watched()
-  models.add(run, "runs", true)
+  models.add(run, "runs", "best")
   await models.start()
   const old = await models.lease("story")
   save(2)
@@ -78,7 +95,7 @@ test("a swap leaves the old checkpoint to the requests that began with it", asyn
 test("a checkpoint that vanishes while it is loaded keeps the old one answering", async () => {
   save(1)
   const { models } = watched()
-  models.add(run, "runs", true)
+  models.add(run, "runs", "best")
   await models.start()
   save(2)
   rmSync(join(checkpoint(2), "config.json"))

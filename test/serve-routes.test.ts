@@ -106,6 +106,25 @@ describe("with keys", () => {
     expect([bad.status, bad.headers.get("set-cookie")]).toEqual([401, null])
   })
 
+  test("a second login adds its key, and goes on where it came from; a strange place is not followed", async () => {
+    const enter = (key: string, next: string, cookie = "") =>
+      fetch(`${server.url}/login`, { method: "POST", body: new URLSearchParams({ key, next }), redirect: "manual", headers: { cookie } })
+    const first = await enter(KEYS.read, "/runs/one?x=tokens")
+    expect(first.headers.get("location")).toBe("/runs/one?x=tokens")
+    const cookie = first.headers.get("set-cookie")!.split(";")[0]!
+    const both = (await enter(KEYS.admin, "//evil.example/", cookie)).headers
+    expect(both.get("location")).toBe("/")
+    const held = { cookie: both.get("set-cookie")!.split(";")[0]! }
+    for (const [method, path, status] of [
+      ["GET", "/api/runs", 200],
+      ["PATCH", "/api/runs/run-1", 200],
+      ["GET", "/v1/models", 403],
+    ] as const)
+      expect([path, (await send(server, method, path, held)).status]).toEqual([path, status])
+    const page = await (await fetch(`${server.url}/login?next=${encodeURIComponent('/"><script>')}`)).text()
+    expect(page).toContain('name="next" value="/"')
+  })
+
   test("a cookie does not work for pages of other origins, a header does", async () => {
     const from = (headers: Record<string, string>) =>
       send(server, "POST", "/v1/completions", { origin: "https://evil.example", ...headers })

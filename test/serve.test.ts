@@ -263,6 +263,9 @@ withBinary("the binary serves its pages and answers", async () => {
     "/login": "Log in",
     "/assets/page.css": "--ground",
     "/assets/playground.js": "The playground in the browser",
+    "/runs": "/assets/dash.js",
+    "/assets/dash.js": "/api/training/live",
+    "/assets/dash.css": ".uplot",
   }
   for (const [path, text] of Object.entries(pages)) {
     expect([path, (await (await fetch(url + path)).text()).includes(text)]).toEqual([path, true])

@@ -1,0 +1,77 @@
+/** Fresh processes: a command line is run to its end, and its JSON lines are read. */
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { isCompiled } from "./base-build.ts"
+import { AlphaError } from "./base-error.ts"
+
+/** The words that start this program again. */
+export const selfCommand = (): string[] =>
+  isCompiled ? [process.execPath] : [process.execPath, "--no-env-file", join(import.meta.dir, "cli.ts")]
+
+export interface Ran {
+  /** JSON objects of standard output, one a line. */
+  readonly lines: readonly Readonly<Record<string, unknown>>[]
+  readonly stdout: string
+  readonly stderr: string
+  readonly code: number
+  /** Milliseconds from start to end. */
+  readonly ms: number
+}
+
+export interface RunOptions {
+  readonly cwd?: string | undefined
+  readonly env?: Readonly<Record<string, string | undefined>> | undefined
+  /** Milliseconds after which the process is ended. */
+  readonly limitMs?: number | undefined
+}
+
+/** Runs a command to its end, whatever its exit code. Throws AlphaError where it cannot be started. */
+export async function runCommand(command: readonly string[], { cwd, env, limitMs }: RunOptions = {}): Promise<Ran> {
+  const from = performance.now()
+  // Where the compiled program stands in for Bun, its children are themselves again.
+  const surroundings = { ...process.env, BUN_BE_BUN: undefined, ...env }
+  let child: Bun.Subprocess<"ignore", "pipe", "pipe">
+  try {
+    child = Bun.spawn([...command], {
+      cwd: cwd ?? process.cwd(),
+      env: surroundings,
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "pipe",
+      ...(limitMs === undefined ? {} : { timeout: limitMs }),
+    })
+  } catch (error) {
+    throw new AlphaError(`bench: ${command[0]} cannot be started: ${(error as Error).message}`)
+  }
+  const [stdout, stderr, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited])
+  return { lines: jsonLines(stdout), stdout, stderr, code, ms: performance.now() - from }
+}
+
+function jsonLines(text: string): Record<string, unknown>[] {
+  return text.split("\n").flatMap((line) => {
+    try {
+      return line.startsWith("{") ? [JSON.parse(line) as Record<string, unknown>] : []
+    } catch {
+      return []
+    }
+  })
+}
+
+/** The same, but an exit code other than 0 is an AlphaError with what was printed. */
+export async function runWell(command: readonly string[], options: RunOptions = {}): Promise<Ran> {
+  const ran = await runCommand(command, options)
+  if (ran.code === 0) return ran
+  const said = `${ran.stderr}\n${ran.lines.length > 0 ? "" : ran.stdout}`.trim().split("\n").slice(-12).join("\n")
+  throw new AlphaError(`bench: ${command.join(" ")} exits ${ran.code}\n${said}`)
+}
+
+/** Calls `work` with a directory that is gone afterwards. */
+export async function inTemporary<T>(work: (directory: string) => Promise<T>): Promise<T> {
+  const directory = mkdtempSync(join(tmpdir(), "alpha-bench-"))
+  try {
+    return await work(directory)
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+}

@@ -1,0 +1,91 @@
+/** `alpha fleet`: the table of its verbs; each verb's work is loaded when it runs. */
+import { type Command, defineCommand } from "./cli-command.ts"
+import { FLEET_JOB_VERBS, FLEET_VIEW } from "./cli-fleet-verbs.ts"
+import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config.ts"
+
+/** Every verb. All of them select machines by FLEET_SELECT and end with the exit codes of FLEET_EXIT. */
+export const FLEET_VERBS: readonly Command[] = [
+  ...FLEET_JOB_VERBS,
+  defineCommand({
+    name: "fleet trust",
+    group: "Fleet",
+    summary: "show a machine's host key and pin it",
+    fields: FLEET_TRUST,
+    positionals: ["instances"],
+    examples: ["alpha fleet trust box", "alpha fleet trust box --replace"],
+    run: async (invocation) => (await import("./cli-fleet-trust.ts")).trust(invocation),
+  }),
+  defineCommand({
+    name: "fleet doctor",
+    group: "Fleet",
+    summary: "check the machines, the deployed files and every operation there",
+    fields: FLEET_SELECT,
+    positionals: ["instances"],
+    examples: ["alpha fleet doctor --all"],
+    run: async (invocation) => (await import("./cli-fleet-prepare.ts")).doctor(invocation),
+  }),
+  defineCommand({
+    name: "fleet ssh",
+    group: "Fleet",
+    summary: "open a shell on a machine",
+    fields: FLEET_SELECT,
+    positionals: ["instances"],
+    examples: ["alpha fleet ssh box"],
+    run: async (invocation) => (await import("./cli-fleet-shell.ts")).ssh(invocation),
+  }),
+  defineCommand({
+    name: "fleet run",
+    group: "Fleet",
+    summary: "run a command on machines",
+    fields: FLEET_RUN,
+    positionals: ["instances"],
+    takesRest: true,
+    examples: ["alpha fleet run box -- nvidia-smi", "alpha fleet run --all -- df -h ."],
+    run: async (invocation) => (await import("./cli-fleet-shell.ts")).runCommand(invocation),
+  }),
+  defineCommand({
+    name: "fleet sync-keys",
+    group: "Fleet",
+    summary: "allow public keys to log in to the machines",
+    fields: FLEET_SYNC_KEYS,
+    positionals: ["instances"],
+    examples: ["alpha fleet sync-keys --all --publicKey=colleague.pub"],
+    run: async (invocation) => (await import("./cli-fleet-prepare.ts")).syncKeysTo(invocation),
+  }),
+  defineCommand({
+    name: "fleet setup",
+    group: "Fleet",
+    summary: "check that a machine can run alpha, and prepare it",
+    fields: FLEET_SELECT,
+    positionals: ["instances"],
+    examples: ["alpha fleet setup box", "alpha fleet setup --all --json"],
+    run: async (invocation) => (await import("./cli-fleet-prepare.ts")).setup(invocation),
+  }),
+  defineCommand({
+    name: "fleet deploy",
+    group: "Fleet",
+    summary: "send alpha and its files; nothing half-sent is ever used",
+    fields: FLEET_DEPLOY,
+    positionals: ["instances"],
+    examples: ["alpha fleet deploy --all", "alpha fleet deploy box --rebuildNative", "alpha fleet deploy box --rollback"],
+    run: async (invocation) => (await import("./cli-fleet-deploy.ts")).deploy(invocation),
+  }),
+  defineCommand({
+    name: "fleet upload",
+    group: "Fleet",
+    summary: "send files to machines",
+    fields: FLEET_UPLOAD,
+    positionals: ["instances"],
+    examples: ["alpha fleet upload box --file=book.txt --to=data"],
+    run: async (invocation) => (await import("./cli-fleet-deploy.ts")).upload(invocation),
+  }),
+  defineCommand({
+    name: "fleet schema",
+    group: "Fleet",
+    summary: "print the JSON Schema of fleet.json",
+    fields: {},
+    examples: ["alpha fleet schema"],
+    run: async (invocation) => (await import("./cli-fleet-shell.ts")).schema(invocation),
+  }),
+  FLEET_VIEW,
+]
