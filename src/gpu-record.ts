@@ -6,7 +6,7 @@ import type { Pipelines } from "./gpu-pipeline.ts"
 import type { Schedule, ScheduledLaunch } from "./gpu-schedule.ts"
 import type { GpuState } from "./gpu-state.ts"
 import { vulkan } from "./native.ts"
-import { ARENA_SLAB, type Memory, type Part, type Plan, type RunInputs, type Scratch, type Table } from "./program.ts"
+import { ARENA_SLAB, type Memory, type Plan, type RunInputs, type Scratch, type Table } from "./program.ts"
 import { cellBytes } from "./ptx.ts"
 import { pushBytes } from "./spirv.ts"
 import { byteLength, elements, type Tensor } from "./tensor.ts"
@@ -73,7 +73,7 @@ export interface Slot {
 export class Recorder {
   readonly #layout: HostLayout
   readonly #tables = new Map<Table, number>()
-  readonly #tableMemory: Allocation | undefined
+  #tableMemory: Allocation | undefined
   readonly #arena: Arena
   /** Offset of a program output in a slot's results. */
   readonly results = new Map<string, number>()
@@ -95,7 +95,7 @@ export class Recorder {
       bytes += aligned(byteLength(t))
     }
     this.#resultBytes = bytes
-    this.#tableMemory = this.#writeTables()
+    this.#writeTables()
     pipelines.prepare(schedule.steps.flat().map(({ launch }) => launch))
   }
 
@@ -129,16 +129,18 @@ export class Recorder {
     return buffer.address + offset
   }
 
-  #writeTables(): Allocation | undefined {
+  #writeTables(): void {
     let bytes = 0
-    for (const { launch } of this.schedule.steps.flat()) {
-      for (const memory of Object.values(launch.buffers)) {
-        if (memory === undefined || !("kind" in memory) || memory.kind !== "table" || this.#tables.has(memory)) continue
-        this.#tables.set(memory, bytes)
-        bytes += aligned(memory.values.length * (memory.dtype === "u64" ? 8 : 4))
-      }
+    const add = (memory: Table["values"][number]) => {
+      if (typeof memory !== "object" || !("kind" in memory) || memory.kind !== "table" || this.#tables.has(memory)) return
+      this.#tables.set(memory, bytes)
+      bytes += aligned(memory.values.length * (memory.dtype === "u64" ? 8 : 4))
+      memory.values.forEach(add)
     }
-    if (bytes === 0) return undefined
+    for (const { launch } of this.schedule.steps.flat()) Object.values(launch.buffers).forEach(add)
+    if (bytes === 0) return
+    const memory = this.memory.allocate(bytes, `the tables of ${this.plan.program.name}`)
+    this.#tableMemory = memory
     const image = new DataView(new ArrayBuffer(bytes))
     for (const [{ dtype, values }, start] of this.#tables) {
       values.forEach((value, i) => {
@@ -148,9 +150,7 @@ export class Recorder {
         else image.setInt32(start + 4 * i, value as number, true)
       })
     }
-    const memory = this.memory.allocate(bytes, `the tables of ${this.plan.program.name}`)
     this.memory.upload(memory, new Uint8Array(image.buffer))
-    return memory
   }
 
   #entry(value: Table["values"][number]): number | bigint {
@@ -277,8 +277,10 @@ export class Recorder {
       const { buffer, offset } = "kind" in memory ? this.#arenaPlace(this.schedule.scratch.get(memory) as number) : this.place(memory, host)
       spans.push({ buffer, from: offset + from, to: offset + bytesOf(memory) })
     }
-    const addPart = (memory: Tensor | Scratch | Part) =>
-      "kind" in memory && memory.kind === "part" ? add(memory.of, memory.from * (memory.of.dtype === "bf16" ? 2 : 4)) : add(memory)
+    const addPart = (memory: Memory): void => {
+      if (!("kind" in memory) || memory.kind === "scratch") add(memory as Tensor | Scratch)
+      else if (memory.kind === "part") add(memory.of, memory.from * (memory.of.dtype === "bf16" ? 2 : 4))
+    }
     for (const [name, { access }] of Object.entries(launch.kernel.buffers)) {
       const memory = launch.buffers[name]
       if (memory === undefined) continue

@@ -25,7 +25,11 @@ export async function listRuns(call: Call): Promise<Response> {
   return packedJson(call, { runs: await runs.runs(filter), database: runs.database ?? null })
 }
 
-export const oneRun = async (call: Call): Promise<Response> => Response.json(await find(call))
+export async function oneRun(call: Call): Promise<Response> {
+  const run = await find(call)
+  const alerts = await call.context.runs.alerts?.(run.id)
+  return Response.json({ ...run, alerts: alerts ?? [] })
+}
 
 export async function runConfig(call: Call): Promise<Response> {
   const { id } = await find(call)

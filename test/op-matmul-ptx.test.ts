@@ -20,6 +20,7 @@ const target: GpuTarget = {
   hasMatrixFunctions: true,
   units: 2,
   sharedBytes: 49152,
+  resident: 0,
 }
 
 const word = new Uint32Array(1)
