@@ -31,7 +31,7 @@ function values(config: unknown): Map<string, string> {
 }
 
 /** Where a setting came from; what a person said stands before what nobody did. */
-const LAYERS = ["flag", "env", "file", "preset", "derived", "default"]
+const LAYERS = ["flag", "environment", "file", "base", "preset", "derived", "default"]
 
 function originOf(row: Row | undefined): { text: string; rank: number } {
   if (row === undefined) return { text: "the run", rank: LAYERS.length }
