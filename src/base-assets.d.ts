@@ -4,6 +4,16 @@ declare module "*.tiktoken" {
   export default path
 }
 
+declare module "*.py" {
+  const text: string
+  export default text
+}
+
+declare module "*.peer.mjs" {
+  const text: string
+  export default text
+}
+
 declare module "*.md" {
   const text: string
   export default text

@@ -1,8 +1,9 @@
 /** Speed of ops: every case of every op, or the ops of a training step at their true sizes, as a share of the device's measured roofline. */
+import { benchInfer } from "./bench-infer.ts"
 import type { Measurement } from "./bench-measure.ts"
 import { collect, type Sampling } from "./bench-sample.ts"
 import { median } from "./bench-stats.ts"
-import { type StepPrograms, stepPrograms } from "./bench-step.ts"
+import { stepPrograms } from "./bench-step.ts"
 import { machineFacts } from "./engine.ts"
 import { type Precision, refreshCopies } from "./gpt.ts"
 import { type CaseVariant, caseProgram, ops, variants } from "./op.ts"
@@ -55,7 +56,7 @@ function measured(
       launches,
       "GB/s": bytes / ms / 1e6,
       "TFLOP/s": flops / ms / 1e9,
-      "of roofline": `${(100 * share(ms, bytes, flops, precision, roof)).toPrecision(3)} %`,
+      "of roofline": `${Number((100 * share(ms, bytes, flops, precision, roof)).toPrecision(3))} %`,
     },
     command,
   }
@@ -95,35 +96,69 @@ export function benchCases(device: Device, only: RegExp, sampling: Sampling, roo
 
 const caseName = ({ op, index, act, beta }: CaseVariant): string => `${op.name} ${index} ${act}${beta === 1 ? " added" : ""}`
 
-/** The ops of a training step of `preset`, by op and kernel. */
-export function benchStepOps(
-  device: Device,
-  preset: string,
-  precision: Precision,
-  batch: number | undefined,
-  only: RegExp,
-  sampling: Sampling,
-  roof: Roofline,
-): Measurement[] {
-  const step = stepPrograms(device, preset, precision, batch)
-  refreshCopies(device, step.state, step.model, precision)
-  const runs = new Map<string, { ms: number[]; rows: ProfileRow[] }>()
-  collect(() => profileStep(step, runs), sampling)
-  step.free()
-  const measurements = [...runs].flatMap(([name, { ms, rows }]) => {
-    if (!only.test(name)) return []
-    const work = { name, precision, samples: ms, bytes: total(rows, "bytes"), flops: total(rows, "flops"), launches: rows.length }
-    return measured(work, device, roof, `alpha bench ops --preset=${preset} --precision=${precision}`)
-  })
-  return measurements.sort((a, b) => median(b.samples) - median(a.samples))
-}
+/** Times and launches of ops by name, over all runs. */
+type Runs = Map<string, { ms: number[]; rows: readonly ProfileRow[] }>
 
-/** Profiles one step and adds its ops' times to `runs`; returns the milliseconds of all. */
-function profileStep({ micro, update, inputs }: StepPrograms, runs: Map<string, { ms: number[]; rows: ProfileRow[] }>): number {
-  const rows = [...micro.profile(inputs.micro).rows, ...update.profile(inputs.update).rows]
+/** Adds one run's ops to `runs`; returns the milliseconds of all. */
+function addRun(rows: readonly ProfileRow[], runs: Runs): number {
   for (const [name, some] of Map.groupBy(rows, ({ op, kernel }) => (kernel === undefined ? op : `${op}: ${kernel}`))) {
     const known = runs.get(name) ?? { ms: [], rows: [] }
     runs.set(name, { ms: [...known.ms, total(some, "ms")], rows: some })
   }
   return total(rows, "ms")
+}
+
+export interface StepOps {
+  readonly preset: string
+  readonly precision: Precision
+  readonly batch: number | undefined
+  readonly program: "train" | "decode"
+  readonly only: RegExp
+}
+
+/** The ops of a preset's training step, or of a step of its generation, by op and kernel: the longest first. */
+export function benchStepOps(device: Device, job: StepOps, sampling: Sampling, roof: Roofline): Measurement[] {
+  const { preset, precision, batch, program, only } = job
+  const runs: Runs = new Map()
+  if (program === "train") {
+    const { micro, update, inputs, ...step } = stepPrograms(device, preset, precision, batch)
+    refreshCopies(device, step.state, step.model, precision)
+    collect(() => addRun([...micro.profile(inputs.micro).rows, ...update.profile(inputs.update).rows], runs), sampling)
+    step.free()
+  } else {
+    const infer = { preset, model: undefined, precision, prompt: 16, generate: 8, batches: [batch ?? 1] }
+    benchInfer(
+      watched(device, (rows) => addRun(rows, runs)),
+      infer,
+      sampling,
+      roof.bytes,
+    )
+  }
+  const command = `alpha bench ops --preset=${preset} --precision=${precision}${program === "train" ? "" : ` --program=${program}`}`
+  const measurements = [...runs].flatMap(([name, { ms, rows }]) => {
+    if (!only.test(name)) return []
+    const work = { name, precision, samples: ms, bytes: total(rows, "bytes"), flops: total(rows, "flops"), launches: rows.length }
+    return measured(work, device, roof, command)
+  })
+  return measurements.sort((a, b) => median(b.samples) - median(a.samples))
+}
+
+/** The device, with every step of one token a sequence run again launch by launch. */
+function watched(device: Device, tell: (rows: readonly ProfileRow[]) => void): Device {
+  return {
+    ...device,
+    ahead: 0,
+    compile(traced, state) {
+      const run = device.compile(traced, state)
+      if (!traced.program.name.endsWith("×1")) return run
+      return {
+        ...run,
+        submit(inputs) {
+          const outputs = run.submit(inputs)
+          tell(run.profile(inputs).rows)
+          return outputs
+        },
+      }
+    },
+  }
 }

@@ -42,8 +42,17 @@ export function numbers(name: string, values: readonly string[]): number[] {
   })
 }
 
+/** Precisions of a list field, by either of their names. */
+export function precisionsOf(values: readonly string[]): Precision[] {
+  return listed(values, ["f32"]).map((value) => {
+    const known = { f32: "f32", float32: "f32", bf16: "bf16", bfloat16: "bf16" }[value]
+    if (known !== undefined) return known as Precision
+    throw new AlphaError(`--precision ${value}: expected f32 or bf16`, { code: EXIT.usage })
+  })
+}
+
 const first = (values: readonly string[], otherwise: string): string => listed(values)[0] ?? otherwise
-const precisionOf = ({ precision }: BenchConfig): Precision => first(precision, "f32") as Precision
+const precisionOf = ({ precision }: BenchConfig): Precision => precisionsOf(precision)[0]!
 
 function open({ device, threads }: BenchConfig, tell: Tell): Device {
   const opened = openDevice(first(device, "auto"), threads)
@@ -74,7 +83,8 @@ export const BENCHES: Readonly<Record<"ops" | "train" | "infer" | "serve" | "tok
       // There are many cases: a hundredth of the time for each.
       if (presets.length === 0) return benchCases(device, only, samplingOf(config, device, 0.01), roof, tell)
       const [batch] = numbers("batch", config.batch)
-      return presets.flatMap((preset) => benchStepOps(device, preset, precisionOf(config), batch, only, samplingOf(config, device), roof))
+      const step = { precision: precisionOf(config), batch, program: config.program, only }
+      return presets.flatMap((preset) => benchStepOps(device, { ...step, preset }, samplingOf(config, device), roof))
     },
   },
   train: {
@@ -84,7 +94,7 @@ export const BENCHES: Readonly<Record<"ops" | "train" | "infer" | "serve" | "tok
       const measurements: Measurement[] = []
       for (const preset of listed(config.preset, this.presets))
         for (const device of listed(config.device, ["auto"]))
-          for (const precision of listed(config.precision, ["f32"]))
+          for (const precision of precisionsOf(config.precision))
             for (const batch of config.batch.length === 0 ? [undefined] : numbers("batch", config.batch)) {
               const { threads, context, steps, seconds } = config
               const job = { preset, device, precision, threads, batch, context, steps, seconds, flags: [] }

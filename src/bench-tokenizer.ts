@@ -42,7 +42,7 @@ export function benchTokenizer(text: string, source: string, sampling: Sampling)
     }
     return {
       bench: "tokenizer",
-      name,
+      name: `${name}, ${source === "invented" ? "invented text" : source}`,
       device: "",
       unit: "MB/s",
       better: "more",

@@ -2,8 +2,11 @@
 
 export { GATE_EXIT } from "./bench-gate.ts"
 export { type GateReport, learnNoise, runGate } from "./bench-gate-run.ts"
-export { record } from "./bench-history.ts"
+export { readHistory, record, withTable } from "./bench-history.ts"
 export { type Load, type LoadResult, report, runLoad } from "./bench-load.ts"
 export { checkTree, type LoopReport, runLoop } from "./bench-loop-run.ts"
 export { formatMeasurements, formatRows, type Measurement, medianOf, withStatistics } from "./bench-measure.ts"
+export { measurePeer } from "./bench-peers.ts"
+export { reportPage } from "./bench-report.ts"
 export { BENCHES, type BenchName, runBench } from "./bench-table.ts"
+export { settingsText, tune } from "./bench-tune-run.ts"

@@ -70,7 +70,7 @@ export async function upload(invocation: Invocation<FleetUploadConfig>): Promise
 }
 
 /** The files that fleet.json gives the machine; a path with directories keeps them. */
-async function filesOf({ folder, files }: FleetHost): Promise<Blob[]> {
+export async function filesOf({ folder, files }: FleetHost): Promise<Blob[]> {
   const blobs = await Promise.all(files.map((file) => linked(resolve(folder, file), checkedPath(isAbsolute(file) ? basename(file) : file))))
   return blobs.flat()
 }
@@ -85,7 +85,7 @@ async function linked(path: string, link: string): Promise<Blob[]> {
 /** A path that stays below the deploy directory and out of what deploy itself keeps there. */
 function checkedPath(path: string): string {
   const link = posix.normalize(path)
-  const own = ["blobs", "releases", "current", "previous", ".env.local", "deploy.lock", "audit.jsonl"]
+  const own = ["blobs", "releases", "current", "previous", ".env.local", "deploy.lock", "audit.jsonl", "jobs", "train.log"]
   if (link.startsWith("../") || link.startsWith("/") || link === "." || own.includes(link.split("/")[0]!)) {
     throw new AlphaError(`${path}: not a place for files in the deploy directory`, {
       hint: "choose a directory such as data",

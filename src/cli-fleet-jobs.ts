@@ -13,7 +13,7 @@ import {
   SERVE,
   TRAIN_FIELDS,
 } from "./config.ts"
-import { alphaOnHost, askJob, type FleetHost, flag, type JobReport, resumeWords, startWords, stopWords, trainWords } from "./fleet.ts"
+import { askJob, type FleetHost, flag, type JobReport, jobScript, resumeWords, startWords, stopWords, trainWords } from "./fleet.ts"
 
 /** Values that were typed, or stand in the file that --config names; variables of this machine are not the other's. */
 function typed(loaded: Loaded<Fields>, fields: Fields): Record<string, unknown> {
@@ -41,10 +41,10 @@ async function onEach(
   plan: (host: FleetHost) => { words: readonly string[]; tell: (report: JobReport & { readonly wasRunning?: boolean }) => string },
 ): Promise<number> {
   const { hosts } = machines(invocation)
-  if (invocation.config.dryRun) return dryRun(invocation, hosts, (host) => [{ what, script: alphaOnHost(host, plan(host).words) }])
+  if (invocation.config.dryRun) return dryRun(invocation, hosts, (host) => [{ what, script: jobScript(host, what, plan(host).words) }])
   return await overHosts(invocation, hosts, async (host) => {
     const { words, tell } = plan(host)
-    const report = await askJob(host, words)
+    const report = await askJob(host, what, words)
     return { message: tell(report), value: { job: report } }
   })
 }

@@ -46,7 +46,7 @@ export async function syncKeysTo(invocation: Invocation<FleetSyncKeysConfig>): P
     return paths.flatMap((path) => publicKeys(readText(path), path))
   }
   const keys = new Map(hosts.map((host) => [host.name, keysOf(host)]))
-  if (config.dryRun) return dryRun(invocation, hosts, (host) => syncKeysPlan(keys.get(host.name)!))
+  if (config.dryRun) return dryRun(invocation, hosts, (host) => syncKeysPlan(host, keys.get(host.name)!))
   return await overHosts(invocation, hosts, async (host) => {
     const added = await syncKeys(host, keys.get(host.name)!)
     return { message: added === 0 ? "all keys were there" : `${added} new keys allowed`, value: { added } }

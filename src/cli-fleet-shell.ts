@@ -3,7 +3,18 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import type { Invocation } from "./cli-command.ts"
 import { dryRun, machines, overHosts } from "./cli-fleet-hosts.ts"
 import type { FleetRunConfig, FleetSelectConfig } from "./config.ts"
-import { enterIfThere, FLEET_EXIT, type FleetHost, fleetSchema, HostError, interactive, quote, remote, said } from "./fleet.ts"
+import {
+  auditIfThere,
+  enterIfThere,
+  FLEET_EXIT,
+  type FleetHost,
+  fleetSchema,
+  HostError,
+  interactive,
+  quote,
+  remote,
+  said,
+} from "./fleet.ts"
 
 /** On one machine the command's own output and exit code; on several its lines with the machine's name before them. */
 export async function runCommand(invocation: Invocation<FleetRunConfig>): Promise<number> {
@@ -12,7 +23,9 @@ export async function runCommand(invocation: Invocation<FleetRunConfig>): Promis
   if (rest.length === 0)
     throw new AlphaError("fleet run: no command is given", { hint: "alpha fleet run box -- nvidia-smi", code: EXIT.usage })
   const limit = config.timeout === undefined ? "" : `timeout ${config.timeout} `
-  const scriptOf = (host: FleetHost) => `${enterIfThere(host)}\nexec ${limit}${quote(rest)}`
+  // The audit log tells the program, not its arguments: they may hold secrets.
+  const scriptOf = (host: FleetHost) =>
+    `${enterIfThere(host)}\n${auditIfThere({ verb: "run", detail: rest[0]! })}\nexec ${limit}${quote(rest)}`
   if (config.dryRun) return dryRun(invocation, hosts, (host) => [{ what: "run", script: scriptOf(host) }])
   const [only] = hosts
   if (hosts.length === 1 && !json) {
@@ -40,7 +53,7 @@ export async function ssh(invocation: Invocation<FleetSelectConfig>): Promise<nu
   const { hosts } = machines(invocation)
   const [host] = hosts
   if (hosts.length !== 1) throw new AlphaError(`fleet ssh: ${hosts.length} machines are meant`, { hint: "name one", code: EXIT.usage })
-  const script = `${enterIfThere(host!)}\nexec "\${SHELL:-sh}" -l`
+  const script = `${enterIfThere(host!)}\n${auditIfThere({ verb: "ssh" })}\nexec "\${SHELL:-sh}" -l`
   if (invocation.config.dryRun) return dryRun(invocation, hosts, () => [{ what: "open a shell", script }])
   const { code, unreachable } = await interactive(host!, script)
   if (unreachable === undefined) return code

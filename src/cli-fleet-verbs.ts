@@ -1,6 +1,16 @@
 /** The verbs of `alpha fleet` that are about jobs. */
 import { type Command, defineCommand } from "./cli-command.ts"
-import { FLEET_DOWNLOAD, FLEET_LOGS, FLEET_RESUME, FLEET_SERVE, FLEET_STATUS, FLEET_STOP, FLEET_TRAIN, FLEET_WATCH } from "./config.ts"
+import {
+  FLEET_BENCH,
+  FLEET_DOWNLOAD,
+  FLEET_LOGS,
+  FLEET_RESUME,
+  FLEET_SERVE,
+  FLEET_STATUS,
+  FLEET_STOP,
+  FLEET_TRAIN,
+  FLEET_WATCH,
+} from "./config.ts"
 
 export const FLEET_JOB_VERBS: readonly Command[] = [
   defineCommand({
@@ -68,6 +78,15 @@ export const FLEET_JOB_VERBS: readonly Command[] = [
     positionals: ["instances"],
     examples: ["alpha fleet serve box --model=first --port=8080"],
     run: async (invocation) => (await import("./cli-fleet-jobs.ts")).serve(invocation as never),
+  }),
+  defineCommand({
+    name: "fleet bench-cuda",
+    group: "Fleet",
+    summary: "deploy, measure beside PyTorch, fetch the figures, let the machine go",
+    fields: FLEET_BENCH,
+    positionals: ["instances"],
+    examples: ["alpha fleet bench-cuda box", "alpha fleet bench-cuda box --shutdown=delete"],
+    run: async (invocation) => (await import("./cli-fleet-bench.ts")).benchCuda(invocation),
   }),
 ]
 

@@ -3,9 +3,11 @@ import { existsSync } from "node:fs"
 import { basename } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { Environment } from "./config.ts"
-import { type Shipper, startShipper, type TrainEvent } from "./train.ts"
+import { addressIn, openWebhook, type Shipper, startShipper, type TrainEvent } from "./train.ts"
 
 export interface Remote {
+  /** Whether alerts go to a webhook from here. */
+  readonly hasWebhook: boolean
   /** Sees every event of the run. */
   show(event: TrainEvent): void
   /** Ships what is left; says where rows stay behind. */
@@ -16,22 +18,12 @@ export interface Remote {
 const PATIENCE = { ms: 30_000, failingMs: 5000 }
 /** The same for a run that was stopped before its first step and has left nothing to ship. */
 const IMPATIENCE = { ms: 1000, failingMs: 1000 }
-const WEBHOOK_MS = 10_000
 /** Without a step for so long a run counts as stalled. */
 const STALL_MS = 600_000
 
-/** The address that a variable names. Throws, without showing it: it may hold a secret. */
-function address(environment: Environment, name: string): string | undefined {
-  const value = environment.get(name)?.value
-  if (value === undefined || value === "") return undefined
-  const url = URL.canParse(value) ? new URL(value) : undefined
-  if (url !== undefined && ["http:", "https:"].includes(url.protocol) && url.username === "") return value
-  throw new AlphaError(`${name}: expected an address such as https://example.org`, { code: EXIT.usage })
-}
-
 /** Where runs are shipped to; undefined where no server is named. Throws without a secret. */
 export function remoteServer(environment: Environment): { readonly url: string; readonly secret: string } | undefined {
-  const url = address(environment, "ALPHA_REMOTE_URL")
+  const url = addressIn(environment, "ALPHA_REMOTE_URL")
   const secret = environment.get("ALPHA_REMOTE_SECRET")?.value ?? ""
   if (url === undefined) return undefined
   if (secret !== "") return { url, secret }
@@ -47,26 +39,8 @@ export function openRemote(
   onNote: (note: string) => void,
 ): Remote {
   const server = remoteServer(environment)
-  const webhook = address(environment, "ALPHA_ALERT_WEBHOOK")
-  const posts = new Set<Promise<unknown>>()
-  /** `content` and `text` are what Discord and Slack show. */
-  const alert = (rule: string, what: string): void => {
-    if (webhook === undefined) return
-    const message = `${basename(directory)}: ${what}`
-    const body = JSON.stringify({ run: basename(directory), rule, message, content: message, text: message })
-    const post = fetch(webhook, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body,
-      signal: AbortSignal.timeout(WEBHOOK_MS),
-    })
-      .then(({ ok, status }) => {
-        if (!ok) onNote(`alert webhook: answered ${status}`)
-      })
-      .catch((error: Error) => onNote(`alert webhook: ${error.name}`))
-      .finally(() => posts.delete(post))
-    posts.add(post)
-  }
+  const webhook = openWebhook(environment, onNote)
+  const alert = (rule: string, what: string): void => webhook?.post(basename(directory), rule, what)
   /** A run whose device hangs tells nothing any more; its main thread still can. */
   let [toldAt, isStill] = [Number.POSITIVE_INFINITY, false]
   const watch = setInterval(() => {
@@ -77,8 +51,9 @@ export function openRemote(
   let shipper: Shipper | undefined
   let stopped = false
   return {
+    hasWebhook: webhook !== undefined,
     show(event) {
-      if (event.type === "step") [toldAt, isStill] = [Date.now(), false]
+      if (event.type !== "progress") [toldAt, isStill] = [Date.now(), false]
       // By now the journals are cut back to where the run goes on.
       if (event.type === "start" && server !== undefined) shipper = startShipper({ ...server, directory, withOptimizer, onNote })
       if (event.type === "alert") alert(event.rule, event.message)
@@ -88,7 +63,7 @@ export function openRemote(
     async end(error) {
       clearInterval(watch)
       if (error !== undefined) alert("crash", error.message)
-      await Promise.all(posts)
+      await webhook?.flush()
       if (shipper === undefined) return
       const state = error !== undefined ? "crashed" : stopped ? "stopped" : "finished"
       const isGone = !existsSync(directory)

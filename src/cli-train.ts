@@ -59,7 +59,13 @@ export async function run({ config, loaded, environment, json }: Invocation<Trai
   for (const change of changes) view.note(change)
   const job = engine.start(
     "train",
-    { values: config, record: { config: recordConfig(loaded), seed: config.seed, commit, version }, directory, resume },
+    {
+      values: config,
+      record: { config: recordConfig(loaded), seed: config.seed, commit, version },
+      directory,
+      resume,
+      hasWebhook: remote.hasWebhook,
+    },
     { device: config.device, threads: config.threads, debugGpu: config.debugGpu },
     {
       onEvent: (event) => {

@@ -25,6 +25,7 @@ export const BENCH = {
     prompt: int("tokens of a prompt, at most what the model holds: pp512", { default: 512, min: 1 }),
     generate: int("tokens of an answer: tg128", { default: 128, min: 1, aliases: ["new"] }),
     model: text("run, checkpoint or model directory, instead of a preset with random weights", {}),
+    program: choice("ops: of a preset's training step, or of a step of its generation", ["train", "decode"], { default: "train" }),
     only: text("pattern (regular expression) that names must match", { default: "." }),
     data: text("text file to encode; none: invented words", {}),
     runsDir: FILES.runsDir,
@@ -43,7 +44,7 @@ export function pick<F extends Record<string, unknown>, const K extends readonly
 }
 
 const OUTPUT = ["format", "record", "config"] as const
-export const BENCH_OPS = pick(BENCH, "preset", "device", "precision", "threads", "batch", "only", "rounds", "seconds", ...OUTPUT)
+export const BENCH_OPS = pick(BENCH, "preset", "program", "device", "precision", "threads", "batch", "only", "rounds", "seconds", ...OUTPUT)
 export const BENCH_TRAIN = pick(
   BENCH,
   "preset",

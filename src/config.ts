@@ -4,6 +4,8 @@ import { BENCH_SERVE } from "./config-bench.ts"
 import { BENCH_GATE } from "./config-bench-gate.ts"
 import { BENCH_LOOP } from "./config-bench-loop.ts"
 import { BENCH } from "./config-bench-measure.ts"
+import { BENCH_PEER } from "./config-bench-peer.ts"
+import { BENCH_REPORT, BENCH_TUNE } from "./config-bench-tune.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
 import {
@@ -43,6 +45,8 @@ export {
   type BenchConfig,
   pick,
 } from "./config-bench-measure.ts"
+export { BENCH_CUDA, BENCH_PEER, type BenchPeerConfig } from "./config-bench-peer.ts"
+export { BENCH_REPORT, BENCH_TUNE, type BenchReportConfig, type BenchTuneConfig, heritageTune } from "./config-bench-tune.ts"
 export {
   camelName,
   envName,
@@ -159,7 +163,10 @@ export const TABLES: readonly Fields[] = [
   BENCH,
   BENCH_GATE,
   BENCH_LOOP,
+  BENCH_PEER,
+  BENCH_REPORT,
   BENCH_SERVE,
+  BENCH_TUNE,
   TUI,
   RUNS_LS,
   RUNS_SHOW,

@@ -1,6 +1,6 @@
 /** Runs as they lie in their directories, without a database. */
 import { existsSync, readdirSync, rmSync, statSync } from "node:fs"
-import { basename, join, resolve } from "node:path"
+import { basename, dirname, join, resolve } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { readJson, sha256, writeAtomic } from "./base-file.ts"
 import { isAlive, readHolder } from "./base-process.ts"
@@ -69,6 +69,8 @@ interface Notes {
 /** The runs under `runsDir`. */
 export class DirectoryStore implements RunStore {
   readonly #files = new Map<string, RunFiles>()
+  /** Where runs were found by their ids. */
+  readonly #places = new Map<string, string>()
   readonly #timers = new Set<ReturnType<typeof setInterval>>()
 
   constructor(private readonly runsDir: string) {}
@@ -80,7 +82,7 @@ export class DirectoryStore implements RunStore {
   }
 
   async run(id: string): Promise<RunSummary | undefined> {
-    const directory = this.#find(id)
+    const directory = this.find(id)
     return directory === undefined ? undefined : await this.#summary(directory)
   }
 
@@ -91,6 +93,10 @@ export class DirectoryStore implements RunStore {
   async metrics(id: string, query: SeriesQuery): Promise<Series> {
     const { blocks, rows, facts } = await this.#read(this.directory(id))
     return await querySeries(blocks, rows, query, facts.flopsPerToken)
+  }
+
+  async through(id: string, kind: Journal): Promise<number> {
+    return countJournal(journalPath(this.directory(id), kind)) - 1
   }
 
   async rows(id: string, kind: Journal, query: RowQuery = {}): Promise<readonly JournalRow[]> {
@@ -129,7 +135,7 @@ export class DirectoryStore implements RunStore {
 
   /** Directory of a run by its id or name. Throws when there is none. */
   directory(id: string): string {
-    return this.#find(id) ?? missingRun(id, this.runsDir)
+    return this.find(id) ?? missingRun(id, this.runsDir)
   }
 
   subscribe(id: string | undefined, after: RunAfter, listener: (update: RunUpdate) => void): () => void {
@@ -167,9 +173,16 @@ export class DirectoryStore implements RunStore {
     this.#timers.clear()
   }
 
-  #find(id: string): string | undefined {
-    const all = runDirectories(this.runsDir)
-    return all.find((directory) => basename(directory) === id) ?? all.find((directory) => runRecord(directory).id === id)
+  /** The same; undefined when there is none. */
+  find(id: string): string | undefined {
+    const isRun = (directory: string) => existsSync(join(directory, "config.json"))
+    const named = join(this.runsDir, id)
+    if (basename(named) === id && dirname(named) === join(this.runsDir) && isRun(named)) return named
+    const known = this.#places.get(id)
+    if (known !== undefined && isRun(known) && runRecord(known).id === id) return known
+    const found = runDirectories(this.runsDir).find((directory) => runRecord(directory).id === id)
+    if (found !== undefined) this.#places.set(id, found)
+    return found
   }
 
   /** The run's journals, read to their ends. */

@@ -193,6 +193,8 @@ function offsetOf(file: number, seq: number): number | undefined {
 
 /** Lines of which a reader knows where they stood. */
 const MARKS = 4096
+/** Those that a reader looks at before the row that it begins with. */
+const MARKS_BEFORE = 1024
 
 /** A place in a journal: behind a line that has been read. */
 export interface JournalPlace {
@@ -283,9 +285,10 @@ export class JournalReader {
     const seq = this.#sought
     if (seq === undefined) return undefined
     this.#sought = undefined
-    // The row before it comes along, so that a cut is noticed.
-    const offset = offsetOf(file, seq - 1)
-    this.#seq = this.#oldest = offset === undefined ? 0 : seq - 1
+    // Rows before it come along, so that a cut is noticed, and where it is.
+    const first = Math.max(0, seq - MARKS_BEFORE)
+    const offset = offsetOf(file, first)
+    this.#seq = this.#oldest = offset === undefined ? 0 : first
     for (const { text, start, end, bytes } of linesOf(file, offset ?? 0)) {
       const number = offset === undefined ? this.#seq : numberIn(text)
       if (number !== this.#seq) break

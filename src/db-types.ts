@@ -150,6 +150,8 @@ export interface RunStore {
   /** The run's config.json. */
   config(id: string): Promise<unknown>
   metrics(id: string, query: SeriesQuery): Promise<Series>
+  /** Number of a journal's last row; −1 of none. */
+  through(id: string, kind: Journal): Promise<number>
   /** Journal lines as they were written, with seq > after. */
   rows(id: string, kind: Journal, query?: RowQuery): Promise<readonly JournalRow[]>
   samples(id: string): Promise<readonly JournalRow[]>

@@ -13,3 +13,8 @@ export function audit({ verb, detail }: AuditEntry): string {
   const facts = JSON.stringify({ who: whoAmI(), verb, ...(detail === undefined ? {} : { detail }) })
   return `(umask 077; printf '{"time":"%s",%s\\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" ${quote([facts.slice(1)])} >> audit.jsonl)`
 }
+
+/** The same where there may be no deploy directory yet, and where a full disk must not stop the work. */
+export function auditIfThere(entry: AuditEntry): string {
+  return `[ ! -d blobs ] || ${audit(entry)} 2>/dev/null || :`
+}

@@ -157,7 +157,7 @@ export function sshArgv(host: FleetHost, command: string | undefined, options: S
 /** The machine in between is reached by an ssh of our own, under the same checks; ssh -J would leave them to the user's files. */
 function proxyCommand(via: FleetHost): string {
   const words = sshArgv(via, undefined, { forward: "@" }).map((word) => (word === "@" ? "[%h]:%p" : word.replaceAll("%", "%%")))
-  return `exec ${words.map((word) => (word === "[%h]:%p" ? `'${word}'` : quote([word]))).join(" ")}`
+  return `${words.map((word) => (word === "[%h]:%p" ? `'${word}'` : quote([word]))).join(" ")}`
 }
 
 /** A path as ssh's options take it: quoted for spaces, % doubled. `fleet-config` refuses what cannot be written so. */

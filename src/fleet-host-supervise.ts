@@ -26,8 +26,11 @@ import { isLive, jobReport, signsOfLife } from "./fleet-host-state.ts"
 const LOOK_MS = 250
 const BEAT_MS = 5000
 
-/** The words that start this very program again. */
-export const self = (): string[] => (isCompiled ? [process.execPath] : [process.execPath, "--no-env-file", process.argv[1] as string])
+/** The words that start this very program again; a deploy may have taken its file away meanwhile. */
+export function self(): string[] {
+  const program = existsSync(process.execPath) ? process.execPath : `/proc/${process.pid}/exe`
+  return isCompiled ? [program] : [program, "--no-env-file", process.argv[1] as string]
+}
 
 /** What a start runs: the stored words; a run that has begun goes on with them. */
 export function commandOf(root: string, record: JobRecord, isFirst: boolean): string[] {

@@ -6,8 +6,8 @@ import { HostError, said } from "./fleet-parallel.ts"
 import { type Answer, remote } from "./fleet-ssh.ts"
 
 /** What `alpha WORDS --json` of the machine answers. Throws what it throws there. */
-export async function askHost<T>(host: FleetHost, words: readonly string[]): Promise<T> {
-  const answer = await remote(host, alphaOnHost(host, words))
+export async function askHost<T>(host: FleetHost, words: readonly string[], text = alphaOnHost(host, words)): Promise<T> {
+  const answer = await remote(host, text)
   const error = answerError(answer)
   if (error !== undefined) throw error
   // A login shell may print before the program does.

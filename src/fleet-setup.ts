@@ -1,7 +1,7 @@
 /** Prepares and examines machines: facts, directories, login keys, the checks of `doctor`. */
 import { AlphaError, EXIT } from "./base-error.ts"
-import { audit } from "./fleet-audit.ts"
-import { alphaOnHost, deployPath, enter, quote, script } from "./fleet-command.ts"
+import { audit, auditIfThere } from "./fleet-audit.ts"
+import { alphaOnHost, deployPath, enter, enterIfThere, quote, script } from "./fleet-command.ts"
 import type { FleetHost } from "./fleet-config.ts"
 import { FACTS, type HostFacts, parseFacts, refusal } from "./fleet-facts.ts"
 import { checked, HostError, said } from "./fleet-parallel.ts"
@@ -14,7 +14,7 @@ const LEAST_BYTES = 400 << 20
 /** What setup runs: the check, then in a second request the machine's own command. */
 export function setupPlan(host: FleetHost): Step[] {
   const { deployDir, setupCommand } = host
-  const check = script("umask 077", `mkdir -p -- ${quote([deployPath(deployDir)])}`, enter(host), ": > .writable; rm -f .writable", FACTS)
+  const check = script("umask 077", `mkdir -p -- ${quote([deployPath(deployDir)])}`, enter(host), audit({ verb: "setup" }), FACTS)
   const own =
     setupCommand === undefined
       ? undefined
@@ -107,7 +107,7 @@ function parsed(text: string): HostDoctor["doctor"] | undefined {
 }
 
 /** Lines that add public keys to the login's authorized_keys, each once; the keys come over standard input. */
-export function syncKeysPlan(keys: readonly string[]): Step[] {
+export function syncKeysPlan(host: FleetHost, keys: readonly string[]): Step[] {
   const lines = script(
     "umask 077",
     'mkdir -p "$HOME/.ssh"',
@@ -121,13 +121,16 @@ export function syncKeysPlan(keys: readonly string[]): Step[] {
     'sync ".keys.$$" 2>/dev/null || sync',
     'mv -f ".keys.$$" authorized_keys',
     'echo "added=$added"',
+    "cd",
+    enterIfThere(host),
+    auditIfThere({ verb: "sync-keys" }),
   )
   return [{ what: `allow ${keys.length} public keys`, script: lines, stdin: keys.map((key) => key.split(" ").slice(-1)[0]).join(", ") }]
 }
 
 /** Allows the public keys to log in; returns how many were new. */
 export async function syncKeys(host: FleetHost, keys: readonly string[]): Promise<number> {
-  const [step] = syncKeysPlan(keys)
+  const [step] = syncKeysPlan(host, keys)
   const answer = checked(await remote(host, step!.script, { stdin: keys.map((key) => `${key}\n`).join("") }), "writing authorized_keys")
   return Number(/^added=(\d+)$/m.exec(answer.stdout)?.[1] ?? 0)
 }

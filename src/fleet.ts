@@ -1,6 +1,6 @@
 /** `alpha` on other machines: what the other groups see of it. */
 
-export { type AuditEntry, audit } from "./fleet-audit.ts"
+export { type AuditEntry, audit, auditIfThere } from "./fleet-audit.ts"
 export { runShutdown, SHUTDOWNS, shutdownCommand } from "./fleet-bench.ts"
 export { alphaOnHost, enter, enterIfThere, quote, remoteCommand, script, sshArgv } from "./fleet-command.ts"
 export { type FleetConfig, type FleetHost, fleetSchema, parseFleet, readFleet, type Selection, selectHosts } from "./fleet-config.ts"
@@ -31,7 +31,7 @@ export {
 } from "./fleet-parallel.ts"
 export { flag, PROFILES, profileOf, trainWords } from "./fleet-profile.ts"
 export type { Blob, Step } from "./fleet-release.ts"
-export { askJob, resumeWords, startWords, stopWords } from "./fleet-run.ts"
+export { askJob, jobScript, resumeWords, startWords, stopWords } from "./fleet-run.ts"
 export {
   doctorHost,
   doctorPlan,

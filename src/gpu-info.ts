@@ -121,7 +121,7 @@ function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
   return nv2 && limit !== "khr" ? "nv2" : "khr"
 }
 
-/** What ops may know of the device. */
+/** What ops may know of the device; HELIOS_CHAIN says how many workgroups a chain has, 0 = there are none. */
 export function targetOf(facts: VulkanFacts): GpuTarget {
   const named = productOf(facts)?.[1]
   return {
@@ -130,6 +130,8 @@ export function targetOf(facts: VulkanFacts): GpuTarget {
     hasMatrixFunctions: facts.matrixFunctions === 1 && process.env.HELIOS_MATRIX !== "khr",
     units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
     sharedBytes: facts.maxSharedBytes,
+    // Each of NVIDIA's processors takes a workgroup as soon as it has room, and a chain is the only launch that runs.
+    resident: process.env.HELIOS_CHAIN === undefined ? (named ?? 0) : Math.max(0, Math.trunc(Number(process.env.HELIOS_CHAIN) || 0)),
   }
 }
 

@@ -15,13 +15,13 @@ type Module = PackEntry & { readonly module: Uint32Array<ArrayBuffer> }
 
 const modules = new Map<string, Module>()
 
-/** A variant's module: from the pack in the binary; run from source, it is assembled when first asked for. */
+/** A variant's module: from the pack in the binary; what is not there, and all when run from source, is assembled when first asked for. */
 export function moduleOf(kernel: Kernel, variant: string): Module {
   if (modules.size === 0 && isCompiled)
     for (const [name, entry] of readPack(readFileSync(require("alpha:kernel-pack")))) modules.set(name, entry)
   const known = modules.get(variant)
   if (known !== undefined) return known
-  if (isCompiled) throw new AlphaError(`kernel ${variant} is not in the pack`, { hint: "npm run build" })
+  if (isCompiled && kernel.isMade !== true) throw new AlphaError(`kernel ${variant} is not in the pack`, { hint: "npm run build" })
   for (const [name, entry] of readPack(pack([kernel]))) modules.set(name, entry)
   return modules.get(variant) as Module
 }

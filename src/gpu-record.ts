@@ -72,7 +72,7 @@ export interface Slot {
 export class Recorder {
   readonly #layout: HostLayout
   readonly #tables = new Map<Table, number>()
-  readonly #tableMemory: Allocation | undefined
+  #tableMemory: Allocation | undefined
   readonly #arena: Arena
   /** Offset of a program output in a slot's results. */
   readonly results = new Map<string, number>()
@@ -94,7 +94,7 @@ export class Recorder {
       bytes += aligned(byteLength(t))
     }
     this.#resultBytes = bytes
-    this.#tableMemory = this.#writeTables()
+    this.#writeTables()
     pipelines.prepare(schedule.steps.flat().map(({ launch }) => launch))
   }
 
@@ -128,16 +128,18 @@ export class Recorder {
     return buffer.address + offset
   }
 
-  #writeTables(): Allocation | undefined {
+  #writeTables(): void {
     let bytes = 0
-    for (const { launch } of this.schedule.steps.flat()) {
-      for (const memory of Object.values(launch.buffers)) {
-        if (memory === undefined || !("kind" in memory) || memory.kind !== "table" || this.#tables.has(memory)) continue
-        this.#tables.set(memory, bytes)
-        bytes += aligned(memory.values.length * (memory.dtype === "u64" ? 8 : 4))
-      }
+    const add = (memory: Table["values"][number]) => {
+      if (typeof memory !== "object" || !("kind" in memory) || memory.kind !== "table" || this.#tables.has(memory)) return
+      this.#tables.set(memory, bytes)
+      bytes += aligned(memory.values.length * (memory.dtype === "u64" ? 8 : 4))
+      memory.values.forEach(add)
     }
-    if (bytes === 0) return undefined
+    for (const { launch } of this.schedule.steps.flat()) Object.values(launch.buffers).forEach(add)
+    if (bytes === 0) return
+    const memory = this.memory.allocate(bytes, `the tables of ${this.plan.program.name}`)
+    this.#tableMemory = memory
     const image = new DataView(new ArrayBuffer(bytes))
     for (const [{ dtype, values }, start] of this.#tables) {
       values.forEach((value, i) => {
@@ -147,14 +149,12 @@ export class Recorder {
         else image.setInt32(start + 4 * i, value as number, true)
       })
     }
-    const memory = this.memory.allocate(bytes, `the tables of ${this.plan.program.name}`)
     this.memory.upload(memory, new Uint8Array(image.buffer))
-    return memory
   }
 
-  #entry(value: Table["values"][number]): number {
+  #entry(value: Table["values"][number]): number | bigint {
     if (value === undefined) return 0
-    if (typeof value === "number") return value
+    if (typeof value === "number" || typeof value === "bigint") return value
     if (!("kind" in value) && value.role === "input") throw new TypeError(`${value.name}: an input's address differs from run to run`)
     return this.#address(value, undefined as unknown as DeviceBuffer)
   }
@@ -271,14 +271,17 @@ export class Recorder {
       const { buffer, offset } = "kind" in memory ? this.#arenaPlace(this.schedule.scratch.get(memory) as number) : this.place(memory, host)
       spans.push({ buffer, from: offset + from, to: offset + bytesOf(memory) })
     }
+    const addPart = (memory: Memory): void => {
+      if (!("kind" in memory) || memory.kind === "scratch") add(memory as Tensor | Scratch)
+      else if (memory.kind === "part") add(memory.of, memory.from * (memory.of.dtype === "bf16" ? 2 : 4))
+    }
     for (const [name, { access }] of Object.entries(launch.kernel.buffers)) {
       const memory = launch.buffers[name]
       if (memory === undefined) continue
       if ("kind" in memory && memory.kind === "table") {
-        for (const value of memory.values) if (typeof value === "object") add(value)
+        for (const value of memory.values) if (typeof value === "object") addPart(value)
       } else if (access === "read") continue
-      else if ("kind" in memory && memory.kind === "part") add(memory.of, memory.from * (memory.of.dtype === "bf16" ? 2 : 4))
-      else add(memory as Tensor | Scratch)
+      else addPart(memory)
     }
     return spans
   }

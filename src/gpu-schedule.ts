@@ -1,13 +1,14 @@
 /** Turns a plan into steps of launches: what runs side by side, what waits, where scratch memory lies. */
 import { AlphaError, EXIT } from "./base-error.ts"
+import { chained } from "./gpu-chain.ts"
 import {
   ARENA_SLAB,
   type GpuTarget,
   type Launch,
-  type Memory,
   type Node,
   type Plan,
   type Scratch,
+  type Table,
   tensorsOf,
   withinSlab,
 } from "./program.ts"
@@ -33,17 +34,14 @@ const scratchBytes = ({ dtype, elements }: Scratch): number => {
   return Math.ceil((elements * size) / ALIGN) * ALIGN
 }
 
-const isScratch = (memory: Memory | number | undefined): memory is Scratch =>
-  typeof memory === "object" && "kind" in memory && memory.kind === "scratch"
-
 /** Scratch that a launch names: in its buffers, parts of them, tables of addresses. */
 function scratchOf({ buffers }: Launch): Scratch[] {
-  return Object.values(buffers).flatMap((memory) => {
-    if (memory === undefined || !("kind" in memory)) return []
-    if (memory.kind === "scratch") return [memory]
-    if (memory.kind === "part") return isScratch(memory.of) ? [memory.of] : []
-    return memory.values.filter(isScratch)
-  })
+  const within = (memory: Table["values"][number]): readonly Scratch[] => {
+    if (typeof memory !== "object" || !("kind" in memory)) return []
+    if (memory.kind === "table") return memory.values.flatMap(within)
+    return memory.kind === "part" ? within(memory.of) : [memory as Scratch]
+  }
+  return Object.values(buffers).flatMap(within)
 }
 
 /** Throws AlphaError where `bytes` are more than a device allocates at once. */
@@ -86,5 +84,6 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
     }
     arenaBytes = Math.max(arenaBytes, next)
   }
-  return { steps, scratch, arenaBytes }
+  const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
+  return { steps: isForward ? chained(steps, target) : steps, scratch, arenaBytes }
 }

@@ -9,11 +9,11 @@ export interface Scratch {
   readonly elements: number
 }
 
-/** Numbers that are fixed when the plan is compiled; u64 holds addresses of memory. */
+/** Numbers that are fixed when the plan is compiled; u64 holds addresses of memory, other tables too, and numbers of 64 bits. */
 export interface Table {
   readonly kind: "table"
   readonly dtype: "f32" | "u32" | "i32" | "u64"
-  readonly values: readonly (number | Tensor | Scratch | undefined)[]
+  readonly values: readonly (number | bigint | Memory | undefined)[]
 }
 
 /** A tensor or scratch from its element `from` on; the address must stay aligned to 16 bytes. */
@@ -54,4 +54,6 @@ export interface GpuTarget {
   /** Processors that run workgroups at once (SMs); an estimate where the driver does not tell. */
   readonly units: number
   readonly sharedBytes: number
+  /** Workgroups of 256 lanes that certainly run at the same time, so that they may wait for each other; 0 where that is not known. */
+  readonly resident: number
 }

@@ -1,7 +1,7 @@
 /** What all routes share: models, engine, keys, limits, counters; and what is known of one request. */
 import type { Context as HonoContext } from "hono"
 import type { Log } from "./base-log.ts"
-import type { RunStore } from "./db.ts"
+import type { JournalRow, RunStore } from "./db.ts"
 import type { Serving } from "./engine.ts"
 import type { Keys, Scope } from "./serve-auth.ts"
 import type { ApiError } from "./serve-error.ts"
@@ -18,7 +18,11 @@ export interface Context {
   readonly metrics: Metrics
   readonly log: Log
   /** What the routes of runs read. */
-  readonly runs: RunStore & { readonly database?: "ready" | "away" | null }
+  readonly runs: RunStore & {
+    readonly database?: "ready" | "away" | null
+    /** Incidents of a run, those that its trainer told and those that the server saw. */
+    readonly alerts?: (id: string) => Promise<readonly JournalRow[]>
+  }
   /** Where runs lie that can be served when an admin asks. */
   readonly runsDir: string
   /** Runs that trainers ship here. */

@@ -44,6 +44,14 @@ export function listen(run: string | undefined, onRow: (live: LiveRow) => void, 
   open()
 }
 
+/** Does `work` again and again, `ms` after it was done; not while nobody looks. */
+export async function keep(work: () => Promise<void>, ms: number): Promise<never> {
+  for (;;) {
+    await new Promise((wake) => setTimeout(wake, ms))
+    if (!document.hidden) await work()
+  }
+}
+
 /** Runs `work` now and, while it fails because the server is gone, again and again. */
 export async function insist(work: () => Promise<void>): Promise<void> {
   for (;;) {

@@ -3,7 +3,7 @@ import type { CheckpointRow, JournalRow, RunSummary } from "./db.ts"
 import { Charts } from "./serve-dash-client-charts.ts"
 import { CHECKPOINT_HEAD, checkpointCells } from "./serve-dash-client-checkpoints.ts"
 import { ago, call, count, duration, empty, figure, loading, make, moment, NONE, span, table } from "./serve-dash-client-dom.ts"
-import { insist, listen } from "./serve-dash-client-live.ts"
+import { insist, keep, listen } from "./serve-dash-client-live.ts"
 import { notesOf, tagsOf } from "./serve-dash-client-notes.ts"
 import { phases } from "./serve-dash-client-phases.ts"
 import { badge, listOf, progress, secondsLeft } from "./serve-dash-client-runs.ts"
@@ -69,6 +69,23 @@ const eventText = (row: JournalRow): string =>
         .filter(([key, value]) => !["seq", "time", "type", "step"].includes(key) && typeof value !== "object" && value !== false)
         .map(fact)
         .join(" · ")
+
+/** The newest alert, or why the run ended, with the way to all events. */
+function incidents(rows: readonly JournalRow[]): HTMLElement {
+  const place = make("div", { name: "incidents" })
+  const alerts = rows.filter(({ type }) => type === "alert")
+  const last = rows.findLast(({ type }) => type === "crash" || type === "summary" || type === "start")
+  const strip = (kind: string, text: string) => {
+    const more = make("button", { type: "button", text: "All events" })
+    more.addEventListener("click", () => change({ tab: "events" }, true))
+    return make("p", { name: `incident ${kind}` }, make("span", { text }), more)
+  }
+  const alert = alerts.at(-1)
+  if (last?.type === "crash") place.append(strip("bad", `Crashed: ${eventText(last)}`))
+  if (alert !== undefined)
+    place.append(strip("warn", `${alerts.length === 1 ? "Alert" : `${alerts.length} alerts, the last`}: ${eventText(alert)}`))
+  return place
+}
 
 function events(rows: readonly JournalRow[]): HTMLElement {
   if (rows.length === 0) return empty("No events", "Starts, checkpoints, alerts and ends are listed here.")
@@ -139,6 +156,7 @@ export async function runPage(main: HTMLElement, id: string): Promise<void> {
       ),
     ),
     notesOf(first),
+    make("div", { name: "incidents" }),
     figures(first),
     make("div", { name: "tabs", role: "tablist" }, ...tabs),
     charts.root,
@@ -171,17 +189,23 @@ export async function runPage(main: HTMLElement, id: string): Promise<void> {
     if (state() !== before) void lookTab()
     before = state()
   })
-  await lookTab()
+  const lookIncidents = () =>
+    insist(async () => {
+      const rows = listOf<JournalRow>(await call(`${path}/events?limit=100000`), "events")
+      main.querySelector(".incidents")?.replaceWith(incidents(rows))
+    })
+  await Promise.all([lookIncidents(), lookTab()])
   listen(
     first.id,
     (live) => {
       if (live.kind === "step" || live.kind === "eval") charts.add(live)
       else if (live.kind === "state") void look()
-      else if (current().tab !== "config") void lookTab()
+      else if (current().tab !== "config" && current().tab !== "charts") void lookTab()
+      if (live.row.type === "alert" || live.row.type === "crash") void lookIncidents()
     },
     () => {
       if (isDrawn) void show()
     },
   )
-  setInterval(() => void look(), REFRESH_MS)
+  void keep(look, REFRESH_MS)
 }

@@ -17,7 +17,7 @@ import {
   status,
   swatch,
 } from "./serve-dash-client-dom.ts"
-import { insist, listen } from "./serve-dash-client-live.ts"
+import { insist, keep, listen } from "./serve-dash-client-live.ts"
 import { setOrigin } from "./serve-dash-client-series.ts"
 import { change, current, onView } from "./serve-dash-client-view.ts"
 
@@ -31,7 +31,10 @@ export function listOf<T>(told: unknown, key: string): readonly T[] {
 }
 
 export async function fetchRuns(): Promise<readonly RunSummary[]> {
-  const runs = listOf<RunSummary>(await call("/api/runs"), "runs")
+  const told = await call<{ readonly database?: string | null }>("/api/runs")
+  // Runs on this server's disk are still shown; those of the database alone are not.
+  document.body.classList.toggle("database-away", told.database === "away")
+  const runs = listOf<RunSummary>(told, "runs")
   for (const { id, startedAt } of runs) setOrigin(id, startedAt)
   return runs
 }
@@ -112,7 +115,7 @@ export async function trainingPage(main: HTMLElement): Promise<void> {
       void look()
     },
   )
-  setInterval(() => void look(), REFRESH_MS)
+  void keep(look, REFRESH_MS)
 }
 
 const COLUMNS: readonly {
@@ -239,7 +242,7 @@ export async function runsPage(main: HTMLElement): Promise<void> {
       draw()
     })
   await look()
-  setInterval(() => void look(), REFRESH_MS)
+  void keep(look, REFRESH_MS)
   byId("main").addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key]
     const links = [...body.querySelectorAll<HTMLElement>("tbody a")]

@@ -63,7 +63,9 @@ function listenToKeys(): void {
 
 const path = location.pathname.replace(/(.)\/$/, "$1")
 for (const link of byId("nav").querySelectorAll("a")) {
-  if (link.pathname !== "/" && (path === link.pathname || path.startsWith(`${link.pathname}/`))) link.setAttribute("aria-current", "page")
+  if (link.pathname === "/" || (path !== link.pathname && !path.startsWith(`${link.pathname}/`))) continue
+  link.setAttribute("aria-current", "page")
+  document.title = `${link.textContent} · alpha`
 }
 listenToKeys()
 const run = /^\/runs\/(.+)$/.exec(path)?.[1]

@@ -8,6 +8,7 @@ import {
   databasePlace,
   filterRuns,
   type Journal,
+  type JournalRow,
   type RowQuery,
   type RunAfter,
   type RunDatabase,
@@ -16,8 +17,11 @@ import {
   type RunStore,
   type RunSummary,
   type RunUpdate,
+  runRecord,
   type SeriesQuery,
 } from "./db.ts"
+
+import { type LocalRun, serverAlerts } from "./serve-alerts.ts"
 
 /** How often the database is brought up to date, and the wait after it failed. */
 const ROUND_MS = 1000
@@ -42,6 +46,8 @@ export class ServerRuns implements RunStore {
   #wake = () => {}
   readonly #ended: Promise<void>
   /** Listeners to everything, who hear of the database's runs once it is there. */
+  /** Listeners to all runs. */
+  readonly #all = new Set<(update: RunUpdate) => void>()
   readonly #waiting = new Set<(database: RunDatabase) => void>()
   #locals = new Set<string>()
 
@@ -115,12 +121,19 @@ export class ServerRuns implements RunStore {
 
   config = async (id: string) => (await this.#of(id)).config(id)
   metrics = async (id: string, query: SeriesQuery) => (await this.#of(id)).metrics(id, query)
+  through = async (id: string, kind: Journal) => (await this.#of(id)).through(id, kind)
   rows = async (id: string, kind: Journal, query?: RowQuery) => (await this.#of(id)).rows(id, kind, query)
   samples = async (id: string) => (await this.#of(id)).samples(id)
   events = async (id: string) => (await this.#of(id)).events(id)
   checkpoints = async (id: string) => (await this.#of(id)).checkpoints(id)
   setNotes = async (id: string, change: { readonly notes?: string; readonly tags?: readonly string[] }) =>
     (await this.#of(id)).setNotes(id, change)
+
+  alerts = async (id: string): Promise<readonly JournalRow[]> => {
+    const told = (await this.events(id)).filter(({ type }) => type === "alert")
+    const directory = this.files.find(id)
+    return [...told, ...(directory === undefined ? [] : serverAlerts(directory))].toSorted((a, b) => a.time - b.time)
+  }
 
   subscribe(id: string | undefined, after: RunAfter, listener: (update: RunUpdate) => void): () => void {
     let isOpen = true
@@ -130,6 +143,8 @@ export class ServerRuns implements RunStore {
     }
     if (id !== undefined) void this.#of(id).then((store) => begin(store, id, listener))
     else {
+      this.#all.add(listener)
+      ends.push(() => this.#all.delete(listener))
       begin(this.files, undefined, listener)
       const listen = (database: RunDatabase) =>
         begin(database, undefined, (update) => {
@@ -147,6 +162,19 @@ export class ServerRuns implements RunStore {
       isOpen = false
       for (const end of ends) end()
     }
+  }
+
+  /** Tells what stands in no journal to those who listen to all runs. */
+  announce(update: RunUpdate): void {
+    for (const listener of [...this.#all]) listener(update)
+  }
+
+  /** What is known of a run that has a directory here. */
+  local = (id: string): LocalRun | undefined => {
+    const directory = this.files.find(id)
+    if (directory === undefined) return undefined
+    const { alive, ended } = runRecord(directory)
+    return { directory, alive, hasSaid: ended !== undefined }
   }
 
   close(): void {

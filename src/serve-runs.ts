@@ -1,5 +1,5 @@
 /** GET /api/runs…: what is known of runs, as JSON or to download. */
-import { domainsOf, JOURNALS, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
+import { domainsOf, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
 import type { Call } from "./serve-context.ts"
 import { ApiError, badField } from "./serve-error.ts"
 import { packedJson } from "./serve-pack.ts"
@@ -25,7 +25,11 @@ export async function listRuns(call: Call): Promise<Response> {
   return packedJson(call, { runs: await runs.runs(filter), database: runs.database ?? null })
 }
 
-export const oneRun = async (call: Call): Promise<Response> => Response.json(await find(call))
+export async function oneRun(call: Call): Promise<Response> {
+  const run = await find(call)
+  const alerts = await call.context.runs.alerts?.(run.id)
+  return Response.json({ ...run, alerts: alerts ?? [] })
+}
 
 export async function runConfig(call: Call): Promise<Response> {
   const { id } = await find(call)
@@ -170,15 +174,4 @@ function bound(call: Call, name: string): number | undefined {
 
 function unknown(name: string, value: unknown, known: readonly string[]): never {
   throw badField(name, `${String(value).slice(0, 50)}: expected one of ${known.join(", ")}`)
-}
-
-/** "metrics:12,events:3" → after which rows a listener goes on. */
-export function readPlaces(text: string): Partial<Record<Journal, number>> {
-  return Object.fromEntries(
-    text.split(",").flatMap((part) => {
-      const [journal, seq] = part.split(":")
-      const known = JOURNALS.find((one) => one === journal)
-      return known !== undefined && /^-?\d{1,15}$/.test(seq ?? "") ? [[known, Number(seq)]] : []
-    }),
-  )
 }

@@ -12,6 +12,10 @@ export interface EventOptions {
   /** An event that tells an error in the form of the endpoint; default {"error": …}. */
   readonly onError?: (error: ApiError) => string
   readonly pingMs?: number
+  /** Bytes that wait for a slow reader before `source` is asked for no more; default: all that comes. */
+  readonly most?: number
+  /** Ends the stream before what `source` still has. */
+  readonly cut?: AbortSignal
   readonly headers?: Readonly<Record<string, string>>
 }
 
@@ -21,41 +25,67 @@ export const DONE = "data: [DONE]\n\n"
 
 /** Answers with the events that `source` yields, each already a text that ends in an empty line. */
 export function eventStream(source: AsyncIterable<string>, options: EventOptions): Response {
-  const { onGone, done, onError = (error) => dataEvent(error.body), pingMs = PING_MS, headers = {} } = options
+  const {
+    onGone,
+    done,
+    onError = (error) => dataEvent(error.body),
+    pingMs = PING_MS,
+    most = Number.POSITIVE_INFINITY,
+    cut,
+    headers = {},
+  } = options
   const encoder = new TextEncoder()
   const iterator = source[Symbol.asyncIterator]()
   let ping: ReturnType<typeof setInterval> | undefined
   let open = true
+  let wake = () => {}
   const close = () => {
     open = false
     clearInterval(ping)
+    wake()
   }
-  const body = new ReadableStream<Uint8Array>({
-    start(controller) {
-      const write = (text: string) => {
-        if (open) controller.enqueue(encoder.encode(text))
-      }
-      ping = setInterval(() => write(": ping\n\n"), pingMs)
-      const pump = async () => {
-        try {
-          for (let next = await iterator.next(); open && next.done !== true; next = await iterator.next()) write(next.value)
-          if (done !== undefined) write(done)
-        } catch (error) {
-          write(onError(error instanceof ApiError ? error : internal(error)))
+  const strategy = new ByteLengthQueuingStrategy({ highWaterMark: Number.isFinite(most) ? most : 1 })
+  const body = new ReadableStream<Uint8Array>(
+    {
+      start(controller) {
+        const isFull = () => Number.isFinite(most) && (controller.desiredSize ?? 0) <= 0
+        cut?.addEventListener("abort", () => {
+          if (!open) return
+          close()
+          controller.close()
+        })
+        const write = (text: string) => {
+          if (open) controller.enqueue(encoder.encode(text))
         }
+        ping = setInterval(() => {
+          if (!isFull()) write(": ping\n\n")
+        }, pingMs)
+        const pump = async () => {
+          try {
+            for (let next = await iterator.next(); open && next.done !== true; next = await iterator.next()) {
+              write(next.value)
+              while (open && isFull()) await new Promise<void>((resolve) => (wake = resolve))
+            }
+            if (done !== undefined) write(done)
+          } catch (error) {
+            write(onError(error instanceof ApiError ? error : internal(error)))
+          }
+          if (!open) return
+          close()
+          controller.close()
+        }
+        void pump()
+      },
+      pull: () => wake(),
+      cancel() {
         if (!open) return
         close()
-        controller.close()
-      }
-      void pump()
+        onGone()
+        void iterator.return?.()
+      },
     },
-    cancel() {
-      if (!open) return
-      close()
-      onGone()
-      void iterator.return?.()
-    },
-  })
+    strategy,
+  )
   return new Response(body, {
     headers: {
       "content-type": "text/event-stream; charset=utf-8",

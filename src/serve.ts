@@ -4,6 +4,7 @@ import type { Log } from "./base-log.ts"
 import type { Environment, ServeConfig } from "./config.ts"
 import { DirectoryStore, RunDatabase } from "./db.ts"
 import { type Engine, startEngine, startServing } from "./engine.ts"
+import { AlertWatch } from "./serve-alerts.ts"
 import { createApp } from "./serve-app.ts"
 import { checkBind, isLoopback, readKeys } from "./serve-auth.ts"
 import type { Context, Route } from "./serve-context.ts"
@@ -14,6 +15,7 @@ import { serverMetrics } from "./serve-metrics.ts"
 import { Models } from "./serve-models.ts"
 import { ROUTES } from "./serve-routes.ts"
 import { databaseName, ServerRuns, serverDatabase } from "./serve-runs-store.ts"
+import { openWebhook } from "./train.ts"
 
 export { KEY_SOURCES, type Scope } from "./serve-auth.ts"
 export { FIELDS } from "./serve-fields.ts"
@@ -69,6 +71,7 @@ export function startServer(
 ): RunningServer {
   const keys = readKeys(environment, config.publicRead)
   checkBind(config.host, keys)
+  const webhook = openWebhook(environment, (problem) => log("warn", "alerts", { problem }))
   const engine = training?.engine ?? startEngine()
   let evict = (_key: string) => {}
   const serving = startServing(
@@ -128,6 +131,14 @@ export function startServer(
     close()
     throw error
   }
+  const alerts = new AlertWatch({
+    runs,
+    local: runs.local,
+    runsDir: config.runsDir,
+    webhook,
+    log,
+    announce: (update) => runs.announce(update),
+  })
   const { failed, look } = watch(context)
   const loaded = models.start()
   loaded.catch(() => {})
@@ -152,6 +163,7 @@ export function startServer(
       for (const cancel of [...context.running]) cancel(draining())
       if (left || listened) await Bun.sleep(FLUSH_MS)
       await server.stop(true)
+      await Promise.race([alerts.close(), Bun.sleep(KEEP_MS)])
       runs.close()
       await Promise.race([runs.ended, Bun.sleep(KEEP_MS)])
       await Promise.race([serving.stop(), Bun.sleep(2000)]).catch(() => {})

@@ -217,7 +217,7 @@ class Simulation {
         registers.subgroup(node, lanes)
         break
       case "barrier":
-        if (node.scope === "workgroup") this.barrier(node.buffers, lanes)
+        if (node.scope !== "subgroup") this.barrier(node.buffers, lanes)
         else registers.together(lanes)
         break
       case "if":

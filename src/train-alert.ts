@@ -15,6 +15,9 @@ const SLOW_ROWS = 5
 const DISK_BYTES = 2 ** 30
 const DISK_LOOK_MS = 30_000
 
+/** Whether so many bytes are too few. */
+export const isFull = (free: number): boolean => free < DISK_BYTES
+
 /** What a disk has left, bytes; undefined where that is not told. */
 export function freeBytes(directory: string): number | undefined {
   try {
@@ -62,11 +65,7 @@ export class Alerts {
     if (this.now() - this.#lookedAt >= DISK_LOOK_MS) {
       this.#lookedAt = this.now()
       const free = this.free()
-      judge(
-        "disk",
-        free !== undefined && free < DISK_BYTES,
-        () => `${Math.round((free ?? 0) / 2 ** 20)} MiB are left on the disk of the run`,
-      )
+      judge("disk", free !== undefined && isFull(free), () => `${Math.round((free ?? 0) / 2 ** 20)} MiB are left on the disk of the run`)
     }
     return told
   }

@@ -94,6 +94,8 @@ export interface StartEvent {
   readonly saved: string
   /** The checkpoints carry a chat template. */
   readonly chat: boolean
+  /** Alerts go to a webhook from the trainer's process. */
+  readonly webhook: boolean
 }
 
 /** Bytes of each part of a run; all but the arena outlive its steps. */

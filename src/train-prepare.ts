@@ -19,6 +19,8 @@ export interface TrainJob {
   readonly directory: string
   /** Continue from the run's last checkpoint. */
   readonly resume: boolean
+  /** Whether alerts go to a webhook from this process; a server leaves them to it then. */
+  readonly hasWebhook?: boolean
 }
 
 export interface Prepared {

@@ -117,5 +117,6 @@ export function announce({ job, prepared, device, state, micro, update, emit, tr
         ? `alpha (${exact.none}: ${exact.why})`
         : `${exact}${gguf === undefined ? "" : ` (no GGUF: ${gguf.field} ${model[gguf.field]})`}`,
     chat: prepared.chatTemplate !== undefined,
+    webhook: job.hasWebhook ?? false,
   })
 }

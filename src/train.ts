@@ -269,6 +269,7 @@ function checkpoint(s: Session): void {
   s.emit({ type: "checkpoint", step: trainer.step, path, bytes, sha256, best, ms: performance.now() - began })
 }
 
+export { Alerts, freeBytes, isFull } from "./train-alert.ts"
 export { measureBandwidth } from "./train-bandwidth.ts"
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
 export type {
@@ -290,3 +291,4 @@ export { type ShipOptions, type Shipper, startShipper } from "./train-ship.ts"
 export { markCounts, offsetOf, prefixMarks, repairJournal } from "./train-ship-journal.ts"
 export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
 export type { StopFlag } from "./train-stop.ts"
+export { addressIn, openWebhook, type Webhook } from "./train-webhook.ts"

@@ -141,7 +141,14 @@ describe("benches, short", () => {
     for (const { samples } of rows) expect(samples.length).toBe(2)
   })
   test("ops of a step at their true sizes, and counters that never change", () => {
-    const rows = benchStepOps(device, "cpu-small", "bf16", 1, /linear/, sampling, roof)
+    const rows = benchStepOps(
+      device,
+      { preset: "cpu-small", precision: "bf16", batch: 1, program: "train", only: /linear/ },
+      sampling,
+      roof,
+    )
+    const generation = { preset: "cpu-small", precision: "f32" as const, batch: 2, program: "decode" as const, only: /./ }
+    expect(benchStepOps(device, generation, sampling, roof).find(({ name }) => name === "linear")?.facts.launches).toBe(17)
     expect(rows.find(({ name }) => name === "linear")?.facts.launches).toBe(16)
     const counters = countersOf(device, "cpu-small", "f32", 1)
     expect(counters).toEqual(countersOf(device, "cpu-small", "f32", 1))

@@ -1,5 +1,16 @@
 /** Machines for the fleet's tests: real sshd and dropbear, each in a network namespace of its own where root can make one, else on loopback. */
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs"
 import { connect, createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
@@ -18,6 +29,8 @@ const missing =
       : `the BusyBox host needs ${!isRoot ? "root (its own root directory)" : "dropbear-bin and busybox-static"}`
     : "openssh-server or openssh-client is not installed"
 
+/** Whether hosts of both kinds can be started. */
+export const hasBusybox = missing === undefined
 /** A test with an OpenSSH host. */
 export const sshTest = testWith("ssh", sshd && ssh ? undefined : missing)
 /** A test with a host that has BusyBox and dropbear alone. */
@@ -119,9 +132,11 @@ export async function startFleet(
       writeFileSync(file, JSON.stringify({ defaults, instances }, null, 2))
     },
     disconnect() {
-      for (const socket of new Bun.Glob("alpha-ssh-*/*").scanSync({ cwd: environment.XDG_RUNTIME_DIR, onlyFiles: false })) {
-        Bun.spawnSync(["ssh", "-O", "exit", "-o", `ControlPath=${join(environment.XDG_RUNTIME_DIR, socket)}`, "x"], { stderr: "ignore" })
-      }
+      const place = environment.XDG_RUNTIME_DIR
+      for (const folder of readdirSync(place))
+        for (const socket of readdirSync(join(place, folder))) {
+          Bun.spawnSync(["ssh", "-O", "exit", "-o", `ControlPath=${join(place, folder, socket)}`, "x"], { stderr: "ignore" })
+        }
     },
     async close() {
       fleet.disconnect()

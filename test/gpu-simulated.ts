@@ -6,10 +6,17 @@ import type { Device, GpuTarget, Memory, Plan, RunInputs, Scratch } from "../src
 import { DeviceMemory, type Kernel, simulate } from "../src/spirv.ts"
 import { byteLength, elements, type Tensor } from "../src/tensor.ts"
 
-/** A device of `subgroupSize` lanes; a portable one unless it has matrices. */
-export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none"): Device {
+/** A device of `subgroupSize` lanes; a portable one unless it has matrices. `resident`: workgroups that may make chains; simulated one after the other, so 1. */
+export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none", resident = 0): Device {
   const isPortable = matrix === "none"
-  const target: GpuTarget = { subgroupSize, matrix, hasMatrixFunctions: !isPortable, units: 2, sharedBytes: isPortable ? 32768 : 49152 }
+  const target: GpuTarget = {
+    subgroupSize,
+    matrix,
+    hasMatrixFunctions: !isPortable,
+    units: 2,
+    sharedBytes: isPortable ? 32768 : 49152,
+    resident,
+  }
   return {
     name: "simulated",
     description: `simulated, subgroups of ${subgroupSize}`,
@@ -61,7 +68,7 @@ function run(plan: Plan, { steps }: Schedule, state: CpuState, inputs: RunInputs
   for (const step of steps) {
     for (const { launch } of step) {
       const memory = new DeviceMemory()
-      const viewOf = (given: Memory | undefined): Uint8Array => {
+      const viewOf = (given: Memory | undefined): Uint8Array<ArrayBuffer> => {
         if (given === undefined) return new Uint8Array(0)
         if (!("kind" in given) || given.kind === "scratch") return bytesOf(given as Tensor | Scratch)
         if (given.kind === "part") return bytesOf(given.of).subarray(given.from * (given.of.dtype === "bf16" ? 2 : 4))
@@ -72,7 +79,8 @@ function run(plan: Plan, { steps }: Schedule, state: CpuState, inputs: RunInputs
         const addresses = given.values.map((value) => {
           if (value === undefined) return 0n
           if (typeof value === "number") return BigInt(value)
-          return BigInt(memory.place("kind" in value ? "scratch" : value.name, bytesOf(value)))
+          if (typeof value === "bigint") return value
+          return BigInt(memory.place("kind" in value ? value.kind : value.name, viewOf(value)))
         })
         return new Uint8Array(BigUint64Array.from(addresses).buffer)
       }

@@ -15,6 +15,7 @@ const target = (matrix: "nv2" | "khr"): GpuTarget => ({
   hasMatrixFunctions: true,
   units: 132,
   sharedBytes: 49152,
+  resident: 0,
 })
 
 const word = new Uint32Array(1)

@@ -57,6 +57,7 @@ export function fakeRuns(ids: readonly string[] = ["run-1"]): FakeRuns {
       rows(id, kind)
         .filter(({ seq }) => seq > after)
         .slice(0, limit),
+    through: async (id, kind) => rows(id, kind).length - 1,
     samples: async (id) => rows(id, "samples"),
     events: async (id) => rows(id, "events"),
     checkpoints: async () => [

@@ -116,11 +116,19 @@ describe("live", () => {
 
   test("one run goes on from rows, whichever process answers", async () => {
     const told = await listen("?run=run-1", "metrics:1,events:-1,samples:1", 3)
-    expect(told.map(({ event, id }) => [event, id])).toEqual([
+    const places = (id: string) => id.replace(/\.\w+/g, "")
+    expect(told.map(({ event, id }) => [event, places(id)])).toEqual([
       ["step", "metrics:2,events:-1,samples:1"],
       ["step", "metrics:3,events:-1,samples:1"],
       ["event", "metrics:3,events:0,samples:1"],
     ])
+    const next = await listen("?run=run-1", told[2]!.id, 1, () => step(5))
+    expect(next.map(({ event, id }) => [event, places(id)])).toEqual([["step", "metrics:4,events:0,samples:1"]])
+    // Without an id: from now on, and the id says where all journals stand.
+    const fresh = await listen("?run=run-1", undefined, 1, () => step(6))
+    expect(fresh.map(({ event, id }) => [event, places(id)])).toEqual([["step", "metrics:5,events:0,samples:1"]])
+    const other = await listen("?run=run-1", told[2]!.id.replace(/metrics:3\.\w+/, "metrics:3.zzz"), 1)
+    expect(other.map(({ event, id }) => [event, places(id)])).toEqual([["reset", "metrics:5,events:0,samples:1"]])
   })
 
   test("a change of state is told", async () => {

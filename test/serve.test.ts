@@ -1,5 +1,5 @@
 /** `alpha serve` as a process with its real engine: equal bytes under load, following a run, draining, a scanner of APIs. */
-import { afterAll, afterEach, describe, expect, test } from "bun:test"
+import { afterAll, afterEach, describe, expect, setDefaultTimeout, test } from "bun:test"
 import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
@@ -7,6 +7,7 @@ import { setLink } from "../src/gpt.ts"
 import { testWith } from "./require.ts"
 import { tokenizer, workFolder, writeModel } from "./serve-fake.ts"
 
+setDefaultTimeout(60_000)
 const root = join(import.meta.dir, "..")
 const work = workFolder()
 const runsDir = join(work.path, "runs")
@@ -263,6 +264,9 @@ withBinary("the binary serves its pages and answers", async () => {
     "/login": "Log in",
     "/assets/page.css": "--ground",
     "/assets/playground.js": "The playground in the browser",
+    "/runs": "/assets/dash.js",
+    "/assets/dash.js": "/api/training/live",
+    "/assets/dash.css": ".uplot",
   }
   for (const [path, text] of Object.entries(pages)) {
     expect([path, (await (await fetch(url + path)).text()).includes(text)]).toEqual([path, true])
