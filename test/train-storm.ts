@@ -139,12 +139,12 @@ export async function storm({ folder, seed, steps, kills, checkpointInterval, fa
     if (hits % 10 === 0)
       onNote(`${hits} kills, step ${lastStep(metrics)}, ${server.kills()} kills of the server, ${JSON.stringify(proxy.counts)}`)
   }
+  await server.settle()
+  proxy.faults = 0
   if (!isComplete()) {
     const child = train()
     if ((await child.exited) !== 0) throw new Error(`trainer: ${await new Response(child.stderr).text()}`)
   }
-  await server.settle()
-  proxy.faults = 0
   const child = alpha("runs", "ship", directory)
   if ((await child.exited) !== 0) throw new Error(`runs ship: ${await new Response(child.stderr).text()}`)
   const rows = await compare(own, theirs, steps, server.url())
