@@ -125,6 +125,7 @@ export const TOPICS: Readonly<Record<string, { about: string; page: () => string
   config: { about: "where values come from, and how they are written", page: configPage },
   presets: { about: "named sets of tokenizer, model and training settings", page: presetsPage },
   schedules: { about: "the learning rate at a step, as formulas", page: () => SCHEDULES },
+  ranks: { about: "training on several GPUs and hosts", page: () => guide("Several GPUs and hosts") },
   environment: { about: "variables the program reads", page: environmentPage },
   "exit-codes": { about: "what the exit status says", page: exitPage },
 }

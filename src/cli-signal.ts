@@ -10,14 +10,23 @@ let running: Stoppable | undefined
 
 /**
  * Calls `stop` at the first SIGINT, SIGTERM or SIGHUP; at the second `atOnce`, then the process ends. Returns what takes the handlers off again.
- * A SIGHUP that whoever started the process ignores (nohup) stays ignored.
+ * A SIGHUP that whoever started the process ignores (nohup) stays ignored. `isRank`: SIGUSR1 stops too, and only a second SIGINT ends
+ * at once: launchers repeat the others.
  */
-export function onStop(stop: () => void, atOnce: () => void = () => {}): () => void {
-  const signals: NodeJS.Signals[] = ["SIGINT", "SIGTERM", ...(ignoresHangup() ? [] : (["SIGHUP"] as const))]
+export function onStop(stop: () => void, atOnce: () => void = () => {}, isRank = false): () => void {
+  const signals: NodeJS.Signals[] = [
+    "SIGINT",
+    "SIGTERM",
+    ...(ignoresHangup() ? [] : (["SIGHUP"] as const)),
+    ...(isRank ? (["SIGUSR1"] as const) : []),
+  ]
+  let interrupts = 0
   const command: Stoppable = { stop, asked: false }
   running = command
-  const onSignal = () => {
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (signal === "SIGINT") interrupts++
     if (!command.asked) return void requestStop()
+    if (isRank && interrupts < 2) return
     atOnce()
     process.exit(EXIT.interrupted)
   }

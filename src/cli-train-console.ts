@@ -57,6 +57,7 @@ export function trainConsole(): TrainView {
       } else if (event.type === "sample") line.print(`${paint.dim("sample")} ${paint.bold(event.prompt)}${event.text}`)
       else if (event.type === "alert") line.print(paint.red(`alert (${event.rule}) ${event.message}`))
       else if (event.type === "note") line.print(event.level === "warn" ? paint.yellow(event.message) : event.message)
+      else if (event.type === "ranks") line.print(`${event.size} ranks by ${event.transport}; this is rank ${event.rank}`)
       else if (event.type === "memory") for (const text of memoryLines(event)) line.print(text)
       else if (event.type === "profile") for (const text of profileLines(event)) line.print(text)
       else if (event.type === "checkpoint")

@@ -6,8 +6,10 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import type { Base, Invocation } from "./cli-command.ts"
 import { onStop } from "./cli-signal.ts"
 import { jsonLines, trainConsole } from "./cli-train-console.ts"
+import { launchOf, launchText, openRank } from "./cli-train-ranks.ts"
 import { openRemote } from "./cli-train-remote.ts"
 import { serveTraining } from "./cli-train-serve.ts"
+import { spawnRanks } from "./cli-train-spawn.ts"
 import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
 import { startEngine } from "./engine.ts"
 import { modelDirectory, readConfig } from "./gpt.ts"
@@ -15,7 +17,7 @@ import { newestRun, type RunRecord, readRecord } from "./train.ts"
 
 /** The configuration of the run that is continued, or the model that is started from. */
 export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | undefined> {
-  if (values.resume !== undefined) {
+  if (values.resume !== undefined && !isNew(values)) {
     const directory = resumed(values)
     const record = readRecord(directory)
     const other = values.run === undefined ? directory : runDirectory(values.runsDir, values.run).directory
@@ -34,6 +36,13 @@ export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | 
   return { values: { ...fields, ...(model.position === "learned" ? { blockSize } : {}) }, from: values.init }
 }
 
+/** --resume=or-start: nothing to resume yet. Throws where the run has no name, for the next start would not find it. */
+function isNew({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "resume" | "run" | "runsDir">): boolean {
+  if (resume !== "or-start") return false
+  if (run === undefined) throw new AlphaError("train: --resume=or-start needs the run's name", { hint: "add --run=NAME", code: EXIT.usage })
+  return !existsSync(join(runDirectory(runsDir, run).directory, "config.json"))
+}
+
 /** A warm-up that was derived from the steps is that of the run for good: with more --steps the learning rate would jump back into it. */
 function keptWarmup({ config }: RunRecord): Record<string, unknown> {
   const value = config.warmupSteps?.value
@@ -42,20 +51,32 @@ function keptWarmup({ config }: RunRecord): Record<string, unknown> {
 
 /** Directory of the run that --resume means. */
 function resumed({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "resume" | "run" | "runsDir">): string {
-  if (resume === undefined || resume === "newest") return run === undefined ? newestRun(runsDir) : runDirectory(runsDir, run).directory
+  if (resume === undefined || ["newest", "or-start"].includes(resume))
+    return run === undefined ? newestRun(runsDir) : runDirectory(runsDir, run).directory
   return existsSync(join(resume, "config.json")) ? resume : runDirectory(runsDir, resume).directory
 }
 
 /** Trains; returns 0 also when a signal stopped it: after a checkpoint, or before the first step with nothing to save. */
-export async function run({ config, loaded, environment, json }: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
-  const resume = config.resume !== undefined
+export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
+  const { config, loaded, environment, json } = invocation
+  const launch = launchOf(config)
+  if (launch !== undefined && launch.spawns > 1)
+    return await spawnRanks(launch, invocation.argv, (text) => void process.stderr.write(`${text}\n`))
+  const resume = config.resume !== undefined && !isNew(config)
   const directory = resume ? resumed(config) : runDirectory(config.runsDir, config.run ?? defaultName(config)).directory
   const changes = resume ? changedBatches(directory, config) : []
   const { commit, version } = buildInfo()
+  const isFirst = launch === undefined || launch.rank === 0
   const view = json ? jsonLines() : trainConsole()
-  const remote = openRemote(environment, { directory, withOptimizer: config.remoteOptimizer }, view.note)
+  if (launch !== undefined) view.note(launchText(launch))
+  const ranks = launch === undefined ? undefined : await openRank(config, launch, view.note)
+  const device = ranks?.device ?? config.device
+  const remote = isFirst ? openRemote(environment, { directory, withOptimizer: config.remoteOptimizer }, view.note) : undefined
   const engine = startEngine()
-  const server = config.serve === undefined ? undefined : serveTraining(config, environment, { engine, directory, view, json })
+  const server =
+    config.serve === undefined || !isFirst
+      ? undefined
+      : serveTraining({ ...config, device }, environment, { engine, directory, view, json })
   for (const change of changes) view.note(change)
   const job = engine.start(
     "train",
@@ -64,27 +85,36 @@ export async function run({ config, loaded, environment, json }: Invocation<Trai
       record: { config: recordConfig(loaded), seed: config.seed, commit, version },
       directory,
       resume,
-      hasWebhook: remote.hasWebhook,
+      ...(remote === undefined ? {} : { hasWebhook: remote.hasWebhook }),
+      dist: ranks?.join,
     },
-    { device: config.device, threads: config.threads, debugGpu: config.debugGpu },
+    { device, threads: ranks?.threads ?? config.threads, debugGpu: config.debugGpu },
     {
       onEvent: (event) => {
-        view.show(event)
-        remote.show(event)
+        ranks?.show(event)
+        if (isFirst || event.type === "note") view.show(event)
+        remote?.show(event)
       },
       onNote: view.note,
     },
   )
-  const release = onStop(() => {
-    job.stop()
-    view.note("stopping; what is trained is saved first (again: now)")
-  }, view.close)
+  const release = onStop(
+    () => {
+      job.stop()
+      view.note(`stopping; what is trained is saved first${ranks === undefined ? " (again: now)" : ""}`)
+      ranks?.stop()
+    },
+    view.close,
+    ranks !== undefined,
+  )
   try {
     await job.result
-    await Promise.all([remote.end(), server?.close()])
+    await ranks?.end()
+    await Promise.all([remote?.end(), server?.close()])
   } catch (error) {
     const isStopped = error instanceof AlphaError && error.code === EXIT.ok
-    await Promise.all([remote.end(isStopped ? undefined : (error as Error)), server?.close()])
+    await ranks?.fail(error as Error)
+    await Promise.all([remote?.end(isStopped ? undefined : (error as Error)), server?.close()])
     if (!isStopped) throw error
     view.note(error.message)
   } finally {

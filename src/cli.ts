@@ -11,6 +11,7 @@ import { FLEET_VERBS } from "./cli-fleet.ts"
 import { HOST_VERBS } from "./cli-host-verbs.ts"
 import { requestStop } from "./cli-signal.ts"
 import {
+  DIST_TEMPLATE,
   DOCTOR,
   EVAL,
   EXPORT,
@@ -64,11 +65,25 @@ export const COMMANDS: readonly Command[] = [
       "alpha train --resume=first",
       "alpha train --init=./gpt2 --data=notes.txt --context=256 --lr=5e-5",
       "alpha train --preset=gpt2-124m --data=random --steps=20 --json",
+      "alpha train --data=book.txt --accumSteps=4 --gpus=4 --run=ranks",
       "alpha train --data=book.txt --serve=8080",
     ],
     finish: finishTrain,
     base: async (values) => (values.resume || values.init ? (await import("./cli-train.ts")).base(values) : undefined),
     run: async (invocation) => (await import("./cli-train.ts")).run(invocation),
+  }),
+  defineCommand({
+    name: "dist template",
+    group: "Train",
+    summary: "print a file that starts ranks on several GPUs and hosts",
+    fields: DIST_TEMPLATE,
+    positionals: ["launcher"],
+    examples: [
+      "alpha dist template slurm --nodes=4 --gpus=8 --data=/shared/book.txt",
+      "alpha dist template torchrun --nodes=1 --gpus=2",
+      "alpha dist template jobset --nodes=8 --run=large",
+    ],
+    run: async (invocation) => (await import("./cli-dist.ts")).template(invocation),
   }),
   defineCommand({
     name: "tui",
@@ -204,7 +219,7 @@ export const COMMANDS: readonly Command[] = [
       "alpha runs export first --journal=samples --format=jsonl",
       "alpha runs export first --format=tensorboard --out=events/first",
     ],
-    run: async (invocation) => (await import("./cli-runs.ts")).exportRun(invocation),
+    run: async (invocation) => (await import("./cli-runs-export.ts")).run(invocation),
   }),
   defineCommand({
     name: "runs rm",

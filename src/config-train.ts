@@ -74,7 +74,7 @@ const EVALUATION = inGroup("Evaluation", {
 const CHECKPOINTS = inGroup("Run", {
   run: text("name of the run, or the path of its directory", { derive: "preset or data, date and time", aliases: ["runDir"] }),
   resume: text(
-    "continue a run bit for bit; --resume alone continues --run, else the newest run; its settings stay unless given anew, its seed, optimizer, precision and order always",
+    "continue a run bit for bit; --resume alone continues --run, else the newest run; --resume=or-start starts --run where it does not exist yet; its settings stay unless given anew, its seed, optimizer, precision and order always",
     { bare: "newest" },
   ),
   init: text("start from these weights: a run, checkpoint or Hugging Face model directory", { aliases: ["initCheckpoint"] }),
@@ -119,6 +119,16 @@ const RUNTIME = inGroup("Runtime", {
   }),
 })
 
+/** Several processes that train one model (alpha help ranks). */
+const RANKS = inGroup("Ranks", {
+  dist: choice("how ranks exchange gradients; none: a launcher's variables are ignored", ["auto", "none", "mpi"], {
+    default: "auto",
+  }),
+  gpus: int("ranks to start on this host, one per GPU, where no launcher starts them", { optional: true, min: 1, max: 1024 }),
+  shardOptimizer: bool("ZeRO-1: each rank keeps the moments of its share of the parameters only", { default: false, aliases: ["zero1"] }),
+  mpiLibrary: text("MPI library to open in place of the one that fits the launcher", {}),
+})
+
 const SERVING = inGroup("Run", {
   remoteOptimizer: bool("checkpoints shipped to ALPHA_REMOTE_URL take the optimizer's state along, so that the run can go on there", {
     default: false,
@@ -149,6 +159,7 @@ export const TRAIN = {
   ...CHECKPOINTS,
   ...SERVING,
   ...COMPUTE,
+  ...RANKS,
   ...OBSERVE,
   ...RUNTIME,
 }
@@ -165,6 +176,7 @@ export const TRAIN_FIELDS = {
   ...CHECKPOINTS,
   ...SERVING,
   ...COMPUTE,
+  ...RANKS,
   ...OBSERVE,
   ...RUNTIME,
 }

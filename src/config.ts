@@ -6,6 +6,7 @@ import { BENCH_LOOP } from "./config-bench-loop.ts"
 import { BENCH } from "./config-bench-measure.ts"
 import { BENCH_PEER } from "./config-bench-peer.ts"
 import { BENCH_REPORT, BENCH_TUNE } from "./config-bench-tune.ts"
+import { DIST_TEMPLATE } from "./config-dist.ts"
 import { envName, type Fields } from "./config-field.ts"
 import { FLEET_DEPLOY, FLEET_RUN, FLEET_SELECT, FLEET_SYNC_KEYS, FLEET_TRUST, FLEET_UPLOAD } from "./config-fleet.ts"
 import {
@@ -47,6 +48,7 @@ export {
 } from "./config-bench-measure.ts"
 export { BENCH_CUDA, BENCH_PEER, type BenchPeerConfig } from "./config-bench-peer.ts"
 export { BENCH_REPORT, BENCH_TUNE, type BenchReportConfig, type BenchTuneConfig, heritageTune } from "./config-bench-tune.ts"
+export { DIST_TEMPLATE, type DistTemplateConfig } from "./config-dist.ts"
 export {
   camelName,
   envName,
@@ -152,6 +154,7 @@ export { TUI, type TuiConfig } from "./config-tui.ts"
 /** Every table; what is not in one of them is not a setting. */
 export const TABLES: readonly Fields[] = [
   TRAIN_FIELDS,
+  DIST_TEMPLATE,
   INFER,
   EVAL,
   EXPORT,

@@ -8,6 +8,8 @@ import { type Tensor, tensor } from "./tensor.ts"
 export interface GradientTarget {
   readonly into: Tensor
   readonly beta: Tensor
+  /** Where a second contribution goes in place of being added to the first. */
+  readonly later?: Tensor
 }
 
 /**
@@ -28,8 +30,11 @@ export function gradients(loss: Tensor, leaves: ReadonlyMap<Tensor, GradientTarg
   const contribute = (to: Tensor, g: Tensor) => {
     const target = targets.get(to.id)
     if (target !== undefined) {
-      retarget(g, target, written.has(target.into.id) ? one : target.beta)
-      written.add(target.into.id)
+      const isFirst = !written.has(target.into.id)
+      const apart = isFirst || target.later === undefined || written.has(target.later.id) ? undefined : target.later
+      if (apart === undefined) retarget(g, target.into, isFirst ? target.beta : one)
+      else retarget(g, apart, target.beta)
+      written.add((apart ?? target.into).id)
       return
     }
     const known = found.get(to.id)
@@ -56,7 +61,7 @@ export function gradients(loss: Tensor, leaves: ReadonlyMap<Tensor, GradientTarg
 }
 
 /** Sends a gradient to its target; through a node of its own where the producing op cannot add. */
-function retarget(g: Tensor, { into }: GradientTarget, beta: Tensor): void {
+function retarget(g: Tensor, into: Tensor, beta: Tensor): void {
   if (g.role === "constant" || !writeTo(g, into, beta)) writeTo(assign({ x: g }).y, into, beta)
 }
 

@@ -71,7 +71,10 @@ interface Group {
   readonly charts: readonly Chart[]
   series: RunSeries[]
   state: "stale" | "asked" | "ready"
+  /** Was in the window at some time, and is now; `isStale`: what it shows is not the newest. */
   isNear: boolean
+  isSeen: boolean
+  isStale: boolean
 }
 
 export class Charts {
@@ -94,6 +97,8 @@ export class Charts {
       series: [],
       state: "stale",
       isNear: i === 0,
+      isSeen: i === 0,
+      isStale: false,
     }))
     this.none.hidden = true
     this.root.append(axesBar(), this.none)
@@ -117,13 +122,25 @@ export class Charts {
     const [before, now] = [this.view, current()]
     this.view = now
     if (before.x !== now.x || before.from !== now.from || before.to !== now.to) void this.load()
-    else for (const group of this.groups) this.draw(group)
+    else this.drawSeen()
+  }
+
+  /** Draws what is in the window; the rest when it comes there. */
+  private drawSeen(): void {
+    for (const group of this.groups) {
+      if (group.isSeen) this.draw(group)
+      else group.isStale = true
+    }
   }
 
   private see(seen: readonly IntersectionObserverEntry[]): void {
     for (const { target, isIntersecting } of seen) {
       const group = this.groups.find(({ section }) => section === target)
-      if (group !== undefined && isIntersecting) group.isNear = true
+      if (group === undefined) continue
+      if (isIntersecting) group.isNear = true
+      group.isSeen = isIntersecting
+      for (const chart of group.charts) chart.isSeen = isIntersecting
+      if (isIntersecting && group.isStale) this.draw(group)
     }
     if (this.runs.length > 0) void this.fetch()
   }
@@ -179,7 +196,7 @@ export class Charts {
       () => {
         const from = performance.now()
         this.drawTimer = 0
-        for (const group of this.groups) this.draw(group)
+        this.drawSeen()
         this.drawMs = performance.now() - from
       },
       Math.max(DRAW_MS, this.drawMs * REST),
@@ -188,6 +205,7 @@ export class Charts {
 
   private draw(group: Group): void {
     if (group.state !== "ready") return
+    group.isStale = false
     const { hide } = current()
     const seen = this.runs.map((run, i) => ({ run, series: group.series[i] })).filter(({ run }) => !hide.includes(run.id))
     const series = seen.flatMap(({ series: one }) => (one === undefined ? [] : [one]))
@@ -206,6 +224,6 @@ export class Charts {
 
   /** Pales all runs but this one. */
   highlight(run: string | undefined): void {
-    for (const { charts } of this.groups) for (const chart of charts) chart.highlight(run)
+    for (const { charts, isSeen } of this.groups) if (isSeen) for (const chart of charts) chart.highlight(run)
   }
 }

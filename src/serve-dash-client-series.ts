@@ -82,16 +82,23 @@ export function grow(series: RunSeries, axis: Axis, row: Readonly<Record<string,
   return true
 }
 
-/** Exponential moving average without the bias of its start; gaps stay gaps. */
-export function smoothed(values: readonly (number | null)[], weight: number): Values {
+/** The moving average's weight holds for this part of the axis: a line looks alike however many points it has. */
+const PARTS = 300
+
+/** Exponential moving average along `at`, which rises, without the bias of its start; gaps stay gaps. */
+export function smoothed(at: readonly number[], values: readonly (number | null)[], weight: number): Values {
   if (weight === 0) return [...values]
+  const part = ((at.at(-1) ?? 0) - (at[0] ?? 0)) / PARTS || 1
   let average = 0
   let mass = 0
-  return values.map((value) => {
+  let before = (at[0] ?? 0) - part
+  return values.map((value, i) => {
     if (value === null || !Number.isFinite(value)) return null
-    average = average * weight + value * (1 - weight)
-    mass = mass * weight + (1 - weight)
-    return average / mass
+    const past = weight ** (((at[i] as number) - before) / part)
+    before = at[i] as number
+    average = average * past + value * (1 - past)
+    mass = mass * past + (1 - past)
+    return mass === 0 ? value : average / mass
   })
 }
 

@@ -46,15 +46,53 @@ export interface Evaluation {
   readonly targets: number
 }
 
+/** What one group of windows adds to an evaluation. */
+interface Scored {
+  readonly targets: number
+  /** NaN where unknown. */
+  readonly bytes: number
+  /** (B·T); all 0 where there is no target. */
+  readonly logprobs: Float32Array
+}
+
+/** The ranks that share an evaluation. */
+export interface EvalRanks {
+  readonly rank: number
+  readonly size: number
+  /** Every rank's bytes (equal lengths), in rank order. */
+  allGather(mine: Uint8Array): Uint8Array
+}
+
+/** Every rank's group, in rank order. */
+function gatherScored(mine: Scored, ranks: EvalRanks): Scored[] {
+  const header = 16
+  const bytes = new Uint8Array(header + mine.logprobs.byteLength)
+  bytes.set(new Uint8Array(new Float64Array([mine.targets, mine.bytes]).buffer))
+  bytes.set(new Uint8Array(mine.logprobs.buffer, mine.logprobs.byteOffset, mine.logprobs.byteLength), header)
+  const all = ranks.allGather(bytes)
+  return Array.from({ length: ranks.size }, (_, r) => {
+    const one = all.slice(r * bytes.length, (r + 1) * bytes.length).buffer
+    const [targets, known] = new Float64Array(one, 0, 2) as unknown as [number, number]
+    return { targets, bytes: known, logprobs: new Float32Array(one, header) }
+  })
+}
+
 /**
  * Evaluates windows of T tokens that start `stride` (default T) tokens apart, B at a time: all of them, or `batches` groups spread evenly over the data (the same ones every time).
  * Adds the targets' log-probabilities in f64, in order: whoever adds those that `alpha serve` tells of the same windows gets the same bits.
+ * `ranks` score one group each at a time; all add all of them in the same order, and get the bits that one rank gets.
  * `yieldNow` is awaited between batches.
  */
 export async function evaluate(
   evaluator: Evaluator,
   dataset: Dataset,
-  options: { stride?: number; batches?: number; onProgress?: (done: number, total: number) => void; yieldNow?: () => Promise<void> } = {},
+  options: {
+    stride?: number
+    batches?: number
+    ranks?: EvalRanks | undefined
+    onProgress?: (done: number, total: number) => void
+    yieldNow?: () => Promise<void>
+  } = {},
 ): Promise<Evaluation> {
   const { B, T } = evaluator
   const windows = evalWindows(dataset, T, false, options.stride)
@@ -62,22 +100,31 @@ export async function evaluate(
   const wanted = Math.min(all, options.batches ?? all)
   const tokens = new Int32Array(B * T)
   const targets = new Int32Array(B * T)
-  let [nats, counted, bytes, bytesKnown] = [0, 0, 0, true]
-  for (let i = 0; i < wanted; i++) {
-    const group = Math.floor((i * all) / wanted)
-    const filled = windows.fill(group * B, B, tokens, targets)
-    if (filled.targets > 0) for (const logprob of evaluator.logprobs(tokens, targets)) nats -= logprob
-    counted += filled.targets
-    if (filled.bytes === undefined) bytesKnown = false
-    else bytes += filled.bytes
-    options.onProgress?.(i + 1, wanted)
+  const nothing: Scored = { targets: 0, bytes: 0, logprobs: new Float32Array(B * T) }
+  const score = (i: number): Scored => {
+    if (i >= wanted) return nothing
+    const filled = windows.fill(Math.floor((i * all) / wanted) * B, B, tokens, targets)
+    const logprobs = filled.targets > 0 ? evaluator.logprobs(tokens, targets) : nothing.logprobs
+    return { targets: filled.targets, bytes: filled.bytes ?? Number.NaN, logprobs }
+  }
+  const { ranks } = options
+  const [rank, size] = [ranks?.rank ?? 0, ranks?.size ?? 1]
+  let [nats, counted, bytes] = [0, 0, 0]
+  for (let i = 0; i < wanted; i += size) {
+    const mine = score(i + rank)
+    for (const one of ranks === undefined ? [mine] : gatherScored(mine, ranks)) {
+      if (one.targets > 0) for (const logprob of one.logprobs) nats -= logprob
+      counted += one.targets
+      bytes += one.bytes
+    }
+    options.onProgress?.(Math.min(i + size, wanted), wanted)
     await options.yieldNow?.()
   }
   const loss = nats / counted
   return {
     loss,
     perplexity: Math.exp(loss),
-    bitsPerByte: bytesKnown && bytes > 0 ? nats / (Math.LN2 * bytes) : undefined,
+    bitsPerByte: bytes > 0 ? nats / (Math.LN2 * bytes) : undefined,
     targets: counted,
   }
 }

@@ -6,14 +6,14 @@ import type { Device } from "./program.ts"
 import { byteLength } from "./tensor.ts"
 import type { MemoryEvent } from "./train-metrics.ts"
 import type { Prepared, TrainJob } from "./train-prepare.ts"
-import { planRun, type RunPlans } from "./train-step.ts"
+import { planRun, type RunPlans, type Sharing } from "./train-step.ts"
 
 type Sized = Pick<TrainJob["values"], "batch" | "activationCheckpointing">
 
 /** What the run of `job` with these plans needs. Nothing is allocated. */
-export function memoryOf(job: TrainJob, { model }: Prepared, device: Device, planned: RunPlans): MemoryEvent {
+export function memoryOf(job: TrainJob, { model }: Prepared, device: Device, planned: RunPlans, sharing?: Sharing): MemoryEvent {
   const { values } = job
-  const plansOf = (change: Sized) => planRun(model, { ...values, ...change }, planned.evaluation !== undefined)
+  const plansOf = (change: Sized) => planRun(model, { ...values, ...change }, planned.evaluation !== undefined, sharing)
   const cacheType = values.precision === "bf16" ? 2 : 4
   const cache = values.sampleInterval === undefined ? 0 : 2 * model.nLayer * model.blockSize * model.nKvHead * model.headDim * cacheType
   const sizes = ({ micro, update, evaluation }: RunPlans) => {

@@ -80,7 +80,7 @@ export class StepLog {
     if (step % values.logInterval !== 0 && step !== values.steps && step !== this.first + 1) return
     const recent = this.#times.slice(-values.logInterval)
     const ms = recent.reduce((a, b) => a + b, 0) / recent.length
-    const rate = (this.#flops * this.#tokensPerStep * 1000) / ms
+    const rate = (this.#flops * this.#tokensPerStep * 1000) / ms / (this.session.ranks?.size ?? 1)
     emit({
       type: "step",
       step,

@@ -163,8 +163,21 @@ export interface AlertEvent {
   readonly message: string
 }
 
+/** Several ranks have found each other. */
+export interface RanksEvent {
+  readonly type: "ranks"
+  readonly rank: number
+  readonly size: number
+  readonly transport: string
+  /** Where rank 0 watches; empty where every rank knew it before. */
+  readonly watch: string
+  /** Directory of the run, which rank 0 chose. */
+  readonly directory: string
+}
+
 export type TrainEvent =
   | StartEvent
+  | RanksEvent
   | StepRow
   | EvalRow
   | SampleRow

@@ -4,6 +4,7 @@ import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { BPE_VOCABULARY, MODEL, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
 import { chatTemplate, type DataProgress, endOfTextName, type OpenedData, openData, openText, type TextStream } from "./data.ts"
+import type { JoinWorld } from "./dist.ts"
 import { modelDirectory, readCheckpointFile, readConfig, type TokenIds } from "./gpt.ts"
 import { gpt2Tokenizer, loadTokenizer, parseTokenizer, saveTokenizer, type Tokenizer, tokenizerHash, trainTokenizer } from "./token.ts"
 import type { Emit } from "./train-metrics.ts"
@@ -19,6 +20,8 @@ export interface TrainJob {
   readonly directory: string
   /** Continue from the run's last checkpoint. */
   readonly resume: boolean
+  /** Where this process is one of several ranks. */
+  readonly dist?: JoinWorld | undefined
   /** Whether alerts go to a webhook from this process; a server leaves them to it then. */
   readonly hasWebhook?: boolean
 }
@@ -38,8 +41,11 @@ export interface Prepared {
   readonly samplePrompts: readonly string[]
 }
 
-/** Opens everything a run needs, in the order in which errors are cheapest to have. Throws Stopped at the next sign of progress when it is asked to. */
-export async function prepare(job: TrainJob, flag: StopFlag, tell: Emit): Promise<Prepared> {
+/**
+ * Opens everything a run needs, in the order in which errors are cheapest to have. Throws Stopped at the next sign of progress when it is asked to.
+ * `tokenizerJson`: the tokenizer that another rank has chosen.
+ */
+export async function prepare(job: TrainJob, flag: StopFlag, tell: Emit, tokenizerJson?: string): Promise<Prepared> {
   const emit: Emit = (event) => {
     stopIfAsked(flag)
     tell(event)
@@ -51,7 +57,8 @@ export async function prepare(job: TrainJob, flag: StopFlag, tell: Emit): Promis
   const cacheDir = join(values.runsDir, ".cache")
   const onProgress = (progress: DataProgress) => emit({ type: "progress", ...progress })
   const text = await openText(values.data ?? missingData(), cacheDir, onProgress)
-  const tokenizer = await chooseTokenizer(values, text, checkpoint ?? init, emit)
+  const tokenizer =
+    tokenizerJson === undefined ? await chooseTokenizer(values, text, checkpoint ?? init, emit) : parseTokenizer(tokenizerJson)
   const data = await openData({
     data: values.data ?? missingData(),
     valData: values.valData,

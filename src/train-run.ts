@@ -1,5 +1,5 @@
 /** The run directory: its files, its journals and the point a run resumes from. */
-import { existsSync, readdirSync, rmSync, statSync } from "node:fs"
+import { appendFileSync, existsSync, readdirSync, rmSync, statSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { makeDirectory, readJson, writeAtomic } from "./base-file.ts"
@@ -70,6 +70,20 @@ export function newestRun(runsDir: string): string {
 /** Prepares the journals of a run that continues after `step`: rows of later steps, which will be written again, and a torn tail are cut off. */
 export function rewindJournals(dir: string, step: number): void {
   for (const journal of JOURNALS) rewindJournal(journalPath(dir, journal), step)
+}
+
+/** What a rank but the first tells, beside rank 0's journals: rank-1.jsonl. */
+export class RankLog {
+  readonly #path: string
+
+  constructor(directory: string, rank: number) {
+    makeDirectory(directory)
+    this.#path = join(directory, `rank-${rank}.jsonl`)
+  }
+
+  append(event: { readonly type: string }): void {
+    if (["start", "note", "summary"].includes(event.type)) appendFileSync(this.#path, `${JSON.stringify({ time: Date.now(), ...event })}\n`)
+  }
 }
 
 /** The journals of a run; each is opened by its first row. */

@@ -1,14 +1,15 @@
 /** One run in progress: its programs, its state and their first values. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import { countParams, exactClass, flopsPerToken, ggufObstacle, initialise, loadParameters, refreshCopies } from "./gpt.ts"
-import type { Device, Executable, State } from "./program.ts"
+import type { Device, Executable, Plan, State } from "./program.ts"
 import { createEvaluator, type Evaluation, type Evaluator } from "./train-eval.ts"
 import type { Emit } from "./train-metrics.ts"
 import { measurePeak } from "./train-peak.ts"
 import type { Prepared, TrainJob } from "./train-prepare.ts"
+import type { Ranks } from "./train-ranks.ts"
 import { readRecord, rewindJournals, withSources, writeRecord } from "./train-run.ts"
 import { loadState, type TrainerState } from "./train-state.ts"
-import type { RunPlans } from "./train-step.ts"
+import { type RunPlans, trainerStates } from "./train-step.ts"
 
 /** One run in progress: what the steps change. */
 export interface Session {
@@ -18,9 +19,13 @@ export interface Session {
   readonly state: State
   readonly micro: Executable
   readonly update: Executable
+  /** The update of all parameters, of which this rank may have a part. */
+  readonly whole: Plan
   /** Undefined where nothing is evaluated. */
   readonly evaluation: Evaluator | undefined
   readonly emit: Emit
+  /** Undefined where this process trains alone. */
+  readonly ranks: Ranks | undefined
   trainer: TrainerState
   /** Step of the newest checkpoint. */
   saved: number
@@ -28,36 +33,52 @@ export interface Session {
 }
 
 /** Compiles the programs and gives the state its first values. */
-export function openSession(job: TrainJob, prepared: Prepared, device: Device, plans: RunPlans, emit: Emit): Session {
+export function openSession(
+  job: TrainJob,
+  prepared: Prepared,
+  device: Device,
+  plans: RunPlans,
+  emit: Emit,
+  ranks: Ranks | undefined,
+): Session {
   const { values } = job
   const { model } = prepared
   const { precision } = values
-  const { shape, update } = plans
+  const { shape, update, whole } = plans
   const state = device.state()
   let trainer: TrainerState = { step: 0, tokens: 0, best: null, stale: 0, dataHash: prepared.data.train.hash, seed: values.seed }
-  if (prepared.checkpoint !== undefined) {
-    trainer = loadState(prepared.checkpoint, state, update, model, precision)
+  const isFirst = ranks === undefined || ranks.rank === 0
+  if (isFirst && prepared.checkpoint !== undefined) {
+    trainer = loadState(prepared.checkpoint, state, whole, model, precision)
     checkSame(trainer, prepared, job)
     checkUnfinished(trainer, job)
-  } else if (prepared.init !== undefined) loadParameters(state, model, prepared.init)
-  else initialise(device, state, model, values.seed)
+  } else if (isFirst && prepared.init !== undefined) loadParameters(state, model, prepared.init)
+  else if (isFirst) initialise(device, state, model, values.seed)
+  if (ranks !== undefined) {
+    trainer = ranks.share(trainer)
+    ranks.spread(state, model, trainerStates(whole.program))
+  }
   refreshCopies(device, state, model, precision)
-  rewindJournals(job.directory, prepared.checkpoint === undefined ? -1 : trainer.step)
-  writeRecord(job.directory, {
-    id: (job.resume ? readRecord(job.directory).id : undefined) ?? crypto.randomUUID(),
-    ...job.record,
-    config: withSources(job.record.config, prepared.data),
-    dataHash: prepared.data.train.hash,
-    tokenizerHash: prepared.tokenizerHash,
-    device: device.description,
-  })
+  if (isFirst) {
+    rewindJournals(job.directory, prepared.checkpoint === undefined ? -1 : trainer.step)
+    writeRecord(job.directory, {
+      id: (job.resume ? readRecord(job.directory).id : undefined) ?? crypto.randomUUID(),
+      ...job.record,
+      config: withSources(job.record.config, prepared.data),
+      dataHash: prepared.data.train.hash,
+      tokenizerHash: prepared.tokenizerHash,
+      device: device.description,
+    })
+  }
   return {
     job,
     prepared,
     device,
     state,
     emit,
+    ranks,
     trainer,
+    whole,
     micro: device.compile(plans.micro, state),
     update: device.compile(update, state),
     evaluation: plans.evaluation && createEvaluator(device, state, shape, plans.evaluation),

@@ -4,7 +4,7 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import type { ModelConfig } from "./config.ts"
 import { loadParameters, loadTrainer, type NamedTensor, type Precision, paramSpecs, saveCheckpoint, type TokenIds } from "./gpt.ts"
 import type { Plan, State } from "./program.ts"
-import { trainerStates } from "./train-step.ts"
+import { momentSizes, trainerStates } from "./train-step.ts"
 
 /** What a run must remember beside tensors; JSON. */
 export interface TrainerState {
@@ -30,6 +30,8 @@ export function saveState(
   state: State,
   update: Plan,
   content: {
+    /** Values of an optimizer state of so many elements. */
+    moment: (name: string, length: number) => Float32Array
     model: ModelConfig
     precision: Precision
     ids: TokenIds
@@ -38,12 +40,14 @@ export function saveState(
     trainer: TrainerState
   },
 ): number {
-  const { model, precision, ids, tokenizerJson, chatTemplate, trainer } = content
+  const { model, precision, ids, tokenizerJson, chatTemplate, trainer, moment } = content
   const shapes = new Map([...update.program.states.values()].map((t) => [t.name, t.shape]))
   const masters = precision === "bf16" ? paramSpecs(model).map((s) => s.name) : []
-  const tensors = [...masters, ...trainerStates(update.program)].map(
-    (name): NamedTensor => ({ name, shape: shapes.get(name) ?? [], dtype: "F32", data: () => bytesOf(state.read(name)) }),
-  )
+  const tensor = (name: string, data: () => Uint8Array): NamedTensor => ({ name, shape: shapes.get(name) ?? [], dtype: "F32", data })
+  const tensors = [
+    ...masters.map((name) => tensor(name, () => bytesOf(state.read(name)))),
+    ...momentSizes(update.program).map(([name, length]) => tensor(name, () => bytesOf(moment(name, length)))),
+  ]
   return saveCheckpoint(dir, {
     model,
     ids,

@@ -4,7 +4,7 @@ import { copyName, gptHidden, gptLogits, gptLoss, type ParamSpec, type Precision
 import { type GradientTarget, gradients } from "./grad.ts"
 import * as op from "./op.ts"
 import { type Plan, type Program, plan, type Tracer, trace, writeTo } from "./program.ts"
-import type { Tensor } from "./tensor.ts"
+import { elements, type Tensor } from "./tensor.ts"
 
 export interface StepShape {
   readonly model: ModelConfig
@@ -22,8 +22,25 @@ export type OptimizerConfig = Pick<
 const parameter = (t: Tracer, spec: ParamSpec) => t.state(spec.name, "f32", spec.shape)
 const gradient = (t: Tracer, spec: ParamSpec) => t.state(`grad.${spec.name}`, "f32", spec.shape)
 
-/** tokens, targets (B·T) i32 (target −1 = not counted) → adds the sums of loss, targets and gradients; `accumulate` 0 starts new sums. */
-export function microPlan({ model, precision, B, T }: StepShape, recompute: boolean): Plan {
+/** State of the second part of a gradient that has two: what the embedding adds to the head's where both share their weights. */
+const laterGradient = (spec: ParamSpec): string => `grad.later.${spec.name}`
+
+/** What is summed over ranks after a micro-step planned `apart`: loss, count, and every gradient as the parts that one rank would add one by one. */
+export const summands = (model: ModelConfig): { name: string; parts: string[] }[] => [
+  ...["sum.loss", "sum.count"].map((name) => ({ name, parts: [name] })),
+  ...paramSpecs(model).map((spec) => {
+    const name = `grad.${spec.name}`
+    return { name, parts: hasTwoParts(model, spec) ? [name, laterGradient(spec)] : [name] }
+  }),
+]
+
+const hasTwoParts = (model: ModelConfig, spec: ParamSpec): boolean => model.tie && spec.name === "wte.weight"
+
+/**
+ * tokens, targets (B·T) i32 (target −1 = not counted) → adds the sums of loss, targets and gradients; `accumulate` 0 starts new sums.
+ * `apart`: the parts of a gradient stay apart, so that sums over ranks can be made in the order of accumulation on one.
+ */
+export function microPlan({ model, precision, B, T }: StepShape, recompute: boolean, apart = false): Plan {
   return plan(
     trace("train.micro", (t) => {
       const tokens = t.input("tokens", "i32", [B * T])
@@ -34,7 +51,11 @@ export function microPlan({ model, precision, B, T }: StepShape, recompute: bool
       const { loss, count } = gptLoss(model, tokens, targets, { precision, T, dropout, recompute })
       const leaves = new Map<Tensor, GradientTarget>()
       for (const spec of paramSpecs(model)) {
-        const target = { into: gradient(t, spec), beta: accumulate }
+        const target = {
+          into: gradient(t, spec),
+          beta: accumulate,
+          ...(apart && hasTwoParts(model, spec) ? { later: t.state(laterGradient(spec), "f32", spec.shape) } : {}),
+        }
         const used = spec.matmul && precision === "bf16" ? copyName(spec.name) : spec.name
         leaves.set(t.state(used, used === spec.name ? "f32" : "bf16", spec.shape), target)
       }
@@ -49,8 +70,12 @@ function sum(t: Tracer, name: string, value: Tensor, beta: Tensor): void {
   writeTo(op.assign({ x: value }).y, t.state(name, "f32", []), beta)
 }
 
-/** The optimizer step on the summed gradients; outputs: loss and count (sums), control. */
-export function updatePlan({ model, precision }: Pick<StepShape, "model" | "precision">, c: OptimizerConfig): Plan {
+/** The optimizer step on the summed gradients, of the parameters that `owns` names; outputs: loss and count (sums), control. */
+export function updatePlan(
+  { model, precision }: Pick<StepShape, "model" | "precision">,
+  c: OptimizerConfig,
+  owns: (name: string) => boolean = () => true,
+): Plan {
   return plan(
     trace("train.update", (t) => {
       const specs = paramSpecs(model)
@@ -59,10 +84,11 @@ export function updatePlan({ model, precision }: Pick<StepShape, "model" | "prec
       const { norm } = op.globalNorm({ grads: specs.map((s) => gradient(t, s)) })
       op.stepControl({ norm, targets, control }, { clip: c.gradClip ?? 0, spike: c.spikeThreshold ?? 0 })
       const isMuon = (s: ParamSpec) => c.optimizer === "muon" && s.muon !== undefined
-      update(t, specs.filter(isMuon), "muon", precision, c, control)
+      const owned = specs.filter(({ name }) => owns(name))
+      update(t, owned.filter(isMuon), "muon", precision, c, control)
       update(
         t,
-        specs.filter((s) => !isMuon(s)),
+        owned.filter((s) => !isMuon(s)),
         c.optimizer === "muon" ? "adamw" : c.optimizer,
         precision,
         c,
@@ -142,11 +168,25 @@ export function evaluationPlan(shape: StepShape): Plan {
 export const trainerStates = (update: Program): string[] =>
   [...update.states.keys()].filter((name) => name.startsWith("m.") || name.startsWith("v.") || name === "control")
 
+/** The same with their elements. */
+export const momentSizes = (update: Program): [string, number][] =>
+  trainerStates(update).map((name) => [name, elements(update.states.get(name) as Tensor)])
+
+/** How the ranks of a run share its work. */
+export interface Sharing {
+  /** Parts of gradients stay apart until they are summed over ranks in order. */
+  readonly apart: boolean
+  /** Parameters that this rank updates. */
+  readonly owns: (name: string) => boolean
+}
+
 /** The programs of a run. */
 export interface RunPlans {
   readonly shape: StepShape
   readonly micro: Plan
   readonly update: Plan
+  /** The update of all parameters: what a checkpoint holds. */
+  readonly whole: Plan
   /** Undefined where nothing is evaluated. */
   readonly evaluation: Plan | undefined
 }
@@ -155,12 +195,15 @@ export function planRun(
   model: ModelConfig,
   values: OptimizerConfig & Pick<TrainConfig, "precision" | "batch" | "context" | "activationCheckpointing">,
   evaluates: boolean,
+  sharing?: Sharing,
 ): RunPlans {
   const shape = { model, precision: values.precision, B: values.batch, T: values.context }
+  const whole = updatePlan(shape, values)
   return {
     shape,
-    micro: microPlan(shape, values.activationCheckpointing),
-    update: updatePlan(shape, values),
+    micro: microPlan(shape, values.activationCheckpointing, sharing?.apart),
+    update: sharing === undefined ? whole : updatePlan(shape, values, sharing.owns),
+    whole,
     evaluation: evaluates ? evaluationPlan(shape) : undefined,
   }
 }

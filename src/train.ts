@@ -1,29 +1,47 @@
 /** The training loop: batches → micro-steps → update → evaluation, samples, checkpoints; tells everything through `emit`. */
 import { fillBatch } from "./data.ts"
-import { checkpointPath, generateText, recoverCheckpoints, retain, setLink, writtenHash } from "./gpt.ts"
+import { recoverCheckpoints } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
 import type { Device, Executable, RunInputs } from "./program.ts"
+import { afterStep, dueAfter, isStale, isStopped, runEvaluation } from "./train-after.ts"
 import { Alerts, freeBytes } from "./train-alert.ts"
-import { evaluate } from "./train-eval.ts"
-import { checkFits, memoryOf } from "./train-fit.ts"
 import { lockRun } from "./train-lock.ts"
 import { StepLog, type Submitted } from "./train-log.ts"
-import type { Emit, SampleRow, Summary, TrainEvent } from "./train-metrics.ts"
-import { prepare, type TrainJob } from "./train-prepare.ts"
+import type { Emit, Summary, TrainEvent } from "./train-metrics.ts"
+import { openRun } from "./train-open.ts"
+import type { TrainJob } from "./train-prepare.ts"
 import { StepProfile } from "./train-profile.ts"
-import { createRun, discardRun, Journals } from "./train-run.ts"
+import { Ranks } from "./train-ranks.ts"
+import { createRun, discardRun, Journals, RankLog } from "./train-run.ts"
+import { checkpoint } from "./train-save.ts"
 import { learningRate } from "./train-schedule.ts"
 import { announce, openSession, type Session } from "./train-session.ts"
-import { smokeTest } from "./train-smoke.ts"
-import { saveState, type TrainerState } from "./train-state.ts"
-import { planRun } from "./train-step.ts"
-import { type Pause, type StopFlag, Stopped, stopIfAsked } from "./train-stop.ts"
+import { type Pause, type StopFlag, Stopped } from "./train-stop.ts"
 
 /**
  * Trains `job` to its end, or until `flag` says stop; a checkpoint is always written last. Returns the summary it emitted. Throws Stopped when it
  * was stopped before the first step; a new run then leaves nothing behind. `pause` lets others have the device between two pieces of work.
  */
 export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, pause: Pause = () => undefined): Promise<Summary> {
+  if (job.dist === undefined) return await trainAlone(job, device, flag, emit, pause, undefined)
+  const ranks = Ranks.join(job, job.dist)
+  const { rank, size, transport, directory, watch } = ranks
+  emit({ type: "ranks", rank, size, transport, watch, directory })
+  const own = { ...job, directory }
+  const summary = rank === 0 ? await trainAlone(own, device, flag, emit, pause, ranks) : await follow(own, device, flag, emit, ranks)
+  ranks.close()
+  return summary
+}
+
+/** A run of one process, or rank 0's part of one. */
+async function trainAlone(
+  job: TrainJob,
+  device: Device,
+  flag: StopFlag,
+  emit: Emit,
+  pause: Pause,
+  ranks: Ranks | undefined,
+): Promise<Summary> {
   const started = performance.now()
   const { directory } = job
   if (!job.resume) createRun(directory)
@@ -31,22 +49,15 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   const journals = new Journals(directory)
   try {
     if (job.resume) recoverCheckpoints(directory)
-    const prepared = await prepare(job, flag, emit)
-    const plans = planRun(prepared.model, job.values, prepared.data.val !== undefined && job.values.evalInterval !== undefined)
-    const memory = memoryOf(job, prepared, device, plans)
-    if (job.values.dryRun) {
-      emit(memory)
-      throw new Stopped("nothing was trained (--dryRun)")
-    }
-    checkFits(memory)
-    smokeTest(device, job.values.failOnSmokeTest, emit)
+    const { prepared, plans } = await openRun(job, device, flag, emit, ranks)
     const alerts = new Alerts(() => freeBytes(directory))
-    const session = openSession(job, prepared, device, plans, (event) => {
+    const tell: Emit = (event) => {
       for (const each of [event, ...alerts.of(event)]) {
         record(journals, each)
         emit(each)
       }
-    })
+    }
+    const session = openSession(job, prepared, device, plans, tell, ranks)
     try {
       announce(session)
       return await loop(session, flag, started, pause)
@@ -54,10 +65,7 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
       if (!(error instanceof Stopped)) recordCrash(journals, session.trainer.step, error as Error)
       throw error
     } finally {
-      for (const run of [session.micro, session.update, session.evaluation]) run?.free()
-      session.state.free()
-      prepared.data.train.close()
-      prepared.data.val?.close()
+      free(session)
     }
   } catch (error) {
     if (!job.resume) discardRun(directory, error instanceof Stopped)
@@ -66,6 +74,31 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
     journals.close()
     unlock()
   }
+}
+
+/** The part of every rank but the first: the same steps; of what they tell, a short log in the run's directory. */
+async function follow(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, ranks: Ranks): Promise<Summary> {
+  const started = performance.now()
+  const log = new RankLog(job.directory, ranks.rank)
+  const tell: Emit = (event) => {
+    log.append(event)
+    if (event.type === "note") emit(event)
+  }
+  const { prepared, plans } = await openRun(job, device, flag, tell, ranks)
+  const session = openSession(job, prepared, device, plans, tell, ranks)
+  try {
+    announce(session)
+    return await loop(session, flag, started, () => undefined)
+  } finally {
+    free(session)
+  }
+}
+
+function free({ micro, update, evaluation, state, prepared }: Session): void {
+  for (const run of [micro, update, evaluation]) run?.free()
+  state.free()
+  prepared.data.train.close()
+  prepared.data.val?.close()
 }
 
 /** Puts an event into the journal it belongs to. */
@@ -95,7 +128,7 @@ async function loop(s: Session, flag: StopFlag, started: number, pause: Pause): 
     if (isStale(s)) status = "early_stop"
   }
   while (s.trainer.step < values.steps && status !== "early_stop") {
-    if (flag.stopped) {
+    if (isStopped(s, flag)) {
       if (s.trainer.step === 0) throw new Stopped()
       status = "stopped"
       break
@@ -137,7 +170,7 @@ async function loop(s: Session, flag: StopFlag, started: number, pause: Pause): 
   return summary
 }
 
-/** Batches and micro-steps, then the update; its results may still be on their way. */
+/** Batches and micro-steps, shared by the ranks in turn, then the update; its results may still be on their way. */
 async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const at = performance.now()
   const { values } = s.job
@@ -147,126 +180,33 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const run = (program: Executable, inputs: RunInputs) => profile?.run(program, inputs) ?? program.submit(inputs)
   const tokens = new Int32Array(rows * T)
   const targets = new Int32Array(rows * T)
+  const { ranks } = s
   let dataMs = 0
-  for (let k = 0; k < accumSteps; k++) {
-    if (k > 0) await pause()
-    const began = performance.now()
-    fillBatch(
-      s.prepared.data.train,
-      { seed, step, row: k * rows, rows, T, order: values.order, globalBatch: rows * accumSteps, boundaries: values.documentBoundaries },
-      tokens,
-      targets,
-    )
-    dataMs += performance.now() - began
-    run(s.micro, { tokens, targets, accumulate: k === 0 ? 0 : 1, seed: seed | 0, step, row: k * rows * T })
+  const { rank, size } = ranks ?? { rank: 0, size: 1 }
+  for (let first = 0; first < accumSteps; first += size) {
+    if (first > 0) await pause()
+    const k = first + rank
+    if (k < accumSteps) {
+      const began = performance.now()
+      fillBatch(
+        s.prepared.data.train,
+        { seed, step, row: k * rows, rows, T, order: values.order, globalBatch: rows * accumSteps, boundaries: values.documentBoundaries },
+        tokens,
+        targets,
+      )
+      dataMs += performance.now() - began
+      const accumulate = first === 0 || ranks?.isOrdered ? 0 : 1
+      run(s.micro, { tokens, targets, accumulate, seed: seed | 0, step, row: k * rows * T })
+    }
+    ranks?.endRound(s.state, s.prepared.model, first / size, Math.min(size, accumSteps - first), first + size >= accumSteps)
   }
   const lr = learningRate(step, values)
   const out = run(s.update, { lr })
+  ranks?.endStep(s.state, s.prepared.model, values.precision)
   const submitMs = performance.now() - at - dataMs
   if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
   return { step: step + 1, tokens: s.trainer.tokens, lr, at, dataMs, submitMs, out }
-}
-
-type Due = NonNullable<TrainerState["owed"]>[number]
-
-/** What follows a step at its interval, and the last step. */
-function dueAfter(step: number, { steps, evalInterval, sampleInterval }: TrainJob["values"]): Due[] {
-  const isDue = (interval: number | undefined) => interval !== undefined && (step % interval === 0 || step === steps)
-  return [...(isDue(evalInterval) ? (["evaluation"] as const) : []), ...(isDue(sampleInterval) ? (["samples"] as const) : [])]
-}
-
-/**
- * Does what is due. A stop ends it without half a result; the rest is owed: the checkpoint remembers it, and the resumed run does it first,
- * so that it ends in the same bytes.
- */
-async function afterStep(s: Session, due: readonly Due[], flag: StopFlag, pause: Pause): Promise<void> {
-  for (const [i, part] of due.entries()) {
-    try {
-      if (part === "evaluation") await runEvaluation(s, flag, pause)
-      else await runSamples(s, flag, pause)
-    } catch (error) {
-      if (!(error instanceof Stopped)) throw error
-      s.trainer = { ...s.trainer, owed: due.slice(i) }
-      return
-    }
-  }
-  s.trainer = { ...s.trainer, owed: undefined }
-}
-
-/** Whether the evaluations without a better loss are as many as the run has patience for. */
-const isStale = ({ job, trainer }: Session): boolean => job.values.patience !== undefined && trainer.stale >= job.values.patience
-
-/** Evaluates, remembers the best, counts evaluations without a better loss. Throws Stopped, with nothing recorded. */
-async function runEvaluation(s: Session, flag: StopFlag, pause: Pause): Promise<void> {
-  const { values } = s.job
-  const { val } = s.prepared.data
-  if (val === undefined || s.evaluation === undefined) return
-  const began = performance.now()
-  const result = await evaluate(s.evaluation, val, {
-    batches: values.evalSteps,
-    yieldNow: async () => {
-      await Bun.sleep(0)
-      await pause()
-      stopIfAsked(flag)
-    },
-  })
-  const { step, best } = s.trainer
-  const isBest = Number.isFinite(result.loss) && (best === null || result.loss < best.loss)
-  s.lastEval = result
-  s.trainer = { ...s.trainer, best: isBest ? { loss: result.loss, step } : best, stale: isBest ? 0 : s.trainer.stale + 1 }
-  s.emit({
-    type: "eval",
-    step,
-    val_loss: result.loss,
-    perplexity: result.perplexity,
-    ...(result.bitsPerByte === undefined ? {} : { bits_per_byte: result.bitsPerByte }),
-    best: isBest,
-    eval_ms: performance.now() - began,
-  })
-}
-
-/** Continues the prompts. Throws Stopped, with nothing recorded. */
-async function runSamples(s: Session, flag: StopFlag, pause: Pause): Promise<void> {
-  const { prepared, job, device, state, trainer } = s
-  const { tokenizer } = prepared
-  if (tokenizer === undefined) return
-  const rows: SampleRow[] = []
-  for (const prompt of prepared.samplePrompts) {
-    await pause()
-    const began = performance.now()
-    const text = generateText(device, state, prepared.model, tokenizer, prompt, {
-      precision: job.values.precision,
-      maxTokens: job.values.sampleTokens,
-      ends: [prepared.ids.eos ?? []].flat(),
-      sampling: { temperature: 0.8, topK: 200, topP: 1, minP: 0, repetitionPenalty: 1, seed: job.values.seed + trainer.step },
-      onToken: () => stopIfAsked(flag),
-    })
-    rows.push({ type: "sample", step: trainer.step, prompt, text, ms: performance.now() - began })
-  }
-  for (const row of rows) s.emit(row)
-}
-
-/** Writes the checkpoint of the current step, moves the links, deletes what retention lets go. */
-function checkpoint(s: Session): void {
-  const { job, prepared, state, update, trainer } = s
-  const began = performance.now()
-  const path = checkpointPath(job.directory, trainer.step)
-  const bytes = saveState(path, state, update.plan, {
-    model: prepared.model,
-    precision: job.values.precision,
-    ids: prepared.ids,
-    tokenizerJson: prepared.tokenizerJson,
-    chatTemplate: prepared.chatTemplate,
-    trainer,
-  })
-  const best = trainer.best?.step === trainer.step
-  if (best) setLink(job.directory, "best", path)
-  setLink(job.directory, "last", path)
-  retain(job.directory, { keepLast: job.values.keepCheckpoints, keepEvery: job.values.keepEvery })
-  s.saved = trainer.step
-  const sha256 = writtenHash(path, "model.safetensors")
-  s.emit({ type: "checkpoint", step: trainer.step, path, bytes, sha256, best, ms: performance.now() - began })
 }
 
 export { Alerts, freeBytes, isFull } from "./train-alert.ts"
@@ -277,6 +217,7 @@ export type {
   EvalRow,
   MemoryEvent,
   ProfileEvent,
+  RanksEvent,
   SampleRow,
   StartEvent,
   StepRow,

@@ -6,7 +6,9 @@ const ROOT = join(import.meta.dir, "..")
 
 /** The groups of src/, each of which may import itself and the heads of those before it. */
 export const GROUPS =
-  "base config spirv ptx native tensor program op grad cpu gpu device token data gpt db train engine serve fleet bench tui cli".split(" ")
+  "base config spirv ptx native tensor program op grad cpu gpu device token data gpt db dist train engine serve fleet bench tui cli".split(
+    " ",
+  )
 
 export interface SourceFile {
   /** Path from the root: src/base-file.ts. */

@@ -244,7 +244,10 @@ describe("a full disk", () => {
       const middle = standIn(small, "3.0", 12_000_000)
       const filler = join(box.deploy, "filler")
       const [instance, owner, blob] = [small.instance("box"), lockOwner("deploy"), await blobOf(middle, { isProgram: true })]
-      const asked = await remote(instance, probeScript(instance, await releaseOf(middle), [], owner, { secretBytes: undefined }))
+      const asked = await remote(
+        instance,
+        probeScript(instance, { release: await releaseOf(middle), files: [] }, owner, { secretBytes: undefined }),
+      )
       expect([asked.code, asked.stdout]).toEqual([0, expect.stringContaining(`need=${blob.sha256} 0`)])
       Bun.spawnSync(["dd", "if=/dev/zero", `of=${filler}`, "bs=1M", "count=10"], { stderr: "ignore" })
       const sending = sendBlob(instance, blob, owner, 0, { onProgress: () => {}, signal: undefined })

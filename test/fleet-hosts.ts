@@ -51,6 +51,8 @@ export interface TestHost {
   cut(): void
   /** Undoes `cut`. */
   restore(): void
+  /** The cable takes no more than this towards the host, as tc writes it ("1gbit"); only with network namespaces. */
+  shape(rate: string): void
   /** The host comes back with another host key, as an impostor would. */
   rekey(): Promise<void>
   stop(): void
@@ -96,9 +98,9 @@ export async function startFleet(
   )
   const file = join(folder, "fleet.json")
   const sockets = join(place, "s")
-  mkdirSync(sockets, { mode: 0o700 })
+  mkdirSync(join(sockets, "alpha-ssh-test"), { recursive: true, mode: 0o700 })
   const { PATH = "", HOME = "", TMPDIR = "/tmp", SSH_AUTH_SOCK: _ } = process.env
-  const environment = { PATH, HOME, TMPDIR, XDG_RUNTIME_DIR: sockets.length <= 50 ? sockets : mkdtempSync("/tmp/fleet-") }
+  const environment = { PATH, HOME, TMPDIR, XDG_RUNTIME_DIR: sockets }
   const spawn = (args: readonly string[], { environment: more = {} }: AlphaOptions = {}) =>
     Bun.spawn([process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts"), ...args], {
       cwd: folder,
@@ -189,6 +191,7 @@ async function startHost(
     deploy,
     cut: () => (net ? run(["ip", "link", "set", net.link, "down"]) : signal("SIGSTOP")),
     restore: () => (net ? run(["ip", "link", "set", net.link, "up"]) : signal("SIGCONT")),
+    shape: (rate) => run(["tc", "qdisc", "replace", "dev", net!.link, "root", "tbf", "rate", rate, "burst", "512kb", "latency", "50ms"]),
     async rekey() {
       child.kill("SIGKILL")
       await child.exited

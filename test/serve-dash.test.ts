@@ -66,7 +66,7 @@ describe("the dashboard", () => {
     live = writeRun(runs, "live-run", { id: "id-live", steps: 1000, wants: 10_000, seed: 2, state: "running", tags: ["now"] })
     const base = writeRun(runs, "baseline", { id: "id-base", steps: 2000, notes: "the first" })
     writeRun(runs, "high-rate", { id: "id-high", steps: 1000, seed: 4, lr: 1e-3, state: "crashed" })
-    writeRun(runs, "long", { id: "id-long", steps: 50_000, seed: 3, cpu: true })
+    writeRun(runs, "long", { id: "id-long", steps: 20_000, seed: 3, cpu: true })
     const checkpoint = writeModel(join(base.directory, "checkpoints/step-002000"))
     setLink(base.directory, "best", checkpoint)
     server = await startTest([writeModel(join(work.path, "tiny"))], {
@@ -137,7 +137,7 @@ describe("the dashboard", () => {
     await page.waitForURL(/from=\d+.*to=\d+/)
     await page.reload()
     await drawn()
-    expect(page.url()).toMatch(/smooth=0\.99.*from=1\d+.*fit=1/)
+    expect(page.url()).toMatch(/smooth=0\.99.*from=\d+.*fit=1/)
     await page.keyboard.press("r")
     await page.waitForURL((url) => !url.search.includes("from"))
     // A chart that takes the whole width gives it back by the browser's own button.
@@ -237,6 +237,9 @@ describe("the dashboard", () => {
     expect(await page.locator("table[aria-label=Settings] tbody th").allTextContents()).toEqual(["lr", "seed", "steps"])
     await drawn()
     expect(await page.textContent(".chart .legend")).toMatch(/baseline.*high-rate/)
+    await page.click("text=Show the newest of each run")
+    await page.waitForSelector(".beside")
+    expect(await page.locator(".beside h3").allTextContents()).toEqual(["baseline, step 2000", "high-rate, step 1000"])
     await page.uncheck("[aria-label='Draw baseline']")
     await page.waitForURL(/hide=id-base/)
     expect(await page.textContent(".chart .legend")).not.toContain("baseline")

@@ -129,9 +129,9 @@ export function compareRuns(whole: string, cut: string): void {
 const PHASES = ["data_ms", "submit_ms", "wait_ms", "eval_ms", "ms"]
 /** Measured anew by every process, or where the run lies. */
 const CHANGING = new Set(["time", "seq", "run", "path", "tokens_per_s", "ms_per_step", "mfu", "elapsed_s", "eta_s", "peakFlops", ...PHASES])
-type Row = Record<string, unknown>
+export type Row = Record<string, unknown>
 
-function rowsOf(dir: string, journal: string): Row[] {
+export function rowsOf(dir: string, journal: string): Row[] {
   const lines = readFileSync(join(dir, `${journal}.jsonl`), "utf8")
     .trimEnd()
     .split("\n")

@@ -1,0 +1,140 @@
+/** Ready files that start ranks: scripts and manifests per launcher. */
+
+export interface TemplateOptions {
+  readonly nodes: number
+  readonly gpus: number
+  readonly run: string
+  readonly data: string
+}
+
+/** The command that every rank runs: accumSteps micro-batches per step, one per rank; a start after a failure goes on from the last checkpoint. */
+const train = ({ nodes, gpus, run, data }: TemplateOptions, indent: string): string =>
+  ["alpha train", `--data=${quoted(data)}`, `--run=${quoted(run)}`, "--resume=or-start", `--accumSteps=${nodes * gpus}`].join(
+    ` \\\n${indent}`,
+  )
+
+/** One word of a shell. */
+const quoted = (text: string): string => (/^[\w./:@%+=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`)
+
+const TEMPLATES = {
+  torchrun: (o: TemplateOptions) => `#!/usr/bin/env bash
+# Run this on each of the ${o.nodes} hosts; HEAD is one of them. torchrun starts the ranks again after a failure.
+set -euo pipefail
+HEAD=\${HEAD:?the name of one host, the same on all}
+exec torchrun --nnodes=${o.nodes} --nproc-per-node=${o.gpus} --max-restarts=3 \\
+  --rdzv-backend=c10d --rdzv-endpoint="$HEAD:29400" --rdzv-id=${quoted(o.run)} --no-python -- \\
+  ${train(o, "  ")}
+`,
+  slurm: (o: TemplateOptions) => `#!/usr/bin/env bash
+#SBATCH --job-name=${o.run.replace(/[^\w.-]/g, "_")}
+#SBATCH --nodes=${o.nodes}
+#SBATCH --ntasks-per-node=${o.gpus}
+#SBATCH --gpus-per-node=${o.gpus}
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=USR1@120
+# Two minutes before the time limit Slurm signals the ranks: they save one checkpoint and end, and the job goes back into the queue.
+set -uo pipefail
+srun --kill-on-bad-exit=1 ${train(o, "  ")}
+code=$?
+status=$(sed -n 's/.*"status":"\\([a-z_]*\\)".*/\\1/p' runs/${quoted(o.run)}/events.jsonl | tail -1)
+if [ "$code" = 0 ] && [ "$status" = stopped ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"
+`,
+  mpirun: (o: TemplateOptions) => `#!/usr/bin/env bash
+# hosts.txt: one line per host, "name slots=${o.gpus}". Open MPI's mpirun waits for the checkpoint of a stopped run.
+set -euo pipefail
+exec mpirun -n ${o.nodes * o.gpus} --hostfile hosts.txt --map-by ppr:${o.gpus}:node --bind-to none \\
+  --mca odls_base_sigkill_timeout 60 \\
+  ${train(o, "  ")}
+`,
+  jobset: (o: TemplateOptions) => `# kubectl apply -f this; IMAGE holds alpha, CLAIM is a volume that all pods can write.
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: ${kubernetesName(o.run)}
+spec:
+  failurePolicy:
+    maxRestarts: 3
+  network:
+    enableDNSHostnames: true
+  replicatedJobs:
+    - name: workers
+      replicas: 1
+      template:
+        spec:
+          completionMode: Indexed
+          completions: ${o.nodes}
+          parallelism: ${o.nodes}
+          backoffLimit: 0
+          template:
+            spec:
+              restartPolicy: Never
+              terminationGracePeriodSeconds: 120
+              containers:
+                - name: alpha
+                  image: IMAGE
+                  workingDir: /work
+                  command: ["/bin/sh", "-c"]
+                  args:
+                    - |
+                      exec ${train(o, "                        ")} \\
+                        --gpus=${o.gpus}
+                  env:
+                    - { name: WORLD_SIZE, value: "${o.nodes}" }
+                    - { name: MASTER_ADDR, value: ${kubernetesName(o.run)}-workers-0-0.${kubernetesName(o.run)} }
+                    - { name: MASTER_PORT, value: "29400" }
+                  resources:
+                    limits: { nvidia.com/gpu: ${o.gpus} }
+                  volumeMounts:
+                    - { name: work, mountPath: /work }
+                    - { name: shm, mountPath: /dev/shm }
+              volumes:
+                - name: work
+                  persistentVolumeClaim: { claimName: CLAIM }
+                - name: shm
+                  emptyDir: { medium: Memory }
+`,
+  skypilot: (o: TemplateOptions) => `# sky launch this; the run's directory lies on storage that all nodes mount.
+name: ${kubernetesName(o.run)}
+num_nodes: ${o.nodes}
+resources:
+  accelerators: H200:${o.gpus}
+  job_recovery: { max_restarts_on_errors: 3 }
+file_mounts:
+  /work: { name: alpha-runs, mode: MOUNT }
+run: |
+  cd /work
+  exec ${train(o, "    ")} \\
+    --gpus=${o.gpus}
+`,
+  dstack: (o: TemplateOptions) => `# dstack apply -f this; the volume holds alpha, the data and the run.
+type: task
+name: ${kubernetesName(o.run)}
+nodes: ${o.nodes}
+resources:
+  gpu: H200:${o.gpus}
+  shm_size: 16GB
+retry: { on_events: [error, interruption], duration: 24h }
+volumes: [{ name: alpha-runs, path: /work }]
+commands:
+  - cd /work
+  - >-
+    exec ${train(o, "      ").replaceAll(" \\\n", "\n")}
+      --gpus=${o.gpus}
+`,
+} as const
+
+/** Lower-case letters, digits and dashes. */
+const kubernetesName = (text: string): string =>
+  text
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-+|-+$/g, "") || "alpha"
+
+export type Launcher = keyof typeof TEMPLATES
+export const LAUNCHERS = Object.keys(TEMPLATES) as Launcher[]
+
+/** The file for one launcher. */
+export const launchTemplate = (launcher: Launcher, options: TemplateOptions): string => TEMPLATES[launcher](options)

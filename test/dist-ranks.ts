@@ -1,0 +1,141 @@
+/** Runs `alpha train` on several ranks, by mpirun or by torchrun's variables, and compares runs; for the tests and the soak. */
+import { readdirSync, readFileSync, readlinkSync } from "node:fs"
+import { createServer } from "node:net"
+import { join } from "node:path"
+import { rowsOf } from "./train-kill.ts"
+
+/** A model so small that forty steps take a second: tied weights, dropout, accumulation, evaluations, samples. */
+export const RUN = [
+  ...["--tokenizer=char", "--nLayer=1", "--nHead=2", "--nEmbd=16", "--context=16", "--batch=4", "--accumSteps=4", "--dropout=0.2"],
+  ...["--warmupSteps=5", "--evalInterval=8", "--evalSteps=5", "--checkpointInterval=5", "--sampleInterval=20", "--sampleTokens=4"],
+  ...["--logInterval=1", "--device=cpu", "--threads=1", "--json"],
+]
+export const STEPS = 24
+
+/** Who starts the ranks: Open MPI's or MPICH's mpirun, or a launcher of our own that sets torchrun's variables. */
+export type Launcher = "openmpi" | "mpich" | "variables"
+
+/** Why a launcher cannot be used here. */
+export function missing(launcher: Launcher): string | undefined {
+  if (launcher !== "variables") return Bun.which(`mpirun.${launcher}`) === null ? `there is no mpirun.${launcher}` : undefined
+  const found = Bun.spawnSync(["ldconfig", "-p"], { env: { PATH: `${process.env.PATH}:/sbin:/usr/sbin` } }).stdout.toString()
+  return found.includes("libmpich.so.12") ? undefined : "there is no libmpich.so.12"
+}
+
+export interface RankRun {
+  readonly command: readonly string[]
+  readonly data: string
+  readonly runsDir: string
+}
+
+const commandOf = ({ command, data, runsDir }: RankRun, flags: readonly string[]): string[] => [
+  ...command,
+  "train",
+  `--data=${data}`,
+  `--runsDir=${runsDir}`,
+  ...RUN,
+  ...flags,
+]
+
+/** Variables of a launcher that the tests themselves were started by mean nothing to the ranks. */
+const cleanEnv = () => ({
+  ...process.env,
+  OMPI_ALLOW_RUN_AS_ROOT: "1",
+  OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1",
+  // Ranks outnumber the processors here: they shall yield while they wait.
+  OMPI_MCA_rmaps_base_oversubscribe: "1",
+  OMPI_MCA_mpi_yield_when_idle: "1",
+})
+
+type Child = Bun.Subprocess<"ignore", "ignore" | "pipe", "pipe">
+
+export interface Started {
+  /** The launcher, or the ranks themselves. */
+  readonly children: readonly Child[]
+  /** Process ids of the ranks that run now. */
+  pids(): number[]
+  /** What all said on standard error, once all have ended, and their exit codes. */
+  end(): Promise<{ codes: number[]; err: string }>
+}
+
+/** Starts `size` ranks; `each` adds flags of one rank. */
+export async function startRanks(
+  run: RankRun,
+  launcher: Launcher,
+  size: number,
+  flags: readonly string[],
+  each: (rank: number) => readonly string[] = () => [],
+): Promise<Started> {
+  const env = cleanEnv()
+  const options = { stdin: "ignore", stdout: "ignore", stderr: "pipe" } as const
+  const children: Child[] = []
+  if (launcher === "variables") {
+    const port = await freePort()
+    for (let rank = 0; rank < size; rank++) {
+      const ranks = { RANK: rank, WORLD_SIZE: size, LOCAL_RANK: rank, LOCAL_WORLD_SIZE: size, MASTER_PORT: port }
+      const variables = Object.fromEntries(Object.entries(ranks).map(([name, value]) => [name, String(value)]))
+      const own = { ...env, ...variables, MASTER_ADDR: "127.0.0.1" }
+      children.push(Bun.spawn(commandOf(run, [...flags, ...each(rank)]), { ...options, env: own }))
+    }
+  } else {
+    const parts = Array.from({ length: size }, (_, rank) => [
+      ...(rank > 0 ? [":"] : []),
+      "-n",
+      "1",
+      ...commandOf(run, [...flags, ...each(rank)]),
+    ])
+    children.push(Bun.spawn([`mpirun.${launcher}`, ...parts.flat()], { ...options, env }))
+  }
+  return {
+    children,
+    pids: () => (launcher === "variables" ? children.filter((one) => one.exitCode === null).map(({ pid }) => pid) : ranksOf(run.runsDir)),
+    async end() {
+      const err = await Promise.all(children.map((child) => new Response(child.stderr).text()))
+      const codes = await Promise.all(children.map((child) => child.exited))
+      return { codes: codes.map((code, i) => code ?? (children[i]?.signalCode === null ? 0 : 1)), err: err.join("") }
+    },
+  }
+}
+
+/** Processes of alpha whose command line names this folder; the launcher's names it too, and is none. */
+function ranksOf(runsDir: string): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0")
+        return words.includes(`--runsDir=${runsDir}`) && !/mpirun|mpiexec|orterun|hydra/.test(words[0] ?? "")
+      } catch {
+        return false // ended meanwhile
+      }
+    })
+    .map(Number)
+    .sort((a, b) => a - b)
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
+  const { port } = server.address() as { port: number }
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+/** Throws naming the first checkpoint file, link, metrics or samples row in which `other` differs from `one`. */
+export function compareRanks(one: string, other: string): void {
+  for (const link of ["best", "last"]) {
+    const [want, got] = [one, other].map((dir) => readlinkSync(join(dir, link)))
+    if (want !== got) throw new Error(`${other}/${link} points at ${got}, want ${want}`)
+    for (const file of readdirSync(join(one, link))) {
+      if (!readFileSync(join(one, link, file)).equals(readFileSync(join(other, link, file))))
+        throw new Error(`${other}/${link}/${file} differs`)
+    }
+  }
+  for (const journal of ["metrics", "samples"]) {
+    const [want, got] = [one, other].map((dir) => rowsOf(dir, journal).map((row) => JSON.stringify(row)))
+    want?.forEach((row, i) => {
+      if (row !== got?.[i]) throw new Error(`${other}/${journal}.jsonl row ${i}: ${got?.[i]}, want ${row}`)
+    })
+    if (want?.length !== got?.length) throw new Error(`${other}/${journal}.jsonl has ${got?.length} rows, want ${want?.length}`)
+  }
+}
