@@ -6,7 +6,7 @@ import { runWell, selfCommand } from "./bench-process.ts"
 import { median } from "./bench-stats.ts"
 import { presetModel } from "./bench-step.ts"
 import { listed, numbers, precisionsOf } from "./bench-table.ts"
-import { benchTrain } from "./bench-train.ts"
+import { benchTrain, stepsFor } from "./bench-train.ts"
 import { type BenchPeerConfig, findPreset } from "./config.ts"
 
 type Tell = (note: string) => void
@@ -82,7 +82,7 @@ export async function besideTorch(torch: Torch, config: BenchPeerConfig, device:
         return { name, run: () => askTorch(torch, one, { ...shape, dtype, compile }, config, model.blockSize) }
       }),
     )
-    const ours = one.case === "train" ? () => trainOurs(one, config, device) : () => inferOurs(one, config, device)
+    const ours = one.case === "train" ? await oursToTrain(one, config, device) : () => inferOurs(one, config, device)
     const measured = await alternate(ours, variants, config.rounds, tell)
     const command = `alpha bench peer torch --case=${one.case} --preset=${one.preset} --device=${device} --precision=${one.precision} --batch=${one.batch}`
     const last = { ...measured, command: `${command}${one.context === undefined ? "" : ` --context=${one.context}`}` }
@@ -107,9 +107,16 @@ async function askTorch(
   return (await torch("decode", { ...flags, context: blockSize, prompt, generate })).tokens_per_s ?? []
 }
 
-async function trainOurs(one: Row, { threads, seconds }: BenchPeerConfig, device: string): Promise<Measurement> {
+/** Training in a process of its own, as many steps every time. */
+async function oursToTrain(
+  one: Row,
+  { threads, seconds }: BenchPeerConfig,
+  device: string,
+): Promise<() => Promise<Measurement>> {
   const { preset, precision, batch, context } = one
-  return await benchTrain(selfCommand(), { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: FORM }, 1)
+  const job = { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: FORM }
+  const steps = await stepsFor(selfCommand(), job)
+  return () => benchTrain(selfCommand(), { ...job, steps }, 1)
 }
 
 /** As `alpha bench infer` cuts them to the model. */

@@ -1,5 +1,5 @@
 /** `alpha bench peer` and `alpha bench cuda`: other programs beside us, in turns, as ratios with intervals. */
-import { formatMeasurements, measurePeer, record, withStatistics } from "./bench.ts"
+import { formatMeasurements, logEntries, measurePeer, record, withStatistics } from "./bench.ts"
 import type { Invocation } from "./cli-command.ts"
 import { BENCH_PEER, type BenchPeerConfig, type Fields } from "./config.ts"
 
@@ -13,5 +13,7 @@ export async function run({ config, json, print }: PeerInvocation, only?: BenchP
   const values = { ...defaults, ...config, ...(only === undefined ? {} : { peer: only }) }
   const measurements = await measurePeer(values, (note) => void process.stderr.write(`${note}\n`))
   if (values.record !== undefined) record(values.record, measurements)
-  print(json ? measurements.map(withStatistics) : undefined, () => formatMeasurements(measurements, values.format))
+  print(json ? measurements.map(withStatistics) : undefined, () =>
+    values.format === "log" ? logEntries(measurements) : formatMeasurements(measurements, values.format),
+  )
 }
