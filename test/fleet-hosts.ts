@@ -36,6 +36,10 @@ export const sshTest = testWith("ssh", sshd && ssh ? undefined : missing)
 /** A test with a host that has BusyBox and dropbear alone. */
 export const busyboxTest = testWith(isRoot ? "ssh" : "root", missing)
 
+/** One machine of every kind that can be had here, named by its kind. */
+export const KINDS: Readonly<Record<string, "openssh" | "busybox">> =
+  missing === undefined ? { openssh: "openssh", busybox: "busybox" } : { openssh: "openssh" }
+
 export interface TestHost {
   readonly name: string
   readonly kind: "openssh" | "busybox"
@@ -83,10 +87,20 @@ export interface AlphaOptions {
   readonly environment?: Record<string, string>
 }
 
+const SOURCE = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts")]
+
+export interface FleetOptions {
+  readonly trusted?: boolean
+  readonly fields?: Record<string, unknown>
+  readonly diskMiB?: number
+  /** What `alpha` is on this side: the source, or a built binary, which starts faster. */
+  readonly program?: readonly string[]
+}
+
 /** Starts hosts with these names; all keys are pinned unless `trusted` is false. `diskMiB` gives each a small disk to deploy to (root only). */
 export async function startFleet(
   names: Readonly<Record<string, "openssh" | "busybox">>,
-  { trusted = true, fields = {}, diskMiB }: { trusted?: boolean; fields?: Record<string, unknown>; diskMiB?: number } = {},
+  { trusted = true, fields = {}, diskMiB, program = SOURCE }: FleetOptions = {},
 ): Promise<TestFleet> {
   // A name that stumbles wherever a path is not quoted or a % not doubled.
   const folder = mkdtempSync(join(tmpdir(), "fleet 5%h "))
@@ -102,7 +116,7 @@ export async function startFleet(
   const { PATH = "", HOME = "", TMPDIR = "/tmp", SSH_AUTH_SOCK: _ } = process.env
   const environment = { PATH, HOME, TMPDIR, XDG_RUNTIME_DIR: sockets }
   const spawn = (args: readonly string[], { environment: more = {} }: AlphaOptions = {}) =>
-    Bun.spawn([process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts"), ...args], {
+    Bun.spawn([...program, ...args], {
       cwd: folder,
       env: { ...environment, ...more },
       stdin: "ignore",
@@ -130,7 +144,7 @@ export async function startFleet(
         return [name, { host: address, port, deployDir: kind === "busybox" ? "alpha" : deploy, labels: [kind], ...others[name] }] as const
       })
       const instances = { ...others, ...Object.fromEntries(own) }
-      const defaults = { user: isRoot ? "root" : process.env.USER, key, connectTimeout: 10, ...fields, ...more }
+      const defaults = { user: run(["id", "-un"]).trim(), key, connectTimeout: 10, ...fields, ...more }
       writeFileSync(file, JSON.stringify({ defaults, instances }, null, 2))
     },
     disconnect() {
