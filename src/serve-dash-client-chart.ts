@@ -1,8 +1,8 @@
 /** One chart: a smoothed line and the raw least-to-greatest band of each run, with a crosshair that all charts share. */
 import uPlot from "uplot"
 import { chartOptions, type Drawn, places } from "./serve-dash-client-axes.ts"
+import { type Column, nearest, type RunSeries, smoothed } from "./serve-dash-client-curve.ts"
 import { clock, count, figure, make, NONE, swatch } from "./serve-dash-client-dom.ts"
-import { type Column, nearest, type RunSeries, smoothed } from "./serve-dash-client-series.ts"
 import { change, current } from "./serve-dash-client-view.ts"
 
 export interface ChartTraits {

@@ -1,9 +1,10 @@
 /** The charts of one or several runs: which there are, fetched as they come into sight, grown by live rows. */
 import { axesBar } from "./serve-dash-client-bar.ts"
 import { Chart, type ChartTraits, type Shown } from "./serve-dash-client-chart.ts"
+import { grow, type RunSeries } from "./serve-dash-client-curve.ts"
 import { bytes, count, empty, make, percent, span } from "./serve-dash-client-dom.ts"
 import { insist, type LiveRow } from "./serve-dash-client-live.ts"
-import { fetchSeries, grow, type RunSeries } from "./serve-dash-client-series.ts"
+import { fetchSeries } from "./serve-dash-client-series.ts"
 import { current, onView, type View } from "./serve-dash-client-view.ts"
 
 const unit = (name: string) => (value: number) => `${count(value)} ${name}`
@@ -80,6 +81,7 @@ interface Group {
 export class Charts {
   readonly root = make("div", { name: "charts" })
   private readonly none = empty("No metrics yet", "The first logged step draws the charts; this page need not be loaded again.")
+  private readonly noFlops = empty("FLOPs are not known", "No run here says how many a token takes: choose another x axis.")
   private readonly groups: readonly Group[]
   private runs: readonly Shown[] = []
   private asked = new AbortController()
@@ -101,7 +103,13 @@ export class Charts {
       isStale: false,
     }))
     this.none.hidden = true
-    this.root.append(axesBar(), this.none)
+    this.noFlops.hidden = true
+    const slow = make("p", {
+      name: "slow",
+      role: "status",
+      text: "Still reading: the first look at a long run goes through its whole journal.",
+    })
+    this.root.append(axesBar(), slow, this.none, this.noFlops)
     const watcher = new IntersectionObserver((seen) => this.see(seen), { rootMargin: "300px" })
     for (const { title, section, charts } of this.groups) {
       const grid = make("div", { name: title === "" ? "grid first" : "grid" }, ...charts.map(({ root }) => root))
@@ -220,6 +228,7 @@ export class Charts {
     group.section.hidden = !drawn.includes(true)
     if (group !== this.groups[0]) return
     this.none.hidden = drawn.includes(true) || seen.length === 0
+    this.noFlops.hidden = current().x !== "flops" || !drawn.includes(true) || series.some(({ x }) => (x.at(-1) ?? 0) > 0)
   }
 
   /** Pales all runs but this one. */

@@ -83,10 +83,20 @@ export interface AlphaOptions {
   readonly environment?: Record<string, string>
 }
 
+const SOURCE = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts")]
+
+export interface FleetOptions {
+  readonly trusted?: boolean
+  readonly fields?: Record<string, unknown>
+  readonly diskMiB?: number
+  /** What `alpha` is on this side: the source, or a built binary, which starts faster. */
+  readonly program?: readonly string[]
+}
+
 /** Starts hosts with these names; all keys are pinned unless `trusted` is false. `diskMiB` gives each a small disk to deploy to (root only). */
 export async function startFleet(
   names: Readonly<Record<string, "openssh" | "busybox">>,
-  { trusted = true, fields = {}, diskMiB }: { trusted?: boolean; fields?: Record<string, unknown>; diskMiB?: number } = {},
+  { trusted = true, fields = {}, diskMiB, program = SOURCE }: FleetOptions = {},
 ): Promise<TestFleet> {
   // A name that stumbles wherever a path is not quoted or a % not doubled.
   const folder = mkdtempSync(join(tmpdir(), "fleet 5%h "))
@@ -102,7 +112,7 @@ export async function startFleet(
   const { PATH = "", HOME = "", TMPDIR = "/tmp", SSH_AUTH_SOCK: _ } = process.env
   const environment = { PATH, HOME, TMPDIR, XDG_RUNTIME_DIR: sockets }
   const spawn = (args: readonly string[], { environment: more = {} }: AlphaOptions = {}) =>
-    Bun.spawn([process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts"), ...args], {
+    Bun.spawn([...program, ...args], {
       cwd: folder,
       env: { ...environment, ...more },
       stdin: "ignore",
