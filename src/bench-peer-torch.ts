@@ -62,12 +62,17 @@ function rowsOf(config: BenchPeerConfig, kind: "cpu" | "gpu"): Row[] {
 /** The peer's model: biases, layer norms, GELU by tanh, learned positions, tied head. */
 const FORM = ["--bias=true", "--activation=gelu_tanh", "--norm=layernorm", "--position=learned", "--tie=true", "--qkNorm=false"]
 
-/** Measures every row on `device` ("cpu", "gpu") beside PyTorch; the same row of both comes from one run. */
-export async function besideTorch(torch: Torch, config: BenchPeerConfig, device: string, tell: Tell): Promise<Measurement[]> {
+/** Measures every row on `device` ("cpu", "gpu") beside PyTorch; the same row of both comes from one run. `keep` has each when it is done. */
+export async function besideTorch(
+  torch: Torch,
+  config: BenchPeerConfig,
+  device: string,
+  tell: Tell,
+  keep: (measurement: Measurement) => void,
+): Promise<void> {
   const isGpu = device.startsWith("gpu")
   const threads = config.threads ?? availableParallelism()
   const { torch: version } = await torch("version", {})
-  const measurements: Measurement[] = []
   for (const one of rowsOf(config, isGpu ? "gpu" : "cpu")) {
     const model = presetModel(one.preset)
     const shape = {
@@ -90,9 +95,8 @@ export async function besideTorch(torch: Torch, config: BenchPeerConfig, device:
     tell(
       `${last.bench} ${last.name}: ${median(last.samples).toFixed(0)} ${last.unit}, ${peer === undefined ? "no peer" : `${peer.name} ${median(peer.samples).toFixed(0)}`}`,
     )
-    measurements.push(last)
+    keep(last)
   }
-  return measurements
 }
 
 async function askTorch(torch: Torch, one: Row, flags: Parameters<Torch>[1], config: BenchPeerConfig, blockSize: number) {
