@@ -2,8 +2,9 @@
 import { expect, test } from "bun:test"
 import { checkPtx, findPtxas } from "../build-ptx.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
-import { PTX_TILE, ptxKernels } from "../shaders/ptx-gemm-list.ts"
+import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, periodOf, placesOf } from "../shaders/ptx-gemm-tile.ts"
+import { ptxKernels } from "../shaders/ptx-kernels.ts"
 import { cellBytes, ptxKernel, ptxPack, readPtxPack, tensorMapWords } from "../src/ptx.ts"
 import { f32, read, u32, write } from "../src/spirv.ts"
 import { GlobalMemory, readMap, swizzled } from "./ptx-memory.ts"
@@ -71,7 +72,7 @@ ELSE_0:
 test("the runner of the tests runs it, with lanes that part", () => {
   const [memory, x, y] = [new GlobalMemory(), Float32Array.from({ length: 40 }, (_, i) => i), new Float32Array(40).fill(-1)]
   const parameters = { x: memory.place(new Uint8Array(x.buffer)), y: memory.place(new Uint8Array(y.buffer)), n: 37 }
-  runPtx({ text: doubled.text, threads: 64, blocks: 1, parameters, memory, timing: "random" })
+  runPtx({ text: doubled.text, threads: 64, blocks: [1, 1, 1], parameters, memory, timing: "random" })
   expect([...y]).toEqual(Array.from({ length: 40 }, (_, i) => (i < 37 ? 2 * i : -1)))
 })
 
@@ -163,7 +164,7 @@ test("a text that releases a unit before its products are under way, or reads su
     const maps = place(BigUint64Array.from([BigInt(place(a)), ...map(M), BigInt(place(b)), ...map(N)]))
     const sizes = { M, N, steps: K / 32, splitSteps: K / 32, splits: 1, ldc: N, group: 8, scale: 1 }
     const parameters = { ...Object.fromEntries(cells.map(({ name }) => [name, 0])), ...sizes, maps, c: place(c) }
-    runPtx({ text: given, threads: 384, blocks: 1, parameters, floats: { scale: 1 }, memory, timing, seed })
+    runPtx({ text: given, threads: 384, blocks: [1, 1, 1], parameters, floats: { scale: 1 }, memory, timing, seed })
     const float = (bits: number) => new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!
     let wrong = 0
     for (let i = 0; i < M * N; i++) {
