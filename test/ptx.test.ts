@@ -1,8 +1,6 @@
 /** The PTX language: text, tensor maps, the pack; what ptxas says of every kernel where it is installed. */
 import { expect, test } from "bun:test"
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { checkPtx, findPtxas } from "../build-ptx.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, periodOf, placesOf } from "../shaders/ptx-gemm-tile.ts"
@@ -188,22 +186,14 @@ test("the pack gives back what was packed", () => {
   expect(new Set(ptxKernels.map(({ name }) => name)).size).toBe(ptxKernels.length)
 })
 
-const ptxas = process.env.PTXAS ?? Bun.which("ptxas") ?? undefined
-const missing = ptxas === undefined || !existsSync(ptxas) ? "ptxas is not in PTXAS or PATH" : undefined
-testWith("ptxas", missing)(
-  "ptxas takes every kernel without spills and without serialising its products",
-  () => {
-    const folder = mkdtempSync(join(tmpdir(), "alpha-ptx-"))
-    const problems = [...ptxKernels, doubled].flatMap(({ name, text }) => {
-      const file = join(folder, `${name}.ptx`)
-      writeFileSync(file, text)
-      const { exitCode, stdout, stderr } = Bun.spawnSync([ptxas as string, "-arch=sm_90a", "-v", file, "-o", join(folder, "out")])
-      const said = `${stdout}${stderr}`
-      const spills = [...said.matchAll(/(\d+) bytes spill/g)].some(([, bytes]) => bytes !== "0")
-      return exitCode !== 0 || spills || /C751[23]/.test(said) ? [`${name}: ${said}`] : []
-    })
-    rmSync(folder, { recursive: true })
-    expect(problems).toEqual([])
+const ptxas = findPtxas()
+testWith("ptxas", ptxas === undefined ? "ptxas is not in PTXAS or PATH" : undefined)(
+  "ptxas takes every kernel without spills and without serialising its products, and says where it does not",
+  async () => {
+    expect(await checkPtx(ptxas as string, [...ptxKernels, doubled])).toBe(168)
+    await expect(checkPtx(ptxas as string, [{ name: "broken", text: doubled.text.replace("mul.rn.f32", "mul.rn.f33") }])).rejects.toThrow(
+      "broken",
+    )
   },
   300_000,
 )
