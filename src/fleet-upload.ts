@@ -93,7 +93,8 @@ async function withBytes<T>(
 /** How far an open file has been read; undefined where the system does not tell. */
 function position(file: number): number | undefined {
   try {
-    return Number(/^pos:\s*(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${file}`, "utf8"))?.[1])
+    const found = /^pos:\s*(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${file}`, "utf8"))?.[1]
+    return found === undefined ? undefined : Number(found)
   } catch {
     return undefined
   }
