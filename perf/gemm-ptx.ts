@@ -58,6 +58,12 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   }))
 }
 
+/** Changes to a text for finding out why a kernel fails: where shared memory begins is asked for, or every arrival has a fence before it. */
+export const EDITS: Readonly<Record<string, (text: string) => string>> = {
+  base: (text) => text.replace("mov.b32 %r0, 0;", "mov.u32 %r0, memory;"),
+  fence: (text) => text.replaceAll(/^(\t@%p\d+ mbarrier\.arrive\.release)/gm, "\tfence.proxy.async.shared::cta;\n$1"),
+}
+
 /** Tensor maps in device memory, each made once the addresses are known. */
 export class Maps {
   readonly #buffer: DeviceBuffer

@@ -8,7 +8,7 @@
  * shape the best way and the chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and
  * prints a hash of 4,096 elements of c: ways with equal hashes add in the same order. --only matches the line's beginning, --chosen leaves out all
  * other ways. --sweep adds other tiles, rings, groups and splits in PTX. --whole compares all of c by PTX with the best other way's, and its bits
- * with those of so many more runs.
+ * with those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out why one fails (gemm-ptx.ts).
  */
 import { parseArgs } from "node:util"
 import { type DeviceBuffer, Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
@@ -23,7 +23,7 @@ import type { GpuTarget, Launch, Launches, Memory, Scratch, Table } from "../src
 import { cellBytes } from "../src/ptx.ts"
 import { type Kernel, type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
 import { compileAll, type Job } from "./gemm-compile.ts"
-import { checkWhole, Maps, ptxWays } from "./gemm-ptx.ts"
+import { checkWhole, EDITS, Maps, ptxWays } from "./gemm-ptx.ts"
 import { SHAPES, type Shape } from "./gemm-shapes.ts"
 
 const began = performance.now()
@@ -36,6 +36,7 @@ const { values: flags } = parseArgs({
     only: { type: "string", default: "" },
     path: { type: "string", multiple: true, default: ["ptx", "nv2", "khr"] },
     sweep: { type: "boolean", default: false },
+    edit: { type: "string", multiple: true, default: [] },
     whole: { type: "string", default: "" },
     chosen: { type: "boolean", default: false },
     check: { type: "boolean", default: false },
@@ -105,7 +106,8 @@ function want(launch: Launch): void {
   if (wanted.has(key)) return
   if ("text" in launch.kernel) {
     const { name, text } = launch.kernel
-    const code = new TextEncoder().encode(`${text}\0`)
+    const edited = flags.edit.reduce((now, name) => EDITS[name]!(now), text)
+    const code = new TextEncoder().encode(`${edited}\0`)
     wanted.set(key, { gpu: driver.gpu as unknown as number, code, entry: name, push: 0, constants: new Uint32Array(1), subgroup: -1 })
     return
   }

@@ -56,7 +56,8 @@ function checkSize(bytes: number, what: string): void {
 /** Asks every op for its launches. Throws AlphaError when one has none for a GPU. */
 export function schedule(plan: Plan, target: GpuTarget): Schedule {
   const { nodes } = plan.program
-  const seen = { ...target, trains: nodes.some(({ op }) => op.accumulates.length > 0) }
+  const trains = nodes.some(({ op, outputs }) => op.accumulates.some((name) => outputs[name] !== undefined))
+  const seen = { ...target, trains }
   const depth = Math.max(-1, ...plan.levels) + 1
   const levels = Array.from({ length: depth }, (_, level) => nodes.filter((_, i) => plan.levels[i] === level))
   const steps: ScheduledLaunch[][] = []
@@ -85,5 +86,6 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
     }
     arenaBytes = Math.max(arenaBytes, next)
   }
-  return { steps: seen.trains ? steps : chained(steps, target), scratch, arenaBytes }
+  const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
+  return { steps: isForward ? chained(steps, target) : steps, scratch, arenaBytes }
 }

@@ -121,6 +121,9 @@ export class Charts {
       watcher.observe(section)
     }
     onView(() => this.changed())
+    document.addEventListener("visibilitychange", () => {
+      for (const group of this.groups) if (group.isStale && group.isSeen && !document.hidden) this.draw(group)
+    })
   }
 
   /** Shows these runs in place of those before. */
@@ -141,7 +144,7 @@ export class Charts {
   /** Draws what is in the window; the rest when it comes there. */
   private drawSeen(): void {
     for (const group of this.groups) {
-      if (group.isSeen) this.draw(group)
+      if (group.isSeen && !document.hidden) this.draw(group)
       else group.isStale = true
     }
   }

@@ -39,7 +39,7 @@ const START: View = {
   x: "step",
   logx: false,
   logy: false,
-  smooth: 0.8,
+  smooth: 0.6,
   from: undefined,
   to: undefined,
   tab: "charts",

@@ -3,11 +3,15 @@ import { expect, test } from "bun:test"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import { PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
 import type { PtxTile } from "../shaders/ptx-gemm-tile.ts"
+import { targetOf } from "../src/gpu-info.ts"
+import { schedule } from "../src/gpu-schedule.ts"
+import type { VulkanFacts } from "../src/native.ts"
 import { type Activation, activate, activateDerivative } from "../src/op-activation.ts"
+import { linear, linearBackwardWeight } from "../src/op-matmul.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
 import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
-import type { GpuTarget, Launch, Memory, Scratch } from "../src/program.ts"
+import { type GpuTarget, type Launch, type Memory, plan, type Scratch, trace } from "../src/program.ts"
 import { type Kernel, simulate } from "../src/spirv.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 import type { Timing } from "./ptx-run.ts"
@@ -203,6 +207,42 @@ test("products of a training step go by PTX where the device has it, and only th
     { ...h200, trains: false },
   ])
     expect(kernelsOf(forward, on).join()).not.toContain("ptx")
+})
+
+test("a device with Hopper's chip and the extension has PTX, unless HELIOS_DISABLE_PTX is 1", () => {
+  const shape = { m: 16, n: 16, k: 16, a: 1000141000, result: 1, scope: 3, invocations: 0 }
+  const facts = (name: string, extensions: readonly string[]) =>
+    ({ name, extensions, bfloat16Matrix: 1, matrixShapes: [shape] }) as unknown as VulkanFacts
+  const hasPtx = (name: string, ...extensions: string[]) => targetOf(facts(name, extensions)).ptx
+  for (const name of ["NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA GH200 480GB"]) expect(hasPtx(name, "VK_NVX_binary_import")).toBe(true)
+  for (const name of ["NVIDIA L4", "NVIDIA B200", "llvmpipe"]) expect(hasPtx(name, "VK_NVX_binary_import")).toBe(false)
+  expect(hasPtx("NVIDIA H200")).toBe(false)
+  process.env.HELIOS_DISABLE_PTX = "1"
+  expect(hasPtx("NVIDIA H200", "VK_NVX_binary_import")).toBe(false)
+  delete process.env.HELIOS_DISABLE_PTX
+})
+
+test("a program trains where it keeps a gradient, not where it only tells the loss", () => {
+  const seen: boolean[] = []
+  const losses = (hasGradient: boolean) =>
+    trace("losses", (t) => {
+      const x = t.state("x", "f32", [4, 8])
+      const w = t.state("w", "f32", [16, 8])
+      const y = linear({ x, w }, { activation: "none", out: "f32" }).y
+      if (hasGradient) t.output("dw", linearBackwardWeight({ x, dy: y }, { bias: false }).dw!)
+      else t.output("y", y)
+    })
+  for (const hasGradient of [true, false]) {
+    const program = losses(hasGradient)
+    const [node] = program.nodes
+    const gpu = (...given: readonly unknown[]) => {
+      seen.push((given.at(-1) as GpuTarget).trains)
+      return []
+    }
+    const op = { ...node!.op, gpu }
+    schedule(plan({ ...program, nodes: [{ ...node!, op: op as never }, ...program.nodes.slice(1)] }), target)
+  }
+  expect(seen).toEqual([true, false])
 })
 
 test("a weight's gradient is split so that every processor has a tile", () => {
