@@ -5,9 +5,10 @@ import { canRun, checkGlibc, runAlone } from "./build-check.ts"
 import { libsqlPlugin } from "./build-libsql.ts"
 import { buildNative, nativeScript } from "./build-native.ts"
 import { packageFile } from "./build-package.ts"
+import { checkPtx, findPtxas } from "./build-ptx.ts"
 import { findTarget, hostTarget, outputFolder, root, run, type Target } from "./build-target.ts"
 import { kernels } from "./shaders/kernels.ts"
-import { ptxKernels } from "./shaders/ptx-gemm-list.ts"
+import { ptxKernels } from "./shaders/ptx-kernels.ts"
 import type { BuildInfo } from "./src/base-build.ts"
 import { AlphaError, EXIT } from "./src/base-error.ts"
 import { ptxPack } from "./src/ptx.ts"
@@ -134,12 +135,14 @@ async function build(target: Target): Promise<void> {
   const ptx = join(outputFolder(target), "ptx.pack")
   await step(
     "ptx",
-    () => {
+    async () => {
       const bytes = ptxPack(ptxKernels)
       writeFileSync(ptx, bytes)
-      return bytes.length
+      const ptxas = findPtxas()
+      const registers = ptxas === undefined ? undefined : await checkPtx(ptxas, ptxKernels)
+      return { bytes: bytes.length, said: registers === undefined ? "not assembled: no ptxas" : `${registers} registers, no spills` }
     },
-    (bytes) => `${ptxKernels.length} kernels in PTX, ${bytes >> 10} KiB`,
+    ({ bytes, said }) => `${ptxKernels.length} kernels in PTX, ${bytes >> 10} KiB, ${said}`,
   )
 
   const dashboard = join(outputFolder(target), "dashboard.asset")

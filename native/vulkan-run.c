@@ -196,11 +196,11 @@ void gpu_dispatch(Gpu *d, VkCommandBuffer commands, int64_t pipeline, int64_t la
   else d->call.CmdDispatch(commands, (uint32_t)x, (uint32_t)y, (uint32_t)z);
 }
 
-/** One launch of a kernel in PTX: blocks along x, threads of each, bytes of dynamic shared memory, parameters of 8 bytes each (at most 32). */
-void gpu_launch(Gpu *d, VkCommandBuffer commands, int64_t function, int64_t blocks, int64_t threads, int64_t shared_bytes, const uint64_t *cells, int64_t count) {
+/** One launch of a kernel in PTX: blocks along x, y, z, threads of each, bytes of dynamic shared memory, parameters of 8 bytes each (at most 32). */
+void gpu_launch(Gpu *d, VkCommandBuffer commands, int64_t function, const int64_t *blocks, int64_t threads, int64_t shared_bytes, const uint64_t *cells, int64_t count) {
   const void *parameters[32];
   for (int64_t i = 0; i < count && i < 32; i++) parameters[i] = &cells[i];
-  CuLaunchInfo info = {.c.type = ST_CU_LAUNCH, .function = (VkCuFunctionNVX)function, .blocks = {(uint32_t)blocks, 1, 1}, .threads = {(uint32_t)threads, 1, 1},
+  CuLaunchInfo info = {.c.type = ST_CU_LAUNCH, .function = (VkCuFunctionNVX)function, .blocks = {(uint32_t)blocks[0], (uint32_t)blocks[1], (uint32_t)blocks[2]}, .threads = {(uint32_t)threads, 1, 1},
                        .shared_bytes = (uint32_t)shared_bytes, .parameter_count = (uintptr_t)(count < 32 ? count : 32), .parameters = parameters};
   d->call.CmdCuLaunchKernelNVX(commands, &info);
 }

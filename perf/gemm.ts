@@ -258,7 +258,17 @@ function prepare({ launches }: Named, addressOf: (memory: Memory | undefined) =>
     for (const step of steps) {
       for (const { pipeline, bytes, groups, ptx } of step) {
         if (ptx === undefined) v.gpu_dispatch(driver.gpu, commands, pipeline.handle, pipeline.layout, bytes, bytes.length, ...groups)
-        else v.gpu_launch(driver.gpu, commands, pipeline.handle, groups[0], ptx.threads, ptx.sharedBytes, bytes, ptx.cells.length)
+        else
+          v.gpu_launch(
+            driver.gpu,
+            commands,
+            pipeline.handle,
+            BigInt64Array.from(groups, BigInt),
+            ptx.threads,
+            ptx.sharedBytes,
+            bytes,
+            ptx.cells.length,
+          )
       }
       v.gpu_kernel_barrier(driver.gpu, commands)
     }

@@ -29,4 +29,4 @@ const known = new Map(
 /** The pack's kernel for a product; undefined where there is none. */
 export const ptxGemmOf = (gemm: Omit<PtxGemm, "tile">): GemmKernel | undefined => known.get(keyOf(gemm))
 
-export const ptxKernels: readonly GemmKernel[] = [...known.values()]
+export const ptxGemmKernels: readonly GemmKernel[] = [...known.values()]

@@ -95,24 +95,18 @@ export async function besideTorch(torch: Torch, config: BenchPeerConfig, device:
   return measurements
 }
 
-async function askTorch(
-  torch: Torch,
-  one: Row,
-  flags: Parameters<Torch>[1],
-  config: BenchPeerConfig,
-  blockSize: number,
-): Promise<readonly number[]> {
-  if (one.case === "train") return (await torch("train", { ...flags, context: one.context ?? blockSize })).tokens_per_s ?? []
+async function askTorch(torch: Torch, one: Row, flags: Parameters<Torch>[1], config: BenchPeerConfig, blockSize: number) {
+  if (one.case === "train") {
+    const { tokens_per_s = [], peak_bytes: peakBytes } = await torch("train", { ...flags, context: one.context ?? blockSize })
+    return { samples: tokens_per_s, peakBytes }
+  }
   const { prompt, generate } = inferSizes(config, blockSize)
-  return (await torch("decode", { ...flags, context: blockSize, prompt, generate })).tokens_per_s ?? []
+  const { tokens_per_s = [] } = await torch("decode", { ...flags, context: blockSize, prompt, generate })
+  return { samples: tokens_per_s }
 }
 
 /** Training in a process of its own, as many steps every time. */
-async function oursToTrain(
-  one: Row,
-  { threads, seconds }: BenchPeerConfig,
-  device: string,
-): Promise<() => Promise<Measurement>> {
+async function oursToTrain(one: Row, { threads, seconds }: BenchPeerConfig, device: string): Promise<() => Promise<Measurement>> {
   const { preset, precision, batch, context } = one
   const job = { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: FORM }
   const steps = await stepsFor(selfCommand(), job)

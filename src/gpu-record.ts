@@ -200,7 +200,16 @@ export class Recorder {
     const [x, y, z] = launch.groups
     if ("text" in module) {
       const cells = cellBytes(module.cells, values)
-      vulkan().gpu_launch(this.driver.gpu, commands, handle, x, module.threads, module.sharedBytes, cells, module.cells.length)
+      vulkan().gpu_launch(
+        this.driver.gpu,
+        commands,
+        handle,
+        BigInt64Array.of(BigInt(x), BigInt(y), BigInt(z)),
+        module.threads,
+        module.sharedBytes,
+        cells,
+        module.cells.length,
+      )
       return
     }
     const push = pushBytes(module.push, values)

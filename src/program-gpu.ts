@@ -37,7 +37,7 @@ export interface Launch {
   /** Live scalars or numbers, read from memory when the dispatch runs. */
   readonly params: Readonly<Record<string, Tensor | number>>
   readonly constants: Readonly<Record<string, number>>
-  /** Workgroups along x, y, z. A PTX kernel has them along x. */
+  /** Workgroups along x, y, z. */
   readonly groups: readonly [number, number, number]
 }
 

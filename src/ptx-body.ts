@@ -123,6 +123,14 @@ export class PtxBody {
     this.emit("mad.wide.u32", made, a, b, c)
     return made
   }
+  /** a·b + c for an address c; a and b below 2^32. */
+  madLong(a: U32, b: Operand<"u32">, c: U64): U64 {
+    return this.madWide(a, b, c)
+  }
+  /** a >> bits, bits below 32. */
+  shiftRight(a: U32, bits: U32): U32 {
+    return this.#two("shr.u32", "u32", a, bits)
+  }
   long(a: U32): U64 {
     const made = this.register("u64")
     this.emit("cvt.u64.u32", made, a)
@@ -179,6 +187,14 @@ export class PtxBody {
   }
   both(a: Predicate, b: Predicate): Predicate {
     return this.#two("and.pred", "pred", a, b)
+  }
+  either(a: Predicate, b: Predicate): Predicate {
+    return this.#two("or.pred", "pred", a, b)
+  }
+  not(a: Predicate): Predicate {
+    const made = this.register("pred")
+    this.emit("not.pred", made, a)
+    return made
   }
   select<K extends Number>(p: Predicate, a: Operand<K>, b: Operand<K>, kind: K, into?: Register<K>): Register<K> {
     const made = into ?? this.register(kind)

@@ -28,6 +28,17 @@ export class Ptx extends PtxBody {
     this.emit("shfl.sync.bfly.b32", made, a, mask, 31, -1)
     return made
   }
+  exchangeFloat(a: F32, mask: number): F32 {
+    const made = this.register("f32")
+    this.emit("shfl.sync.bfly.b32", made, a, mask, 31, -1)
+    return made
+  }
+  /** Whether p holds in any lane of the warp. */
+  any(p: Predicate): Predicate {
+    const made = this.register("pred")
+    this.emit("vote.sync.any.pred", made, p, -1)
+    return made
+  }
   syncWarp(): void {
     this.emit("bar.warp.sync", -1)
   }
@@ -77,6 +88,15 @@ export class Ptx extends PtxBody {
     const source = `[${map.name}, {${names}}]`
     const how = `cp.async.bulk.tensor.${coordinates.length}d.shared::cluster.global.mbarrier::complete_tx::bytes`
     this.emit(how, this.#at(to), source, this.#at(barrier))
+  }
+  /** Neighbouring bytes, a multiple of 16, to shared memory; they count for `barrier`. */
+  copyBytes(to: Shared, from: U64, bytes: number, barrier: Shared): void {
+    const how = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+    this.emit(how, this.#at(to), at(from), bytes, this.#at(barrier))
+  }
+  /** Loads as many neighbours as `to` has registers. */
+  loadShared(to: readonly F32[], place: Shared): void {
+    this.emit(`ld.shared${to.length === 1 ? "" : `.v${to.length}`}.f32`, list(to), this.#at(place))
   }
   /** Four 8 × 8 matrices of 16-bit elements; each lane names one row of 16 bytes. */
   loadMatrix(to: readonly U32[], place: Shared, isTransposed: boolean): void {

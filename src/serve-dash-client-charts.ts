@@ -60,6 +60,8 @@ const GROUPS: readonly { readonly title: string; readonly charts: readonly Chart
 /** Redraws of live rows are at least this far apart, and take no more than a fifth of the time. */
 const DRAW_MS = 200
 const REST = 4
+/** Live rows that are remembered for an answer that was made before them. */
+const KEPT = 1000
 /** Live rows until the server's buckets take their place; and the time between two fetches. */
 const MOST_GROWN = 2000
 const FETCH_MS = 3000
@@ -87,6 +89,7 @@ export class Charts {
   private asked = new AbortController()
   private view: View = current()
   private grown = 0
+  private readonly recent: LiveRow[] = []
   private drawTimer = 0
   private drawMs = 0
   private fetchTimer = 0
@@ -123,6 +126,8 @@ export class Charts {
   /** Shows these runs in place of those before. */
   show(runs: readonly Shown[]): Promise<void> {
     this.runs = runs
+    // A run that was cut back has rows here that are no more.
+    this.recent.length = 0
     return this.load()
   }
 
@@ -179,6 +184,11 @@ export class Charts {
         if (signal.aborted) return
         group.series = series
         group.state = "ready"
+        // Rows that came while the answer was on its way.
+        for (const { run, row } of this.recent) {
+          const own = series.find((one) => one.run === run)
+          if (own !== undefined && current().to === undefined) grow(own, current().x, row)
+        }
         this.draw(group)
       })
       if (signal.aborted) return
@@ -187,7 +197,10 @@ export class Charts {
   }
 
   /** Adds a live row; the right end of a zoomed view stays as it is. */
-  add({ run, row }: LiveRow): void {
+  add(live: LiveRow): void {
+    const { run, row } = live
+    this.recent.push(live)
+    if (this.recent.length > KEPT) this.recent.splice(0, KEPT / 2)
     if (current().to !== undefined) return
     let isKnown = true
     for (const { series, state } of this.groups) {

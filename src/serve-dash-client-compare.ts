@@ -133,12 +133,12 @@ export async function comparePage(main: HTMLElement): Promise<void> {
     if (now !== before) draw()
     before = now
   })
-  await load()
   listen(
     undefined,
     (live) => charts.add(live),
     () => void load(),
   )
+  await load()
   const look = () =>
     insist(async () => {
       runs = find(await fetchRuns())

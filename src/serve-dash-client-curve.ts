@@ -36,11 +36,17 @@ export function grow(series: RunSeries, axis: XAxis, row: Readonly<Record<string
   const last = series.x.at(-1) ?? Number.NEGATIVE_INFINITY
   if (x < last) return true
   const index = x === last ? series.x.length - 1 : series.x.push(x) - 1
-  for (const [name, column] of series.columns) {
+  for (const [name, { min, max, last: newest }] of series.columns) {
     const journal = Object.keys(NAMES).find((key) => NAMES[key] === name)
     const told = row[name] ?? (journal === undefined ? undefined : row[journal])
-    if (typeof told === "number") for (const values of [column.min, column.max, column.last]) values[index] = told
-    else if (column.last.length <= index) for (const values of [column.min, column.max, column.last]) values[index] = null
+    if (typeof told !== "number") {
+      if (newest.length <= index) for (const values of [min, max, newest]) values[index] = null
+      continue
+    }
+    // The last bucket may hold more rows than this one.
+    min[index] = Math.min(told, min[index] ?? told)
+    max[index] = Math.max(told, max[index] ?? told)
+    newest[index] = told
   }
   return true
 }

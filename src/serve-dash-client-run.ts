@@ -194,7 +194,6 @@ export async function runPage(main: HTMLElement, id: string): Promise<void> {
       const rows = listOf<JournalRow>(await call(`${path}/events?limit=100000`), "events")
       main.querySelector(".incidents")?.replaceWith(incidents(rows))
     })
-  await Promise.all([lookIncidents(), lookTab()])
   listen(
     first.id,
     (live) => {
@@ -207,5 +206,6 @@ export async function runPage(main: HTMLElement, id: string): Promise<void> {
       if (isDrawn) void show()
     },
   )
+  await Promise.all([lookIncidents(), lookTab()])
   void keep(look, REFRESH_MS)
 }

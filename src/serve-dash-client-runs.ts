@@ -116,7 +116,6 @@ export async function trainingPage(main: HTMLElement): Promise<void> {
       shown = ids
       await charts.show(runs.map(({ id, name }, index) => ({ id, label: name, index })))
     })
-  await look()
   listen(
     undefined,
     (live) => (live.kind === "state" ? void look() : charts.add(live)),
@@ -125,6 +124,7 @@ export async function trainingPage(main: HTMLElement): Promise<void> {
       void look()
     },
   )
+  await look()
   void keep(look, REFRESH_MS)
 }
 

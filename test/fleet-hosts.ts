@@ -36,6 +36,10 @@ export const sshTest = testWith("ssh", sshd && ssh ? undefined : missing)
 /** A test with a host that has BusyBox and dropbear alone. */
 export const busyboxTest = testWith(isRoot ? "ssh" : "root", missing)
 
+/** One machine of every kind that can be had here, named by its kind. */
+export const KINDS: Readonly<Record<string, "openssh" | "busybox">> =
+  missing === undefined ? { openssh: "openssh", busybox: "busybox" } : { openssh: "openssh" }
+
 export interface TestHost {
   readonly name: string
   readonly kind: "openssh" | "busybox"
@@ -140,7 +144,7 @@ export async function startFleet(
         return [name, { host: address, port, deployDir: kind === "busybox" ? "alpha" : deploy, labels: [kind], ...others[name] }] as const
       })
       const instances = { ...others, ...Object.fromEntries(own) }
-      const defaults = { user: isRoot ? "root" : process.env.USER, key, connectTimeout: 10, ...fields, ...more }
+      const defaults = { user: run(["id", "-un"]).trim(), key, connectTimeout: 10, ...fields, ...more }
       writeFileSync(file, JSON.stringify({ defaults, instances }, null, 2))
     },
     disconnect() {

@@ -35,5 +35,5 @@ export function runPtxLaunch(
   for (const name of Object.keys(kernel.buffers)) values[name] = addressOf(buffers[name])
   const missing = cells.filter(({ name }) => values[name] === undefined).map(({ name }) => name)
   if (missing.length > 0) throw new Error(`${kernel.name}: no ${missing.join(", ")}`)
-  runPtx({ text, threads, blocks: groups[0], parameters: values, floats: values, memory, timing, seed })
+  runPtx({ text, threads, blocks: groups, parameters: values, floats: values, memory, timing, seed })
 }

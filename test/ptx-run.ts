@@ -8,7 +8,8 @@ export type Timing = "early" | "random" | "late"
 export interface PtxLaunch {
   readonly text: string
   readonly threads: number
-  readonly blocks: number
+  /** Along x, y, z. */
+  readonly blocks: readonly [number, number, number]
   readonly parameters: Readonly<Record<string, number | bigint>>
   readonly floats?: Readonly<Record<string, number>>
   readonly memory: GlobalMemory
@@ -59,9 +60,9 @@ class Block {
   constructor(
     readonly ptx: PtxText,
     readonly launch: PtxLaunch,
-    readonly block: number,
+    readonly block: readonly [number, number, number],
   ) {
-    this.#random = (launch.seed ?? 1) + block
+    this.#random = (launch.seed ?? 1) + block[0] + 97 * block[1] + 389 * block[2]
     for (let i = 0; i < this.shared.byteLength; i += 2) this.shared.setUint16(i, 0x7fc0, true)
     this.warps = Array.from({ length: launch.threads / LANES }, (_, number) => ({
       number,
@@ -182,8 +183,10 @@ function read(b: Block, w: Warp, value: Value, lane: number): number {
   if (value.kind === "name") {
     const special: Record<string, number> = {
       "%tid.x": 32 * w.number + lane,
-      "%ctaid.x": b.block,
-      "%nctaid.x": b.launch.blocks,
+      "%ctaid.x": b.block[0],
+      "%ctaid.y": b.block[1],
+      "%ctaid.z": b.block[2],
+      "%nctaid.x": b.launch.blocks[0],
       sm: 0,
       memory: 0,
     }
@@ -230,6 +233,7 @@ const INTEGER: Record<string, (a: number, b: number, c: number) => number> = {
   shl: (a, b) => a << b,
   shr: (a, b) => a >>> b,
   mov: (a) => a,
+  not: (a) => (a === 0 ? 1 : 0), // of truth values
 }
 const FLOAT: Record<string, (a: number, b: number, c: number) => number> = {
   add: (a, b) => a + b,
@@ -240,6 +244,7 @@ const FLOAT: Record<string, (a: number, b: number, c: number) => number> = {
   min: (a, b) => Math.min(a, b),
   abs: (a) => Math.abs(a),
   ex2: (a) => 2 ** a,
+  lg2: (a) => Math.log2(a),
   rcp: (a) => 1 / a,
   mov: (a) => a,
 }
@@ -273,6 +278,15 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     for (const lane of lanes) {
       if (type === "u64") b.long(w, nameOf(first))[lane] = BigInt(number!)
       else b.word(w, nameOf(first))[lane] = type === "f32" ? bitsOf(float!) : Number(number)
+    }
+  } else if (op.startsWith("ld.shared")) {
+    for (const lane of lanes) {
+      const address = sharedAddress(b, w, second, lane)
+      const registers = listOf(first)
+      if (address % (4 * registers.length) !== 0) throw new Error(`shared address ${address} is not aligned`)
+      registers.forEach((register, i) => {
+        b.word(w, nameOf(register))[lane] = b.shared.getUint32(address + 4 * i, true)
+      })
     }
   } else if (verb === "ld" || verb === "st") {
     const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]
@@ -318,21 +332,32 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     const from = Uint32Array.from(ALL, (lane) => read(b, w, second, lane))
     for (const lane of lanes)
       b.word(w, nameOf(first))[lane] = from[parts[2] === "bfly" ? lane ^ read(b, w, third, lane) : read(b, w, third, lane)]!
+  } else if (verb === "vote") {
+    const any = ALL.some((lane) => read(b, w, second, lane) !== 0)
+    for (const lane of lanes) b.word(w, nameOf(first))[lane] = any ? 1 : 0
   } else if (verb === "bar" && parts[1] === "sync") {
     blockBarrier(b, w, read(b, w, first, 0), second === undefined ? b.launch.threads : read(b, w, second, 0))
   } else if (/^(bar|setmaxnreg|fence|wgmma)/.test(verb) && !/mma_async|wait_group|commit/.test(op)) {
     // order and budgets: nothing to compute
   } else if (verb === "mbarrier") barrier(b, w, op, operands, lanes)
-  else if (verb === "cp") {
+  else if (op.startsWith("cp.async.bulk.shared")) {
+    for (const lane of lanes) {
+      const [to, from, bytes] = [sharedAddress(b, w, first, lane), globalAddress(b, w, second, lane), read(b, w, third, lane)]
+      const done = barrierAt(b, w, fourth, lane)
+      if (to % 16 !== 0 || bytes % 16 !== 0) throw new Error("a copy is not aligned")
+      later(b, () => {
+        for (let i = 0; i < bytes; i += 16) {
+          const { view, offset } = b.launch.memory.at(from + i, 16)
+          for (let j = 0; j < 16; j += 4) b.shared.setUint32(to + i + j, view.getUint32(offset + j, true), true)
+        }
+        done.complete(bytes)
+      })
+    }
+  } else if (verb === "cp") {
     for (const lane of lanes) {
       const [to, map, done] = [sharedAddress(b, w, first, lane), globalAddress(b, w, second, lane), barrierAt(b, w, third, lane)]
       const coordinates = (second as Extract<Value, { kind: "address" }>).coordinates.flatMap(listOf).map((one) => read(b, w, one, lane))
-      const copy = () => {
-        done.complete(copyBox(b.launch.memory, readMap(b.launch.memory, map), coordinates, b.shared, to))
-        b.wasWritten()
-      }
-      if (b.launch.timing === "early") copy()
-      else b.copies.push(copy)
+      later(b, () => done.complete(copyBox(b.launch.memory, readMap(b.launch.memory, map), coordinates, b.shared, to)))
     }
   } else if (verb === "ldmatrix") {
     const isTransposed = parts.includes("trans")
@@ -371,6 +396,16 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       to[lane] = isFloat ? bitsOf(value) : value
     }
   }
+}
+
+/** Does a copy to shared memory when it is due. */
+function later(b: Block, copy: () => void): void {
+  const due = () => {
+    copy()
+    b.wasWritten()
+  }
+  if (b.launch.timing === "early") due()
+  else b.copies.push(due)
 }
 
 function blockBarrier(b: Block, w: Warp, id: number, threads: number): void {
@@ -441,5 +476,6 @@ function multiply(b: Block, w: Warp, [sum, a, descriptor, adds, , , along]: read
 /** Runs a launch, block after block. Throws where it would hang, stray, or leave lanes of a warp behind. */
 export function runPtx(launch: PtxLaunch): void {
   const ptx = readPtx(launch.text)
-  for (let block = 0; block < launch.blocks; block++) new Block(ptx, launch, block).run()
+  const [X, Y, Z] = launch.blocks
+  for (let z = 0; z < Z; z++) for (let y = 0; y < Y; y++) for (let x = 0; x < X; x++) new Block(ptx, launch, [x, y, z]).run()
 }

@@ -81,7 +81,7 @@ export function readPtx(text: string): PtxText {
       guard,
       op,
       parts: op.split("."),
-      isAligned: /\.aligned|^shfl|^bar/.test(op),
+      isAligned: /\.aligned|^shfl|^vote|^bar/.test(op),
       operands: split(parts[4] as string).map(operandOf),
     })
   }

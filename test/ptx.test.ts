@@ -1,11 +1,10 @@
 /** The PTX language: text, tensor maps, the pack; what ptxas says of every kernel where it is installed. */
 import { expect, test } from "bun:test"
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { checkPtx, findPtxas } from "../build-ptx.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
-import { PTX_TILE, ptxKernels } from "../shaders/ptx-gemm-list.ts"
+import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, periodOf, placesOf } from "../shaders/ptx-gemm-tile.ts"
+import { ptxKernels } from "../shaders/ptx-kernels.ts"
 import { cellBytes, ptxKernel, ptxPack, readPtxPack, tensorMapWords } from "../src/ptx.ts"
 import { f32, read, u32, write } from "../src/spirv.ts"
 import { GlobalMemory, readMap, swizzled } from "./ptx-memory.ts"
@@ -73,7 +72,7 @@ ELSE_0:
 test("the runner of the tests runs it, with lanes that part", () => {
   const [memory, x, y] = [new GlobalMemory(), Float32Array.from({ length: 40 }, (_, i) => i), new Float32Array(40).fill(-1)]
   const parameters = { x: memory.place(new Uint8Array(x.buffer)), y: memory.place(new Uint8Array(y.buffer)), n: 37 }
-  runPtx({ text: doubled.text, threads: 64, blocks: 1, parameters, memory, timing: "random" })
+  runPtx({ text: doubled.text, threads: 64, blocks: [1, 1, 1], parameters, memory, timing: "random" })
   expect([...y]).toEqual(Array.from({ length: 40 }, (_, i) => (i < 37 ? 2 * i : -1)))
 })
 
@@ -165,7 +164,7 @@ test("a text that releases a unit before its products are under way, or reads su
     const maps = place(BigUint64Array.from([BigInt(place(a)), ...map(M), BigInt(place(b)), ...map(N)]))
     const sizes = { M, N, steps: K / 32, splitSteps: K / 32, splits: 1, ldc: N, group: 8, scale: 1 }
     const parameters = { ...Object.fromEntries(cells.map(({ name }) => [name, 0])), ...sizes, maps, c: place(c) }
-    runPtx({ text: given, threads: 384, blocks: 1, parameters, floats: { scale: 1 }, memory, timing, seed })
+    runPtx({ text: given, threads: 384, blocks: [1, 1, 1], parameters, floats: { scale: 1 }, memory, timing, seed })
     const float = (bits: number) => new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!
     let wrong = 0
     for (let i = 0; i < M * N; i++) {
@@ -187,22 +186,14 @@ test("the pack gives back what was packed", () => {
   expect(new Set(ptxKernels.map(({ name }) => name)).size).toBe(ptxKernels.length)
 })
 
-const ptxas = process.env.PTXAS ?? Bun.which("ptxas") ?? undefined
-const missing = ptxas === undefined || !existsSync(ptxas) ? "ptxas is not in PTXAS or PATH" : undefined
-testWith("ptxas", missing)(
-  "ptxas takes every kernel without spills and without serialising its products",
-  () => {
-    const folder = mkdtempSync(join(tmpdir(), "alpha-ptx-"))
-    const problems = [...ptxKernels, doubled].flatMap(({ name, text }) => {
-      const file = join(folder, `${name}.ptx`)
-      writeFileSync(file, text)
-      const { exitCode, stdout, stderr } = Bun.spawnSync([ptxas as string, "-arch=sm_90a", "-v", file, "-o", join(folder, "out")])
-      const said = `${stdout}${stderr}`
-      const spills = [...said.matchAll(/(\d+) bytes spill/g)].some(([, bytes]) => bytes !== "0")
-      return exitCode !== 0 || spills || /C751[23]/.test(said) ? [`${name}: ${said}`] : []
-    })
-    rmSync(folder, { recursive: true })
-    expect(problems).toEqual([])
+const ptxas = findPtxas()
+testWith("ptxas", ptxas === undefined ? "ptxas is not in PTXAS or PATH" : undefined)(
+  "ptxas takes every kernel without spills and without serialising its products, and says where it does not",
+  async () => {
+    expect(await checkPtx(ptxas as string, [...ptxKernels, doubled])).toBe(168)
+    await expect(checkPtx(ptxas as string, [{ name: "broken", text: doubled.text.replace("mul.rn.f32", "mul.rn.f33") }])).rejects.toThrow(
+      "broken",
+    )
   },
   300_000,
 )

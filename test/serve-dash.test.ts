@@ -63,7 +63,9 @@ test("a live row goes to the end of a series; a row from before does nothing, on
   const series = { run: "a", x: [1, 2], columns: new Map([["tokensPerS", { min: [5, 6], max: [7, 8], last: [6, 7] }]]), origin: 0, unit: 1 }
   expect(grow(series, "step", { step: 4, tokens_per_s: 9 })).toBe(true)
   expect(grow(series, "step", { step: 3, tokens_per_s: 1 })).toBe(true)
-  expect([series.x, series.columns.get("tokensPerS")]).toEqual([[1, 2, 4], { min: [5, 6, 9], max: [7, 8, 9], last: [6, 7, 9] }])
+  expect(grow(series, "step", { step: 4, tokens_per_s: 3 })).toBe(true)
+  expect(grow(series, "step", { step: 4, val_loss: 3 })).toBe(true)
+  expect([series.x, series.columns.get("tokensPerS")]).toEqual([[1, 2, 4], { min: [5, 6, 3], max: [7, 8, 9], last: [6, 7, 3] }])
   expect(grow(series, "flops", { step: 5, tokens_per_s: 9 })).toBe(false)
   expect([nearest(series.x, 2.9), nearest(series.x, 3.1), nearest([], 1)]).toEqual([1, 2, -1])
 })
