@@ -5,10 +5,13 @@ import { canRun, checkGlibc, runAlone } from "./build-check.ts"
 import { libsqlPlugin } from "./build-libsql.ts"
 import { buildNative, nativeScript } from "./build-native.ts"
 import { packageFile } from "./build-package.ts"
+import { checkPtx, findPtxas } from "./build-ptx.ts"
 import { findTarget, hostTarget, outputFolder, root, run, type Target } from "./build-target.ts"
 import { kernels } from "./shaders/kernels.ts"
+import { ptxKernels } from "./shaders/ptx-kernels.ts"
 import type { BuildInfo } from "./src/base-build.ts"
 import { AlphaError, EXIT } from "./src/base-error.ts"
+import { ptxPack } from "./src/ptx.ts"
 import { bundleDash } from "./src/serve-dash.ts"
 import { pack } from "./src/spirv.ts"
 
@@ -30,6 +33,8 @@ export interface Assets {
   readonly "native-library": string
   /** Every kernel of shaders/ as SPIR-V. */
   readonly "kernel-pack": string
+  /** Those in PTX, compressed. */
+  readonly "ptx-pack": string
   /** native/ as a script that compiles it, for `alpha fleet deploy --rebuildNative`. */
   readonly "native-script": string
   /** The dashboard's script for browsers. */
@@ -127,6 +132,19 @@ async function build(target: Target): Promise<void> {
       `${kernels.length} kernels, ${kernels.reduce((sum, { variants }) => sum + variants.length, 0)} modules, ${bytes >> 10} KiB of SPIR-V`,
   )
 
+  const ptx = join(outputFolder(target), "ptx.pack")
+  await step(
+    "ptx",
+    async () => {
+      const bytes = ptxPack(ptxKernels)
+      writeFileSync(ptx, bytes)
+      const ptxas = findPtxas()
+      const registers = ptxas === undefined ? undefined : await checkPtx(ptxas, ptxKernels)
+      return { bytes: bytes.length, said: registers === undefined ? "not assembled: no ptxas" : `${registers} registers, no spills` }
+    },
+    ({ bytes, said }) => `${ptxKernels.length} kernels in PTX, ${bytes >> 10} KiB, ${said}`,
+  )
+
   const dashboard = join(outputFolder(target), "dashboard.asset")
   await step(
     "pages",
@@ -148,7 +166,7 @@ async function build(target: Target): Promise<void> {
       () =>
         bundle(
           entrypoints(),
-          { "native-library": library, "kernel-pack": kernelPack, "native-script": script, dashboard },
+          { "native-library": library, "kernel-pack": kernelPack, "ptx-pack": ptx, "native-script": script, dashboard },
           info,
           target,
           candidate,

@@ -76,7 +76,7 @@ void gpu_budget(Gpu *d, int64_t known, int64_t out[2]) {
 
 /* ---- pipelines ---- */
 
-/** A pipeline to be made: the module's words, entry point, bytes of push constants, specialization constants 0 … n−1 (u32 each), subgroup size (0 = the driver's choice). */
+/** A pipeline to be made: the module's words, entry point, bytes of push constants, specialization constants 0 … n−1 (u32 each), subgroup size (0 = the driver's choice; −1: the words are PTX text). */
 typedef struct PipelineRow {
   const uint32_t *words;
   int64_t bytes;
@@ -113,6 +113,22 @@ static VkResult make_pipeline(Gpu *d, PipelineRow *row) {
   return result;
 }
 
+/** A kernel of VK_NVX_binary_import: PTX text with its terminating zero becomes a function (handle) of a module (layout). */
+static VkResult make_function(Gpu *d, PipelineRow *row) {
+  static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER; /* the driver's compiler for PTX, one text at a time */
+  if (!d->call.CreateCuModuleNVX || !d->call.CreateCuFunctionNVX) return -7;
+  pthread_mutex_lock(&one);
+  CuModuleInfo module = {.c.type = ST_CU_MODULE, .bytes = (uintptr_t)row->bytes, .data = row->words};
+  VkResult result = d->call.CreateCuModuleNVX(d->handle, &module, 0, &row->layout);
+  if (!result) {
+    CuFunctionInfo function = {.c.type = ST_CU_FUNCTION, .module = row->layout, .name = row->entry};
+    result = d->call.CreateCuFunctionNVX(d->handle, &function, 0, &row->handle);
+    if (result) d->call.DestroyCuModuleNVX(d->handle, row->layout, 0);
+  }
+  pthread_mutex_unlock(&one);
+  return result;
+}
+
 typedef struct PipelineQueue {
   Gpu *d;
   PipelineRow *rows;
@@ -121,7 +137,8 @@ typedef struct PipelineQueue {
 
 static void *make_pipelines(void *arg) {
   PipelineQueue *q = arg;
-  for (int64_t i; (i = __atomic_fetch_add(&q->next, 1, __ATOMIC_RELAXED)) < q->count;) q->rows[i].result = make_pipeline(q->d, &q->rows[i]);
+  for (int64_t i; (i = __atomic_fetch_add(&q->next, 1, __ATOMIC_RELAXED)) < q->count;)
+    q->rows[i].result = q->rows[i].subgroup < 0 ? make_function(q->d, &q->rows[i]) : make_pipeline(q->d, &q->rows[i]);
   return 0;
 }
 
@@ -138,6 +155,11 @@ void gpu_pipelines(Gpu *d, PipelineRow *rows, int64_t count, int64_t threads) {
 void gpu_pipeline_free(Gpu *d, int64_t pipeline, int64_t layout) {
   d->call.DestroyPipeline(d->handle, (VkPipeline)pipeline, 0);
   d->call.DestroyPipelineLayout(d->handle, (VkPipelineLayout)layout, 0);
+}
+
+void gpu_function_free(Gpu *d, int64_t function, int64_t module) {
+  d->call.DestroyCuFunctionNVX(d->handle, (VkCuFunctionNVX)function, 0);
+  d->call.DestroyCuModuleNVX(d->handle, (VkCuModuleNVX)module, 0);
 }
 
 /** Bytes of the pipeline cache; written to `out` when it has room for `bytes`. */
@@ -172,6 +194,15 @@ void gpu_dispatch(Gpu *d, VkCommandBuffer commands, int64_t pipeline, int64_t la
   if (bytes) d->call.CmdPushConstants(commands, (VkPipelineLayout)layout, STAGE_COMPUTE, 0, (uint32_t)bytes, push);
   if (x < 0) d->call.CmdDispatchIndirect(commands, (VkBuffer)y, (uint64_t)z);
   else d->call.CmdDispatch(commands, (uint32_t)x, (uint32_t)y, (uint32_t)z);
+}
+
+/** One launch of a kernel in PTX: blocks along x, y, z, threads of each, bytes of dynamic shared memory, parameters of 8 bytes each (at most 32). */
+void gpu_launch(Gpu *d, VkCommandBuffer commands, int64_t function, const int64_t *blocks, int64_t threads, int64_t shared_bytes, const uint64_t *cells, int64_t count) {
+  const void *parameters[32];
+  for (int64_t i = 0; i < count && i < 32; i++) parameters[i] = &cells[i];
+  CuLaunchInfo info = {.c.type = ST_CU_LAUNCH, .function = (VkCuFunctionNVX)function, .blocks = {(uint32_t)blocks[0], (uint32_t)blocks[1], (uint32_t)blocks[2]}, .threads = {(uint32_t)threads, 1, 1},
+                       .shared_bytes = (uint32_t)shared_bytes, .parameter_count = (uintptr_t)(count < 32 ? count : 32), .parameters = parameters};
+  d->call.CmdCuLaunchKernelNVX(commands, &info);
 }
 
 /** Everything written before is seen by everything after: kernels, copies, indirect counts, and the host. */

@@ -7,7 +7,7 @@ typedef struct VkPhysicalDevice_T *VkPhysicalDevice;
 typedef struct VkDevice_T *VkDevice;
 typedef struct VkQueue_T *VkQueue;
 typedef struct VkCommandBuffer_T *VkCommandBuffer;
-typedef uint64_t VkBuffer, VkDeviceMemory, VkShaderModule, VkPipelineLayout, VkPipeline, VkPipelineCache, VkCommandPool, VkSemaphore, VkQueryPool;
+typedef uint64_t VkBuffer, VkDeviceMemory, VkShaderModule, VkPipelineLayout, VkPipeline, VkPipelineCache, VkCommandPool, VkSemaphore, VkQueryPool, VkCuModuleNVX, VkCuFunctionNVX;
 typedef int32_t VkResult;
 
 enum { VK_SUCCESS = 0, VK_TIMEOUT = 2, VK_INCOMPLETE = 5, VK_ERROR_DEVICE_LOST = -4 };
@@ -18,6 +18,7 @@ enum {
   ST_SHADER_MODULE = 16, ST_PIPELINE_CACHE = 17, ST_SHADER_STAGE = 18, ST_COMPUTE_PIPELINE = 29, ST_PIPELINE_LAYOUT = 30, ST_COMMAND_POOL = 39,
   ST_COMMAND_BUFFER = 40, ST_COMMAND_BEGIN = 42, ST_MEMORY_BARRIER = 46, ST_FEATURES_11 = 49, ST_PROPERTIES_11 = 50, ST_FEATURES_12 = 51, ST_PROPERTIES_12 = 52,
   ST_FEATURES_13 = 53, ST_PROPERTIES_13 = 54, ST_FEATURES_2 = 1000059000, ST_PROPERTIES_2 = 1000059001, ST_MEMORY_PROPERTIES_2 = 1000059006,
+  ST_CU_MODULE = 1000029000, ST_CU_FUNCTION = 1000029001, ST_CU_LAUNCH = 1000029002,
   ST_MEMORY_ALLOCATE_FLAGS = 1000060000, ST_EXPORT_MEMORY = 1000072002, ST_EXTERNAL_BUFFER = 1000072000, ST_MEMORY_GET_FD = 1000074002,
   ST_MEMORY_DEDICATED = 1000127001, ST_BFLOAT16 = 1000141000, ST_SEMAPHORE_TYPE = 1000207002, ST_TIMELINE_SUBMIT = 1000207003, ST_SEMAPHORE_WAIT = 1000207004,
   ST_REQUIRED_SUBGROUP_SIZE = 1000225001, ST_MEMORY_BUDGET = 1000237000, ST_BUFFER_ADDRESS = 1000244001, ST_COOPERATIVE_MATRIX = 1000506000,
@@ -109,6 +110,13 @@ typedef struct PipelineLayoutInfo { Chain c; uint32_t flags, set_count; const ui
 typedef struct ComputePipelineInfo { Chain c; uint32_t flags; ShaderStage stage; VkPipelineLayout layout; VkPipeline base; int32_t base_index; } ComputePipelineInfo;
 typedef struct PipelineCacheInfo { Chain c; uint32_t flags; uintptr_t bytes; const void *data; } PipelineCacheInfo;
 
+typedef struct CuModuleInfo { Chain c; uintptr_t bytes; const void *data; } CuModuleInfo;
+typedef struct CuFunctionInfo { Chain c; VkCuModuleNVX module; const char *name; } CuFunctionInfo;
+typedef struct CuLaunchInfo {
+  Chain c; VkCuFunctionNVX function; uint32_t blocks[3], threads[3], shared_bytes; uintptr_t parameter_count; const void *const *parameters;
+  uintptr_t extra_count; const void *const *extras;
+} CuLaunchInfo;
+
 typedef struct CommandPoolInfo { Chain c; uint32_t flags, family; } CommandPoolInfo;
 typedef struct CommandBufferInfo { Chain c; VkCommandPool pool; uint32_t level, count; } CommandBufferInfo;
 typedef struct BeginInfo { Chain c; uint32_t flags; const void *inheritance; } BeginInfo;
@@ -180,7 +188,12 @@ typedef void *(*GetInstanceProcAddr)(VkInstance, const char *);
   X(VkResult, GetSemaphoreCounterValue, (VkDevice, VkSemaphore, uint64_t *))                                             \
   X(VkResult, WaitSemaphores, (VkDevice, const SemaphoreWait *, uint64_t))                                               \
   X(VkResult, QueueSubmit, (VkQueue, uint32_t, const SubmitInfo *, uint64_t))                                            \
-  X(VkResult, GetMemoryFdKHR, (VkDevice, const MemoryGetFd *, int *))
+  X(VkResult, GetMemoryFdKHR, (VkDevice, const MemoryGetFd *, int *))                                                    \
+  X(VkResult, CreateCuModuleNVX, (VkDevice, const CuModuleInfo *, const void *, VkCuModuleNVX *))                        \
+  X(VkResult, CreateCuFunctionNVX, (VkDevice, const CuFunctionInfo *, const void *, VkCuFunctionNVX *))                  \
+  X(void, DestroyCuModuleNVX, (VkDevice, VkCuModuleNVX, const void *))                                                   \
+  X(void, DestroyCuFunctionNVX, (VkDevice, VkCuFunctionNVX, const void *))                                               \
+  X(void, CmdCuLaunchKernelNVX, (VkCommandBuffer, const CuLaunchInfo *))
 
 #define FUNCTION_POINTER(result, name, arguments) result (*name) arguments;
 typedef struct InstanceTable { INSTANCE_FUNCTIONS(FUNCTION_POINTER) } InstanceTable;

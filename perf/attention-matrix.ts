@@ -11,7 +11,7 @@ import { vulkan } from "../src/native-vulkan.ts"
 import { attentionBackwardLaunches, attentionLaunches } from "../src/op-attention-gpu.ts"
 import { type PlainWay, trial } from "../src/op-attention-matrix.ts"
 import type { GpuTarget, Launch, Launches, Memory } from "../src/program.ts"
-import { type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
+import { type Kernel, type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
 import type { Tensor } from "../src/tensor.ts"
 import { compileAll, type Job } from "./gemm-compile.ts"
 
@@ -67,7 +67,7 @@ const live = driver.buffer(64, HOST, 0, "live scalars")
 type Module = PackEntry & { readonly module: Uint32Array<ArrayBuffer> }
 const modules = new Map<string, Module>()
 function moduleOf({ kernel, variant }: Launch): Module {
-  if (!modules.has(variant)) for (const [name, entry] of readPack(pack([kernel]))) modules.set(name, entry)
+  if (!modules.has(variant)) for (const [name, entry] of readPack(pack([kernel as Kernel]))) modules.set(name, entry)
   return modules.get(variant)!
 }
 const wanted = new Map<string, Job>()

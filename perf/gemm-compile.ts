@@ -5,7 +5,9 @@ import { hostAddress, vulkan } from "../src/native-vulkan.ts"
 
 export interface Job {
   readonly gpu: number
-  readonly code: Uint32Array<ArrayBuffer>
+  /** SPIR-V; or PTX text that ends in a zero, with subgroup -1. */
+  readonly code: Uint32Array<ArrayBuffer> | Uint8Array<ArrayBuffer>
+  readonly entry?: string
   readonly push: number
   readonly constants: Uint32Array<ArrayBuffer>
   readonly subgroup: number
@@ -18,9 +20,9 @@ export interface Compiled {
   readonly seconds: number
 }
 
-function compile({ gpu, code, push, constants, subgroup }: Job): Compiled {
+function compile({ gpu, code, entry: name = "main", push, constants, subgroup }: Job): Compiled {
   const start = performance.now()
-  const entry = new TextEncoder().encode("main\0")
+  const entry = new TextEncoder().encode(`${name}\0`)
   const row = BigInt64Array.from(
     [hostAddress(code), code.byteLength, hostAddress(entry), push, hostAddress(constants), constants.length, subgroup, 0, 0, 0].map(BigInt),
   )

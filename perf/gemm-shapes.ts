@@ -57,12 +57,20 @@ export const SHAPES = {
     ...step(16384, 1600, 50304, 8192),
   ],
   decode: [1, 16, 64, 256, 1024].flatMap((M) => LAYERS.map(([K, N]): Shape => ({ layout: "nt", M, N, K, out: "bf16" }))),
-  /** Edges, and rows that are not aligned to 16 bytes. */
+  /** Edges, rows that are not aligned to 16 bytes, long sums. */
   edges: [
     { layout: "nt", M: 1000, N: 50257, K: 768, out: "bf16" },
     { layout: "nn", M: 1000, N: 768, K: 50257, out: "bf16" },
     { layout: "tn", M: 50257, N: 768, K: 1000, out: "f32" },
     { layout: "nn", M: 333, N: 129, K: 77, out: "f32" },
+    { layout: "nt", M: 5, N: 24, K: 40, out: "bf16", what: "bias" },
+    { layout: "nt", M: 520, N: 416, K: 616, out: "bf16", what: "bias" },
+    { layout: "nt", M: 1001, N: 1000, K: 520, out: "bf16", what: "bias gelu pre" },
+    { layout: "nt", M: 1001, N: 1024, K: 520, out: "bf16", what: "bias gelu pre" },
+    { layout: "nn", M: 777, N: 1000, K: 520, out: "bf16", what: "derivative" },
+    { layout: "tn", M: 1000, N: 776, K: 4104, out: "f32", what: "beta" },
+    { layout: "nt", M: 512, N: 384, K: 65536, out: "bf16" },
+    { layout: "tn", M: 512, N: 384, K: 65536, out: "f32" },
   ],
   /** For trying this program. */
   tiny: [...square(128, "bf16"), ...step(256, 64, 65, 256)],

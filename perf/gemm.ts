@@ -1,13 +1,14 @@
 /**
  * Speed of matrix products on the first Vulkan device, by all ways of doing them:
- *   bun perf/gemm.ts --train [--only=REGEX] [--path=nv2|khr|none …] [--chosen] [--check] [--compile=SECONDS]
+ *   bun perf/gemm.ts --train [--only=REGEX] [--path=ptx|nv2|khr|none …] [--chosen] [--check] [--whole=RUNS] [--sweep] [--compile=SECONDS]
  * Sets of shapes: --train (a training step of gpt2-124m, one of shakespeare-char, and 4096³), --large, --decode, --edges, --tiny (to try this
  * program). All pipelines are compiled first, on threads. Then, shape by shape, 300 ms of back-to-back submits bring the clocks up and every way
  * is timed in the same recording, without the host. Lines, best first: path tile/lanes gGROUP sSPLITS (t1: one step of K in straight code), TFLOP/s
  * by the median time between the device's timestamps, and their range; * marks the way that the product takes. The table at the end has for each
  * shape the best way and the chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and
  * prints a hash of 4,096 elements of c: ways with equal hashes add in the same order. --only matches the line's beginning, --chosen leaves out all
- * other ways.
+ * other ways. --sweep adds other tiles, rings, groups and splits in PTX. --whole compares all of c by PTX with the best other way's, and its bits
+ * with those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out why one fails (gemm-ptx.ts).
  */
 import { parseArgs } from "node:util"
 import { type DeviceBuffer, Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
@@ -16,10 +17,13 @@ import { vulkan } from "../src/native-vulkan.ts"
 import { activate, activateDerivative } from "../src/op-activation.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
 import { launchesOf, TILES, tensorTile, type Way, wayOf } from "../src/op-matmul-matrix.ts"
+import { ptxGemmLaunches } from "../src/op-matmul-ptx.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
-import type { GpuTarget, Launch, Launches, Memory, Scratch } from "../src/program.ts"
-import { type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
+import type { GpuTarget, Launch, Launches, Memory, Scratch, Table } from "../src/program.ts"
+import { cellBytes } from "../src/ptx.ts"
+import { type Kernel, type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
 import { compileAll, type Job } from "./gemm-compile.ts"
+import { checkWhole, EDITS, Maps, ptxWays } from "./gemm-ptx.ts"
 import { SHAPES, type Shape } from "./gemm-shapes.ts"
 
 const began = performance.now()
@@ -30,7 +34,10 @@ const { values: flags } = parseArgs({
       { type: "boolean"; default: boolean }
     >),
     only: { type: "string", default: "" },
-    path: { type: "string", multiple: true, default: ["nv2", "khr"] },
+    path: { type: "string", multiple: true, default: ["ptx", "nv2", "khr"] },
+    sweep: { type: "boolean", default: false },
+    edit: { type: "string", multiple: true, default: [] },
+    whole: { type: "string", default: "" },
     chosen: { type: "boolean", default: false },
     check: { type: "boolean", default: false },
     compile: { type: "string", default: "40" },
@@ -61,11 +68,11 @@ const values = Float32Array.from(bits, fromBf16)
 const info = findGpus().usable[0]
 if (info === undefined) throw new Error(`no Vulkan device: ${findGpus().problems.join("; ")}`)
 const { facts } = info
-const target = targetOf(facts)
+const target = { ...targetOf(facts), trains: true }
 const driver = new Driver(info, undefined)
 const v = vulkan()
 console.log(
-  `${facts.name}, ${facts.driver} ${facts.driverInfo}, subgroups of ${facts.subgroupSize}, ${target.units} units, matrix ${target.matrix}`,
+  `${facts.name}, ${facts.driver} ${facts.driverInfo}, subgroups of ${facts.subgroupSize}, ${target.units} units, matrix ${target.matrix}${target.ptx ? " and ptx" : ""}`,
 )
 for (const s of facts.matrixShapes.filter(({ a, result }) => a === 1000141000 && result === 1))
   console.log(`bf16 ${s.m}×${s.n}×${s.k}, scope ${s.scope}${s.invocations > 0 ? `, granularity at ${s.invocations} lanes` : ""}`)
@@ -86,7 +93,7 @@ const bytesOf = ({ dtype, elements }: Scratch) => elements * (dtype === "bf16" ?
 type Module = PackEntry & { readonly module: Uint32Array<ArrayBuffer> }
 const modules = new Map<string, Module>()
 function moduleOf({ kernel, variant }: Launch): Module {
-  if (!modules.has(variant)) for (const [name, entry] of readPack(pack([kernel]))) modules.set(name, entry)
+  if (!modules.has(variant)) for (const [name, entry] of readPack(pack([kernel as Kernel]))) modules.set(name, entry)
   return modules.get(variant)!
 }
 
@@ -97,6 +104,13 @@ const keyOf = ({ variant, constants }: Launch): string => `${variant} ${JSON.str
 function want(launch: Launch): void {
   const key = keyOf(launch)
   if (wanted.has(key)) return
+  if ("text" in launch.kernel) {
+    const { name, text } = launch.kernel
+    const edited = flags.edit.reduce((now, name) => EDITS[name]!(now), text)
+    const code = new TextEncoder().encode(`${edited}\0`)
+    wanted.set(key, { gpu: driver.gpu as unknown as number, code, entry: name, push: 0, constants: new Uint32Array(1), subgroup: -1 })
+    return
+  }
   const module = moduleOf(launch)
   const constants = new Uint32Array(Math.max(1, ...module.constants.map(({ id }) => id + 1)))
   const floats = new Float32Array(constants.buffer)
@@ -165,6 +179,9 @@ const MORE = [
 function* waysOf(request: Gemm): Generator<Named> {
   const { M, N, K } = request
   const nameOf = ({ path, tile, splits, group }: Way) => `${path} ${tile.name} g${group} s${splits}`
+  const inPtx = ptxGemmLaunches(request, target) !== undefined
+  if (flags.path.includes("ptx"))
+    for (const [i, way] of ptxWays(request, target, flags.sweep).entries()) yield { ...way, isChosen: inPtx && i === 0 }
   const chosen = wayOf(request, target)
   const portable = () => gemm(request, { ...target, matrix: "none" })
   const isOdd = [M, N, K].some((size) => size % 8 !== 0)
@@ -173,11 +190,11 @@ function* waysOf(request: Gemm): Generator<Named> {
   const seen = new Set<string>()
   if (chosen !== undefined) {
     seen.add(nameOf(chosen))
-    yield { name: nameOf(chosen), launches: launchesOf(request, chosen, target), isChosen: true }
+    yield { name: nameOf(chosen), launches: launchesOf(request, chosen, target), isChosen: !inPtx }
   }
   if (flags.chosen) return
-  for (const path of flags.path as GpuTarget["matrix"][]) {
-    if (path === "none" || target.matrix === "none" || (path === "nv2" && target.matrix !== "nv2")) continue
+  for (const path of flags.path as (GpuTarget["matrix"] | "ptx")[]) {
+    if (path === "none" || path === "ptx" || target.matrix === "none" || (path === "nv2" && target.matrix !== "nv2")) continue
     for (const tile of [...TILES[path], ...(path === "nv2" ? MORE : [])]) {
       const best = wayOf(request, { ...target, matrix: path }, [tile])
       // Tiles far too large or small for the shape say nothing.
@@ -221,24 +238,40 @@ class Arena {
   }
 }
 const arena = new Arena()
+const maps = new Maps(driver)
 
 /** A way's dispatches, ready to be recorded; undefined where a pipeline is missing. */
 function prepare({ launches }: Named, addressOf: (memory: Memory | undefined) => number): ((commands: Recording) => void) | string {
   const steps = flat(launches).map((step) =>
     step.map((launch) => {
-      const { push } = moduleOf(launch)
-      const buffers = Object.fromEntries(Object.entries(launch.buffers).map(([name, memory]) => [name, addressOf(memory)]))
+      const isTable = (memory: Memory | undefined): memory is Table => memory !== undefined && "kind" in memory && memory.kind === "table"
+      const placed = (memory: Memory | undefined) => (isTable(memory) ? maps.place(memory, addressOf) : addressOf(memory))
+      const buffers = Object.fromEntries(Object.entries(launch.buffers).map(([name, memory]) => [name, placed(memory)]))
       const beta = Object.values(launch.params)[0] as keyof typeof LIVE | undefined
-      const bytes = pushBytes(push, { ...launch.push, ...buffers, params: live.address + (beta === undefined ? 0 : LIVE[beta]) })
-      return { pipeline: made.get(keyOf(launch))!, bytes, groups: launch.groups }
+      const values = { ...launch.push, ...buffers, params: live.address + (beta === undefined ? 0 : LIVE[beta]) }
+      const ptx = "text" in launch.kernel ? launch.kernel : undefined
+      const bytes = ptx === undefined ? pushBytes(moduleOf(launch).push, values) : cellBytes(ptx.cells, values)
+      return { pipeline: made.get(keyOf(launch))!, bytes, groups: launch.groups, ptx }
     }),
   )
   const error = steps.flat().find(({ pipeline }) => pipeline.error !== "")?.pipeline.error
   if (error !== undefined) return error
   return (commands) => {
     for (const step of steps) {
-      for (const { pipeline, bytes, groups } of step)
-        v.gpu_dispatch(driver.gpu, commands, pipeline.handle, pipeline.layout, bytes, bytes.length, ...groups)
+      for (const { pipeline, bytes, groups, ptx } of step) {
+        if (ptx === undefined) v.gpu_dispatch(driver.gpu, commands, pipeline.handle, pipeline.layout, bytes, bytes.length, ...groups)
+        else
+          v.gpu_launch(
+            driver.gpu,
+            commands,
+            pipeline.handle,
+            BigInt64Array.from(groups, BigInt),
+            ptx.threads,
+            ptx.sharedBytes,
+            bytes,
+            ptx.cells.length,
+          )
+      }
       v.gpu_kernel_barrier(driver.gpu, commands)
     }
   }
@@ -327,6 +360,12 @@ function measure({ title, shape, request, ways }: Bench): Row {
       })
       const { worst, hash } = check(shape, request, c)
       verdict = ` ${worst <= 1 ? `error ${worst.toFixed(3)}` : `WRONG by ${worst.toFixed(1)}`} ${hash}`
+    }
+    if (flags.whole !== "" && way.name.startsWith("ptx")) {
+      const other = results.find((result) => !result.way.name.startsWith("ptx"))
+      const { M, out } = shape
+      if (other !== undefined)
+        verdict += ` ${checkWhole(driver, known.get(request.c)!, M * request.ldc!, out, record, other.record, Number(flags.whole))}`
     }
     const line = `${title.padEnd(38)} ${way.name.padEnd(34)} ${rate.toFixed(1).padStart(6)} TFLOP/s ${range.padStart(22)}`
     console.log(`${line}${verdict}${way.isChosen ? " *" : ""}`)

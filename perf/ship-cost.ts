@@ -1,13 +1,13 @@
-/** What a journal and a server cost training, alternating in one run: bun perf/ship-cost.ts [ROUNDS [LOG-INTERVAL [TRAIN-FLAG …]]]. */
+/** What a journal and a server cost training, alternating in one run: bun perf/ship-cost.ts [ROUNDS [STEPS [LOG-INTERVAL [TRAIN-FLAG …]]]]. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { median } from "../src/train-metrics.ts"
 import { sampleText } from "../test/support.ts"
 
-const [rounds = "20", interval = "1", ...more] = process.argv.slice(2)
-const STEPS = 1500
-/** 3 ms a step on one thread: ten times as many rows a second as a run worth watching has. */
+const [rounds = "20", steps = "1500", interval = "10", ...more] = process.argv.slice(2)
+const STEPS = Number(steps)
+/** 3 ms a step on one thread. */
 const MODEL = ["--nLayer=2", "--nHead=2", "--nEmbd=64", "--context=64", "--batch=4", "--threads=1", `--steps=${STEPS}`]
 const ALL = [
   ...["train", "--device=cpu", "--tokenizer=char", "--evalInterval=none", "--sampleInterval=none", "--checkpointInterval=none", "--json"],
@@ -53,10 +53,12 @@ type Name = keyof typeof ARMS
 const names = Object.keys(ARMS) as Name[]
 
 interface Taken {
-  /** Tokens/s of the whole run, by the median step, and per second of processor time of the whole process. */
+  /** Tokens/s of the whole run, by the median step, and per processor time of the whole process. */
   readonly wall: number
   readonly step: number
   readonly cpu: number
+  /** Seconds of processor time. */
+  readonly seconds: number
 }
 
 async function run(name: Name, round: number): Promise<Taken> {
@@ -82,7 +84,7 @@ async function run(name: Name, round: number): Promise<Taken> {
   }
   await child.exited
   if (told === undefined) throw new Error(`${name}: no summary`)
-  return { wall: told.tokens_per_s, step: 1000 / told.ms_per_step, cpu: 1 / cpu }
+  return { wall: told.tokens_per_s, step: 1000 / told.ms_per_step, cpu: 1 / cpu, seconds: cpu / 100 }
 }
 
 /** Median with the order statistics that hold it with 95 % (sign test). */
@@ -111,3 +113,7 @@ for (const key of ["wall", "step", "cpu"] as const) {
   console.log(`${what}: ratio to "without" of the same round, median of ${rounds} [95 %]`)
   for (const name of names) console.log(`  ${name.padEnd(12)} ${interval95(of(name).map((value, i) => value / of("without")[i]!))}`)
 }
+const rows = STEPS / Number(interval)
+const cost = (name: Name) => series.get(name)!.map(({ seconds }, i) => ((seconds - series.get("without")![i]!.seconds) * 1e6) / rows)
+console.log(`microseconds of the trainer's processor time for each of ${rows} rows more than "without", median [95 %]`)
+for (const name of names.slice(1)) console.log(`  ${name.padEnd(12)} ${interval95(cost(name))}`)

@@ -9,6 +9,7 @@ import { fragmentAttention } from "./attention-fragment.ts"
 import { fragmentBackward } from "./attention-fragment-backward.ts"
 import { matrixAttention } from "./attention-matrix.ts"
 import { matrixBackward } from "./attention-matrix-backward.ts"
+import { attentionStatistics } from "./attention-statistics.ts"
 import { tensorAttention } from "./attention-tensor.ts"
 import { tensorBackward } from "./attention-tensor-backward.ts"
 import { tensorMask, tensorStatistics } from "./attention-tensor-inputs.ts"
@@ -100,6 +101,7 @@ export const kernels: readonly Kernel[] = [
   ...Object.values(biasSums),
   ...attentions,
   attentionDelta,
+  attentionStatistics,
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
   ...[fragmentAttention, fragmentBackward.queries, fragmentBackward.keys].flatMap(

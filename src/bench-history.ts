@@ -51,6 +51,23 @@ export function historyRow(m: Measurement, date: string, commit: string): Record
   }
 }
 
+/** Measurements as entries of perf/LOG.md, by its template. */
+export function logEntries(measurements: readonly Measurement[]): string {
+  const [date, commit] = [new Date().toISOString().slice(0, 10), commitOf()]
+  return measurements
+    .map((m) => {
+      const row = historyRow(m, date, commit)
+      const peer = m.peer === undefined ? [] : [`peer       ${row.beside_samples} ${m.unit} (${m.peer.name})`]
+      const ratio = row.ratio === "" ? [] : [`ratio      ${row.ratio} (${row.ratio_low} to ${row.ratio_high})`]
+      return [
+        `## ${row.what}`,
+        ...[`date       ${date}`, `commit     ${commit}`, `device     ${[row.device, row.driver].filter(Boolean).join(", driver ")}`],
+        ...[`command    ${m.command}`, `alpha      ${row.samples} ${m.unit}`, ...peer, ...ratio],
+      ].join("\n")
+    })
+    .join("\n\n")
+}
+
 /** This machine's processor, as the CPU device describes itself. */
 function cpuDescription(): string {
   const { processor, cores } = machineFacts()

@@ -6,7 +6,7 @@ import { runWell, selfCommand } from "./bench-process.ts"
 import { median } from "./bench-stats.ts"
 import { presetModel } from "./bench-step.ts"
 import { listed, numbers, precisionsOf } from "./bench-table.ts"
-import { benchTrain } from "./bench-train.ts"
+import { benchTrain, stepsFor } from "./bench-train.ts"
 import { type BenchPeerConfig, findPreset } from "./config.ts"
 
 type Tell = (note: string) => void
@@ -62,12 +62,17 @@ function rowsOf(config: BenchPeerConfig, kind: "cpu" | "gpu"): Row[] {
 /** The peer's model: biases, layer norms, GELU by tanh, learned positions, tied head. */
 const FORM = ["--bias=true", "--activation=gelu_tanh", "--norm=layernorm", "--position=learned", "--tie=true", "--qkNorm=false"]
 
-/** Measures every row on `device` ("cpu", "gpu") beside PyTorch; the same row of both comes from one run. */
-export async function besideTorch(torch: Torch, config: BenchPeerConfig, device: string, tell: Tell): Promise<Measurement[]> {
+/** Measures every row on `device` ("cpu", "gpu") beside PyTorch; the same row of both comes from one run. `keep` has each when it is done. */
+export async function besideTorch(
+  torch: Torch,
+  config: BenchPeerConfig,
+  device: string,
+  tell: Tell,
+  keep: (measurement: Measurement) => void,
+): Promise<void> {
   const isGpu = device.startsWith("gpu")
   const threads = config.threads ?? availableParallelism()
   const { torch: version } = await torch("version", {})
-  const measurements: Measurement[] = []
   for (const one of rowsOf(config, isGpu ? "gpu" : "cpu")) {
     const model = presetModel(one.preset)
     const shape = {
@@ -82,7 +87,7 @@ export async function besideTorch(torch: Torch, config: BenchPeerConfig, device:
         return { name, run: () => askTorch(torch, one, { ...shape, dtype, compile }, config, model.blockSize) }
       }),
     )
-    const ours = one.case === "train" ? () => trainOurs(one, config, device) : () => inferOurs(one, config, device)
+    const ours = one.case === "train" ? await oursToTrain(one, config, device) : () => inferOurs(one, config, device)
     const measured = await alternate(ours, variants, config.rounds, tell)
     const command = `alpha bench peer torch --case=${one.case} --preset=${one.preset} --device=${device} --precision=${one.precision} --batch=${one.batch}`
     const last = { ...measured, command: `${command}${one.context === undefined ? "" : ` --context=${one.context}`}` }
@@ -90,26 +95,26 @@ export async function besideTorch(torch: Torch, config: BenchPeerConfig, device:
     tell(
       `${last.bench} ${last.name}: ${median(last.samples).toFixed(0)} ${last.unit}, ${peer === undefined ? "no peer" : `${peer.name} ${median(peer.samples).toFixed(0)}`}`,
     )
-    measurements.push(last)
+    keep(last)
   }
-  return measurements
 }
 
-async function askTorch(
-  torch: Torch,
-  one: Row,
-  flags: Parameters<Torch>[1],
-  config: BenchPeerConfig,
-  blockSize: number,
-): Promise<readonly number[]> {
-  if (one.case === "train") return (await torch("train", { ...flags, context: one.context ?? blockSize })).tokens_per_s ?? []
+async function askTorch(torch: Torch, one: Row, flags: Parameters<Torch>[1], config: BenchPeerConfig, blockSize: number) {
+  if (one.case === "train") {
+    const { tokens_per_s = [], peak_bytes: peakBytes } = await torch("train", { ...flags, context: one.context ?? blockSize })
+    return { samples: tokens_per_s, peakBytes }
+  }
   const { prompt, generate } = inferSizes(config, blockSize)
-  return (await torch("decode", { ...flags, context: blockSize, prompt, generate })).tokens_per_s ?? []
+  const { tokens_per_s = [] } = await torch("decode", { ...flags, context: blockSize, prompt, generate })
+  return { samples: tokens_per_s }
 }
 
-async function trainOurs(one: Row, { threads, seconds }: BenchPeerConfig, device: string): Promise<Measurement> {
+/** Training in a process of its own, as many steps every time. */
+async function oursToTrain(one: Row, { threads, seconds }: BenchPeerConfig, device: string): Promise<() => Promise<Measurement>> {
   const { preset, precision, batch, context } = one
-  return await benchTrain(selfCommand(), { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: FORM }, 1)
+  const job = { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: FORM }
+  const steps = await stepsFor(selfCommand(), job)
+  return () => benchTrain(selfCommand(), { ...job, steps }, 1)
 }
 
 /** As `alpha bench infer` cuts them to the model. */

@@ -50,7 +50,8 @@ export async function withTorch<T>(python: string, work: (torch: Torch) => Promi
 /** One way in which the peer can be asked; the fastest counts. */
 export interface Variant {
   readonly name: string
-  readonly run: () => Promise<readonly number[]>
+  /** All samples of one process, and most bytes on the device where it tells. */
+  readonly run: () => Promise<{ readonly samples: readonly number[]; readonly peakBytes?: number | null | undefined }>
 }
 
 /**
@@ -65,13 +66,16 @@ export async function alternate(
 ): Promise<Measurement> {
   const mine: Measurement[] = []
   const theirs = new Map<string, number[]>()
+  const peaks = new Map<string, number>()
   const fastest = () => [...theirs].toSorted((a, b) => median(b[1]) - median(a[1]))[0]
   for (let round = 0; round < rounds; round++) {
     mine.push(await ours())
     const best = fastest()?.[0]
     for (const { name, run } of variants.filter((one) => round === 0 || one.name === best)) {
       try {
-        theirs.set(name, [...(theirs.get(name) ?? []), ...(await run())])
+        const { samples, peakBytes } = await run()
+        theirs.set(name, [...(theirs.get(name) ?? []), ...samples])
+        if (typeof peakBytes === "number") peaks.set(name, peakBytes)
       } catch (error) {
         if (!(error instanceof AlphaError)) throw error
         tell(`${name} is left out: ${error.message}`)
@@ -81,5 +85,7 @@ export async function alternate(
   const [first] = mine
   const best = fastest()
   const peer = best === undefined ? undefined : { name: best[0], samples: best[1] }
-  return { ...(first as Measurement), samples: mine.flatMap(({ samples }) => samples), peer }
+  const peak = best === undefined ? undefined : peaks.get(best[0])
+  const facts = { ...first?.facts, ...(peak === undefined ? {} : { "its peak MiB": Math.round(peak / 2 ** 20) }) }
+  return { ...(first as Measurement), samples: mine.flatMap(({ samples }) => samples), facts, peer }
 }

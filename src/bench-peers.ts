@@ -8,21 +8,23 @@ import { listed, precisionsOf } from "./bench-table.ts"
 import type { BenchPeerConfig } from "./config.ts"
 import { deviceNames, openDevice } from "./device.ts"
 
-/** Measures beside the peer that the configuration names, on every device it lists. */
-export async function measurePeer(config: BenchPeerConfig, tell: (note: string) => void): Promise<Measurement[]> {
+/** Measures beside the peer that the configuration names, on every device it lists; `keep` has each figure as soon as it can be kept. */
+export async function measurePeer(
+  config: BenchPeerConfig,
+  tell: (note: string) => void,
+  keep: (measurement: Measurement) => void,
+): Promise<void> {
   const python = config.python ?? process.env.PYTHON ?? "python3"
-  const measurements: Measurement[] = []
   for (const name of listed(config.device, ["auto"])) {
     const device = name === "auto" ? (deviceNames()[1] ?? "cpu") : name
-    if (config.peer === "llama") measurements.push(...(await besideLlama(config, device, tell)))
-    else if (config.peer === "torch") measurements.push(...(await withTorch(python, (torch) => besideTorch(torch, config, device, tell))))
+    if (config.peer === "llama") for (const one of await besideLlama(config, device, tell)) keep(one)
+    else if (config.peer === "torch") await withTorch(python, (torch) => besideTorch(torch, config, device, tell, keep))
     else {
       const opened = openDevice(device, config.threads).device
       for (const precision of precisionsOf(config.precision)) {
         const own = { ...config, precision: [precision] }
-        measurements.push(...(await withTorch(python, (torch) => besideCublas(torch, opened, own, tell))))
+        for (const one of await withTorch(python, (torch) => besideCublas(torch, opened, own, tell))) keep(one)
       }
     }
   }
-  return measurements
 }

@@ -1,5 +1,5 @@
 /** Statistics of timings: medians, bootstrap intervals, ratios of pairs. */
-import { uniform } from "./base-random.ts"
+import { randomBits } from "./base-random.ts"
 
 /** A range that holds the true value with some confidence. */
 export interface Interval {
@@ -30,6 +30,17 @@ export interface Bootstrap {
 }
 const USUAL: Bootstrap = { confidence: 0.95, resamples: 1000, seed: 1 }
 
+/** Uniform numbers in [0, 1) from a seed (xorshift32, Marsaglia 2003): there are millions of draws, and nothing secret in them. */
+function generator(seed: number): () => number {
+  let state = randomBits(seed, 3, 0, 0) | 1
+  return () => {
+    state ^= state << 13
+    state ^= state >>> 17
+    state ^= state << 5
+    return (state >>> 0) / 2 ** 32
+  }
+}
+
 /**
  * Percentile interval of `statistic` when every group is drawn again from itself, with replacement (Efron 1979). The draws depend on the seed
  * alone, so that the same samples always give the same interval. One value has no interval but itself.
@@ -40,8 +51,8 @@ export function bootstrap(
   options: Partial<Bootstrap> = {},
 ): Interval {
   const { confidence, resamples, seed } = { ...USUAL, ...options }
-  let draw = 0
-  const again = (values: readonly number[]) => values.map(() => values[Math.floor(uniform(seed, 3, 0, draw++) * values.length)]!)
+  const next = generator(seed)
+  const again = (values: readonly number[]) => values.map(() => values[Math.floor(next() * values.length)]!)
   const found = Array.from({ length: resamples }, () => statistic(groups.map(again)))
   return { low: quantile(found, (1 - confidence) / 2), high: quantile(found, (1 + confidence) / 2) }
 }

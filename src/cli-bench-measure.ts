@@ -1,5 +1,5 @@
 /** `alpha bench ops`, `train`, `infer`, `tokenizer`, `startup`, `counters` and `all`: measures and tells. */
-import { type BenchName, formatMeasurements, type Measurement, record, runBench, withStatistics } from "./bench.ts"
+import { type BenchName, formatMeasurements, logEntries, type Measurement, record, runBench, withStatistics } from "./bench.ts"
 import type { Invocation } from "./cli-command.ts"
 import { BENCH, type BenchConfig, type Fields } from "./config.ts"
 
@@ -21,5 +21,7 @@ export async function measure(
     measurements.push(...(await runBench(one, own, Object.keys(loaded.fields), tell)))
   }
   if (config.record !== undefined) record(config.record, measurements)
-  print(json ? measurements.map(withStatistics) : undefined, () => formatMeasurements(measurements, values.format))
+  print(json ? measurements.map(withStatistics) : undefined, () =>
+    values.format === "log" ? logEntries(measurements) : formatMeasurements(measurements, values.format),
+  )
 }

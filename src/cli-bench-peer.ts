@@ -1,5 +1,5 @@
 /** `alpha bench peer` and `alpha bench cuda`: other programs beside us, in turns, as ratios with intervals. */
-import { formatMeasurements, measurePeer, record, withStatistics } from "./bench.ts"
+import { formatMeasurements, logEntries, type Measurement, measurePeer, record, withStatistics } from "./bench.ts"
 import type { Invocation } from "./cli-command.ts"
 import { BENCH_PEER, type BenchPeerConfig, type Fields } from "./config.ts"
 
@@ -11,7 +11,14 @@ export async function run({ config, json, print }: PeerInvocation, only?: BenchP
     Object.entries(BENCH_PEER).map(([name, field]) => [name, field.default]),
   ) as unknown as BenchPeerConfig
   const values = { ...defaults, ...config, ...(only === undefined ? {} : { peer: only }) }
-  const measurements = await measurePeer(values, (note) => void process.stderr.write(`${note}\n`))
-  if (values.record !== undefined) record(values.record, measurements)
-  print(json ? measurements.map(withStatistics) : undefined, () => formatMeasurements(measurements, values.format))
+  const measurements: Measurement[] = []
+  const tell = (note: string) => void process.stderr.write(`${note}\n`)
+  // Each figure is recorded when it is there: a run that is cut off keeps what it has.
+  await measurePeer(values, tell, (one) => {
+    measurements.push(one)
+    if (values.record !== undefined) record(values.record, [one])
+  })
+  print(json ? measurements.map(withStatistics) : undefined, () =>
+    values.format === "log" ? logEntries(measurements) : formatMeasurements(measurements, values.format),
+  )
 }

@@ -25,7 +25,7 @@ export async function benchCuda(invocation: Invocation<FleetBenchConfig>): Promi
   return await overHosts(invocation, hosts, async (host) => {
     const end = ends.get(host.name)
     try {
-      if (config.deploy) await deployTo(host, cargo.get(host.name)!)
+      if (config.deploy) await deployTo(host, "deploy", Promise.resolve(cargo.get(host.name)!))
       const result = await askHost<object>(host, words)
       const path = join(config.to, host.name, `${new Date().toISOString().replace(/[:.]/g, "")}.json`)
       makeDirectory(join(config.to, host.name))

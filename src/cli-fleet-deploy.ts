@@ -34,20 +34,20 @@ export async function deploy(invocation: Invocation<FleetDeployConfig>): Promise
       return { message: `back to release ${value.to}: ${value.version}`, value }
     })
   }
-  const release = await releaseOf(binaryPath(config.binary, isCompiled), config.rebuildNative ? nativeScript() : undefined)
-  const cargo = async (host: FleetHost): Promise<Cargo> => ({ release, files: await filesOf(host) })
+  const release = releaseOf(binaryPath(config.binary, isCompiled), config.rebuildNative ? nativeScript() : undefined)
+  const cargo = async (host: FleetHost): Promise<Cargo> => ({ release: await release, files: await filesOf(host) })
   if (config.dryRun) {
     const plans = new Map<string, Step[]>()
     for (const host of hosts) plans.set(host.name, deployPlan(host, await cargo(host), takeover))
     return dryRun(invocation, hosts, (host) => plans.get(host.name)!)
   }
   return await sending(invocation, hosts, async (host, onProgress) => {
-    const value = await deployTo(host, await cargo(host), { takeover, onProgress })
+    const value = await deployTo(host, "deploy", cargo(host), { takeover, onProgress })
     const { state, sentBytes, resumedBytes, version, doctor } = value
     const resumed = resumedBytes > 0 ? `, ${formatBytes(resumedBytes)} were there from before` : ""
     const message =
       state === "unchanged"
-        ? `unchanged, release ${release.id}`
+        ? `unchanged, release ${value.release}`
         : `${version ?? "files"}: ${formatBytes(sentBytes)} sent${resumed}; doctor: ${doctor}`
     return { message, value }
   })
@@ -63,7 +63,7 @@ export async function upload(invocation: Invocation<FleetUploadConfig>): Promise
   const cargo: Cargo = { release: undefined, files }
   if (config.dryRun) return dryRun(invocation, hosts, (host) => deployPlan(host, cargo, false))
   return await sending(invocation, hosts, async (host, onProgress) => {
-    const value = await deployTo(host, cargo, { onProgress })
+    const value = await deployTo(host, "upload", Promise.resolve(cargo), { onProgress })
     const { state, sentBytes } = value
     return { message: `${files.length} files ${state === "unchanged" ? "are there" : `in place, ${formatBytes(sentBytes)} sent`}`, value }
   })

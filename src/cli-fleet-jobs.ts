@@ -13,7 +13,18 @@ import {
   SERVE,
   TRAIN_FIELDS,
 } from "./config.ts"
-import { askJob, type FleetHost, flag, type JobReport, jobScript, resumeWords, startWords, stopWords, trainWords } from "./fleet.ts"
+import {
+  askJob,
+  askStatus,
+  type FleetHost,
+  flag,
+  type JobReport,
+  jobScript,
+  resumeWords,
+  startWords,
+  stopWords,
+  trainWords,
+} from "./fleet.ts"
 
 /** Values that were typed, or stand in the file that --config names; variables of this machine are not the other's. */
 function typed(loaded: Loaded<Fields>, fields: Fields): Record<string, unknown> {
@@ -32,18 +43,27 @@ function policyFlags(host: FleetHost, loaded: Loaded<Fields>): string[] {
   })
 }
 
+interface Plan {
+  readonly words: readonly string[]
+  readonly tell: (report: JobReport & { readonly wasRunning?: boolean }) => string
+}
+
 type Selecting = Invocation<FleetSelectConfig>
 
 /** Does on every machine what `plan` says, and tells how the job stands then. */
 async function onEach(
   invocation: Selecting,
   what: string,
-  plan: (host: FleetHost) => { words: readonly string[]; tell: (report: JobReport & { readonly wasRunning?: boolean }) => string },
+  plan: (host: FleetHost, gpu: string | undefined) => Plan,
+  /** Needs to know which GPU there is. */
+  asksGpu: (host: FleetHost) => boolean = () => false,
 ): Promise<number> {
   const { hosts } = machines(invocation)
-  if (invocation.config.dryRun) return dryRun(invocation, hosts, (host) => [{ what, script: jobScript(host, what, plan(host).words) }])
+  if (invocation.config.dryRun)
+    return dryRun(invocation, hosts, (host) => [{ what, script: jobScript(host, what, plan(host, host.gpu).words) }])
   return await overHosts(invocation, hosts, async (host) => {
-    const { words, tell } = plan(host)
+    const gpu = host.gpu ?? (asksGpu(host) ? (await askStatus(host)).gpus[0]?.name : undefined)
+    const { words, tell } = plan(host, gpu)
     const report = await askJob(host, what, words)
     return { message: tell(report), value: { job: report } }
   })
@@ -52,11 +72,14 @@ async function onEach(
 export async function train(invocation: Invocation<FleetTrainConfig, Fields>): Promise<number> {
   const { config, loaded } = invocation
   const values = typed(loaded, TRAIN_FIELDS)
-  return await onEach(invocation as unknown as Selecting, "train", (host) => {
-    const { words, note } = trainWords(host.gpu, host.train, values)
+  const plan = (host: FleetHost, gpu: string | undefined): Plan => {
+    const { words, note } = trainWords(gpu, host.train, values)
     const tell = (report: JobReport) => [stands(report), ...(note === undefined ? [] : [note])].join("; ")
     return { words: startWords("train", policyFlags(host, loaded), config.force, words), tell }
-  })
+  }
+  // With a device of one's own choice there is nothing to find out.
+  const asksGpu = ({ train: own }: FleetHost) => !("device" in values || "device" in own || "resume" in values)
+  return await onEach(invocation as unknown as Selecting, "train", plan, asksGpu)
 }
 
 export async function serve(invocation: Invocation<FleetServeConfig, Fields>): Promise<number> {

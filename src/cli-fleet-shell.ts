@@ -1,4 +1,5 @@
 /** `alpha fleet run`, `ssh` and `schema`. */
+import { existsSync, readFileSync } from "node:fs"
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { Invocation } from "./cli-command.ts"
 import { dryRun, machines, overHosts } from "./cli-fleet-hosts.ts"
@@ -23,9 +24,10 @@ export async function runCommand(invocation: Invocation<FleetRunConfig>): Promis
   if (rest.length === 0)
     throw new AlphaError("fleet run: no command is given", { hint: "alpha fleet run box -- nvidia-smi", code: EXIT.usage })
   const limit = config.timeout === undefined ? "" : `timeout ${config.timeout} `
+  const words = exactWords(rest)
   // The audit log tells the program, not its arguments: they may hold secrets.
   const scriptOf = (host: FleetHost) =>
-    `${enterIfThere(host)}\n${auditIfThere({ verb: "run", detail: rest[0]! })}\nexec ${limit}${quote(rest)}`
+    `${enterIfThere(host)}\n${auditIfThere({ verb: "run", detail: rest[0]! })}\nexec ${limit}${quote(words)}`
   if (config.dryRun) return dryRun(invocation, hosts, (host) => [{ what: "run", script: scriptOf(host) }])
   const [only] = hosts
   if (hosts.length === 1 && !json) {
@@ -46,6 +48,18 @@ export async function runCommand(invocation: Invocation<FleetRunConfig>): Promis
     if (stderr !== "") show(stderr)
     return { message: `exit code ${code}`, value: { code, stdout, stderr } }
   })
+}
+
+/** The last words of this process as bytes: those that are no UTF-8 text were changed when they became strings. */
+function exactWords(rest: readonly string[]): readonly (string | Uint8Array)[] {
+  if (!existsSync("/proc/self/cmdline")) return rest
+  const bytes = readFileSync("/proc/self/cmdline")
+  const all: Uint8Array[] = []
+  for (let start = 0, end = bytes.indexOf(0); end >= 0; start = end + 1, end = bytes.indexOf(0, start)) all.push(bytes.subarray(start, end))
+  const last = all.slice(-rest.length)
+  const isSame =
+    last.length === rest.length && last.every((word, i) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(word) === rest[i])
+  return isSame ? last : rest
 }
 
 /** A shell on one machine, in its deploy directory. */

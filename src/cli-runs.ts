@@ -1,37 +1,14 @@
 /** `alpha runs`: runs listed, shown, compared, exported, deleted, and read into the database. */
-import { mkdirSync, writeFileSync } from "node:fs"
-import { hostname } from "node:os"
-import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { withFile } from "./base-file.ts"
 import { columns, formatBytes, formatCount, formatDuration, sparkline } from "./base-term.ts"
 import type { Invocation } from "./cli-command.ts"
-import type {
-  Environment,
-  RunsCompareConfig,
-  RunsExportConfig,
-  RunsLsConfig,
-  RunsRmConfig,
-  RunsShowConfig,
-  RunsSyncConfig,
-} from "./config.ts"
-import {
-  DirectoryStore,
-  databasePlace,
-  type JournalRow,
-  RunDatabase,
-  type RunStore,
-  type RunSummary,
-  syncRuns,
-  tensorboardFile,
-  tensorboardFileName,
-  tensorboardRows,
-} from "./db.ts"
+import type { Environment, RunsCompareConfig, RunsLsConfig, RunsRmConfig, RunsShowConfig, RunsSyncConfig } from "./config.ts"
+import { DirectoryStore, databasePlace, RunDatabase, type RunStore, type RunSummary, syncRuns } from "./db.ts"
 
-type Place = { readonly from: "directories" | "database"; readonly database: string | undefined; readonly runsDir: string }
+export type Place = { readonly from: "directories" | "database"; readonly database: string | undefined; readonly runsDir: string }
 
 /** Does `work` with the runs in the directories or in the database. */
-async function withStore<T>(
+export async function withStore<T>(
   config: Place,
   environment: Environment,
   work: (store: DirectoryStore | RunDatabase) => Promise<T>,
@@ -45,7 +22,7 @@ async function withStore<T>(
   }
 }
 
-async function found(store: RunStore, id: string | undefined, command: string): Promise<RunSummary> {
+export async function found(store: RunStore, id: string | undefined, command: string): Promise<RunSummary> {
   if (id === undefined) throw new AlphaError(`runs ${command}: no run is given`, { hint: `alpha runs ${command} NAME`, code: EXIT.usage })
   const run = await store.run(id)
   if (run === undefined) throw new AlphaError(`no run ${id}`, { hint: "alpha runs ls shows those there are", code: EXIT.data })
@@ -138,46 +115,6 @@ export async function compare({ config, environment, print }: Invocation<RunsCom
       ...different.map((name) => [`--${name}`, ...all(name).map(shown)]),
     ])
   })
-}
-
-/** Rows as CSV with a column for every key that one of them has. */
-export function csv(rows: readonly JournalRow[]): string {
-  const names = [...new Set(rows.flatMap((row) => Object.keys(row)))]
-  const cell = (value: unknown) => {
-    const text = value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value)
-    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
-  }
-  return [names, ...rows.map((row) => names.map((name) => row[name]))].map((row) => `${row.map(cell).join(",")}\n`).join("")
-}
-
-export async function exportRun({ config, environment, json, print }: Invocation<RunsExportConfig>): Promise<undefined> {
-  const { journal, format, out } = config
-  if (out === undefined && (json || format === "tensorboard")) {
-    throw new AlphaError(`runs export: no place to write is given`, { hint: "add --out=PATH", code: EXIT.usage })
-  }
-  const { run, rows, samples } = await withStore(config, environment, async (store) => {
-    const run = await found(store, config.run, "export")
-    const isEvents = format === "tensorboard"
-    return { run, rows: await store.rows(run.id, isEvents ? "metrics" : journal), samples: isEvents ? await store.samples(run.id) : [] }
-  })
-  const report = (path: string, bytes: number) =>
-    print({ run: run.id, format, rows: rows.length + samples.length, bytes, out: path }, () => `${path}: ${formatBytes(bytes)}`)
-  if (format === "tensorboard") {
-    const path = join(out!, tensorboardFileName(run.startedAt, run.host ?? hostname()))
-    const bytes = Buffer.concat([...tensorboardFile(tensorboardRows([...rows, ...samples], run.startedAt), run.startedAt)])
-    withFile("write", path, () => {
-      mkdirSync(out!, { recursive: true })
-      writeFileSync(path, bytes)
-    })
-    report(path, bytes.length)
-    return
-  }
-  const text = format === "csv" ? csv(rows) : rows.map((row) => `${JSON.stringify(row)}\n`).join("")
-  if (out === undefined) process.stdout.write(text)
-  else {
-    withFile("write", out, () => writeFileSync(out, text))
-    report(out, Buffer.byteLength(text))
-  }
 }
 
 export async function rm({ config, environment, print }: Invocation<RunsRmConfig>): Promise<undefined> {

@@ -50,11 +50,8 @@ async function openStore(config: TuiConfig, environment: Environment): Promise<{
   return { store: await RunDatabase.open(place), source: place.url.replace(/[?#].*$/, "").replace(/\/\/[^/@]*@/, "//") }
 }
 
-/** Reading takes a read key; an admin's opens everything. */
-function keyOf(environment: Environment): string | undefined {
-  const keys = environment.get("ALPHA_READ_KEYS")?.value ?? environment.get("ALPHA_ADMIN_KEY")?.value
-  return keys?.split(",")[0]?.trim()
-}
+/** Reading takes a read key; no other grants it. */
+const keyOf = (environment: Environment): string | undefined => environment.get("ALPHA_READ_KEYS")?.value.split(",")[0]?.trim()
 
 /** Containers and minimal systems name no locale, on terminals that know UTF-8 all the same: only another one that is named counts. */
 export function isUtf8(): boolean {

@@ -219,7 +219,7 @@ export const COMMANDS: readonly Command[] = [
       "alpha runs export first --journal=samples --format=jsonl",
       "alpha runs export first --format=tensorboard --out=events/first",
     ],
-    run: async (invocation) => (await import("./cli-runs.ts")).exportRun(invocation),
+    run: async (invocation) => (await import("./cli-runs-export.ts")).run(invocation),
   }),
   defineCommand({
     name: "runs rm",

@@ -1,6 +1,6 @@
 /** The fields of `alpha bench gate`. */
 
-import { BENCH_OUTPUT } from "./config-bench-measure.ts"
+import { BENCH_OUTPUT, TABLE_FORM } from "./config-bench-measure.ts"
 import { choice, float, inGroup, int, list, text, type Values } from "./config-field.ts"
 
 export const BENCH_GATE = {
@@ -27,7 +27,7 @@ export const BENCH_GATE = {
     learn: int("runs of a build against itself", { default: 5, min: 1 }),
     seed: int("of the bootstrap", { default: 1, min: 0, max: 2 ** 32 - 1 }),
   }),
-  format: BENCH_OUTPUT.format,
+  format: TABLE_FORM,
   config: BENCH_OUTPUT.config,
 }
 export type BenchGateConfig = Values<typeof BENCH_GATE>

@@ -2,11 +2,19 @@
 import { choice, float, inGroup, int, list, text, type Values } from "./config-field.ts"
 import { FILES } from "./config-shared.ts"
 
-/** How results are told, and where they are kept. */
-export const BENCH_OUTPUT = inGroup("Output", {
-  format: choice("form of the result; --json has every sample", ["table", "markdown", "csv"], {
+/** Forms of a table. */
+export const TABLE_FORM = inGroup("Output", {
+  format: choice("form of the result; --json has all of it", ["table", "markdown", "csv"], {
     default: "table",
     aliases: ["markdown=markdown", "csv=csv"],
+  }),
+}).format
+
+/** How results are told, and where they are kept. */
+export const BENCH_OUTPUT = inGroup("Output", {
+  format: choice("form of the result (log: an entry for perf/LOG.md); --json has every sample", ["table", "markdown", "csv", "log"], {
+    default: "table",
+    aliases: ["markdown=markdown", "csv=csv", "log=log"],
   }),
   record: text("CSV file to which the results are added, as perf/history.csv; --record alone is that file", { bare: "perf/history.csv" }),
   config: FILES.config,

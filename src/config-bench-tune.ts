@@ -1,6 +1,6 @@
 /** The fields of `alpha bench tune` and `alpha bench report`. */
 
-import { BENCH_OUTPUT } from "./config-bench-measure.ts"
+import { BENCH_OUTPUT, TABLE_FORM } from "./config-bench-measure.ts"
 import { bool, choice, float, inGroup, int, list, text, type Values } from "./config-field.ts"
 
 /** What `alpha bench tune` reads. */
@@ -23,7 +23,7 @@ export const BENCH_TUNE = {
     requireOk: bool("exit code 1 where no settings are ok", { default: true }),
     perfDir: text("directory of the results", { default: "perf" }),
   }),
-  format: BENCH_OUTPUT.format,
+  format: TABLE_FORM,
   config: BENCH_OUTPUT.config,
 }
 export type BenchTuneConfig = Values<typeof BENCH_TUNE>

@@ -194,7 +194,9 @@ export class DirectoryStore implements RunStore {
   }
 
   async #summary(directory: string): Promise<RunSummary> {
-    return (await this.#read(directory)).facts.summary(runRecord(directory))
+    // Whether it lives is looked up first: a run that ends meanwhile has then written its last word.
+    const record = runRecord(directory)
+    return (await this.#read(directory)).facts.summary(record)
   }
 }
 

@@ -23,6 +23,9 @@ const TAGS: Readonly<Record<string, string>> = {
   tokens_per_s: "speed/tokens_per_s",
   ms_per_step: "speed/ms_per_step",
   mfu: "speed/mfu",
+  data_ms: "speed/data_ms",
+  submit_ms: "speed/submit_ms",
+  wait_ms: "speed/wait_ms",
   gpu_memory_bytes: "gpu/memory_bytes",
   gpu_utilisation: "gpu/utilisation",
   gpu_power_w: "gpu/power_w",
@@ -42,10 +45,19 @@ export function tensorboardFileName(started: number, host: string): string {
  * `started` + its `elapsed_s`, or the time of the row before it. A number that JSON could not write (null) is NaN.
  */
 export function* tensorboardRows(rows: Iterable<Readonly<Record<string, unknown>>>, started: number): Generator<TensorboardRow> {
+  const next = tensorboardReader(started)
+  for (const row of rows) {
+    const made = next(row)
+    if (made !== undefined) yield made
+  }
+}
+
+/** The same, a row at a time. */
+export function tensorboardReader(started: number): (row: Readonly<Record<string, unknown>>) => TensorboardRow | undefined {
   let time = started
   const prompts: unknown[] = []
-  for (const row of rows) {
-    if (typeof row.step !== "number") continue
+  return (row) => {
+    if (typeof row.step !== "number") return undefined
     const own = typeof row.time === "string" ? Date.parse(row.time) : row.time
     if (typeof own === "number" && Number.isFinite(own)) time = own
     else if (typeof row.elapsed_s === "number") time = started + row.elapsed_s * 1000
@@ -55,14 +67,11 @@ export function* tensorboardRows(rows: Iterable<Readonly<Record<string, unknown>
       if (typeof value === "number") scalars[tag] = value
       else if (value === null) scalars[tag] = Number.NaN
     }
-    if (row.type !== "sample") {
-      yield { step: row.step, time, scalars }
-      continue
-    }
+    if (row.type !== "sample") return { step: row.step, time, scalars }
     // The same prompt has the same tag at every step, so that its slider shows how the answer changes.
     if (!prompts.includes(row.prompt)) prompts.push(row.prompt)
     const text = fenced(`${String(row.prompt ?? "")}${String(row.text ?? "")}`)
-    yield { step: row.step, time, scalars: {}, texts: { [`samples/${prompts.indexOf(row.prompt) + 1}`]: text } }
+    return { step: row.step, time, scalars: {}, texts: { [`samples/${prompts.indexOf(row.prompt) + 1}`]: text } }
   }
 }
 
@@ -75,14 +84,19 @@ function fenced(text: string): string {
 
 /** The bytes of an event file, one record at a time: its version, then one record per row that has something to say. */
 export function* tensorboardFile(rows: Iterable<TensorboardRow>, started: number): Generator<Uint8Array> {
-  yield record(concat([double(1, started / 1000), text(3, "brain.Event:2")]))
-  for (const row of rows) {
-    const values = [
-      ...Object.entries(row.scalars).map(([tag, value]) => bytes(1, concat([text(1, tag), float(2, value)]))),
-      ...Object.entries(row.texts ?? {}).map(([tag, value]) => bytes(1, textValue(tag, value))),
-    ]
-    if (values.length > 0) yield record(concat([double(1, row.time / 1000), varintField(2, row.step), bytes(5, concat(values))]))
-  }
+  yield tensorboardVersion(started)
+  for (const row of rows) yield* tensorboardRecords(row)
+}
+
+/** What a file begins with. */
+export const tensorboardVersion = (started: number): Uint8Array => record(concat([double(1, started / 1000), text(3, "brain.Event:2")]))
+
+export function* tensorboardRecords(row: TensorboardRow): Generator<Uint8Array> {
+  const values = [
+    ...Object.entries(row.scalars).map(([tag, value]) => bytes(1, concat([text(1, tag), float(2, value)]))),
+    ...Object.entries(row.texts ?? {}).map(([tag, value]) => bytes(1, textValue(tag, value))),
+  ]
+  if (values.length > 0) yield record(concat([double(1, row.time / 1000), varintField(2, row.step), bytes(5, concat(values))]))
 }
 
 /** Summary.Value of the text plugin: a string tensor of shape (1), with its metadata (tensor = 8, metadata = 9). */

@@ -13,6 +13,7 @@ export class Sharing {
 
   /** A server that answers beside jobs; `isBusy`: it has requests to work on. Returns its end. */
   join(isBusy: () => boolean): () => void {
+    if (this.#servers.size === 0) this.#resumed = performance.now()
     this.#servers.add(isBusy)
     return () => this.#servers.delete(isBusy)
   }
@@ -27,8 +28,9 @@ export class Sharing {
     await Bun.sleep(0)
     await immediate()
     let waited = false
-    while ([...this.#servers].some((isBusy) => isBusy()) && performance.now() < until) {
+    while ([...this.#servers].some((isBusy) => isBusy())) {
       waited = true
+      if (performance.now() >= until) break
       await immediate()
     }
     this.#resumed = performance.now()

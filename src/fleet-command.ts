@@ -92,12 +92,24 @@ export interface RemoteCommand {
   readonly preamble: Uint8Array
 }
 
+/** The command that runs a script which comes over standard input, after a line with its length: the connection is made meanwhile. */
+export const LATER = `exec sh -c 'read -r n && eval "$(dd bs=1 count="$n" 2>/dev/null)"'`
+
+/** What standard input must begin with for LATER. */
+export function laterPreamble(text: string): Uint8Array {
+  const script = new TextEncoder().encode(wrapped(text))
+  return new Uint8Array(Buffer.concat([Buffer.from(`${script.length}\n`), script]))
+}
+
+/** A script in a shell of its own that says when the exit code 255 is the script's. */
+const wrapped = (text: string) => `(\n${text}\n)\nc=$?\n[ $c = 255 ] && echo '${EXIT_255}' >&2\nexit $c`
+
 /** The command that runs `text` by sh whatever the login shell is, and tells its exit code 255 from a failure of the connection. */
 export function remoteCommand(text: string): RemoteCommand {
-  const wrapped = `(\n${text}\n)\nc=$?\n[ $c = 255 ] && echo '${EXIT_255}' >&2\nexit $c`
-  const command = `exec sh -c ${quoteForLogin(wrapped)}`
+  const script = wrapped(text)
+  const command = `exec sh -c ${quoteForLogin(script)}`
   if (Buffer.byteLength(command) <= COMMAND_BYTES) return { command, preamble: new Uint8Array() }
-  const preamble = new TextEncoder().encode(wrapped)
+  const preamble = new TextEncoder().encode(script)
   // dd with 1-byte blocks reads not one byte more than the script, whatever sh and coreutils these are.
   return { command: `exec sh -c 'eval "$(dd bs=1 count=${preamble.length} 2>/dev/null)"'`, preamble }
 }

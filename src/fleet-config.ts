@@ -191,7 +191,9 @@ export function selectHosts(config: FleetConfig, { instances, all, label }: Sele
 /** JSON Schema of fleet.json, for editors. */
 export function fleetSchema(): Json {
   const part = (rows: Fields) => {
-    const { $schema: _, title: __, ...schema } = jsonSchema(rows, "") as Record<string, unknown>
+    const { $schema: _, title: __, ...schema } = jsonSchema(rows, "") as { properties: Record<string, Record<string, unknown>> } & Json
+    // None of these is read from the environment.
+    for (const field of Object.values(schema.properties)) delete field["x-env"]
     return schema as { properties: Record<string, object> }
   }
   const machine = part(FLEET_HOST)

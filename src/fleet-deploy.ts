@@ -11,6 +11,7 @@ import { isOrphan, LOCKED, type LockOwner, lockOwner, parseHolder } from "./flee
 import { HostError } from "./fleet-parallel.ts"
 import {
   type Blob,
+  type Cargo,
   probeScript,
   type Release,
   rollbackScript,
@@ -19,14 +20,8 @@ import {
   unlockScript,
   uploadScript,
 } from "./fleet-release.ts"
-import { type Answer, remote } from "./fleet-ssh.ts"
+import { type Answer, remote, remoteLater } from "./fleet-ssh.ts"
 import { sendBlob } from "./fleet-upload.ts"
-
-/** What shall be on the machines; made once for all of them. */
-export interface Cargo {
-  readonly release: Release | undefined
-  readonly files: readonly Blob[]
-}
 
 export interface DeployOptions {
   /** Take the lock from whoever holds it. */
@@ -75,17 +70,22 @@ export function secretsOf({ folder, envFile }: FleetHost): Uint8Array | undefine
   return existsSync(path) ? withFile("read", path, () => new Uint8Array(readFileSync(path))) : undefined
 }
 
-/** Brings `cargo` to the machine. Throws HostError; whatever happens, current is the old release or the new one, whole and proven. */
-export async function deployTo(host: FleetHost, cargo: Cargo, options: DeployOptions = {}): Promise<Deployed> {
-  const { release, files } = cargo
-  const owner = lockOwner(release === undefined ? "upload" : "deploy")
-  const secrets = release === undefined ? undefined : secretsOf(host)
-  const take = async (takeover: string | undefined) =>
-    await remote(host, probeScript(host, release, files, owner, { secretBytes: secrets?.length, takeover }), {
-      ...(secrets === undefined ? {} : { stdin: secrets }),
-      signal: options.signal,
-    })
+/** Brings files to the machine; they are still read while the connection is made. Throws HostError; whatever happens, current is the old release or the new one, whole and proven. */
+export async function deployTo(
+  host: FleetHost,
+  what: "deploy" | "upload",
+  coming: Promise<Cargo>,
+  options: DeployOptions = {},
+): Promise<Deployed> {
+  const owner = lockOwner(what)
+  const secrets = what === "upload" ? undefined : secretsOf(host)
+  const take = async (takeover: string | undefined) => {
+    const script = coming.then((cargo) => probeScript(host, cargo, owner, { secretBytes: secrets?.length, takeover }))
+    return await remoteLater(host, script, { ...(secrets === undefined ? {} : { stdin: secrets }), signal: options.signal })
+  }
   const answer = await withLock(take, options.takeover)
+  const cargo = await coming
+  const { release, files } = cargo
   const base = { sentBytes: 0, resumedBytes: 0, release: release?.id ?? null, from: null, version: null, doctor: null }
   if (/^state=unchanged$/m.test(answer.stdout)) return { ...base, state: "unchanged", requests: 1 }
   try {
@@ -112,7 +112,7 @@ export function deployPlan(host: FleetHost, { release, files }: Cargo, takeover 
   return [
     {
       what: "ask what is missing",
-      script: probeScript(host, release, files, owner, options),
+      script: probeScript(host, { release, files }, owner, options),
       ...(secrets === undefined ? {} : { stdin: `${host.envFile}, ${secrets.length} bytes, never shown` }),
     },
     ...blobs.map((blob) => ({

@@ -96,14 +96,11 @@ async function launch(root: string, record: JobRecord): Promise<JobReport> {
     const ends = readExits(root, name).length
     writeRecord(root, record)
     const words = [...self(), "host", "supervise", name]
-    const child = Bun.spawn(record.launcher === "systemd" ? systemdRun(words, root, record) : words, {
-      cwd: root,
-      stdin: "ignore",
-      stdout: "ignore",
-      stderr: "ignore",
-      detached: true,
-    })
-    child.unref()
+    if (record.launcher !== "systemd" || !startUnit(words, root, record)) {
+      if (record.launcher === "systemd") writeRecord(root, { ...record, launcher: "session" })
+      const options = { cwd: root, stdin: "ignore", stdout: "ignore", stderr: "ignore", detached: true } as const
+      Bun.spawn(words, options).unref()
+    }
     return await begun(root, record, ends)
   } finally {
     starting.release()
@@ -149,6 +146,15 @@ async function begun(root: string, { name }: JobRecord, ends: number): Promise<J
   }
 }
 
+const runtimeDirectory = (environment: Readonly<Record<string, string | undefined>>, uid: number): string =>
+  environment.XDG_RUNTIME_DIR ?? `/run/user/${uid}`
+
+/** Hands the words to systemd; false where it refuses them. */
+function startUnit(words: readonly string[], root: string, record: JobRecord): boolean {
+  const env = { ...process.env, XDG_RUNTIME_DIR: runtimeDirectory(process.env, userInfo().uid) }
+  return Bun.spawnSync(systemdRun(words, root, record), { cwd: root, env, stdin: "ignore", stdout: "ignore", stderr: "ignore" }).success
+}
+
 /** Names alone: values may be secrets. */
 const environmentNames = (): string[] => Object.keys(process.env).sort()
 
@@ -158,7 +164,7 @@ export function launcher(
   user = { name: userInfo().username, uid: userInfo().uid },
   lingering = "/var/lib/systemd/linger",
 ): "systemd" | "session" {
-  const bus = `${environment.XDG_RUNTIME_DIR ?? `/run/user/${user.uid}`}/bus`
+  const bus = `${runtimeDirectory(environment, user.uid)}/bus`
   const isThere =
     existsSync(bus) && existsSync(`${lingering}/${user.name}`) && Bun.which("systemd-run", { PATH: environment.PATH ?? "" }) !== null
   return isThere ? "systemd" : "session"

@@ -63,7 +63,7 @@ export async function supervise(root: string, name: string): Promise<void> {
   process.on("SIGHUP", () => {})
 
   const log = openSync(logPath(root, name), "a")
-  const say = (text: string) => appendFileSync(log, `alpha host: ${new Date().toISOString()} ${text}\n`)
+  const say = (text: string) => attempted(() => appendFileSync(log, `alpha host: ${new Date().toISOString()} ${text}\n`))
   const deadline = record.policy.maxDuration === undefined ? undefined : record.startedAt + record.policy.maxDuration * 1000
   let restarts = 0
   let stepBefore = -1
@@ -106,7 +106,7 @@ export async function supervise(root: string, name: string): Promise<void> {
     const began = Date.now()
     const child = Bun.spawn([...self(), ...words], { cwd: root, stdin: "ignore", stdout: log, stderr: log })
     record = { ...record, supervisor, child: processNamed(child.pid), attempt: number }
-    writeRecord(root, record)
+    await lasting(() => writeRecord(root, record))
     let asked: Ending["asked"]
     let isOver = false
     void child.exited.then(() => {
@@ -167,7 +167,7 @@ export async function supervise(root: string, name: string): Promise<void> {
       restarts:
         ending.asked !== "stop" && ending.asked !== "now" && record.policy.restart.includes(cause) && restarts <= record.policy.restarts,
     }
-    writeExit(root, name, exit)
+    await lasting(() => writeExit(root, name, exit))
     say(`end ${number}: ${cause}, ${exit.message}`)
     return { exit, next: number + 1 }
   }
@@ -194,7 +194,7 @@ export async function supervise(root: string, name: string): Promise<void> {
     for (let beatAt = 0; !isDone() && (until === undefined || Date.now() < until); ) {
       if (Date.now() - beatAt >= BEAT_MS) {
         beatAt = Date.now()
-        writeHeartbeat(root, name, { time: beatAt, phase: isStopping() ? "stopping" : phase, until })
+        attempted(() => writeHeartbeat(root, name, { time: Date.now(), phase: isStopping() ? "stopping" : phase, until }))
       }
       await Bun.sleep(LOOK_MS)
     }
@@ -214,6 +214,33 @@ export async function supervise(root: string, name: string): Promise<void> {
     const child = Bun.spawn(["sh", "-c", idleCommand], { cwd: root, stdin: "ignore", stdout: log, stderr: log })
     say(`the idle command ended with exit code ${await child.exited}`)
   }
+}
+
+/** What may be lost on a full disk: it must not end the supervisor. */
+function attempted(work: () => void): void {
+  try {
+    work()
+  } catch (error) {
+    if (!isFull(error)) throw error
+  }
+}
+
+/** What must not be lost: on a full disk it waits for room. */
+async function lasting(work: () => void): Promise<void> {
+  for (;;) {
+    try {
+      work()
+      return
+    } catch (error) {
+      if (!isFull(error)) throw error
+      await Bun.sleep(1000)
+    }
+  }
+}
+
+function isFull(error: unknown): boolean {
+  const { code, cause } = error as { code?: unknown; cause?: { code?: unknown } }
+  return [code, cause?.code].some((one) => one === "ENOSPC" || one === "EDQUOT")
 }
 
 function kill(pid: number, signal: NodeJS.Signals): void {

@@ -44,10 +44,10 @@ export function trainWords(
   fromFile: Readonly<Record<string, unknown>>,
   typed: Readonly<Record<string, unknown>>,
 ): TrainWords {
-  const isResumed = typed.resume !== undefined || fromFile.resume !== undefined
+  const isResumed = typed.resume !== undefined
   const chosen: Record<string, unknown> = isResumed ? { ...typed } : { ...fromFile, ...typed }
   const preset = typeof chosen.preset === "string" ? findPreset(chosen.preset).values({ isRandom: chosen.data === "random" }) : {}
-  const profile = isResumed ? undefined : profileOf(gpu)
+  const profile = isResumed || chosen.device === "cpu" ? undefined : profileOf(gpu)
   const added = Object.entries(profile?.values ?? {}).filter(([name]) => !(name in chosen) && !(name in preset))
   const flags = (values: readonly (readonly [string, unknown])[]) => values.flatMap(([name, value]) => flag(name, value))
   const defaults = flags(added)

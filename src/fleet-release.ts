@@ -25,6 +25,12 @@ export interface Release {
   readonly native: Blob | undefined
 }
 
+/** What shall be on a machine. */
+export interface Cargo {
+  readonly release: Release | undefined
+  readonly files: readonly Blob[]
+}
+
 /** Exit codes of the scripts beside LOCKED. */
 export const SCRIPT = { offset: 76, short: 77, corrupt: 78, full: 79, unfit: 80, compiler: 81 } as const
 
@@ -42,8 +48,7 @@ const blobsOf = ({ alpha, native }: Release) => (native === undefined ? [alpha] 
  */
 export function probeScript(
   host: FleetHost,
-  release: Release | undefined,
-  files: readonly Blob[],
+  { release, files }: Cargo,
   owner: LockOwner,
   options: { secretBytes: number | undefined; takeover?: string | undefined },
 ): string {

@@ -2,7 +2,7 @@
 import { chmodSync, existsSync, lstatSync, mkdirSync } from "node:fs"
 import { dirname } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { EXIT_255, remoteCommand, type SshOptions, sshArgv } from "./fleet-command.ts"
+import { EXIT_255, LATER, laterPreamble, remoteCommand, type SshOptions, sshArgv } from "./fleet-command.ts"
 import type { FleetHost } from "./fleet-config.ts"
 
 export interface Answer {
@@ -17,6 +17,8 @@ export interface Answer {
 export interface RemoteOptions {
   /** A text, bytes or a stream to send; nothing by default. */
   readonly stdin?: string | Uint8Array | ReadableStream<Uint8Array>
+  /** An open file to send from its position on: ssh reads it itself. The script must be short. */
+  readonly stdinFile?: number
   /** The program's own standard input is sent. */
   readonly inheritStdin?: boolean
   /** Receives standard output as it comes; `stdout` of the answer is then empty. */
@@ -31,8 +33,33 @@ export interface RemoteOptions {
 export async function remote(host: FleetHost, text: string, options: RemoteOptions = {}): Promise<Answer> {
   const { command, preamble } = remoteCommand(text)
   const { inheritStdin = false, ...rest } = options
+  if (preamble.length > 0 && rest.stdinFile !== undefined) throw new Error("a script that goes with a file must be short")
   if (preamble.length === 0) return await spawn(sshArgv(host, command), rest, host, inheritStdin ? "inherit" : "ignore")
   return await spawn(sshArgv(host, command), { ...rest, stdin: prefixed(preamble, inheritStdin ? Bun.stdin.stream() : rest.stdin) }, host)
+}
+
+/** The same for a script that is still being made while the connection is: `text` and `stdin` go over standard input when they are there. */
+export async function remoteLater(
+  host: FleetHost,
+  text: Promise<string>,
+  options: Pick<RemoteOptions, "signal"> & { stdin?: Uint8Array } = {},
+): Promise<Answer> {
+  const { stdin = new Uint8Array(), signal } = options
+  const failed = new AbortController()
+  text.catch(() => failed.abort())
+  const stream = new ReadableStream<Uint8Array>({
+    async start(controller) {
+      controller.enqueue(prefixed(laterPreamble(await text), stdin) as Uint8Array)
+      controller.close()
+    },
+  })
+  const answer = await spawn(
+    sshArgv(host, LATER),
+    { stdin: stream, signal: signal === undefined ? failed.signal : AbortSignal.any([signal, failed.signal]) },
+    host,
+  )
+  await text // its own error, where it has one
+  return answer
 }
 
 /** Closes the connection to the machine, if one is open. */
@@ -63,8 +90,8 @@ async function spawn(
   none: "inherit" | "ignore" = "ignore",
 ): Promise<Answer> {
   prepare(host)
-  const { stdin, onStdout, onStderr, signal } = options
-  const input = typeof stdin === "string" ? new TextEncoder().encode(stdin) : (stdin ?? none)
+  const { stdin, stdinFile, onStdout, onStderr, signal } = options
+  const input = stdinFile ?? (typeof stdin === "string" ? new TextEncoder().encode(stdin) : (stdin ?? none))
   const child = launch(argv, { stdio: [input, "pipe", "pipe"], signal })
   const [stdout, stderr, code] = await Promise.all([
     onStdout === undefined

@@ -1,4 +1,6 @@
 /** Sends one file to a machine, in requests that continue where an earlier one broke. */
+import { closeSync, openSync, readFileSync, readSync } from "node:fs"
+import { withFile } from "./base-file.ts"
 import { verified } from "./fleet-answer.ts"
 import type { FleetHost } from "./fleet-config.ts"
 import type { LockOwner } from "./fleet-lock.ts"
@@ -21,10 +23,8 @@ export async function sendBlob(host: FleetHost, blob: Blob, owner: LockOwner, ha
   let isRepeated = false
   for (let offset = have, failures = 0; ; ) {
     const end = Math.min(offset + CHUNK, blob.bytes)
-    const answer = await remote(host, uploadScript(host, blob, owner, offset, end), {
-      stdin: pieces(blob.path, offset, end, onProgress),
-      signal,
-    })
+    const script = uploadScript(host, blob, owner, offset, end)
+    const answer = await withBytes(blob, offset, end, onProgress, (source) => remote(host, script, { ...source, signal }))
     work.requests++
     if (answer.code === 0) {
       work.sentBytes += end - offset
@@ -63,7 +63,43 @@ function verifiedError(answer: Parameters<typeof verified>[0]): unknown {
   return new Error("a failed request has no error")
 }
 
-/** The bytes of a file from `start` to `end`, in pieces that ssh takes at its own pace. */
+/** What goes to ssh's standard input: the open file itself where all of its rest is sent, else a stream of the part. */
+type Source = { readonly stdinFile: number } | { readonly stdin: ReadableStream<Uint8Array> }
+
+/** Opens bytes `start` to `end` of the file, does `work` with them, and tells meanwhile how far they were read. */
+async function withBytes<T>(
+  { path, bytes }: Blob,
+  start: number,
+  end: number,
+  onProgress: (done: number) => void,
+  work: (source: Source) => Promise<T>,
+): Promise<T> {
+  if (end < bytes) return await work({ stdin: pieces(path, start, end, onProgress) })
+  const file = withFile("read", path, () => openSync(path, "r"))
+  // The position is shared with ssh. It is moved by reading: there is no call to seek.
+  const skip = new Uint8Array(1 << 20)
+  for (let at = 0; at < start; ) at += readSync(file, skip, 0, Math.min(skip.length, start - at), null) || start
+  const timer = setInterval(() => onProgress(position(file) ?? start), 200)
+  try {
+    const answer = await work({ stdinFile: file })
+    onProgress(position(file) ?? end)
+    return answer
+  } finally {
+    clearInterval(timer)
+    closeSync(file)
+  }
+}
+
+/** How far an open file has been read; undefined where the system does not tell. */
+function position(file: number): number | undefined {
+  try {
+    return Number(/^pos:\s*(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${file}`, "utf8"))?.[1])
+  } catch {
+    return undefined
+  }
+}
+
+/** A part of a file in pieces that ssh takes at its own pace. */
 function pieces(path: string, start: number, end: number, onProgress: (done: number) => void): ReadableStream<Uint8Array> {
   const file = Bun.file(path)
   let at = start

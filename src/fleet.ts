@@ -4,7 +4,7 @@ export { type AuditEntry, audit, auditIfThere } from "./fleet-audit.ts"
 export { runShutdown, SHUTDOWNS, shutdownCommand } from "./fleet-bench.ts"
 export { alphaOnHost, enter, enterIfThere, quote, remoteCommand, script, sshArgv } from "./fleet-command.ts"
 export { type FleetConfig, type FleetHost, fleetSchema, parseFleet, readFleet, type Selection, selectHosts } from "./fleet-config.ts"
-export { binaryPath, blobOf, type Cargo, deployPlan, deployTo, releaseOf, rollBack, rollbackPlan } from "./fleet-deploy.ts"
+export { binaryPath, blobOf, deployPlan, deployTo, releaseOf, rollBack, rollbackPlan } from "./fleet-deploy.ts"
 export { type Downloaded, downloadRun, filesWords } from "./fleet-download.ts"
 export { type Exit, type JobPolicy, type JobRecord, jobPolicy, newestJob, readRecord as readJobRecord } from "./fleet-host.ts"
 export { manifest, type Piece, sendPieces } from "./fleet-host-files.ts"
@@ -30,7 +30,7 @@ export {
   summary,
 } from "./fleet-parallel.ts"
 export { flag, PROFILES, profileOf, trainWords } from "./fleet-profile.ts"
-export type { Blob, Step } from "./fleet-release.ts"
+export type { Blob, Cargo, Step } from "./fleet-release.ts"
 export { askJob, jobScript, resumeWords, startWords, stopWords } from "./fleet-run.ts"
 export {
   doctorHost,

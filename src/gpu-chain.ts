@@ -44,6 +44,7 @@ export function chained(steps: readonly Step[], target: GpuTarget): readonly Ste
 /** Whether a launch can be a part: small, its numbers known. */
 function fits({ kernel, params, groups: [x, y, z] }: Launch, { resident }: GpuTarget): boolean {
   return (
+    "workgroup" in kernel &&
     kernel.workgroup === LANES &&
     x * y * z <= MOST_TURNS * resident &&
     Object.values(params).every((value) => typeof value === "number" || value.role === "constant")

@@ -1,6 +1,6 @@
 /** One open Vulkan device: buffers, recordings and submits of the shim with errors that say what to do. */
 import { AlphaError, EXIT } from "./base-error.ts"
-import type { GpuInfo } from "./gpu-info.ts"
+import { type GpuInfo, PTX_EXTENSION } from "./gpu-info.ts"
 import { type Handle, mappedMemory, vulkan, vulkanError } from "./native.ts"
 
 /** VkMemoryPropertyFlagBits. */
@@ -29,6 +29,7 @@ const EXTENSIONS = [
   "VK_EXT_memory_budget",
   "VK_KHR_external_memory_fd",
   "VK_KHR_external_semaphore_fd",
+  PTX_EXTENSION,
 ]
 
 /** Nanoseconds after which a wait looks whether the device is still there. */

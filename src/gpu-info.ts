@@ -121,12 +121,24 @@ function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
   return nv2 && limit !== "khr" ? "nv2" : "khr"
 }
 
+/** Extension that takes PTX text and launches it in a command buffer. */
+export const PTX_EXTENSION = "VK_NVX_binary_import"
+
+/** Whether kernels in PTX run: the products with Hopper's chip, by name, as Vulkan does not tell; HELIOS_DISABLE_PTX=1 goes without. */
+const hasPtx = (facts: VulkanFacts): boolean =>
+  process.env.HELIOS_DISABLE_PTX !== "1" &&
+  matrixPath(facts) !== "none" &&
+  facts.extensions.includes(PTX_EXTENSION) &&
+  /\b(GH200|H100|H200|H20|H800)\b/.test(facts.name)
+
 /** What ops may know of the device; HELIOS_CHAIN says how many workgroups a chain has, 0 = there are none. */
 export function targetOf(facts: VulkanFacts): GpuTarget {
   const named = productOf(facts)?.[1]
   return {
     subgroupSize: facts.subgroupSize,
     matrix: matrixPath(facts),
+    ptx: hasPtx(facts),
+    trains: false,
     hasMatrixFunctions: facts.matrixFunctions === 1 && process.env.HELIOS_MATRIX !== "khr",
     units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
     sharedBytes: facts.maxSharedBytes,

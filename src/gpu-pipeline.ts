@@ -9,6 +9,7 @@ import type { Driver } from "./gpu-driver.ts"
 import type { VulkanFacts } from "./native.ts"
 import { hostAddress as ptr, vulkan } from "./native.ts"
 import type { GpuTarget, Launch } from "./program.ts"
+import { type PtxEntry, type PtxKernel, ptxEntry, readPtxPack } from "./ptx.ts"
 import { type Kernel, type PackEntry, pack, readPack } from "./spirv.ts"
 
 type Module = PackEntry & { readonly module: Uint32Array<ArrayBuffer> }
@@ -26,15 +27,34 @@ export function moduleOf(kernel: Kernel, variant: string): Module {
   return modules.get(variant) as Module
 }
 
+const texts = new Map<string, PtxEntry>()
+
+/** The same for a kernel in PTX. */
+export function ptxOf(kernel: PtxKernel): PtxEntry {
+  if (texts.size === 0 && isCompiled)
+    for (const [name, entry] of readPtxPack(new Uint8Array(readFileSync(require("alpha:ptx-pack"))))) texts.set(name, entry)
+  const known = texts.get(kernel.name) ?? (isCompiled ? undefined : ptxEntry(kernel))
+  if (known === undefined) throw new AlphaError(`kernel ${kernel.name} is not in the PTX pack`, { hint: "npm run build" })
+  texts.set(kernel.name, known)
+  return known
+}
+
+/** Of a kernel in PTX the handle is a function's, the layout its module's. */
 export interface Pipeline {
-  readonly module: Module
+  readonly module: Module | PtxEntry
   readonly handle: bigint
   readonly layout: bigint
 }
 
+/** What a row of gpu_pipelines points at: SPIR-V with its entry and constants, or PTX. */
 interface Wanted {
-  readonly module: Module
+  readonly module: Module | PtxEntry
+  readonly code: Uint8Array | Uint32Array
+  readonly entry: Uint8Array
   readonly words: Uint32Array
+  readonly push: number
+  /** −1: PTX. */
+  readonly subgroup: number
 }
 
 /** 8-byte cells of a row of gpu_pipelines. */
@@ -43,6 +63,8 @@ const ROW = 10
 const COMPUTE = 0x20
 
 const keyOf = (variant: string, constants: Readonly<Record<string, number>>): string => `${variant} ${JSON.stringify(constants)}`
+
+const zeroTerminated = (text: string): Uint8Array => new TextEncoder().encode(`${text}\0`)
 
 const pushOf = ({ push }: Module): number => push.reduce((sum, { type }) => sum + (type === "address" ? 8 : 4), 0)
 
@@ -70,32 +92,41 @@ export class Pipelines {
     for (const { kernel, variant, constants } of launches) {
       const key = keyOf(variant, constants)
       if (this.#made.has(key) || wanted.has(key)) continue
-      const module = moduleOf(kernel, variant)
-      wanted.set(key, { module, words: this.#constants(module, constants) })
+      wanted.set(key, "text" in kernel ? this.#ptx(ptxOf(kernel)) : this.#spirv(moduleOf(kernel, variant), constants))
     }
     if (wanted.size === 0) return
     this.#isNew = true
-    const entry = new TextEncoder().encode("main\0")
     const rows = new BigInt64Array(ROW * wanted.size)
-    ;[...wanted.values()].forEach(({ module, words }, i) => {
-      rows.set(
-        [ptr(module.module), module.module.byteLength, ptr(entry), pushOf(module), ptr(words), words.length, this.#subgroup(module)].map(
-          BigInt,
-        ),
-        ROW * i,
-      )
+    ;[...wanted.values()].forEach(({ code, entry, words, push, subgroup }, i) => {
+      rows.set([ptr(code), code.byteLength, ptr(entry), push, ptr(words), words.length, subgroup].map(BigInt), ROW * i)
     })
     vulkan().gpu_pipelines(this.driver.gpu, rows, wanted.size, availableParallelism())
     ;[...wanted].forEach(([key, { module }], i) => {
       const [handle = 0n, layout = 0n, result = 0n] = rows.subarray(ROW * i + 7, ROW * i + 10)
       if (result !== 0n) {
         throw new AlphaError(`${this.driver.info.facts.name} refuses kernel ${module.name} (VkResult ${result})`, {
-          hint: "HELIOS_DISABLE_COOP_MAT=1 avoids matrix kernels",
+          hint: "text" in module ? "HELIOS_DISABLE_PTX=1 avoids kernels in PTX" : "HELIOS_DISABLE_COOP_MAT=1 avoids matrix kernels",
           code: EXIT.device,
         })
       }
       this.#made.set(key, { module, handle, layout })
     })
+  }
+
+  #spirv(module: Module, constants: Readonly<Record<string, number>>): Wanted {
+    const words = this.#constants(module, constants)
+    return { module, code: module.module, entry: zeroTerminated("main"), words, push: pushOf(module), subgroup: this.#subgroup(module) }
+  }
+
+  #ptx(entry: PtxEntry): Wanted {
+    return {
+      module: entry,
+      code: zeroTerminated(entry.text),
+      entry: zeroTerminated(entry.name),
+      words: new Uint32Array(1),
+      push: 0,
+      subgroup: -1,
+    }
   }
 
   /** Values of the specialization constants by SpecId. */
@@ -136,7 +167,10 @@ export class Pipelines {
 
   close(): void {
     this.save()
-    for (const { handle, layout } of this.#made.values()) vulkan().gpu_pipeline_free(this.driver.gpu, handle, layout)
+    for (const { module, handle, layout } of this.#made.values()) {
+      if ("text" in module) vulkan().gpu_function_free(this.driver.gpu, handle, layout)
+      else vulkan().gpu_pipeline_free(this.driver.gpu, handle, layout)
+    }
     this.#made.clear()
   }
 }

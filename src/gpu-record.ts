@@ -7,6 +7,7 @@ import type { Schedule, ScheduledLaunch } from "./gpu-schedule.ts"
 import type { GpuState } from "./gpu-state.ts"
 import { vulkan } from "./native.ts"
 import { ARENA_SLAB, type Memory, type Plan, type RunInputs, type Scratch, type Table } from "./program.ts"
+import { cellBytes } from "./ptx.ts"
 import { pushBytes } from "./spirv.ts"
 import { byteLength, elements, type Tensor } from "./tensor.ts"
 
@@ -190,14 +191,28 @@ export class Recorder {
     const { launch } = scheduled
     const { module, handle, layout } = this.pipelines.of(launch)
     const values: Record<string, number> = { ...launch.push }
-    for (const { name } of module.buffers) {
+    for (const name of Object.keys(launch.kernel.buffers)) {
       const memory = launch.buffers[name]
       values[name] = memory === undefined ? 0 : this.#address(memory, host)
     }
     const block = this.#layout.params.get(scheduled)
     if (block !== undefined) values.params = host.address + block
-    const push = pushBytes(module.push, values)
     const [x, y, z] = launch.groups
+    if ("text" in module) {
+      const cells = cellBytes(module.cells, values)
+      vulkan().gpu_launch(
+        this.driver.gpu,
+        commands,
+        handle,
+        BigInt64Array.of(BigInt(x), BigInt(y), BigInt(z)),
+        module.threads,
+        module.sharedBytes,
+        cells,
+        module.cells.length,
+      )
+      return
+    }
+    const push = pushBytes(module.push, values)
     vulkan().gpu_dispatch(this.driver.gpu, commands, handle, layout, push, push.length, x, y, z)
   }
 

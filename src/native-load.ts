@@ -1,6 +1,18 @@
 /** Finds the native library: embedded in the binary and made loadable, or built from source on demand. */
 import { dlopen, FFIType } from "bun:ffi"
-import { chmodSync, closeSync, lstatSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, statSync, writeSync } from "node:fs"
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  writeSync,
+} from "node:fs"
 import { tmpdir } from "node:os"
 import { basename, join, resolve } from "node:path"
 import { isCompiled } from "./base-build.ts"
@@ -13,7 +25,13 @@ import { writeAtomic } from "./base-file.ts"
  */
 export function nativeLibraryPath(): string {
   const compiledHere = process.env.ALPHA_NATIVE_LIBRARY
-  if (compiledHere) return resolve(compiledHere)
+  if (compiledHere) {
+    if (existsSync(compiledHere)) return resolve(compiledHere)
+    throw new AlphaError(`ALPHA_NATIVE_LIBRARY ${compiledHere}: does not exist`, {
+      hint: "unset it to use the program's own",
+      code: EXIT.device,
+    })
+  }
   // build.ts resolves this name to the library it compiled, which the binary then carries.
   return isCompiled ? loadablePath(require("alpha:native-library")) : sourceLibrary()
 }

@@ -27,6 +27,8 @@ const signatures = {
   gpu_record_end: { args: [ptr, ptr], returns: int },
   gpu_record_free: { args: [ptr, ptr], returns: none },
   gpu_dispatch: { args: [ptr, ptr, int, int, ptr, int, int, int, int], returns: none },
+  gpu_function_free: { args: [ptr, int, int], returns: none },
+  gpu_launch: { args: [ptr, ptr, int, ptr, int, int, ptr, int], returns: none },
   gpu_barrier: { args: [ptr, ptr], returns: none },
   gpu_kernel_barrier: { args: [ptr, ptr], returns: none },
   gpu_copy: { args: [ptr, ptr, int, int, int, int, int], returns: none },

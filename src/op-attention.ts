@@ -72,7 +72,12 @@ export const attention = defineOp({
   flops: ({ qkv }, { T, nHead, headDim }) => 2 * rows(qkv) * (T + 1) * nHead * headDim, // q·k and p·v over half of T × T
   cpu: ({ qkv, seed, step, row }, { y, lse }, attrs) => forwardKernel({ qkv, seed, step, row, y, lse, ...attentionSizes(qkv, attrs) }),
   gpu: ({ qkv, seed, step, row }, { y, lse }, attrs, _beta, target) =>
-    attentionLaunches({ qkv, seed, step, row }, { y, lse }, attrs, attrs.isInvariant === true ? { ...target, matrix: "none" } : target),
+    attentionLaunches(
+      { qkv, seed, step, row },
+      { y, lse },
+      attrs,
+      attrs.isInvariant === true ? { ...target, matrix: "none", ptx: false } : target,
+    ),
   backward: ({ qkv, seed, step, row }, { y, lse }, { y: dy }, attrs) => ({
     qkv: attentionBackward({ qkv, y, lse, dy: dy as Tensor, seed, step, row }, attrs).dqkv,
   }),

@@ -1,5 +1,6 @@
 /** Builders of GPU launches that check names and types of a kernel's buffers, numbers and live scalars. */
 import type { GpuTarget, Launch, Launches, Memory, Part, Scratch, Table } from "./program.ts"
+import type { PtxKernel } from "./ptx.ts"
 import type { Kernel } from "./spirv.ts"
 import type { Tensor } from "./tensor.ts"
 
@@ -18,7 +19,7 @@ export function launch<B, P, L, C>(
   groups: number | readonly [number, number?, number?],
   constants: { readonly [N in keyof NoInfer<C>]?: number } = {},
 ): Launch {
-  const declared = kernel as unknown as Kernel
+  const declared = kernel as unknown as Kernel | PtxKernel
   const given = values as Readonly<Record<string, Memory | Tensor | number | undefined>>
   const only = <T>(names: object) => Object.fromEntries(Object.keys(names).map((name) => [name, given[name]])) as Record<string, T>
   const [x, y = 1, z = 1] = typeof groups === "number" ? [groups] : groups
@@ -37,7 +38,7 @@ export function launch<B, P, L, C>(
 /** Type of the memory's elements. */
 export const dtypeOf = (memory: Memory): string => ("kind" in memory && memory.kind === "part" ? memory.of.dtype : (memory as Tensor).dtype)
 
-function variantOf(kernel: Kernel, buffers: Readonly<Record<string, Memory | undefined>>): string {
+function variantOf(kernel: Kernel | PtxKernel, buffers: Readonly<Record<string, Memory | undefined>>): string {
   const chosen: Record<string, string> = {}
   for (const [name, { element }] of Object.entries(kernel.buffers)) {
     const memory = buffers[name]
@@ -47,7 +48,8 @@ function variantOf(kernel: Kernel, buffers: Readonly<Record<string, Memory | und
     if (before !== dtype) throw new TypeError(`${kernel.name}: ${name} is ${dtype}, another ${element.choice} buffer is ${before}`)
     chosen[element.choice] = dtype
   }
-  const fits = kernel.variants.find((variant) => Object.entries(chosen).every(([choice, dtype]) => variant.chosen[choice] === dtype))
+  const variants = kernel.variants as Kernel["variants"]
+  const fits = variants.find((variant) => Object.entries(chosen).every(([choice, dtype]) => variant.chosen[choice] === dtype))
   if (fits === undefined) throw new TypeError(`${kernel.name}: no variant for ${JSON.stringify(chosen)}`)
   return fits.name
 }
@@ -61,7 +63,7 @@ export function sideBySide(...parts: readonly Launches[]): Launches {
 /** Memory of this node alone, `count` elements. */
 export const scratch = (dtype: Scratch["dtype"], count: number): Scratch => ({ kind: "scratch", dtype, elements: count })
 
-/** Constant numbers, or addresses ("u64"; undefined = 0). */
+/** Constant numbers, or addresses and bigints ("u64"; undefined = 0). */
 export const table = (dtype: Table["dtype"], values: Table["values"]): Table => ({ kind: "table", dtype, values })
 
 /** `of` from its element `from` on. Throws a TypeError where that is not aligned to 16 bytes. */

@@ -119,7 +119,10 @@ const forwardPaths = ({ activation = "none" }: Gemm, paths: readonly Way["path"]
   activation !== "none" && paths.includes("khr") ? ["khr"] : paths
 
 /** The cheapest way of those by `tiles`; undefined where no matrix kernel does it. */
-export function wayOf(given: Gemm, target: GpuTarget, tiles: readonly Tile[] = [...TILES.khr, ...TILES.nv2]): Way | undefined {
+export const wayOf = (given: Gemm, target: GpuTarget, tiles?: readonly Tile[]): Way | undefined => bestOf(given, target, tiles)?.way
+
+/** The same with the seconds it should take. */
+export function bestOf(given: Gemm, target: GpuTarget, tiles: readonly Tile[] = [...TILES.khr, ...TILES.nv2]) {
   const paths = PATHS[target.matrix].filter((path) => tiles.some((tile) => pathOf(tile) === path) && isPossible(sized(given), path, target))
   let best: { way: Way; seconds: number } | undefined
   for (const path of given.order === "forward" ? forwardPaths(given, paths) : paths) {
@@ -136,7 +139,7 @@ export function wayOf(given: Gemm, target: GpuTarget, tiles: readonly Tile[] = [
       }
     }
   }
-  return best?.way
+  return best
 }
 
 /** The launches of a way to do a product. */

@@ -1,4 +1,5 @@
 /** How an op runs on a GPU: launches of kernels over tensors, scratch memory and constant tables. */
+import type { PtxKernel } from "./ptx.ts"
 import type { Kernel } from "./spirv.ts"
 import type { Tensor } from "./tensor.ts"
 
@@ -27,7 +28,7 @@ export type Memory = Tensor | Scratch | Table | Part
 
 /** One dispatch, with what it reads and writes still symbolic. */
 export interface Launch {
-  readonly kernel: Kernel
+  readonly kernel: Kernel | PtxKernel
   /** Name in the pack: rms_norm_forward.bf16. */
   readonly variant: string
   /** Undefined = address 0; the kernel must know that it may not look there. */
@@ -49,6 +50,10 @@ export interface GpuTarget {
   readonly subgroupSize: number
   /** Matrix instructions: none, VK_KHR_cooperative_matrix, or VK_NV_cooperative_matrix2 with tensor addressing beside it. */
   readonly matrix: "none" | "khr" | "nv2"
+  /** Hopper's own instructions, by kernels in PTX. */
+  readonly ptx: boolean
+  /** Whether the program computes gradients; then it always has the same rows. */
+  readonly trains: boolean
   /** Per-element functions, reductions and conversions of VK_NV_cooperative_matrix2 on matrices of a subgroup. */
   readonly hasMatrixFunctions: boolean
   /** Processors that run workgroups at once (SMs); an estimate where the driver does not tell. */

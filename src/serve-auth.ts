@@ -94,7 +94,16 @@ export function keyOf(headers: Headers): { key: string; from: "header" | "cookie
   const plain = bearer ?? headers.get("x-api-key") ?? undefined
   if (plain !== undefined) return { key: plain, from: "header" }
   const cookie = new RegExp(`(?:^|;\\s*)${COOKIE}=([^;]+)`).exec(headers.get("cookie") ?? "")?.[1]
-  return cookie === undefined ? undefined : { key: decodeURIComponent(cookie), from: "cookie" }
+  return cookie === undefined ? undefined : { key: decoded(cookie), from: "cookie" }
+}
+
+/** What is not encoded as it should be is no key, and no fault of the server. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
 }
 
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/

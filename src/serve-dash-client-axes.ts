@@ -14,8 +14,9 @@ export interface Drawn {
   readonly part: number
 }
 
-/** Opacity of a band and of its edges: of one run, of a few, of many. */
-const bandOf = (runs: number): readonly [string, string] => (runs === 1 ? ["2e", "80"] : runs < 4 ? ["1c", "4a"] : ["0c", "30"])
+/** Opacity of a band and of its edges: of one run, of a few, of more; of many the edges alone, which show a spike as well. */
+const bandOf = (runs: number): readonly [string | undefined, string] =>
+  runs === 1 ? ["2e", "80"] : runs < 4 ? ["1c", "4a"] : runs < 12 ? ["0c", "3c"] : [undefined, "3c"]
 const PARTS = [[], [6, 4], [2, 3], [9, 3, 2, 3]]
 /** Steps of an axis of seconds that people count in. */
 const SECONDS = [0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200].concat(
@@ -102,7 +103,7 @@ function seriesOf(lines: readonly Drawn[], several: boolean): { series: uPlot.Se
     if (line.part !== 0) continue
     const edge = { ...usual, stroke: strokeOf(line) + opacity, width: 1 }
     series.push({ ...edge }, { ...edge })
-    bands.push({ series: [series.length - 2, series.length - 1], fill: strokeOf(line) + fill })
+    if (fill !== undefined) bands.push({ series: [series.length - 2, series.length - 1], fill: strokeOf(line) + fill })
   }
   for (const line of lines) {
     const dash = line.part === 0 ? dashOf(line.index) : (PARTS[line.part % PARTS.length] as number[])

@@ -1,8 +1,8 @@
 /** One chart: a smoothed line and the raw least-to-greatest band of each run, with a crosshair that all charts share. */
 import uPlot from "uplot"
 import { chartOptions, type Drawn, places } from "./serve-dash-client-axes.ts"
+import { type Column, nearest, type RunSeries, smoothed } from "./serve-dash-client-curve.ts"
 import { clock, count, figure, make, NONE, swatch } from "./serve-dash-client-dom.ts"
-import { type Column, nearest, type RunSeries, smoothed } from "./serve-dash-client-series.ts"
 import { change, current } from "./serve-dash-client-view.ts"
 
 export interface ChartTraits {
@@ -38,6 +38,12 @@ export class Chart {
   private readonly expand = make("button", { type: "button", name: "expand", text: "⤢", title: "Whole width" })
   private plot: uPlot | undefined
   private shape = ""
+  private names = ""
+  private frame = 0
+  /** What writes the legend's values at x. */
+  private values: ((x: number | undefined) => void)[] = []
+  /** Whether it stands in the window. */
+  isSeen = true
   private lines: Drawn[] = []
   private series: readonly RunSeries[] = []
   private runs: readonly Shown[] = []
@@ -90,6 +96,9 @@ export class Chart {
     const { logx, logy, x, fit } = current()
     const shape = JSON.stringify([this.lines, logx, logy, x, fit, this.isWide])
     const data = this.data(logx, logy)
+    const names = JSON.stringify(runs)
+    if (shape !== this.shape || names !== this.names) this.list()
+    this.names = names
     if (this.plot !== undefined && shape === this.shape) this.plot.setData(data)
     else {
       this.plot?.destroy()
@@ -124,7 +133,8 @@ export class Chart {
         values.slice(skip).map((value) => (value === null || !Number.isFinite(value) || (logy && value <= 0) ? null : value))
       const axis = x.slice(skip)
       if (part === 0) edges.push([axis, shown(told.max), shown(told.min)])
-      lines.push([axis, shown(smoothed(told.last, part === 0 ? weight : 0))])
+      const along = logx ? axis.map(Math.log) : axis
+      lines.push([axis, smoothed(along, shown(told.last), part === 0 ? weight : 0)])
     }
     // Validation has values at a few steps: null there is "not measured", which a line passes.
     return uPlot.join([...edges, ...lines])
@@ -145,48 +155,68 @@ export class Chart {
     })
   }
 
+  /** Once a frame, and only where somebody sees it. */
   private moved(plot: uPlot): void {
-    this.tell(plot.cursor.left === undefined || plot.cursor.left < 0 ? undefined : plot.posToVal(plot.cursor.left, "x"))
+    if (this.frame !== 0 || !this.isSeen) return
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0
+      const { left } = plot.cursor
+      this.tell(left === undefined || left < 0 ? undefined : plot.posToVal(left, "x"))
+    })
   }
 
   /** Values under the crosshair at `x`, or the last ones. */
   private tell(x: number | undefined): void {
-    const several = this.runs.length > 1
     this.where.textContent = x === undefined ? "" : at(x)
-    const entries = Map.groupBy(this.lines, ({ run }) => run)
-    this.legend.replaceChildren(
-      ...[...entries].flatMap(([run, lines]) => (several ? [this.entry(run, lines, x)] : lines.map((line) => this.entry(run, [line], x)))),
-    )
+    for (const value of this.values) value(x)
   }
 
-  /** Values of a run's lines at `x`: "■ baseline 2.65 · validation 2.86", of a single run with the range of the band. */
-  private entry(run: number, lines: readonly Drawn[], x: number | undefined): HTMLElement {
+  /** The legend: of several runs an entry each, of one run an entry for each column. */
+  private list(): void {
+    this.values = []
     const several = this.runs.length > 1
-    const format = this.traits.format ?? figure
-    const series = this.series[run] as RunSeries
-    const values = lines.flatMap(({ column, part }) => {
-      const told = series.columns.get(column)
-      let index = x === undefined ? series.x.length - 1 : nearest(series.x, x)
-      while (index > 0 && (told?.last[index] ?? null) === null) index--
-      const value = told?.last[index]
-      const [low, high] = [told?.min[index], told?.max[index]]
-      const isRange = !several && part === 0 && typeof low === "number" && typeof high === "number" && format(high) !== format(low)
-      const title = part === 0 ? (several ? undefined : this.traits.name) : this.traits.also?.[part - 1]?.title
-      return [
-        ...(title === undefined ? [] : [make("span", { text: several ? "· " : `${title} ` })]),
-        make("b", { text: typeof value === "number" ? format(value) : NONE }),
-        ...(isRange ? [make("span", { name: "range", text: `${format(low)} … ${format(high)}` })] : []),
-      ]
-    })
-    const { index, label } = this.runs[run] as Shown
-    const part = lines[0]?.part ?? 0
-    const patch = swatch(several ? index : part === 0 ? index : index + part)
-    const entry = make("span", { name: "entry" }, patch, several && make("span", { name: "label", text: label }), ...values)
+    const entries = [...Map.groupBy(this.lines, ({ run }) => run).values()]
+    this.legend.replaceChildren(...entries.flatMap((lines) => (several ? [this.entry(lines)] : lines.map((line) => this.entry([line])))))
+  }
+
+  /** "■ baseline 2.65 · 2.86", of a single run with the range of the band. */
+  private entry(lines: readonly Drawn[]): HTMLElement {
+    const several = this.runs.length > 1
+    const first = lines[0] as Drawn
+    const { index, label, id } = this.runs[first.run] as Shown
+    const entry = make(
+      "span",
+      { name: "entry" },
+      swatch(several ? index : index + first.part),
+      several && make("span", { name: "label", text: label }),
+    )
+    for (const line of lines) entry.append(...this.value(line))
     if (several) {
-      entry.addEventListener("mouseenter", () => this.onHover(this.runs[run]?.id))
+      entry.addEventListener("mouseenter", () => this.onHover(id))
       entry.addEventListener("mouseleave", () => this.onHover(undefined))
     }
     return entry
+  }
+
+  /** A line's name, value and range, which follow the crosshair. */
+  private value({ run, column, part }: Drawn): HTMLElement[] {
+    const several = this.runs.length > 1
+    const format = this.traits.format ?? figure
+    const title = part === 0 ? (several ? undefined : this.traits.name) : this.traits.also?.[part - 1]?.title
+    const value = make("b")
+    const range = make("span", { name: "range" })
+    this.values.push((x) => {
+      const series = this.series[run]
+      const told = series?.columns.get(column)
+      if (series === undefined || told === undefined) return
+      let index = x === undefined ? series.x.length - 1 : nearest(series.x, x)
+      while (index > 0 && (told.last[index] ?? null) === null) index--
+      const [last, low, high] = [told.last[index], told.min[index], told.max[index]]
+      value.textContent = typeof last === "number" ? format(last) : NONE
+      const isRange = !several && part === 0 && typeof low === "number" && typeof high === "number" && format(high) !== format(low)
+      range.textContent = isRange ? `${format(low)} … ${format(high)}` : ""
+    })
+    return [...(title === undefined ? [] : [make("span", { text: several ? "·" : title, title })]), value, ...(several ? [] : [range])]
   }
 
   /** Pales the lines of all runs but this one. */

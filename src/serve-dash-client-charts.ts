@@ -1,9 +1,10 @@
 /** The charts of one or several runs: which there are, fetched as they come into sight, grown by live rows. */
 import { axesBar } from "./serve-dash-client-bar.ts"
 import { Chart, type ChartTraits, type Shown } from "./serve-dash-client-chart.ts"
+import { grow, type RunSeries } from "./serve-dash-client-curve.ts"
 import { bytes, count, empty, make, percent, span } from "./serve-dash-client-dom.ts"
 import { insist, type LiveRow } from "./serve-dash-client-live.ts"
-import { fetchSeries, grow, type RunSeries } from "./serve-dash-client-series.ts"
+import { fetchSeries } from "./serve-dash-client-series.ts"
 import { current, onView, type View } from "./serve-dash-client-view.ts"
 
 const unit = (name: string) => (value: number) => `${count(value)} ${name}`
@@ -59,6 +60,8 @@ const GROUPS: readonly { readonly title: string; readonly charts: readonly Chart
 /** Redraws of live rows are at least this far apart, and take no more than a fifth of the time. */
 const DRAW_MS = 200
 const REST = 4
+/** Live rows that are remembered for an answer that was made before them. */
+const KEPT = 1000
 /** Live rows until the server's buckets take their place; and the time between two fetches. */
 const MOST_GROWN = 2000
 const FETCH_MS = 3000
@@ -71,17 +74,22 @@ interface Group {
   readonly charts: readonly Chart[]
   series: RunSeries[]
   state: "stale" | "asked" | "ready"
+  /** Was in the window at some time, and is now; `isStale`: what it shows is not the newest. */
   isNear: boolean
+  isSeen: boolean
+  isStale: boolean
 }
 
 export class Charts {
   readonly root = make("div", { name: "charts" })
   private readonly none = empty("No metrics yet", "The first logged step draws the charts; this page need not be loaded again.")
+  private readonly noFlops = empty("FLOPs are not known", "No run here says how many a token takes: choose another x axis.")
   private readonly groups: readonly Group[]
   private runs: readonly Shown[] = []
   private asked = new AbortController()
   private view: View = current()
   private grown = 0
+  private readonly recent: LiveRow[] = []
   private drawTimer = 0
   private drawMs = 0
   private fetchTimer = 0
@@ -94,9 +102,17 @@ export class Charts {
       series: [],
       state: "stale",
       isNear: i === 0,
+      isSeen: i === 0,
+      isStale: false,
     }))
     this.none.hidden = true
-    this.root.append(axesBar(), this.none)
+    this.noFlops.hidden = true
+    const slow = make("p", {
+      name: "slow",
+      role: "status",
+      text: "Still reading: the first look at a long run goes through its whole journal.",
+    })
+    this.root.append(axesBar(), slow, this.none, this.noFlops)
     const watcher = new IntersectionObserver((seen) => this.see(seen), { rootMargin: "300px" })
     for (const { title, section, charts } of this.groups) {
       const grid = make("div", { name: title === "" ? "grid first" : "grid" }, ...charts.map(({ root }) => root))
@@ -105,11 +121,16 @@ export class Charts {
       watcher.observe(section)
     }
     onView(() => this.changed())
+    document.addEventListener("visibilitychange", () => {
+      for (const group of this.groups) if (group.isStale && group.isSeen && !document.hidden) this.draw(group)
+    })
   }
 
   /** Shows these runs in place of those before. */
   show(runs: readonly Shown[]): Promise<void> {
     this.runs = runs
+    // A run that was cut back has rows here that are no more.
+    this.recent.length = 0
     return this.load()
   }
 
@@ -117,13 +138,25 @@ export class Charts {
     const [before, now] = [this.view, current()]
     this.view = now
     if (before.x !== now.x || before.from !== now.from || before.to !== now.to) void this.load()
-    else for (const group of this.groups) this.draw(group)
+    else this.drawSeen()
+  }
+
+  /** Draws what is in the window; the rest when it comes there. */
+  private drawSeen(): void {
+    for (const group of this.groups) {
+      if (group.isSeen && !document.hidden) this.draw(group)
+      else group.isStale = true
+    }
   }
 
   private see(seen: readonly IntersectionObserverEntry[]): void {
     for (const { target, isIntersecting } of seen) {
       const group = this.groups.find(({ section }) => section === target)
-      if (group !== undefined && isIntersecting) group.isNear = true
+      if (group === undefined) continue
+      if (isIntersecting) group.isNear = true
+      group.isSeen = isIntersecting
+      for (const chart of group.charts) chart.isSeen = isIntersecting
+      if (isIntersecting && group.isStale) this.draw(group)
     }
     if (this.runs.length > 0) void this.fetch()
   }
@@ -154,6 +187,11 @@ export class Charts {
         if (signal.aborted) return
         group.series = series
         group.state = "ready"
+        // Rows that came while the answer was on its way.
+        for (const { run, row } of this.recent) {
+          const own = series.find((one) => one.run === run)
+          if (own !== undefined && current().to === undefined) grow(own, current().x, row)
+        }
         this.draw(group)
       })
       if (signal.aborted) return
@@ -162,7 +200,10 @@ export class Charts {
   }
 
   /** Adds a live row; the right end of a zoomed view stays as it is. */
-  add({ run, row }: LiveRow): void {
+  add(live: LiveRow): void {
+    const { run, row } = live
+    this.recent.push(live)
+    if (this.recent.length > KEPT) this.recent.splice(0, KEPT / 2)
     if (current().to !== undefined) return
     let isKnown = true
     for (const { series, state } of this.groups) {
@@ -179,7 +220,7 @@ export class Charts {
       () => {
         const from = performance.now()
         this.drawTimer = 0
-        for (const group of this.groups) this.draw(group)
+        this.drawSeen()
         this.drawMs = performance.now() - from
       },
       Math.max(DRAW_MS, this.drawMs * REST),
@@ -188,6 +229,7 @@ export class Charts {
 
   private draw(group: Group): void {
     if (group.state !== "ready") return
+    group.isStale = false
     const { hide } = current()
     const seen = this.runs.map((run, i) => ({ run, series: group.series[i] })).filter(({ run }) => !hide.includes(run.id))
     const series = seen.flatMap(({ series: one }) => (one === undefined ? [] : [one]))
@@ -202,10 +244,11 @@ export class Charts {
     group.section.hidden = !drawn.includes(true)
     if (group !== this.groups[0]) return
     this.none.hidden = drawn.includes(true) || seen.length === 0
+    this.noFlops.hidden = current().x !== "flops" || !drawn.includes(true) || series.some(({ x }) => (x.at(-1) ?? 0) > 0)
   }
 
   /** Pales all runs but this one. */
   highlight(run: string | undefined): void {
-    for (const { charts } of this.groups) for (const chart of charts) chart.highlight(run)
+    for (const { charts, isSeen } of this.groups) if (isSeen) for (const chart of charts) chart.highlight(run)
   }
 }

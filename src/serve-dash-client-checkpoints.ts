@@ -36,7 +36,7 @@ function serveIt(run: string, { step, path }: CheckpointRow): HTMLElement {
       place.replaceChildren(copied(command))
       complain(
         mayNot
-          ? new Refusal("loading a model here takes the admin key; the command beside the checkpoint serves it without", error.status)
+          ? new Refusal("loading a model here takes the admin key; the command beside the checkpoint serves it without", error.status, true)
           : error,
       )
     }

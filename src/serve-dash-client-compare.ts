@@ -1,12 +1,15 @@
 /** /compare: any number of runs over one another, and the settings in which they differ. */
-import type { RunSummary } from "./db.ts"
+import type { JournalRow, RunSummary } from "./db.ts"
 import type { Shown } from "./serve-dash-client-chart.ts"
 import { Charts } from "./serve-dash-client-charts.ts"
-import { call, count, duration, empty, figure, loading, make, span, status, swatch, table } from "./serve-dash-client-dom.ts"
-import { insist, listen } from "./serve-dash-client-live.ts"
-import { badge, fetchRuns, progress, runLink } from "./serve-dash-client-runs.ts"
+import { call, count, duration, empty, figure, keepFocus, loading, make, span, status, swatch, table } from "./serve-dash-client-dom.ts"
+import { insist, keep, listen } from "./serve-dash-client-live.ts"
+import { badge, fetchRuns, listOf, progress, runLink } from "./serve-dash-client-runs.ts"
+import { newestSamples } from "./serve-dash-client-samples.ts"
 import { settings } from "./serve-dash-client-settings.ts"
 import { change, current, onView } from "./serve-dash-client-view.ts"
+
+const REFRESH_MS = 5000
 
 /** The compared runs in a table: its colours are the charts' legend, its boxes hide lines. */
 function chosenTable(runs: readonly RunSummary[], charts: Charts): HTMLElement {
@@ -55,33 +58,62 @@ export async function comparePage(main: HTMLElement): Promise<void> {
     make("div", { name: "head" }, make("h2", { text: "Settings" }), make("label", { name: "check" }, same, "also those that are the same")),
     differences,
   )
-  main.append(make("div", { name: "head" }, make("h1", { text: "Compare" }), add), chosen, charts.root, below)
+  const texts = make("div")
+  const show = make("button", { type: "button", text: "Show the newest of each run" })
+  show.addEventListener("click", () => change({ tab: current().tab === "samples" ? "charts" : "samples" }))
+  const samples = make("section", { name: "group" }, make("div", { name: "head" }, make("h2", { text: "Samples" }), show), texts)
+  main.append(make("div", { name: "head" }, make("h1", { text: "Compare" }), add), chosen, charts.root, below, samples)
   let shown = ""
   let runs: readonly RunSummary[] = []
   let configs: { label: string; config: unknown }[] = []
 
-  const draw = () => {
-    chosen.replaceChildren(
-      runs.length === 0
-        ? empty("No runs chosen", "Add some above, or tick them in the list of runs and press Compare.")
-        : chosenTable(runs, charts),
+  /** Samples are long: fetched when they are asked for, once for the runs that are compared. */
+  let known: { ids: string; rows: readonly { label: string; index: number; rows: readonly JournalRow[] }[] } | undefined
+  const drawSamples = () =>
+    insist(async () => {
+      const isOpen = current().tab === "samples"
+      show.setAttribute("aria-pressed", String(isOpen))
+      samples.hidden = runs.length === 0
+      const ids = runs.map(({ id }) => id).join()
+      if (!isOpen) texts.replaceChildren()
+      if (!isOpen || runs.length === 0) return
+      if (known?.ids !== ids) {
+        texts.replaceChildren(loading())
+        const rows = await Promise.all(
+          runs.map(async ({ id, name }, index) => {
+            const told = await call(`/api/runs/${encodeURIComponent(id)}/samples?limit=100000`)
+            return { label: name, index, rows: listOf<JournalRow>(told, "samples") }
+          }),
+        )
+        known = { ids, rows }
+      }
+      texts.replaceChildren(newestSamples(known.rows))
+    })
+  const drawTable = () =>
+    keepFocus(chosen, () =>
+      chosen.replaceChildren(
+        runs.length === 0
+          ? empty("No runs chosen", "Add some above, or tick them in the list of runs and press Compare.")
+          : chosenTable(runs, charts),
+      ),
     )
+  const draw = () => {
+    void drawSamples()
+    drawTable()
     charts.root.hidden = runs.length === 0
     below.hidden = runs.length < 2
     if (configs.length === runs.length) differences.replaceChildren(settings(configs, current().same))
   }
+  const find = (all: readonly RunSummary[]) => current().runs.flatMap((id) => all.find((run) => run.id === id || run.name === id) ?? [])
   const load = () =>
     insist(async () => {
-      const ids = current().runs
-      shown = ids.join()
-      const known = await fetchRuns()
-      status("ready", `${known.length} runs`)
-      runs = ids.flatMap((id) => known.find((run) => run.id === id || run.name === id) ?? [])
+      shown = current().runs.join()
+      const all = await fetchRuns()
+      status("ready", "connected")
+      runs = find(all)
       add.replaceChildren(
         make("option", { value: "", text: "Add a run …" }),
-        ...known
-          .filter((run) => !runs.includes(run))
-          .map(({ id, name, state }) => make("option", { value: id, text: `${name} (${state})` })),
+        ...all.filter((run) => !runs.includes(run)).map(({ id, name, state }) => make("option", { value: id, text: `${name} (${state})` })),
       )
       draw()
       const labels = runs.map(({ id, name }, index): Shown => ({ id, label: name, index }))
@@ -97,14 +129,20 @@ export async function comparePage(main: HTMLElement): Promise<void> {
   let before = ""
   onView(() => {
     if (current().runs.join() !== shown) return void load()
-    const now = JSON.stringify([current().hide, current().same])
+    const now = JSON.stringify([current().hide, current().same, current().tab, current().prompt])
     if (now !== before) draw()
     before = now
   })
-  await load()
   listen(
     undefined,
     (live) => charts.add(live),
     () => void load(),
   )
+  await load()
+  const look = () =>
+    insist(async () => {
+      runs = find(await fetchRuns())
+      drawTable()
+    })
+  void keep(look, REFRESH_MS)
 }

@@ -59,6 +59,7 @@ export function figure(value: number | null | undefined): string {
   if (value === null || value === undefined) return NONE
   const size = Math.abs(value)
   if (Number.isInteger(value) || !Number.isFinite(value) || size < 1e-3) return count(value)
+  if (size < 0.01) return String(Number(value.toPrecision(3)))
   if (size < 9999.5) return value.toPrecision(4)
   const [unit, letter] = UNITS.find(([unit]) => size >= unit * 0.9995) as (typeof UNITS)[number]
   return `${(value / unit).toPrecision(3)}${letter}`
@@ -99,9 +100,13 @@ export function clock(seconds: number): string {
 export const percent = (value: number | null | undefined): string =>
   value === null || value === undefined ? NONE : `${Number((value * 100).toFixed(1))} %`
 
-/** Milliseconds as "3.2 ms", "1.5 s", "4 min 5 s". */
-export const span = (ms: number | null | undefined): string =>
-  ms === null || ms === undefined ? NONE : ms < 1000 ? `${count(ms)} ms` : ms < 60_000 ? `${count(ms / 1000)} s` : duration(ms / 1000)
+/** Milliseconds as "38.5 ms", "1.5 s", "4 min 5 s". */
+export function span(ms: number | null | undefined): string {
+  if (ms === null || ms === undefined) return NONE
+  const three = (value: number) => Number(value.toPrecision(3))
+  if (ms > 0 && ms < 0.1) return `${three(ms * 1000)} µs`
+  return ms < 1000 ? `${three(ms)} ms` : ms < 60_000 ? `${three(ms / 1000)} s` : duration(ms / 1000)
+}
 
 /** "3 h ago": the greatest unit says enough. */
 export const ago = (time: number): string =>
@@ -113,6 +118,8 @@ export class Refusal extends Error {
   constructor(
     message: string,
     readonly status: number,
+    /** In the page's words, which say more. */
+    readonly isOwn = false,
   ) {
     super(message)
   }
@@ -136,21 +143,35 @@ export async function call<T>(path: string, init?: RequestInit): Promise<T> {
 export const send = <T>(method: string, path: string, body: unknown): Promise<T> =>
   call<T>(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) })
 
-/** Says above the page what went wrong, or that nothing does. */
+/** Says above the page what went wrong, or that nothing does; nothing is on its way any more then. */
 export function complain(error: unknown): void {
   const box = byId("alert")
   box.hidden = error === undefined
   if (error === undefined) return
-  box.textContent = error instanceof Error ? error.message : String(error)
-  if (!(error instanceof Refusal && (error.status === 401 || error.status === 403))) return
+  for (const waiting of document.querySelectorAll(".loading")) waiting.remove()
+  const mayNot = error instanceof Refusal && (error.status === 401 || error.status === 403)
+  box.textContent =
+    mayNot && error.status === 401 && !error.isOwn
+      ? "This takes a key of the server."
+      : error instanceof Error
+        ? error.message
+        : String(error)
+  if (!mayNot) return
   const href = `/login?next=${encodeURIComponent(location.pathname + location.search)}`
-  box.append(" ", make("a", { href, text: "Log in with a key" }))
+  box.append(" ", make("a", { href, text: "Log in" }))
 }
 
 /** The dot in the header. */
 export function status(kind: "ready" | "failed" | "", text: string): void {
   byId("dot").className = `dot ${kind}`
   byId("state").textContent = text
+}
+
+/** Draws anew without taking the place from somebody at the keyboard. */
+export function keepFocus(root: HTMLElement, draw: () => void): void {
+  const label = root.contains(document.activeElement) ? document.activeElement?.getAttribute("aria-label") : undefined
+  draw()
+  if (label) root.querySelector<HTMLElement>(`[aria-label="${CSS.escape(label)}"]`)?.focus()
 }
 
 /** Shows an empty state: what is missing and what would fill it. */

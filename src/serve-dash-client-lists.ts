@@ -1,5 +1,5 @@
 /** /models, /checkpoints, /domains: what is served, what runs saved, kinds of data. */
-import type { CheckpointRow, RunSummary } from "./db.ts"
+import type { CheckpointRow, DomainSummary } from "./db.ts"
 import { CHECKPOINT_HEAD, checkpointCells } from "./serve-dash-client-checkpoints.ts"
 import {
   ago,
@@ -118,30 +118,24 @@ export const checkpointsPage = (main: HTMLElement): Promise<void> => {
   })
 }
 
-/** Runs by their domain, or where none was given by the preset, which names the kind of data too. */
 export const domainsPage = (main: HTMLElement): Promise<void> =>
   page(main, "Domains", async () => {
-    const known = listOf<{ readonly id: string }>(await call("/api/domains"), "domains").map(({ id }) => id)
-    const groups = Map.groupBy(await fetchRuns(), ({ domain, preset }) => domain ?? preset ?? "")
-    for (const id of known) if (!groups.has(id)) groups.set(id, [])
-    groups.delete("")
-    if (groups.size === 0) return empty("No domains yet", "alpha train --preset=novels (or chords, abc …) names the kind of data of a run.")
-    const cells = [...groups].map(([id, runs]) => domainCells(id, runs))
-    return table(["Domain", ">Runs", ">Running", ">Tokens trained", ">Best validation", "Best run", "Last row"], cells, "Domains")
+    const domains = listOf<DomainSummary>(await call("/api/domains"), "domains")
+    if (domains.length === 0)
+      return empty("No domains yet", "alpha train --preset=novels (or chords, abc …) names the kind of data of a run.")
+    const cells = domains.map(({ id, runs, running, tokens, loss, bestValLoss, bestRun, updatedAt }) => [
+      make("a", { href: `/runs?find=${encodeURIComponent(id)}`, text: id }),
+      String(runs),
+      String(running),
+      count(tokens),
+      figure(loss),
+      figure(bestValLoss),
+      bestRun === null ? NONE : make("a", { href: `/runs/${encodeURIComponent(bestRun)}`, text: bestRun }),
+      ago(updatedAt),
+    ])
+    return table(
+      ["Domain", ">Runs", ">Running", ">Tokens trained", ">Newest loss", ">Best validation", "Best run", "Last row"],
+      cells,
+      "Domains",
+    )
   })
-
-function domainCells(id: string, runs: readonly RunSummary[]): (Node | string)[] {
-  const best = runs
-    .filter(({ bestValLoss }) => bestValLoss !== null)
-    .toSorted((a, b) => (a.bestValLoss as number) - (b.bestValLoss as number))[0]
-  const last = Math.max(0, ...runs.map(({ updatedAt }) => updatedAt))
-  return [
-    make("a", { href: `/runs?find=${encodeURIComponent(id)}`, text: id }),
-    String(runs.length),
-    String(runs.filter(({ state }) => state === "running").length),
-    count(runs.reduce((sum, { tokens }) => sum + tokens, 0)),
-    figure(best?.bestValLoss),
-    best === undefined ? NONE : runLink(best),
-    ago(last),
-  ]
-}

@@ -26,7 +26,10 @@ export function listen(run: string | undefined, onRow: (live: LiveRow) => void, 
       wasAway = true
       status("failed", "connection lost")
       // The event says no reason; a plain request does.
-      call("/api/runs?limit=1").catch((error: unknown) => complain(error))
+      call("/api/runs?limit=1").catch((error: unknown) => {
+        complain(error)
+        if (error instanceof Refusal && error.status !== 0) status("failed", "refused")
+      })
       if (source.readyState !== EventSource.CLOSED) return
       source.close()
       setTimeout(open, AGAIN_MS)

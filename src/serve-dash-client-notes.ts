@@ -10,7 +10,7 @@ async function save(run: RunSummary, part: { notes?: string; tags?: readonly str
     return changed
   } catch (error) {
     const mayNot = error instanceof Refusal && (error.status === 401 || error.status === 403)
-    complain(mayNot ? new Refusal("notes and tags are changed with the admin key (ALPHA_ADMIN_KEY)", error.status) : error)
+    complain(mayNot ? new Refusal("notes and tags are changed with the admin key (ALPHA_ADMIN_KEY)", error.status, true) : error)
     return undefined
   }
 }

@@ -1,6 +1,6 @@
 /** Where a run's time goes: the phases of a step, the run as a whole, the kernels of a step that was profiled. */
 import type { JournalRow, RunSummary, Series } from "./db.ts"
-import { call, colour, count, empty, make, percent, span, table } from "./serve-dash-client-dom.ts"
+import { call, colour, count, empty, make, NONE, percent, span, table } from "./serve-dash-client-dom.ts"
 import { listOf } from "./serve-dash-client-runs.ts"
 
 interface Part {
@@ -46,6 +46,8 @@ const mean = (values: readonly (number | null)[] = []): number => {
 }
 const sum = (values: readonly unknown[]): number => values.reduce<number>((all, value) => all + (typeof value === "number" ? value : 0), 0)
 
+const rate = (value: number): string => (value === 0 ? NONE : String(Number(value.toPrecision(3))))
+
 interface KernelRow {
   readonly op: string
   readonly kernel?: string
@@ -64,7 +66,7 @@ function kernels(event: JournalRow | undefined): HTMLElement {
     const meter = make("span", { name: "share" })
     meter.style.width = `${(share / most) * 100}%`
     const name = make("span", { name: "kernel" }, make("code", { text: kernel ?? op }), make("span", { name: "track" }, meter))
-    return [name, percent(share), span(ms), count(launches), count(gb_per_s), tflop_per_s === 0 ? "–" : count(tflop_per_s)]
+    return [name, percent(share), span(ms), count(launches), rate(gb_per_s), rate(tflop_per_s)]
   })
   return make(
     "section",
@@ -109,7 +111,7 @@ export async function phases(run: RunSummary): Promise<HTMLElement> {
     known &&
       bar("A step", `${span(step)} on average`, [
         { title: "wait for the device", ms: wait },
-        { title: run.device?.startsWith("cpu") === true ? "compute" : "submit work", ms: submit },
+        { title: /^cpu|threads/.test(run.device ?? "") ? "compute" : "submit work", ms: submit },
         { title: "make batches", ms: data },
         { title: "in flight", ms: Math.max(0, step - data - submit - wait) },
       ]),

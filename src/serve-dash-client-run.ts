@@ -2,7 +2,7 @@
 import type { CheckpointRow, JournalRow, RunSummary } from "./db.ts"
 import { Charts } from "./serve-dash-client-charts.ts"
 import { CHECKPOINT_HEAD, checkpointCells } from "./serve-dash-client-checkpoints.ts"
-import { ago, call, count, duration, empty, figure, loading, make, moment, NONE, span, table } from "./serve-dash-client-dom.ts"
+import { ago, call, count, duration, empty, figure, loading, make, moment, NONE, percent, span, table } from "./serve-dash-client-dom.ts"
 import { insist, keep, listen } from "./serve-dash-client-live.ts"
 import { notesOf, tagsOf } from "./serve-dash-client-notes.ts"
 import { phases } from "./serve-dash-client-phases.ts"
@@ -28,7 +28,7 @@ function figures(run: RunSummary): HTMLElement {
   const left = run.state === "running" ? secondsLeft(run) : undefined
   const tile = (title: string, value: string | Node, about = "") =>
     make("div", { name: "tile" }, make("dt", { text: title }), make("dd", {}, value), make("dd", { name: "meta", text: about }))
-  const share = run.steps === null || run.steps === 0 ? "" : `${Math.floor((100 * run.step) / run.steps)} %`
+  const share = run.steps === null || run.steps === 0 ? "" : percent(run.step / run.steps)
   const best = run.bestValLoss === null ? "" : `best ${figure(run.bestValLoss)}`
   const facts = [
     [run.device, run.precision].filter(Boolean).join(" · "),
@@ -194,7 +194,6 @@ export async function runPage(main: HTMLElement, id: string): Promise<void> {
       const rows = listOf<JournalRow>(await call(`${path}/events?limit=100000`), "events")
       main.querySelector(".incidents")?.replaceWith(incidents(rows))
     })
-  await Promise.all([lookIncidents(), lookTab()])
   listen(
     first.id,
     (live) => {
@@ -207,5 +206,6 @@ export async function runPage(main: HTMLElement, id: string): Promise<void> {
       if (isDrawn) void show()
     },
   )
+  await Promise.all([lookIncidents(), lookTab()])
   void keep(look, REFRESH_MS)
 }

@@ -9,6 +9,7 @@ import {
   duration,
   empty,
   figure,
+  keepFocus,
   loading,
   make,
   moment,
@@ -89,12 +90,21 @@ export async function trainingPage(main: HTMLElement): Promise<void> {
   const cards = make("div", { name: "cards" }, loading())
   const charts = new Charts()
   charts.root.hidden = true
-  main.append(make("h1", { text: "Training" }), cards, charts.root)
+  const more = make("p", { name: "tip", hidden: true })
+  main.append(make("h1", { text: "Training" }), cards, more, charts.root)
   let shown = "none"
   const look = () =>
     insist(async () => {
       const all = await fetchRuns()
-      const runs = all.filter(({ state }) => state === "running" || state === "stalled").slice(0, MOST_DRAWN)
+      // The newest first, in an order that stays: colours go by it.
+      const training = all.filter(({ state }) => state === "running" || state === "stalled")
+      const runs = training.toSorted((a, b) => b.startedAt - a.startedAt || a.id.localeCompare(b.id)).slice(0, MOST_DRAWN)
+      cards.classList.toggle("many", runs.length > 4)
+      more.hidden = training.length === runs.length
+      more.replaceChildren(
+        `The newest ${runs.length} of ${training.length}; `,
+        make("a", { href: "/runs?only=running", text: "all of them" }),
+      )
       const last = all.toSorted((a, b) => b.updatedAt - a.updatedAt)[0]
       const none = empty("Nothing trains now", start)
       if (last !== undefined)
@@ -106,7 +116,6 @@ export async function trainingPage(main: HTMLElement): Promise<void> {
       shown = ids
       await charts.show(runs.map(({ id, name }, index) => ({ id, label: name, index })))
     })
-  await look()
   listen(
     undefined,
     (live) => (live.kind === "state" ? void look() : charts.add(live)),
@@ -115,6 +124,7 @@ export async function trainingPage(main: HTMLElement): Promise<void> {
       void look()
     },
   )
+  await look()
   void keep(look, REFRESH_MS)
 }
 
@@ -224,11 +234,8 @@ export async function runsPage(main: HTMLElement): Promise<void> {
     compare.textContent = chosen.length < 2 ? "Tick two to compare" : `Compare ${chosen.length}`
     compare.disabled = chosen.length < 2
     told.textContent = shown.length === runs.length ? `${runs.length} runs` : `${shown.length} of ${runs.length} runs`
-    const focus = document.activeElement?.getAttribute("aria-label")
     const missing = runs.length === 0 ? empty("No runs yet", start) : empty("No run matches", "Change the words or the state above.")
-    body.replaceChildren(shown.length === 0 ? missing : runsTable(shown))
-    // A new table must not lose the place of somebody at the keyboard.
-    if (focus?.startsWith("Compare ")) body.querySelector<HTMLElement>(`[aria-label="${CSS.escape(focus)}"]`)?.focus()
+    keepFocus(body, () => body.replaceChildren(shown.length === 0 ? missing : runsTable(shown)))
   }
 
   find.addEventListener("input", () => change({ find: find.value }))

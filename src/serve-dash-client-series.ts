@@ -1,26 +1,8 @@
-/** Series of runs as charts draw them: fetched in buckets, put on the axis, smoothed, and grown by live rows. */
+/** Series of runs, fetched in buckets and put on the axis. */
 import type { Series } from "./db.ts"
+import type { RunSeries } from "./serve-dash-client-curve.ts"
 import { call } from "./serve-dash-client-dom.ts"
-import type { Axis, View } from "./serve-dash-client-view.ts"
-
-type Values = (number | null)[]
-
-export interface Column {
-  readonly min: Values
-  readonly max: Values
-  readonly last: Values
-}
-
-/** One run's columns over one axis. */
-export interface RunSeries {
-  readonly run: string
-  /** x as the axis shows it; time in seconds since the run's first row. */
-  readonly x: number[]
-  readonly columns: Map<string, Column>
-  /** Of the server's x: what the axis shows is (x − origin) / unit. */
-  readonly origin: number
-  readonly unit: number
-}
+import type { View } from "./serve-dash-client-view.ts"
 
 /** Times in ms since 1970 are greater than this; seconds of a run are not. */
 const EPOCH_MS = 1e11
@@ -55,55 +37,4 @@ export async function fetchSeries(
     origin: start,
     unit: isEpoch ? unit : 1,
   }
-}
-
-/** Journal names of the columns that the API names otherwise. */
-const NAMES: Readonly<Record<string, string>> = {
-  tokens_per_s: "tokensPerS",
-  ms_per_step: "msPerStep",
-  val_loss: "valLoss",
-  bits_per_byte: "bitsPerByte",
-}
-
-/** Adds a live row at the end; false where its place on the axis is not known, and the series must be fetched. */
-export function grow(series: RunSeries, axis: Axis, row: Readonly<Record<string, unknown>>): boolean {
-  const raw = axis === "step" ? row.step : axis === "tokens" ? row.tokens : axis === "time" ? row.time : undefined
-  if (typeof raw !== "number") return false
-  const x = (raw - series.origin) / series.unit
-  const last = series.x.at(-1) ?? Number.NEGATIVE_INFINITY
-  if (x < last) return true
-  const index = x === last ? series.x.length - 1 : series.x.push(x) - 1
-  for (const [name, column] of series.columns) {
-    const journal = Object.keys(NAMES).find((key) => NAMES[key] === name)
-    const told = row[name] ?? (journal === undefined ? undefined : row[journal])
-    if (typeof told === "number") for (const values of [column.min, column.max, column.last]) values[index] = told
-    else if (column.last.length <= index) for (const values of [column.min, column.max, column.last]) values[index] = null
-  }
-  return true
-}
-
-/** Exponential moving average without the bias of its start; gaps stay gaps. */
-export function smoothed(values: readonly (number | null)[], weight: number): Values {
-  if (weight === 0) return [...values]
-  let average = 0
-  let mass = 0
-  return values.map((value) => {
-    if (value === null || !Number.isFinite(value)) return null
-    average = average * weight + value * (1 - weight)
-    mass = mass * weight + (1 - weight)
-    return average / mass
-  })
-}
-
-/** Index of the last x that is not after `at` (or the nearest, where it is nearer); -1 for none. */
-export function nearest(x: readonly number[], at: number): number {
-  let [low, high] = [0, x.length - 1]
-  if (high < 0) return -1
-  while (low < high) {
-    const middle = (low + high + 1) >> 1
-    if ((x[middle] as number) <= at) low = middle
-    else high = middle - 1
-  }
-  const after = x[low + 1]
-  return after !== undefined && after - at < at - (x[low] as number) ? low + 1 : low
 }

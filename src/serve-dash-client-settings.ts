@@ -30,8 +30,15 @@ function values(config: unknown): Map<string, string> {
   return flat({ ...rest, ...Object.fromEntries(Object.entries(rows).map(([name, row]) => [name, row?.value ?? null])) })
 }
 
-const originText = (origin: unknown): string =>
-  origin === undefined ? "the run" : typeof origin === "string" ? origin : [...flat(origin).values()].join(" ")
+/** Where a setting came from; what a person said stands before what nobody did. */
+const LAYERS = ["flag", "environment", "file", "base", "preset", "derived", "default"]
+
+function originOf(row: Row | undefined): { text: string; rank: number } {
+  if (row === undefined) return { text: "the run", rank: LAYERS.length }
+  const { layer = "", from = "" } = (row.origin ?? {}) as { layer?: string; from?: string }
+  const text = layer === "default" || layer === "derived" ? [layer, from].filter(Boolean).join(": ") : from || layer
+  return { text, rank: LAYERS.indexOf(layer) }
+}
 
 /** `all`: also those that are the same in all runs. */
 export function settings(runs: readonly Configured[], all: boolean): HTMLElement {
@@ -44,6 +51,7 @@ export function settings(runs: readonly Configured[], all: boolean): HTMLElement
   if (rows.length === 0) return empty("No setting differs", "The runs were started alike.")
   const [one] = runs
   const origins = runs.length === 1 ? (((one?.config ?? {}) as RunConfig).config ?? {}) : undefined
+  if (origins !== undefined) rows.sort((a, b) => originOf(origins[a.key]).rank - originOf(origins[b.key]).rank)
   const head = ["Setting", ...(origins === undefined ? runs.map(({ label }) => label) : ["Value", "From"])]
   const cell = (value: string | undefined) => make("td", {}, make("code", { text: value ?? NONE }))
   const body = rows.map(({ key, told, differs }) =>
@@ -52,7 +60,7 @@ export function settings(runs: readonly Configured[], all: boolean): HTMLElement
       { name: differs ? "differs" : "" },
       make("th", { scope: "row" }, make("code", { text: key })),
       ...told.map(cell),
-      origins !== undefined && make("td", { name: "meta", text: originText(origins[key]?.origin) }),
+      origins !== undefined && make("td", { name: "meta", text: originOf(origins[key]).text }),
     ),
   )
   return make(

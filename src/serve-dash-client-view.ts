@@ -7,7 +7,7 @@ export interface View {
   readonly x: Axis
   readonly logx: boolean
   readonly logy: boolean
-  /** Weight of the past in the moving average, 0 (none) to 0.999. */
+  /** Weight of the past in the moving average, per 1/300 of the axis: 0 (none) to 0.999. */
   readonly smooth: number
   readonly from: number | undefined
   readonly to: number | undefined
@@ -39,7 +39,7 @@ const START: View = {
   x: "step",
   logx: false,
   logy: false,
-  smooth: 0.8,
+  smooth: 0.6,
   from: undefined,
   to: undefined,
   tab: "charts",

@@ -1,5 +1,5 @@
 /** GET /api/runs…: what is known of runs, as JSON or to download. */
-import { domainsOf, type Journal, type JournalRow, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
+import { csvOf, domainsOf, type Journal, journalPages, jsonlOf, type Pages, RUN_STATES, type RunSummary, type XAxis } from "./db.ts"
 import type { Call } from "./serve-context.ts"
 import { ApiError, badField } from "./serve-error.ts"
 import { packedJson } from "./serve-pack.ts"
@@ -8,7 +8,7 @@ const X_AXES = ["step", "tokens", "time", "flops"] as const satisfies readonly X
 const DEFAULT_POINTS = 1000
 const MOST_POINTS = 20_000
 const MOST_COLUMNS = 64
-/** Rows that a download reads at once. */
+/** Rows of a journal that are answered where nothing says how many. */
 const PAGE_ROWS = 5000
 const MOST_NOTES = 20_000
 const TAG = /^[^\s,]{1,50}$/
@@ -101,23 +101,15 @@ async function find(call: Call): Promise<RunSummary> {
   return run
 }
 
-function download(call: Call, run: RunSummary, journal: Journal): Response {
-  return attachment(call, run, journal, async function* () {
-    for (let after = -1; ; ) {
-      const rows = await call.context.runs.rows(run.id, journal, { after, limit: PAGE_ROWS })
-      if (rows.length > 0) yield rows
-      if (rows.length < PAGE_ROWS) return
-      after = (rows.at(-1) as JournalRow).seq
-    }
-  })
-}
+const download = (call: Call, run: RunSummary, journal: Journal): Response =>
+  attachment(call, run, journal, journalPages(call.context.runs, run.id, journal))
 
-/** Rows as they come; a CSV reads them twice, since its first line names every column that any row has. */
-function attachment(call: Call, run: RunSummary, what: string, read: () => AsyncGenerator<readonly object[]>): Response {
+/** Rows as they come. */
+function attachment(call: Call, run: RunSummary, what: string, read: Pages): Response {
   const format = call.http.req.query("format")
   if (format !== "csv" && format !== "jsonl") throw badField("format", "expected csv or jsonl")
   const encoder = new TextEncoder()
-  const pages = format === "csv" ? csv(read) : jsonl(read)
+  const pages = format === "csv" ? csvOf(read, { newline: "\r\n", isGuarded: true }) : jsonlOf(read)
   const body = new ReadableStream<Uint8Array>({
     async pull(controller) {
       const next = await pages.next()
@@ -133,27 +125,6 @@ function attachment(call: Call, run: RunSummary, what: string, read: () => Async
       "content-disposition": `attachment; filename="${name}"`,
     },
   })
-}
-
-async function* jsonl(read: () => AsyncGenerator<readonly object[]>): AsyncGenerator<string> {
-  for await (const rows of read()) yield rows.map((row) => `${JSON.stringify(row)}\n`).join("")
-}
-
-async function* csv(read: () => AsyncGenerator<readonly object[]>): AsyncGenerator<string> {
-  const columns = new Set<string>()
-  for await (const rows of read()) for (const row of rows) for (const name of Object.keys(row)) columns.add(name)
-  yield `${[...columns].map(cell).join(",")}\r\n`
-  const line = (row: object) => `${[...columns].map((name) => cell((row as Record<string, unknown>)[name])).join(",")}\r\n`
-  for await (const rows of read()) yield rows.map(line).join("")
-}
-
-/** RFC 4180; a text that a spreadsheet would compute gets an apostrophe. */
-function cell(value: unknown): string {
-  if (value === undefined || value === null) return ""
-  if (typeof value === "number" || typeof value === "boolean") return String(value)
-  const text = typeof value === "string" ? value : JSON.stringify(value)
-  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe
 }
 
 function count(call: Call, name: string, otherwise: number | undefined, most: number): number | undefined {

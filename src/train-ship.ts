@@ -64,6 +64,13 @@ class Refusal extends Error {
   }
 }
 
+/** What failed connections mean to a person. */
+const REASONS: Readonly<Record<string, string>> = {
+  ECONNREFUSED: "nobody listens there",
+  ECONNRESET: "the connection was cut",
+  ENOTFOUND: "no such host",
+}
+
 /** Rows of one journal that the server has, and the byte after them in the file. */
 interface Position {
   rows: number
@@ -225,7 +232,9 @@ export function startShipper(options: ShipOptions): Shipper {
       } catch (error) {
         if (closed.signal.aborted) break
         const { status, code, waitMs, message } =
-          error instanceof Refusal ? error : new Refusal(0, undefined, (error as Error).message, undefined)
+          error instanceof Refusal
+            ? error
+            : new Refusal(0, undefined, REASONS[(error as { code?: string }).code ?? ""] ?? (error as Error).message, undefined)
         if (code === "local_run") {
           onNote(`remote ${url}: it reads this run's directory itself; nothing is shipped`)
           drained.resolve(true)

@@ -1,53 +1,7 @@
 /** The gate itself is tested: simulated clocks with noise, drift and spikes; planted slow-downs must be found, equal builds left alone. */
 import { describe, expect, test } from "bun:test"
-import { normal, uniform } from "../src/base-random.ts"
-import { compareCounters, GATE_EXIT, type GateOptions, gate, judge, learnThreshold, type Side, type Verdict } from "../src/bench-gate.ts"
-
-/** A machine: standard deviation of a process's time, of the walk of its clock from process to process, share and size of disturbances. */
-interface Machine {
-  readonly noise: number
-  readonly walk: number
-  readonly spikes: number
-  readonly spike: number
-}
-const MACHINES: Readonly<Record<string, Machine>> = {
-  quiet: { noise: 0.004, walk: 0.001, spikes: 0, spike: 0 },
-  usual: { noise: 0.012, walk: 0.004, spikes: 0.02, spike: 0.3 },
-  busy: { noise: 0.02, walk: 0.006, spikes: 0.05, spike: 0.5 },
-}
-
-/** Processes of two builds on a simulated machine, B slower by `slowdown`. */
-function simulated({ noise, walk, spikes, spike }: Machine, slowdown: number, seed: number) {
-  let [i, drift] = [0, 0]
-  return async (side: Side) => {
-    const n = i++
-    drift += walk * normal(seed, 11, 0, n)
-    const disturbed = uniform(seed, 12, 0, n) < spikes ? 1 + spike * uniform(seed, 13, 0, n) : 1
-    const ms = 100 * Math.exp(drift + noise * normal(seed, 14, 0, n)) * disturbed * (side === "B" ? 1 + slowdown : 1)
-    return { metrics: { step: ms }, loss: "4.17" }
-  }
-}
-
-const options = (threshold: number, seed: number): GateOptions => ({ blocks: 8, maxBlocks: 64, threshold: () => threshold, seed })
-
-/** The threshold that this machine's own runs of a build against itself teach. */
-async function learned(machine: Machine, seed: number): Promise<number> {
-  const stored = []
-  for (let run = 0; run < 10; run++) {
-    const { rows } = await gate(simulated(machine, 0, seed + run), options(0, seed + run))
-    stored.push(rows[0]!.first)
-  }
-  return learnThreshold(stored)!
-}
-
-async function gates(machine: Machine, threshold: number, slowdown: number, count: number, seed: number) {
-  const verdicts: Record<Verdict, number> = { ok: 0, improved: 0, regression: 0, inconclusive: 0 }
-  for (let i = 0; i < count; i++) {
-    const one = seed + 1000 + 7 * i
-    verdicts[(await gate(simulated(machine, slowdown, one), options(threshold, one))).verdict]++
-  }
-  return verdicts
-}
+import { compareCounters, GATE_EXIT, gate, judge, learnThreshold, type Side } from "../src/bench-gate.ts"
+import { gates, learned, MACHINES, options } from "./gate-machines.ts"
 
 describe.each(Object.entries(MACHINES))("on a %s machine", (name, machine) => {
   let threshold = 0
@@ -68,7 +22,7 @@ describe.each(Object.entries(MACHINES))("on a %s machine", (name, machine) => {
   test("planted slow-downs: power at 2, 5 and 10 %", async () => {
     const power: Record<string, number> = {}
     for (const percent of [2, 5, 10]) {
-      const count = percent === 5 ? 100 : 20
+      const count = percent === 5 ? 100 : 10
       power[percent] = (100 * (await gates(machine, threshold, percent / 100, count, 90_000)).regression) / count
     }
     console.log(`gate, ${name} machine, alarms at 2, 5 and 10 %: ${Object.values(power).join(", ")} of 100`)

@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { normal } from "../src/base-random.ts"
 import { countersOf } from "../src/bench-counters.ts"
 import { appendCsv, csvText, parseCsv, readCsv } from "../src/bench-csv.ts"
-import { deviceClass } from "../src/bench-history.ts"
+import { deviceClass, logEntries } from "../src/bench-history.ts"
 import { benchInfer } from "../src/bench-infer.ts"
 import { figure, formatMeasurements, type Measurement, withStatistics } from "../src/bench-measure.ts"
 import { benchCases, benchStepOps } from "../src/bench-ops.ts"
@@ -128,6 +128,25 @@ test("the history names a device by its class, never by its host", () => {
   })
   expect(deviceClass("Intel(R) Xeon(R) Processor, 2 threads, v4", true)).toEqual({ device: "2 x Xeon AMX", driver: "" })
   expect(deviceClass("AMD EPYC 7763 64-Core Processor, 8 threads, v3", false).device).toBe("8 x EPYC 7763")
+})
+
+test("entries of perf/LOG.md follow its template", () => {
+  const m: Measurement = {
+    bench: "gemm",
+    name: "4096",
+    device: "NVIDIA H200, 139 GiB, NVIDIA 580.1, x",
+    unit: "TFLOP/s",
+    better: "more",
+    samples: [300, 301],
+    facts: {},
+    command: "alpha bench cuda",
+  }
+  const [head, ...rest] = logEntries([{ ...m, peer: { name: "cuBLAS", samples: [600, 602] } }]).split("\n")
+  expect(head).toBe("## gemm 4096")
+  expect(rest.map((line) => line.slice(0, 11).trim())).toEqual(["date", "commit", "device", "command", "alpha", "peer", "ratio"])
+  expect(rest[4]).toBe("alpha      300 301 TFLOP/s")
+  expect(rest[5]).toBe("peer       600 602 TFLOP/s (cuBLAS)")
+  expect(rest[6]).toStartWith("ratio      0.5 (")
 })
 
 describe("benches, short", () => {

@@ -57,7 +57,7 @@ test("they run in turns, the fastest variant counts, and one that cannot run is 
     run: async () => {
       order.push(name)
       if (rate === 0) throw new AlphaError("no compiler")
-      return [rate]
+      return { samples: [rate], peakBytes: rate * 2 ** 20 }
     },
   })
   const notes: string[] = []
@@ -65,12 +65,13 @@ test("they run in turns, the fastest variant counts, and one that cannot run is 
     order.push("ours")
     return plain
   }
-  const { samples, peer } = await alternate(ours, [variant("eager", 5), variant("compiled", 8), variant("broken", 0)], 3, (note) =>
+  const { samples, peer, facts } = await alternate(ours, [variant("eager", 5), variant("compiled", 8), variant("broken", 0)], 3, (note) =>
     notes.push(note),
   )
   expect(order).toEqual(["ours", "eager", "compiled", "broken", "ours", "compiled", "ours", "compiled"])
   expect(samples).toEqual([10, 10, 10])
   expect(peer).toEqual({ name: "compiled", samples: [8, 8, 8] })
+  expect(facts).toEqual({ "its peak MiB": 8 })
   expect(notes).toEqual(["broken is left out: no compiler"])
 })
 

@@ -120,7 +120,7 @@ console.log((await client.execute("select x + 1 as y from t")).rows[0]?.y)`,
     const library = nativeLibraryPath()
     await bundle(
       [entry],
-      { "native-library": library, "kernel-pack": library, "native-script": library, dashboard: library },
+      { "native-library": library, "kernel-pack": library, "ptx-pack": library, "native-script": library, dashboard: library },
       buildInfo(),
       host,
       binary,

@@ -11,7 +11,7 @@ import { withMap } from "./file-map.ts"
 
 const root = join(import.meta.dir, "..")
 const readme = readFileSync(join(root, "README.md"), "utf8")
-const guides = [guide("Using the binary"), guide("Feedback loop"), guide("Fleet")]
+const guides = [guide("Using the binary"), guide("Feedback loop"), guide("Fleet"), guide("Several GPUs and hosts")]
 const packageJson = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as Record<string, Record<string, string>>
 
 /** Lines of shell blocks, without comments, redirections and what stands before a pipe. */

@@ -2,8 +2,7 @@ import { expect, test } from "bun:test"
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { csv } from "../src/cli-runs.ts"
-import { JournalWriter } from "../src/db.ts"
+import { csvOf, JournalWriter } from "../src/db.ts"
 
 const CLI = join(import.meta.dir, "../src/cli.ts")
 
@@ -85,10 +84,13 @@ test("alpha runs rm deletes what it says, when it is told twice", () => {
   expect(alpha(folder, "runs", "show", "first")).toMatchObject({ code: 3, error: expect.stringContaining("no run first") })
 }, 60_000)
 
-test("CSV has a column for every key, and quotes what needs it", () => {
+test("CSV has a column for every key, and quotes what needs it", async () => {
   const rows = [
     { seq: 0, time: 1, type: "a", text: 'say "hi", twice\n' },
     { seq: 1, time: 2, type: "b", more: [1] },
   ]
-  expect(csv(rows)).toBe('seq,time,type,text,more\n0,1,a,"say ""hi"", twice\n",\n1,2,b,,[1]\n')
+  const pages = async function* () {
+    yield rows
+  }
+  expect((await Array.fromAsync(csvOf(pages))).join("")).toBe('seq,time,type,text,more\n0,1,a,"say ""hi"", twice\n",\n1,2,b,,[1]\n')
 })

@@ -1,7 +1,8 @@
 /** What is sent to a shell arrives as it was: pure quoting, and 10,000 random argument lists through OpenSSH and dropbear. */
 import { afterAll, describe, expect, test } from "bun:test"
+import { join } from "node:path"
 import { FLEET_EXIT, parseFleet, quote, remote, remoteCommand } from "../src/fleet.ts"
-import { busyboxTest, sshTest, startFleet, type TestFleet } from "./fleet-hosts.ts"
+import { busyboxTest, KINDS, sshTest, startFleet, type TestFleet } from "./fleet-hosts.ts"
 
 const words = (...list: (string | Uint8Array)[]) => quote(list)
 
@@ -97,9 +98,8 @@ function randomLists(count: number, seed: number): Uint8Array[][] {
 
 describe("on machines", () => {
   let fleet: TestFleet | undefined
-  const kinds = { openssh: "openssh", busybox: "busybox" } as const
   const start = async () => {
-    fleet ??= await startFleet(kinds)
+    fleet ??= await startFleet(KINDS)
     return fleet
   }
   afterAll(async () => await fleet?.close())
@@ -126,12 +126,17 @@ describe("on machines", () => {
   busyboxTest(
     "run hands words on as they are, and returns the command's exit code",
     async () => {
-      const { alpha } = await start()
+      const { alpha, folder, environment } = await start()
       for (const name of ["openssh", "busybox"]) {
         const odd = ["a b", "it's", "$(id)", "x\ny", "größe", "--", "-n", "*", ""]
         const answer = await alpha(["fleet", "run", name, "--", "sh", "-c", 'printf "%s|" "$@"; echo err >&2; exit 7', "sh", ...odd])
         expect(answer).toEqual({ stdout: `${odd.join("|")}|`, stderr: "err\n", code: 7 })
         expect((await alpha(["fleet", "run", name, "--", "sh", "-c", "exit 255"])).code).toBe(255)
+        // Bytes that are no text: a shell makes them, for JavaScript cannot pass them.
+        const command = `exec "$@" fleet run ${name} -- printf '%s|' "$(printf '\\377\\200a')" "$(printf 'b\\303\\050')"`
+        const program = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts")]
+        const bytes = Bun.spawnSync(["sh", "-c", command, "sh", ...program], { cwd: folder, env: environment }).stdout
+        expect(bytes.toString("latin1")).toBe("\xff\x80a|b\xc3(|")
       }
       const both = await alpha(["fleet", "run", "--all", "--", "sh", "-c", "exit 3"])
       expect(both.code).toBe(FLEET_EXIT.failed)

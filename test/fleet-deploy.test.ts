@@ -20,7 +20,7 @@ import { blobOf, FLEET_EXIT, fleetSchema, releaseOf, remote } from "../src/fleet
 import { lockOwner } from "../src/fleet-lock.ts"
 import { probeScript } from "../src/fleet-release.ts"
 import { sendBlob } from "../src/fleet-upload.ts"
-import { busyboxTest, sshTest, startFleet, type TestFleet, type TestHost } from "./fleet-hosts.ts"
+import { busyboxTest, KINDS, sshTest, startFleet, type TestFleet, type TestHost } from "./fleet-hosts.ts"
 import { testWith } from "./require.ts"
 
 /** A small real program in alpha's place: it tells its version, finds itself well, and prints what it is given. */
@@ -57,7 +57,7 @@ async function until(what: string, condition: () => boolean): Promise<void> {
 let fleet: TestFleet
 const both = ["openssh", "busybox"] as const
 const start = async () => {
-  fleet ??= await startFleet({ openssh: "openssh", busybox: "busybox" })
+  fleet ??= await startFleet(KINDS)
   return fleet
 }
 afterAll(async () => await fleet?.close())
@@ -244,7 +244,10 @@ describe("a full disk", () => {
       const middle = standIn(small, "3.0", 12_000_000)
       const filler = join(box.deploy, "filler")
       const [instance, owner, blob] = [small.instance("box"), lockOwner("deploy"), await blobOf(middle, { isProgram: true })]
-      const asked = await remote(instance, probeScript(instance, await releaseOf(middle), [], owner, { secretBytes: undefined }))
+      const asked = await remote(
+        instance,
+        probeScript(instance, { release: await releaseOf(middle), files: [] }, owner, { secretBytes: undefined }),
+      )
       expect([asked.code, asked.stdout]).toEqual([0, expect.stringContaining(`need=${blob.sha256} 0`)])
       Bun.spawnSync(["dd", "if=/dev/zero", `of=${filler}`, "bs=1M", "count=10"], { stderr: "ignore" })
       const sending = sendBlob(instance, blob, owner, 0, { onProgress: () => {}, signal: undefined })

@@ -250,6 +250,7 @@ test("defaults of a GPU's kind give way to fleet.json, to what is typed and to a
     "--steps=5",
   ])
   expect(trainWords("l4", {}, { resume: "first" })).toEqual({ words: ["--resume=first"], note: undefined })
+  expect(trainWords("l4", {}, { device: "cpu" })).toEqual({ words: ["--device=cpu"], note: undefined })
   expect(trainWords("l40s", {}, {})).toEqual({ words: [], note: undefined })
   const odd = { gradClip: undefined, minLr: undefined, samplePrompts: ["a 'b'", "$(c)"], bias: false }
   expect(trainWords(undefined, {}, odd).words).toEqual([

@@ -36,6 +36,10 @@ export const sshTest = testWith("ssh", sshd && ssh ? undefined : missing)
 /** A test with a host that has BusyBox and dropbear alone. */
 export const busyboxTest = testWith(isRoot ? "ssh" : "root", missing)
 
+/** One machine of every kind that can be had here, named by its kind. */
+export const KINDS: Readonly<Record<string, "openssh" | "busybox">> =
+  missing === undefined ? { openssh: "openssh", busybox: "busybox" } : { openssh: "openssh" }
+
 export interface TestHost {
   readonly name: string
   readonly kind: "openssh" | "busybox"
@@ -51,6 +55,8 @@ export interface TestHost {
   cut(): void
   /** Undoes `cut`. */
   restore(): void
+  /** The cable takes no more than this towards the host, as tc writes it ("1gbit"); only with network namespaces. */
+  shape(rate: string): void
   /** The host comes back with another host key, as an impostor would. */
   rekey(): Promise<void>
   stop(): void
@@ -81,10 +87,20 @@ export interface AlphaOptions {
   readonly environment?: Record<string, string>
 }
 
+const SOURCE = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts")]
+
+export interface FleetOptions {
+  readonly trusted?: boolean
+  readonly fields?: Record<string, unknown>
+  readonly diskMiB?: number
+  /** What `alpha` is on this side: the source, or a built binary, which starts faster. */
+  readonly program?: readonly string[]
+}
+
 /** Starts hosts with these names; all keys are pinned unless `trusted` is false. `diskMiB` gives each a small disk to deploy to (root only). */
 export async function startFleet(
   names: Readonly<Record<string, "openssh" | "busybox">>,
-  { trusted = true, fields = {}, diskMiB }: { trusted?: boolean; fields?: Record<string, unknown>; diskMiB?: number } = {},
+  { trusted = true, fields = {}, diskMiB, program = SOURCE }: FleetOptions = {},
 ): Promise<TestFleet> {
   // A name that stumbles wherever a path is not quoted or a % not doubled.
   const folder = mkdtempSync(join(tmpdir(), "fleet 5%h "))
@@ -96,11 +112,11 @@ export async function startFleet(
   )
   const file = join(folder, "fleet.json")
   const sockets = join(place, "s")
-  mkdirSync(sockets, { mode: 0o700 })
+  mkdirSync(join(sockets, "alpha-ssh-test"), { recursive: true, mode: 0o700 })
   const { PATH = "", HOME = "", TMPDIR = "/tmp", SSH_AUTH_SOCK: _ } = process.env
-  const environment = { PATH, HOME, TMPDIR, XDG_RUNTIME_DIR: sockets.length <= 50 ? sockets : mkdtempSync("/tmp/fleet-") }
+  const environment = { PATH, HOME, TMPDIR, XDG_RUNTIME_DIR: sockets }
   const spawn = (args: readonly string[], { environment: more = {} }: AlphaOptions = {}) =>
-    Bun.spawn([process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts"), ...args], {
+    Bun.spawn([...program, ...args], {
       cwd: folder,
       env: { ...environment, ...more },
       stdin: "ignore",
@@ -128,7 +144,7 @@ export async function startFleet(
         return [name, { host: address, port, deployDir: kind === "busybox" ? "alpha" : deploy, labels: [kind], ...others[name] }] as const
       })
       const instances = { ...others, ...Object.fromEntries(own) }
-      const defaults = { user: isRoot ? "root" : process.env.USER, key, connectTimeout: 10, ...fields, ...more }
+      const defaults = { user: run(["id", "-un"]).trim(), key, connectTimeout: 10, ...fields, ...more }
       writeFileSync(file, JSON.stringify({ defaults, instances }, null, 2))
     },
     disconnect() {
@@ -189,6 +205,7 @@ async function startHost(
     deploy,
     cut: () => (net ? run(["ip", "link", "set", net.link, "down"]) : signal("SIGSTOP")),
     restore: () => (net ? run(["ip", "link", "set", net.link, "up"]) : signal("SIGCONT")),
+    shape: (rate) => run(["tc", "qdisc", "replace", "dev", net!.link, "root", "tbf", "rate", rate, "burst", "512kb", "latency", "50ms"]),
     async rekey() {
       child.kill("SIGKILL")
       await child.exited

@@ -1,15 +1,17 @@
 /** Jobs under their supervisor, with real processes: every way in which one can end, and what is done about it. */
 import { afterAll, expect, test } from "bun:test"
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { livesHere } from "../src/base-process.ts"
+import { type Holder, livesHere } from "../src/base-process.ts"
 import { readExits, readRecord, writeRecord } from "../src/fleet-host.ts"
 import { type JobState, jobReport } from "../src/fleet-host-state.ts"
 import { testWith } from "./require.ts"
 import { sampleText } from "./support.ts"
 
-const CLI = join(import.meta.dir, "../src/cli.ts")
+const BINARY = join(import.meta.dir, "../alpha")
+/** The binary starts faster than the source. */
+const ALPHA = existsSync(BINARY) ? [BINARY] : [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts")]
 const roots: string[] = []
 
 /** A deploy directory with a text. */
@@ -30,7 +32,7 @@ afterAll(() => {
   }
 })
 
-const words = (program: readonly string[]) => [...program, process.execPath, "--no-env-file", CLI]
+const words = (program: readonly string[]) => [...program, ...ALPHA]
 
 async function host(root: string, args: readonly string[], program: readonly string[] = []) {
   const { PATH = "", HOME = "", TMPDIR = "/tmp" } = process.env
@@ -74,6 +76,8 @@ async function until(what: string, isThere: () => boolean): Promise<void> {
 const stateIs = (root: string, state: JobState, name = "first") => until(`${name} ${state}`, () => jobReport(root, name).state === state)
 const stepped = (root: string, step: number) => until(`step ${step}`, () => (jobReport(root, "first").progress?.step ?? 0) >= step)
 const kill = (pid: number | undefined, signal: NodeJS.Signals) => process.kill(pid!, signal)
+/** For a process that may have ended meanwhile. */
+const signal = (holder: Holder, name: NodeJS.Signals) => void (livesHere(holder) && kill(holder.pid, name))
 const last = (root: string, name = "first") => readExits(root, name).at(-1)!
 const causes = (root: string) => readExits(root, "first").map(({ cause, restarts }) => [cause, restarts])
 
@@ -105,11 +109,15 @@ test.concurrent("a crash is written down, and the run goes on from its last chec
 test.concurrent("a second job on the same device is refused unless forced; stop saves, --now kills, resume replays", async () => {
   const root = makeRoot()
   expect((await start(root, [], [ENDLESS])).code).toBe(0)
+  // Jobs that need do nothing rest, so that they take no time from others.
+  const rest = (name: string, word: NodeJS.Signals = "SIGSTOP") => signal(readRecord(root, name).child!, word)
+  rest("first")
   const second = ["start", "--json", "--", ...SMALL, "--run=second", ENDLESS]
   const refused = await host(root, second)
   expect([refused.code, refused.stderr]).toEqual([5, expect.stringContaining("the CPU is taken by job first in")])
   expect((await host(root, ["start", "--", ...SMALL, "--run=first", ENDLESS])).stderr).toContain("first is there already (running)")
   expect((await host(root, ["start", "--force", ...second.slice(1)])).code).toBe(0)
+  rest("second")
   expect((await host(root, ["stop"])).stderr).toContain("2 jobs run in")
   expect((await host(root, ["stop", "--run=second", "--now"])).code).toBe(0)
   expect(last(root, "second")).toMatchObject({
@@ -117,6 +125,8 @@ test.concurrent("a second job on the same device is refused unless forced; stop 
     signal: "SIGKILL",
     message: "SIGKILL: killed on request, without a checkpoint",
   })
+  rest("first", "SIGCONT")
+  await stepped(root, 1)
   const stopped = await host(root, ["stop", "--json"])
   expect(JSON.parse(stopped.stdout)).toMatchObject({
     name: "first",
@@ -165,9 +175,9 @@ test.concurrent("time over ends a job with a checkpoint; silence is told, and is
   expect((await host(silent, ["stop", "--now"])).code).toBe(0)
   const other = makeRoot()
   expect((await start(other, ["--restart=stalled", "--stallAfter=1"], [ENDLESS])).code).toBe(0)
-  kill(readRecord(other, "first").child?.pid, "SIGSTOP")
-  await until("another start", () => readRecord(other, "first").attempt === 2)
-  expect(causes(other)).toEqual([["stalled", true]])
+  signal(readRecord(other, "first").child!, "SIGSTOP")
+  await until("another start", () => readRecord(other, "first").attempt >= 2)
+  expect(causes(other)[0]).toEqual(["stalled", true])
   expect((await host(other, ["stop", "--now"])).code).toBe(0)
   await stateIs(root, "stopped")
   expect(last(root)).toMatchObject({ cause: "expired", code: 0 })
@@ -242,6 +252,28 @@ testWith("cgroup", typeof group === "string" ? group : undefined)(
     expect(last(root).evidence[0]).toMatch(/oom_kill \+\d/)
     await until("the end of the supervisor", () => !livesHere(readRecord(root, "first").supervisor!))
     await until("an empty group", remove)
+  },
+  120_000,
+)
+
+const small = mkdtempSync(join(tmpdir(), "fleet-full-"))
+const isMounted =
+  process.getuid?.() === 0 && Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=3m", "none", small], { stderr: "ignore" }).success
+afterAll(() => void (isMounted && Bun.spawnSync(["umount", "-l", small])))
+
+testWith("tmpfs", isMounted ? undefined : "no tmpfs may be mounted here")(
+  "on a full disk the supervisor lives, and writes down how its job ended as soon as there is room",
+  async () => {
+    writeFileSync(join(small, "book.txt"), sampleText(5000))
+    writeFileSync(join(small, "filler"), new Uint8Array(1 << 20))
+    roots.push(small)
+    await start(small, [], ["--logInterval=1", ENDLESS])
+    const { supervisor, child } = readRecord(small, "first")
+    await until("the end of the job", () => child !== undefined && !livesHere(child))
+    expect(livesHere(supervisor!)).toBeTrue()
+    rmSync(join(small, "filler"))
+    await stateIs(small, "crashed")
+    expect(last(small)).toMatchObject({ cause: "failed", code: 1 })
   },
   120_000,
 )

@@ -49,7 +49,16 @@ function told(device: Device, model: typeof gpt2, precision: "f32" | "bf16") {
 /** Launches of the decode step of two sequences on a device with matrices. */
 function launches(plans: readonly Plan[], resident: number) {
   const decode = plans.find(({ program }) => program.name === "generate 2×1")!
-  const target: GpuTarget = { subgroupSize: 32, matrix: "khr", hasMatrixFunctions: true, units: 132, sharedBytes: 49152, resident }
+  const target: GpuTarget = {
+    subgroupSize: 32,
+    matrix: "khr",
+    ptx: false,
+    trains: false,
+    hasMatrixFunctions: true,
+    units: 132,
+    sharedBytes: 49152,
+    resident,
+  }
   return schedule(decode, target).steps.flatMap((step) => step.map(({ launch }) => launch))
 }
 

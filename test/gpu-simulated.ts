@@ -5,13 +5,16 @@ import { type Schedule, schedule } from "../src/gpu-schedule.ts"
 import type { Device, GpuTarget, Memory, Plan, RunInputs, Scratch } from "../src/program.ts"
 import { DeviceMemory, type Kernel, simulate } from "../src/spirv.ts"
 import { byteLength, elements, type Tensor } from "../src/tensor.ts"
+import { runPtxLaunch } from "./ptx-launch.ts"
 
 /** A device of `subgroupSize` lanes; a portable one unless it has matrices. `resident`: workgroups that may make chains; simulated one after the other, so 1. */
-export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none", resident = 0): Device {
+export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none", resident = 0, ptx = false): Device {
   const isPortable = matrix === "none"
   const target: GpuTarget = {
     subgroupSize,
     matrix,
+    ptx,
+    trains: false,
     hasMatrixFunctions: !isPortable,
     units: 2,
     sharedBytes: isPortable ? 32768 : 49152,
@@ -86,6 +89,10 @@ function run(plan: Plan, { steps }: Schedule, state: CpuState, inputs: RunInputs
       }
       const live = (value: Tensor | number | undefined): number =>
         typeof value === "number" ? value : value?.role === "constant" ? (value.value ?? 0) : Number(inputs[value?.name ?? ""])
+      if ("text" in launch.kernel) {
+        runPtxLaunch(launch, bytesOf, live, "random")
+        continue
+      }
       const names = Object.keys(launch.kernel.buffers)
       simulate(
         launch.kernel as unknown as Kernel<Record<never, never>>,

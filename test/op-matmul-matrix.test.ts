@@ -12,6 +12,8 @@ import { simulatedDevice } from "./gpu-simulated.ts"
 const target = (matrix: "nv2" | "khr"): GpuTarget => ({
   subgroupSize: 32,
   matrix,
+  ptx: false,
+  trains: false,
   hasMatrixFunctions: true,
   units: 132,
   sharedBytes: 49152,

@@ -37,10 +37,10 @@ export function writeRun(runsDir: string, name: string, traits: RunTraits): { di
   const stepMs = 250
   const end = state === "running" ? Date.now() : Date.now() - 86_400_000
   const start = end - steps * stepMs
-  const setting = (value: unknown, origin: unknown = "default") => ({ value, origin })
+  const setting = (value: unknown, layer = "default", from = "") => ({ value, origin: { layer, from } })
   const config = {
-    steps: setting(wants, "flag"),
-    lr: setting(lr, "flag"),
+    steps: setting(wants, "flag", "--steps"),
+    lr: setting(lr, "flag", "--lr"),
     seed: setting(seed),
     batch: setting(16),
     context: setting(1024),
@@ -48,7 +48,7 @@ export function writeRun(runsDir: string, name: string, traits: RunTraits): { di
     nEmbd: setting(768),
     optimizer: setting("adamw"),
     preset: setting("novels"),
-    data: setting("moby-dick.txt", "flag"),
+    data: setting("moby-dick.txt", "flag", "--data"),
   }
   const record = {
     id,

@@ -6,6 +6,7 @@ import { type Browser, chromium, type Page } from "playwright-core"
 import { DirectoryStore } from "../src/db.ts"
 import { setLink } from "../src/gpt.ts"
 import { bundleDash } from "../src/serve-dash.ts"
+import { grow, nearest, smoothed } from "../src/serve-dash-client-curve.ts"
 import { logTicks } from "../src/serve-dash-client-ticks.ts"
 import { changes } from "../src/serve-dash-client-words.ts"
 import { testWith } from "./require.ts"
@@ -40,6 +41,35 @@ test("ticks of a logarithmic axis: 1, 2, 5; decades where there are many; even o
   expect(logTicks(2.61, 2.74)).toEqual([2.65, 2.7])
 })
 
+test("a smoothed line looks alike with few and with many points, begins where the values begin, and keeps gaps", () => {
+  const line = (points: number) => {
+    const at = Array.from({ length: points + 1 }, (_, i) => (1000 * i) / points)
+    return smoothed(
+      at,
+      at.map((x) => (x < 500 ? 4 : 2)),
+      0.9,
+    )
+  }
+  const [few, many] = [line(100), line(10_000)] as [number[], number[]]
+  expect([few[0], many[0]]).toEqual([4, 4])
+  for (const part of [0.4, 0.52, 0.55, 0.6, 1])
+    expect(Math.abs(few[Math.round(100 * part)]! - many[Math.round(10_000 * part)]!)).toBeLessThan(0.4)
+  expect(many.at(-1)).toBeCloseTo(2, 3)
+  expect(smoothed([0, 1, 2], [1, null, 1], 0.9)).toEqual([1, null, 1])
+  expect(smoothed([0, 1], [1, 2], 0)).toEqual([1, 2])
+})
+
+test("a live row goes to the end of a series; a row from before does nothing, one without a place asks for a new fetch", () => {
+  const series = { run: "a", x: [1, 2], columns: new Map([["tokensPerS", { min: [5, 6], max: [7, 8], last: [6, 7] }]]), origin: 0, unit: 1 }
+  expect(grow(series, "step", { step: 4, tokens_per_s: 9 })).toBe(true)
+  expect(grow(series, "step", { step: 3, tokens_per_s: 1 })).toBe(true)
+  expect(grow(series, "step", { step: 4, tokens_per_s: 3 })).toBe(true)
+  expect(grow(series, "step", { step: 4, val_loss: 3 })).toBe(true)
+  expect([series.x, series.columns.get("tokensPerS")]).toEqual([[1, 2, 4], { min: [5, 6, 3], max: [7, 8, 9], last: [6, 7, 3] }])
+  expect(grow(series, "flops", { step: 5, tokens_per_s: 9 })).toBe(false)
+  expect([nearest(series.x, 2.9), nearest(series.x, 3.1), nearest([], 1)]).toEqual([1, 2, -1])
+})
+
 test("what changed between two samples, word by word", () => {
   const marked = (before: string, text: string) =>
     changes(before, text)
@@ -66,7 +96,7 @@ describe("the dashboard", () => {
     live = writeRun(runs, "live-run", { id: "id-live", steps: 1000, wants: 10_000, seed: 2, state: "running", tags: ["now"] })
     const base = writeRun(runs, "baseline", { id: "id-base", steps: 2000, notes: "the first" })
     writeRun(runs, "high-rate", { id: "id-high", steps: 1000, seed: 4, lr: 1e-3, state: "crashed" })
-    writeRun(runs, "long", { id: "id-long", steps: 50_000, seed: 3, cpu: true })
+    writeRun(runs, "long", { id: "id-long", steps: 20_000, seed: 3, cpu: true })
     const checkpoint = writeModel(join(base.directory, "checkpoints/step-002000"))
     setLink(base.directory, "best", checkpoint)
     server = await startTest([writeModel(join(work.path, "tiny"))], {
@@ -120,6 +150,10 @@ describe("the dashboard", () => {
     addRow(live.directory, live.rows, { step: 1001, loss: 1.234, tokens_per_s: 70_123, tokens: 1001 * 16_384, lr: 1e-4 })
     await page.waitForFunction(() => document.querySelector(".chart:nth-child(2) .legend")?.textContent.includes("70.1k") === true)
     expect(await page.textContent(".chart .legend")).toMatch(/1\.234.*validation/)
+    expect(await page.textContent(".incident")).toContain("4.1 times its average")
+    await page.locator(".chart[aria-label=Power]").scrollIntoViewIfNeeded()
+    await page.waitForSelector(".chart[aria-label=Power] .u-over")
+    expect(await page.textContent(".chart[aria-label=Power] .legend")).toMatch(/\d{3}\.?\d* W/)
   })
 
   browserTest("a spike stays visible among many points, in sight or marked at the edge; zoom stays in the address", async () => {
@@ -137,7 +171,7 @@ describe("the dashboard", () => {
     await page.waitForURL(/from=\d+.*to=\d+/)
     await page.reload()
     await drawn()
-    expect(page.url()).toMatch(/smooth=0\.99.*from=1\d+.*fit=1/)
+    expect(page.url()).toMatch(/smooth=0\.99.*from=\d+.*fit=1/)
     await page.keyboard.press("r")
     await page.waitForURL((url) => !url.search.includes("from"))
     // A chart that takes the whole width gives it back by the browser's own button.
@@ -196,7 +230,11 @@ describe("the dashboard", () => {
     expect(await page.textContent("table[aria-label=Events]")).toContain("4.1 times its average")
     await page.keyboard.press("6")
     await page.waitForSelector("table[aria-label=Settings]")
-    expect(await page.locator("tr", { hasText: "lr" }).first().textContent()).toBe("lr0.0003flag")
+    expect((await page.locator("tbody tr").allTextContents()).slice(0, 3)).toEqual([
+      "datamoby-dick.txt--data",
+      "lr0.0003--lr",
+      "steps2000--steps",
+    ])
   })
 
   browserTest("notes and tags are changed in place", async () => {
@@ -206,14 +244,14 @@ describe("the dashboard", () => {
     await page.keyboard.press("Escape")
     expect(await page.textContent(".notes button")).toBe("the first")
     await page.click(".notes button")
-    await page.fill("textarea[aria-label=Notes]", "better")
+    await page.fill("textarea[aria-label=Notes]", "better <img src=x onerror=alert(1)>")
     await page.keyboard.press("Tab")
-    await page.waitForFunction(() => document.querySelector(".notes button")?.textContent === "better")
+    await page.waitForFunction(() => document.querySelector(".notes button")?.textContent === "better <img src=x onerror=alert(1)>")
     await page.fill("[aria-label='Add a tag']", "my tag")
     await page.keyboard.press("Enter")
     await page.waitForSelector("[aria-label='Remove tag my-tag']")
     const { notes, tags } = (await new DirectoryStore(runs).run("id-base"))!
-    expect([notes, tags]).toEqual(["better", ["my-tag"]])
+    expect([notes, tags]).toEqual(["better <img src=x onerror=alert(1)>", ["my-tag"]])
   })
 
   browserTest("lists runs: searched, sorted, ticked, compared with what differs", async () => {
@@ -237,6 +275,9 @@ describe("the dashboard", () => {
     expect(await page.locator("table[aria-label=Settings] tbody th").allTextContents()).toEqual(["lr", "seed", "steps"])
     await drawn()
     expect(await page.textContent(".chart .legend")).toMatch(/baseline.*high-rate/)
+    await page.click("text=Show the newest of each run")
+    await page.waitForSelector(".beside")
+    expect(await page.locator(".beside h3").allTextContents()).toEqual(["baseline, step 2000", "high-rate, step 1000"])
     await page.uncheck("[aria-label='Draw baseline']")
     await page.waitForURL(/hide=id-base/)
     expect(await page.textContent(".chart .legend")).not.toContain("baseline")

@@ -111,10 +111,12 @@ test("runs of the directories reach the database, also what is resumed; the data
   await until(async () => (await stored()).at(-1)?.again === true)
   expect(await stored()).toEqual(readJournal(journalPath(directory, "metrics")))
   expect((await server.get("/api/runs/here")).step).toBe(41)
+  expect((await server.get("/api/domains")).domains).toMatchObject([{ id: "novels", runs: 1, tokens: 41 * 8, loss: 1 / 41 }])
   write("events", { type: "summary", status: "stopped", steps: 41 })
   server.child.kill("SIGTERM")
   expect(await server.child.exited).toBe(EXIT.ok)
   expect(await other.run("here")).toMatchObject({ state: "stopped", domain: "novels", notes: "of here" })
+  expect(await other.domains()).toMatchObject([{ id: "novels", display_name: "novels" }])
   other.close()
 }, 90_000)
 

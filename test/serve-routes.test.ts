@@ -251,5 +251,6 @@ describe("keys", () => {
     expect(keyOf(new Headers({ authorization: "bearer abc" }))).toEqual({ key: "abc", from: "header" })
     expect(keyOf(new Headers({ authorization: "Basic abc" }))).toBeUndefined()
     expect(keyOf(new Headers({ cookie: "not_alpha_key=1; alpha_key=a%3Db" }))).toEqual({ key: "a=b", from: "cookie" })
+    expect(keyOf(new Headers({ cookie: "alpha_key=%" }))).toEqual({ key: "%", from: "cookie" })
   })
 })

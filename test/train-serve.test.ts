@@ -5,7 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { sha256 } from "../src/base-file.ts"
-import { readJournal } from "../src/db.ts"
+import { JOURNALS, RunDatabase, readJournal } from "../src/db.ts"
 import { sampleText } from "./support.ts"
 
 const work = mkdtempSync(join(tmpdir(), "alpha-train-serve-"))
@@ -71,6 +71,8 @@ const weights = (run: string, checkpoint: string) => sha256(readFileSync(join(wo
 const stepFolder = (step: number) => `checkpoints/step-${String(step).padStart(6, "0")}`
 
 test("it answers with a committed checkpoint and shows the run while it trains; SIGINT ends both", async () => {
+  const file = join(work, "alpha.db")
+  ;(await RunDatabase.open({ url: `file:${file}` })).close()
   const child = train("live", ["--steps=1000000", "--serve=0"])
   const url = await address(child)
   await until(async () => ((await fetch(`${url}/ready`)).ok ? true : undefined))
@@ -101,6 +103,12 @@ test("it answers with a committed checkpoint and shows the run while it trains; 
   expect(existsSync(join(work, "runs/live", stepFolder(events.at(-1)!.steps as number), "model.safetensors"))).toBe(true)
   expect(await listener.text()).toContain("event: step")
   await expect(fetch(`${url}/health`)).rejects.toThrow()
+  // What was said last is in the database too.
+  const database = await RunDatabase.open({ url: `file:${file}` })
+  for (const journal of JOURNALS)
+    expect(await database.rows("live", journal)).toEqual(readJournal(join(work, "runs/live", `${journal}.jsonl`)))
+  expect(await database.run("live")).toMatchObject({ state: "stopped", domain: "text" })
+  database.close()
 }, 120_000)
 
 test("requests between its micro-steps change no bit of what is trained", async () => {

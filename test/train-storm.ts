@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, readlinkSync, statSync, writeFileS
 import { join } from "node:path"
 import { sha256 } from "../src/base-file.ts"
 import { uniform } from "../src/base-random.ts"
-import { DirectoryStore, JOURNALS, type Journal, RunDatabase, readJournal, syncRuns } from "../src/db.ts"
+import { JOURNALS, type Journal, RunDatabase, readJournal } from "../src/db.ts"
 import { faultProxy } from "./serve-ingest-proxy.ts"
 import { sampleText } from "./support.ts"
 
@@ -43,9 +43,10 @@ export interface StormReport {
   readonly requests: Readonly<Record<string, number>>
 }
 
-/** `alpha serve` for the runs in a directory, which anybody may read. */
+/** `alpha serve` for the runs in a directory, which anybody may read; it keeps them in the database `runsDir`.db too. */
 export async function shippingServer(runsDir: string) {
-  const child = Bun.spawn([...CLI, "serve", "--runsOnly", "--publicRead", "--json", "--port=0", `--runsDir=${runsDir}`], {
+  const places = [`--runsDir=${runsDir}`, `--database=${runsDir}.db`]
+  const child = Bun.spawn([...CLI, "serve", "--runsOnly", "--publicRead", "--json", "--port=0", ...places], {
     env: { ...process.env, UPLOAD_SECRET: SECRET },
     stdin: "ignore",
     stdout: "pipe",
@@ -138,18 +139,19 @@ export async function storm({ folder, seed, steps, kills, checkpointInterval, fa
     if (hits % 10 === 0)
       onNote(`${hits} kills, step ${lastStep(metrics)}, ${server.kills()} kills of the server, ${JSON.stringify(proxy.counts)}`)
   }
+  await server.settle()
+  proxy.faults = 0
   if (!isComplete()) {
     const child = train()
     if ((await child.exited) !== 0) throw new Error(`trainer: ${await new Response(child.stderr).text()}`)
   }
-  await server.settle()
-  proxy.faults = 0
   const child = alpha("runs", "ship", directory)
   if ((await child.exited) !== 0) throw new Error(`runs ship: ${await new Response(child.stderr).text()}`)
   const rows = await compare(own, theirs, steps, server.url())
-  const report: StormReport = { kills: hits, serverKills: server.kills(), rewound, rows, requests: proxy.counts }
   await proxy.close()
-  await server.close()
+  await server.close() // which brings the last rows into the database
+  await compareDatabase(join(own, NAME), `${theirs}.db`)
+  const report: StormReport = { kills: hits, serverKills: server.kills(), rewound, rows, requests: proxy.counts }
   return report
 }
 
@@ -164,7 +166,7 @@ function linesAfterCheckpoint(directory: string): number {
   return readJournal(join(directory, "metrics.jsonl")).filter(({ step }) => (step ?? 0) > saved).length
 }
 
-/** Files byte for byte, what the API answers and what a database makes of them row for row, the last checkpoint by its hash. */
+/** Files byte for byte, what the API answers row for row, the last checkpoint by its hash. */
 async function compare(own: string, theirs: string, steps: number, url: string): Promise<Record<Journal, number>> {
   const [mine, copy] = [join(own, NAME), join(theirs, NAME)]
   const logged = readJournal(join(mine, "metrics.jsonl")).filter(({ type }) => type === "step")
@@ -172,33 +174,32 @@ async function compare(own: string, theirs: string, steps: number, url: string):
     if (step !== i + 1) throw new Error(`the trainer's own journal has step ${step} at place ${i + 1}`)
   })
   if (logged.length !== steps) throw new Error(`the trainer's own journal has ${logged.length} of ${steps} steps`)
-  const database = await RunDatabase.open({ url: `file:${join(theirs, "..", "alpha.db")}` })
-  const store = new DirectoryStore(theirs)
-  await syncRuns(database, theirs, (id) => store.run(id))
-  const { id } = JSON.parse(readFileSync(join(mine, "config.json"), "utf8")) as { id: string }
   const rows = { metrics: 0, events: 0, samples: 0 }
   for (const journal of JOURNALS) {
     const [a, b] = [mine, copy].map((directory) => readFileSync(join(directory, `${journal}.jsonl`), "utf8"))
     if (a !== b) throw new Error(`${journal}: the server's file differs, ${b!.length} characters for ${a!.length}`)
-    const wanted = readJournal(join(mine, `${journal}.jsonl`)).map((row) => JSON.stringify(row))
     const answer = await (await fetch(`${url}/api/runs/${NAME}/${journal}?format=jsonl`)).text()
-    const told = answer === "" ? [] : answer.trimEnd().split("\n")
-    const stored = await database.rows(id, journal)
-    for (const [what, other] of [
-      ["API", told.map((line) => JSON.parse(line))],
-      ["database", stored],
-    ] as const) {
-      if (other.length !== wanted.length) throw new Error(`${journal}: ${what}: ${other.length} rows for ${wanted.length}`)
-      other.forEach((row, i) => {
-        if (!Bun.deepEquals(row, JSON.parse(wanted[i]!)))
-          throw new Error(`${journal}: ${what}: row ${i}: ${JSON.stringify(row)}, want ${wanted[i]}`)
-      })
-    }
-    rows[journal] = wanted.length
+    const told = answer.split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line)]))
+    rows[journal] = sameRows(`${journal} of the API`, told, readJournal(join(mine, `${journal}.jsonl`)))
   }
-  database.close()
-  store.close()
   const hash = (directory: string) => sha256(readFileSync(join(directory, "last", "model.safetensors")))
   if (hash(mine) !== hash(copy)) throw new Error("the server's last checkpoint is another")
   return rows
+}
+
+async function compareDatabase(directory: string, file: string): Promise<void> {
+  const { id } = JSON.parse(readFileSync(join(directory, "config.json"), "utf8")) as { id: string }
+  const database = await RunDatabase.open({ url: `file:${file}` })
+  for (const journal of JOURNALS)
+    sameRows(`${journal} of the database`, await database.rows(id, journal), readJournal(join(directory, `${journal}.jsonl`)))
+  database.close()
+}
+
+/** Throws naming the first row that is another; returns how many there are. */
+function sameRows(what: string, rows: readonly unknown[], wanted: readonly unknown[]): number {
+  wanted.forEach((row, i) => {
+    if (!Bun.deepEquals(rows[i], row)) throw new Error(`${what}: row ${i}: ${JSON.stringify(rows[i])}, want ${JSON.stringify(row)}`)
+  })
+  if (rows.length !== wanted.length) throw new Error(`${what}: ${rows.length} rows for ${wanted.length}`)
+  return rows.length
 }

@@ -1,0 +1,144 @@
+/** What perf/gemm.ts needs for kernels in PTX: the ways worth timing, their tensor maps in memory, and a check of every element. */
+
+import type { GemmKernel } from "../shaders/ptx-gemm.ts"
+import { ptxGemm } from "../shaders/ptx-gemm.ts"
+import type { PtxGemm } from "../shaders/ptx-gemm-frame.ts"
+import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { columnsOf, type PtxTile, placesOf, rowsOf, tileName } from "../shaders/ptx-gemm-tile.ts"
+import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
+import { vulkan } from "../src/native-vulkan.ts"
+import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
+import type { Gemm } from "../src/op-matmul-request.ts"
+import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
+
+/** Tiles beside the one in use: other shapes and rings, and places as constants. */
+const SWEPT: readonly PtxTile[] = [
+  { ...PTX_TILE, unrolled: true },
+  { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false },
+  { units: 2, chunks: 2, ringA: 4, ringB: 3, unrolled: false },
+  { units: 2, chunks: 2, ringA: 4, ringB: 3, unrolled: true },
+  { units: 2, chunks: 3, ringA: 4, ringB: 3, unrolled: false },
+  { units: 2, chunks: 3, ringA: 4, ringB: 3, unrolled: true },
+  { units: 2, chunks: 3, ringA: 2, ringB: 7, unrolled: false },
+  { units: 1, chunks: 4, ringA: 2, ringB: 7, unrolled: false },
+  { units: 1, chunks: 4, ringA: 3, ringB: 5, unrolled: false },
+  { units: 1, chunks: 6, ringA: 2, ringB: 7, unrolled: false },
+  { units: 1, chunks: 2, ringA: 3, ringB: 5, unrolled: false },
+  { units: 1, chunks: 3, ringA: 3, ringB: 5, unrolled: false },
+]
+const GROUPS = [4, 11, 16]
+
+const nameOf = ({ tile, splits, group }: PtxWay): string => `ptx ${tileName(tile)} g${group} s${splits}`
+const kernels = new Map<string, GemmKernel>()
+function kernelOf(gemm: PtxGemm): GemmKernel {
+  const made = ptxGemm(gemm)
+  const known = kernels.get(made.name) ?? made
+  kernels.set(known.name, known)
+  return known
+}
+
+/** The way the product would take by PTX first; with `sweep` other splits, groups and tiles too. */
+export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { name: string; launches: Launches }[] {
+  const best = ptxWayOf(request, target)?.way
+  if (best === undefined) return []
+  const ways: PtxWay[] = [best]
+  if (sweep) {
+    const splits = request.order === "any" ? [1, 2, 3, 4, 6, 8, 11, 16, 22, 32] : [1]
+    const steps = Math.ceil(request.K / 32)
+    const isWhole = (count: number) => Math.ceil(steps / count) * (count - 1) < steps && steps / count >= 8
+    ways.push(...splits.filter(isWhole).map((count) => ({ ...best, splits: count })))
+    ways.push(...GROUPS.map((group) => ({ ...best, group })))
+    for (const tile of SWEPT)
+      if (placesOf(tile).end > 0 && rowsOf(tile) <= 2 * request.M && columnsOf(tile) <= 2 * request.N) ways.push({ ...best, tile })
+  }
+  const byName = new Map(ways.map((way) => [nameOf(way), way]))
+  return [...byName].map(([name, way]) => ({
+    name,
+    launches: ptxLaunchesOf(request, way, target, (wanted) => kernelOf({ ...wanted, tile: way.tile })),
+  }))
+}
+
+/** Changes to a text for finding out why a kernel fails: where shared memory begins is asked for, or every arrival has a fence before it. */
+export const EDITS: Readonly<Record<string, (text: string) => string>> = {
+  base: (text) => text.replace("mov.b32 %r0, 0;", "mov.u32 %r0, memory;"),
+  fence: (text) => text.replaceAll(/^(\t@%p\d+ mbarrier\.arrive\.release)/gm, "\tfence.proxy.async.shared::cta;\n$1"),
+}
+
+/** Tensor maps in device memory, each made once the addresses are known. */
+export class Maps {
+  readonly #buffer: DeviceBuffer
+  readonly #host: DeviceBuffer
+  #next = 0
+
+  constructor(readonly driver: Driver) {
+    this.#buffer = driver.buffer(2 ** 20, LOCAL, 0, "tensor maps")
+    this.#host = driver.buffer(2 ** 12, HOST, 0, "staging of tensor maps")
+  }
+
+  /** Address of a table of 64-bit words. */
+  place({ values }: Table, addressOf: (memory: Memory | undefined) => number): number {
+    const words = new BigUint64Array(this.#host.view(0, 8 * values.length))
+    values.forEach((value, i) => {
+      words[i] = BigInt(typeof value === "object" ? addressOf(value) : (value ?? 0))
+    })
+    const at = this.#next
+    this.#next = (at + 256) % 2 ** 20
+    this.driver.now("tensor maps", (commands) =>
+      vulkan().gpu_copy(this.driver.gpu, commands, this.#host.handle, 0, this.#buffer.handle, at, 8 * values.length),
+    )
+    return this.#buffer.address + at
+  }
+}
+
+/** Most bytes of c that are compared. */
+const COMPARED = 2 ** 27
+
+/**
+ * Runs `record` on a c full of NaN and compares every element with what `reference` makes; then runs it `repeats` times more and compares the bits.
+ * Returns the worst error relative to the largest element, how many elements stayed NaN, and how many runs had other bits.
+ */
+export function checkWhole(
+  driver: Driver,
+  c: DeviceBuffer,
+  elements: number,
+  type: "f32" | "bf16",
+  record: (commands: Recording) => void,
+  reference: (commands: Recording) => void,
+  repeats: number,
+): string {
+  const v = vulkan()
+  const bytes = Math.min(COMPARED, elements * (type === "bf16" ? 2 : 4))
+  const host = driver.buffer(bytes, HOST, HOST | 8, "a copy of c")
+  const result = (work: (commands: Recording) => void): Uint8Array<ArrayBuffer> => {
+    driver.now("a check", (commands) => {
+      v.gpu_fill(driver.gpu, commands, c.handle, 0, c.bytes, 0xffffffff)
+      v.gpu_barrier(driver.gpu, commands)
+      work(commands)
+      v.gpu_barrier(driver.gpu, commands)
+      v.gpu_copy(driver.gpu, commands, c.handle, 0, host.handle, 0, bytes)
+    })
+    return new Uint8Array(host.view(0, bytes)).slice()
+  }
+  const numbers = (raw: Uint8Array<ArrayBuffer>): Float32Array => {
+    if (type === "f32") return new Float32Array(raw.buffer)
+    const halves = new Uint16Array(raw.buffer)
+    const words = new Uint32Array(halves.length)
+    for (let i = 0; i < halves.length; i++) words[i] = halves[i]! << 16
+    return new Float32Array(words.buffer)
+  }
+  const [wanted, first] = [numbers(result(reference)), result(record)]
+  const seen = numbers(first)
+  let [worst, where, largest, unwritten] = [0, -1, 0, 0]
+  for (let i = 0; i < wanted.length; i++) {
+    if (Number.isNaN(wanted[i]!)) continue // between the rows
+    largest = Math.max(largest, Math.abs(wanted[i]!))
+    const error = Math.abs(seen[i]! - wanted[i]!)
+    if (Number.isNaN(error)) unwritten++
+    else if (error > worst) [worst, where] = [error, i]
+  }
+  let odd = 0
+  for (let i = 0; i < repeats; i++) if (Buffer.compare(first, result(record)) !== 0) odd++
+  host.free()
+  const verdict = unwritten === 0 && odd === 0 && worst <= largest / 128 ? "whole ok" : "WHOLE WRONG"
+  return `${verdict}: ${(worst / largest).toExponential(1)} of the largest at ${where}, ${unwritten} unwritten, odd ${odd}`
+}

@@ -1,0 +1,185 @@
+/** The two warpgroups of a Hopper matrix product that multiply: a into registers, b by descriptor, then the epilogue. */
+import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
+import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
+import { eachTile, type Frame } from "./ptx-gemm-frame.ts"
+import { countedSlot, counter, keep, knownSlot, next, type Slot } from "./ptx-gemm-ring.ts"
+import { DESCRIPTOR, NEXT_K, PIECE, periodOf, REGISTERS } from "./ptx-gemm-tile.ts"
+
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
+
+/** What a warp needs for its k steps. */
+interface Role {
+  readonly frame: Frame
+  /** sums[unit][chunk]: 64 × 64 of f32, 32 per lane. */
+  readonly sums: readonly (readonly (readonly F32[])[])[]
+  /** Addresses of this lane's row of the first and second 16 of K, in place 0 of its ring. */
+  readonly rows: readonly U32[]
+  /** Where the warpgroup's ring of units has its barriers. */
+  readonly start: U32
+  readonly isFirstLane: Predicate
+  /** Always true. */
+  readonly always: Predicate
+}
+
+export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMemory): void {
+  const { tile, layout } = frame.gemm
+  k.comment("---- the warpgroups that multiply")
+  k.registerBudget("inc", REGISTERS.consumer)
+  const role: Role = {
+    frame,
+    sums: range(tile.units).map(() => range(tile.chunks).map(() => k.registers("f32", 32))),
+    rows: rowAddresses(k, frame, warpgroup, layout === "tn"),
+    start: k.add(k.mul(warpgroup, 8 * tile.ringA), k.base),
+    isFirstLane: k.compare("eq", frame.lane, 0),
+    always: k.compare("eq", k.variable("u32", 0), 0),
+  }
+  const store = epilogueOf(k, frame, warpgroup, memory)
+  if (tile.unrolled) unrolled(k, role, store)
+  else counted(k, role, store)
+}
+
+/** Address of this lane's 16 bytes for ldmatrix, for both 16 of K. */
+function rowAddresses(k: Ptx, { gemm: { tile }, warp, lane, places }: Frame, warpgroup: U32, isTransposed: boolean): readonly U32[] {
+  const ring = k.add(k.mul(warpgroup, tile.ringA * PIECE), k.base)
+  if (isTransposed) {
+    k.comment(
+      "a unit is 32 rows of k, 128 bytes each: lane l names row (l mod 8) + 8*(l div 16), 8 columns from 16*warp + 8*(l div 8 mod 2) on",
+    )
+    const row = k.add(k.and(lane, 7), k.shl(k.shr(lane, 4), 3))
+    const piece = k.add(k.shl(warp, 1), k.and(k.shr(lane, 3), 1))
+    const swizzled = k.shl(k.xor(piece, k.and(row, 7)), 4)
+    const first = k.add(k.add(k.add(ring, places.a), k.shl(row, 7)), swizzled)
+    return [first, k.add(first, 16 * 128)]
+  }
+  k.comment("a unit is 64 rows of 32 k, 64 bytes each: lane l names row 16*warp + (l mod 16), 8 of k from 8*(l div 16) on")
+  const row = k.add(k.shl(warp, 4), k.and(lane, 15))
+  const turn = k.and(k.shr(row, 1), 3)
+  const begin = k.add(k.add(ring, places.a), k.shl(row, 6))
+  return [0, 1].map((half) => k.add(begin, k.shl(k.xor(k.add(k.shr(lane, 4), 2 * half), turn), 4)))
+}
+
+/** One k step: the units come into registers, then chunk by chunk the products; at most one group of products is under way while a chunk is awaited. */
+function step(
+  k: Ptx,
+  { frame, sums, rows, isFirstLane, always }: Role,
+  units: readonly Slot[],
+  chunks: readonly Slot[],
+  adds: Predicate,
+): void {
+  const { places, gemm } = frame
+  const isTransposed = gemm.layout === "tn"
+  const [zero, nextK] = gemm.layout.startsWith("nt") ? [DESCRIPTOR.alongK, NEXT_K.alongK] : [DESCRIPTOR.alongN, NEXT_K.alongN]
+  const release = (place: Slot, barriers: number) => {
+    k.syncWarp()
+    k.when(isFirstLane, () => k.arrive(place.barrier(barriers)))
+  }
+  const fragments = units.map((unit) => {
+    k.wait(unit.barrier(places.fullA), unit.parity)
+    return rows.map((row) => {
+      const to = k.registers("u32", 4)
+      k.loadMatrix(to, unit.at(row), isTransposed)
+      return to
+    })
+  })
+  chunks.forEach((chunk, j) => {
+    k.wait(chunk.barrier(places.fullB), chunk.parity)
+    const descriptors = [chunk.descriptor(zero + BigInt(places.b >> 4))]
+    descriptors.push(k.addLong(descriptors[0]!, nextK))
+    k.multiplyFence()
+    descriptors.forEach((descriptor, half) =>
+      units.forEach((_, m) =>
+        k.multiply(sums[m]![j]!, fragments[m]![half]!, descriptor, half === 0 ? adds : always, !gemm.layout.startsWith("nt")),
+      ),
+    )
+    k.multiplyCommit()
+    if (j === 0) {
+      k.comment("the products are under way, so a has been read from shared memory: only now may copies write there")
+      for (const unit of units) release(unit, places.emptyA)
+    }
+    const isLast = j === chunks.length - 1
+    k.multiplyWait(isLast ? 0 : 1)
+    if (j > 0) release(chunks[j - 1]!, places.emptyB)
+    if (isLast) release(chunk, places.emptyB)
+  })
+}
+
+type Store = ReturnType<typeof epilogueOf>
+
+/** The places of the rings are counted in registers. */
+function counted(k: Ptx, role: Role, store: Store): void {
+  const { tile } = role.frame.gemm
+  const [a, b] = [counter(k, 0, role.start), counter(k, 0, k.base)]
+  eachTile(k, role.frame, (place) => {
+    const i = k.variable("u32", 0)
+    k.while(
+      "STEP",
+      () => k.compare("lt", i, place.stepCount),
+      () => {
+        let [atA, atB] = [a, b]
+        const units = range(tile.units).map(() => {
+          const slot = countedSlot(k, atA)
+          atA = next(k, atA, tile.ringA, role.start)
+          return slot
+        })
+        const chunks = range(tile.chunks).map(() => {
+          const slot = countedSlot(k, atB)
+          atB = next(k, atB, tile.ringB, k.base)
+          return slot
+        })
+        step(k, role, units, chunks, k.compare("ne", i, 0))
+        keep(k, a, atA)
+        keep(k, b, atB)
+        k.add(i, 1, i)
+      },
+    )
+    store(role.sums, place)
+  })
+}
+
+/** The text holds one k step for each state of the rings; a tile begins where the last one ended. */
+function unrolled(k: Ptx, role: Role, store: Store): void {
+  const { tile } = role.frame.gemm
+  const period = periodOf(tile)
+  const state = k.variable("u32", 0)
+  /** Visits of a ring: the parity changes with every round; an odd number of rounds per period turns it for the next one. */
+  const visits = (each: number, ring: number, start?: U32) => {
+    const turns = ((period * each) / ring) % 2 === 1
+    const parities = turns ? [k.variable("u32", 0), k.variable("u32", 1)] : [0, 1]
+    const slot = (visit: number) => knownSlot(k, visit % ring, parities[Math.floor(visit / ring) % 2]!, start)
+    const turn = () => {
+      for (const parity of parities) if (typeof parity === "object") k.xor(parity, 1, parity)
+    }
+    return { of: (at: number) => range(each).map((i) => slot(at * each + i)), turn }
+  }
+  const [a, b] = [visits(tile.units, tile.ringA, role.start), visits(tile.chunks, tile.ringB)]
+  const labels = range(period).map(() => k.label("STEP"))
+  eachTile(k, role.frame, (place) => {
+    const [i, done] = [k.variable("u32", 0), k.label("DONE")]
+    const enter = (from: number, to: number): void => {
+      if (to - from === 1) {
+        k.jump(labels[from]!)
+        return
+      }
+      const [middle, upper] = [(from + to) >> 1, k.label("UPPER")]
+      k.jump(upper, k.compare("ge", state, middle))
+      enter(from, middle)
+      k.place(upper)
+      enter(middle, to)
+    }
+    enter(0, period)
+    labels.forEach((label, at) => {
+      k.place(label)
+      step(k, role, a.of(at), b.of(at), k.compare("ne", i, 0))
+      if (at === period - 1) {
+        a.turn()
+        b.turn()
+      }
+      k.add(i, 1, i)
+      k.copy(state, (at + 1) % period)
+      k.jump(done, k.compare("ge", i, place.stepCount))
+    })
+    k.jump(labels[0]!)
+    k.place(done)
+    store(role.sums, place)
+  })
+}

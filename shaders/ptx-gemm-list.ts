@@ -1,0 +1,32 @@
+/** The matrix products in PTX that the pack holds. */
+import { type GemmKernel, ptxGemm } from "./ptx-gemm.ts"
+import type { Finish, PtxActivation, PtxGemm, PtxLayout } from "./ptx-gemm-frame.ts"
+import type { PtxTile } from "./ptx-gemm-tile.ts"
+
+/** The tile that was fastest on an H200 within 48 KiB of shared memory. */
+export const PTX_TILE: PtxTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, unrolled: false }
+
+const ACTIVATIONS: readonly PtxActivation[] = ["gelu", "gelu_tanh", "relu", "relu2", "silu"]
+const FORWARD: readonly Finish[] = ["none", "bias", "add"]
+/** What training in bf16 asks for: activations and their derivatives where the result is bf16. */
+const WANTED: readonly (readonly [PtxLayout, PtxGemm["out"], readonly Finish[]])[] = [
+  ...(["nt", "ntp"] as const).flatMap((layout) => [
+    [layout, "f32", FORWARD] as const,
+    [layout, "bf16", [...FORWARD, ...ACTIVATIONS]] as const,
+  ]),
+  ["nn", "f32", ["none", "add"]],
+  ["nn", "bf16", ["none", "add", ...ACTIVATIONS.map((name) => `d_${name}` as const)]],
+  ["tn", "f32", ["none", "add"]],
+]
+
+const keyOf = ({ layout, out, finish }: Omit<PtxGemm, "tile">): string => `${layout} ${out} ${finish}`
+const known = new Map(
+  WANTED.flatMap(([layout, out, finishes]) =>
+    finishes.map((finish): [string, GemmKernel] => [keyOf({ layout, out, finish }), ptxGemm({ layout, out, finish, tile: PTX_TILE })]),
+  ),
+)
+
+/** The pack's kernel for a product; undefined where there is none. */
+export const ptxGemmOf = (gemm: Omit<PtxGemm, "tile">): GemmKernel | undefined => known.get(keyOf(gemm))
+
+export const ptxGemmKernels: readonly GemmKernel[] = [...known.values()]

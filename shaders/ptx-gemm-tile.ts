@@ -1,0 +1,64 @@
+/** Hopper's matrix product: its tile, and where the rings and their barriers lie in shared memory. */
+
+/**
+ * A block's tile of c: 128·units rows by 64·chunks columns, of two warpgroups with 64·units rows each. A k step is 32 of K; a unit is 64 rows of a,
+ * a chunk 64 columns of b, 4,096 bytes each.
+ */
+export interface PtxTile {
+  readonly units: 1 | 2
+  readonly chunks: 1 | 2 | 3 | 4 | 5 | 6
+  /** Units in the ring of each warpgroup, chunks in the ring that both share. */
+  readonly ringA: number
+  readonly ringB: number
+  /** The places of the rings are constants of the text, which then holds one k step for each state of both rings. */
+  readonly unrolled: boolean
+}
+
+export const STEP = 32
+export const PIECE = 4096
+export const CHUNK_COLUMNS = 64
+/** Two warpgroups multiply, one brings a and b. */
+export const THREADS = 384
+/** Registers per thread: of the 168 that each has at first, the third warpgroup gives the others as many as they may have. */
+export const REGISTERS = { producer: 24, consumer: 240 } as const
+/** All that VK_NVX_binary_import allows, per block and per processor. */
+export const SHARED_BYTES = 49152
+
+export const rowsOf = ({ units }: PtxTile): number => 128 * units
+export const columnsOf = ({ chunks }: PtxTile): number => CHUNK_COLUMNS * chunks
+export const tileName = (tile: PtxTile): string =>
+  `${rowsOf(tile)}x${columnsOf(tile)}${tile.unrolled ? "u" : ""}_a${tile.ringA}b${tile.ringB}`
+
+/** Where everything begins in shared memory. Unit s of warpgroup g is number g·ringA + s. */
+export function placesOf({ units, chunks, ringA, ringB }: PtxTile) {
+  const b = 2 * ringA * PIECE
+  const fullA = b + ringB * PIECE
+  const emptyA = fullA + 16 * ringA
+  const fullB = emptyA + 16 * ringA
+  const emptyB = fullB + 8 * ringB
+  const end = emptyB + 8 * ringB
+  if (end > SHARED_BYTES || ringA < units || units * chunks > 6)
+    throw new TypeError(
+      `ptx gemm: a tile of ${units} units × ${chunks} chunks with rings of ${ringA} and ${ringB} does not fit (${end} bytes)`,
+    )
+  return { a: 0, b, fullA, emptyA, fullB, emptyB, end }
+}
+
+/** k steps after which both rings are where they were: the unrolled loop's length. */
+export function periodOf({ units, chunks, ringA, ringB }: PtxTile): number {
+  let steps = 1
+  while ((steps * units) % ringA !== 0 || (steps * chunks) % ringB !== 0) steps++
+  return steps
+}
+
+/** Matrix descriptor of a chunk that lies at shared address 0: rows of 64 bytes swizzled by 64 (k runs along a row), or of 128 by 128 (n does). */
+export const DESCRIPTOR = { alongK: 0x8000002000010000n, alongN: 0x4000004000010000n } as const
+/** What the next 16 of K add to a descriptor. */
+export const NEXT_K = { alongK: 2n, alongN: 128n } as const
+
+/** Bits by which a lane's 16-byte piece of a row is moved. */
+export const swizzle64 = (row: number): number => (row >> 1) & 3
+export const swizzle128 = (row: number): number => row & 7
+
+/** In which column of 32 the value 16·G + 4·j + 2·h + e of a lane c = lane mod 4 lies, where b's rows were permuted: 8 neighbours in each. */
+export const PERMUTED = { size: [2, 4, 4], strides: [1, 8, 2] } as const

@@ -1,0 +1,74 @@
+/** Matrix products on Hopper: two warpgroups multiply what a third brings by tensor maps, tile after tile. */
+
+import { type Ptx, type PtxKernel, ptxKernel } from "../src/ptx.ts"
+import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
+import { consume } from "./ptx-gemm-consumer.ts"
+import { finishName } from "./ptx-gemm-epilogue.ts"
+import type { Frame, PtxGemm } from "./ptx-gemm-frame.ts"
+import { produce } from "./ptx-gemm-producer.ts"
+import { columnsOf, placesOf, rowsOf, SHARED_BYTES, STEP, THREADS, tileName } from "./ptx-gemm-tile.ts"
+
+const buffers = (out: typeof f32 | typeof bf16) => ({
+  /** Tensor maps of a, then of b; 128 bytes each. */
+  maps: read(u64),
+  bias: read(f32),
+  pre: readWrite(out),
+  addend: read(out),
+  c: write(out),
+})
+const push = { M: u32, N: u32, steps: u32, splitSteps: u32, splits: u32, ldc: u32, group: u32, scale: f32 } as const
+const params = { beta: f32 } as const
+export type GemmKernel = PtxKernel<ReturnType<typeof buffers>, typeof push, typeof params>
+
+/** Makes the barriers of the rings: one arrival and all bytes fill a place; a lane of every warp that read it empties it. */
+function initBarriers(k: Ptx, { tile }: PtxGemm, places: Frame["places"]): void {
+  k.comment("one thread makes the barriers: full ones wait for 1 arrival and the bytes, empty ones for the warps that read")
+  for (let i = 0; i < 2 * tile.ringA; i++) {
+    k.barrierInit(places.fullA + 8 * i, 1)
+    k.barrierInit(places.emptyA + 8 * i, 4)
+  }
+  for (let i = 0; i < tile.ringB; i++) {
+    k.barrierInit(places.fullB + 8 * i, 1)
+    k.barrierInit(places.emptyB + 8 * i, 8)
+  }
+  k.fenceBarrierInit()
+}
+
+/**
+ * c = epilogue(a·b) (M, N), bf16 factors, summed in f32; ldc a multiple of 8, in splits of `splitSteps` k steps each (c then holds their sums, f32, one
+ * after the other, ldc · M elements each). Grid: as many blocks as there are processors, or tiles. 2·M·N·K FLOP.
+ * Sources: PTX ISA 8.0 (wgmma, cp.async.bulk.tensor, mbarrier, setmaxnreg); its layouts and orders as measured on an H200.
+ */
+export function ptxGemm(gemm: PtxGemm): GemmKernel {
+  const { layout, out, tile, finish } = gemm
+  const places = placesOf(tile)
+  return ptxKernel({
+    name: `ptx_matmul_${layout}_${out}_${tileName(tile)}${finishName(finish)}`,
+    about: `c = epilogue(a*b): ${layout}, ${out}, tiles of ${rowsOf(tile)} x ${columnsOf(tile)}, ${STEP} of K at a time; one block per processor`,
+    threads: THREADS,
+    sharedBytes: SHARED_BYTES,
+    buffers: buffers(out === "f32" ? f32 : bf16),
+    push,
+    params,
+    body(k, given) {
+      const { M, N, steps, splitSteps, splits, group } = given
+      const thread = k.special("%tid.x")
+      const warpgroup = k.uniform(k.shr(thread, 7))
+      const warp = k.uniform(k.and(k.shr(thread, 5), 3))
+      const lane = k.and(thread, 31)
+      const down = k.div(k.add(M, rowsOf(tile) - 1), rowsOf(tile))
+      const across = k.div(k.add(N, columnsOf(tile) - 1), columnsOf(tile))
+      const perSplit = k.mul(down, across)
+      const tiles = k.mul(perSplit, splits)
+      const frame: Frame = { gemm, places, warp, lane, down, across, perSplit, tiles, M, N, steps, splitSteps, group }
+      k.if(k.compare("eq", thread, 0), () => initBarriers(k, gemm, places))
+      k.syncBlock()
+      k.if(
+        k.compare("eq", warpgroup, 2),
+        () => produce(k, frame, given.maps),
+        () => consume(k, frame, warpgroup, given),
+      )
+      k.emit("ret")
+    },
+  })
+}

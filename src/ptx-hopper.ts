@@ -1,0 +1,123 @@
+/** The instructions of Hopper: asynchronous copies and their barriers, matrix products of a warpgroup, registers that change hands. */
+import { at, list, PtxBody } from "./ptx-body.ts"
+import type { F32, Operand, Predicate, U32, U64 } from "./ptx-register.ts"
+
+/** A place in shared memory: a register and bytes, or bytes from its beginning. */
+export type Shared = number | { readonly base: U32; readonly bytes: number }
+
+/** A body with Hopper's instructions. */
+export class Ptx extends PtxBody {
+  /** Where shared memory begins: at 0, as VK_NVX_binary_import reserves none of it; so the assembler knows every address. */
+  readonly base: U32 = this.variable("u32", 0)
+
+  #at(place: Shared): string {
+    return typeof place === "number" ? at(this.base, place) : at(place.base, place.bytes)
+  }
+
+  // ---- who am I ----
+
+  /** Value of lane 0 in all lanes of the warp, which the assembler then knows to be uniform. */
+  uniform(a: U32): U32 {
+    const made = this.register("u32")
+    this.emit("shfl.sync.idx.b32", made, a, 0, 31, -1)
+    return made
+  }
+  /** Value of the lane whose number differs by `mask`. */
+  exchange(a: U32, mask: number, into?: U32): U32 {
+    const made = into ?? this.register("u32")
+    this.emit("shfl.sync.bfly.b32", made, a, mask, 31, -1)
+    return made
+  }
+  exchangeFloat(a: F32, mask: number): F32 {
+    const made = this.register("f32")
+    this.emit("shfl.sync.bfly.b32", made, a, mask, 31, -1)
+    return made
+  }
+  /** Whether p holds in any lane of the warp. */
+  any(p: Predicate): Predicate {
+    const made = this.register("pred")
+    this.emit("vote.sync.any.pred", made, p, -1)
+    return made
+  }
+  syncWarp(): void {
+    this.emit("bar.warp.sync", -1)
+  }
+  /** All threads of the block, or `threads` at the named barrier `id` (1 … 15). */
+  syncBlock(id = 0, threads?: number): void {
+    this.emit("bar.sync", ...(threads === undefined ? [id] : [id, threads]))
+  }
+  /** Arrives at a named barrier without waiting. */
+  arriveBlock(id: number, threads: number): void {
+    this.emit("bar.arrive", id, threads)
+  }
+  /** Registers per thread from here on; every warp of the warpgroup must come by. */
+  registerBudget(change: "dec" | "inc", count: number): void {
+    this.emit(`setmaxnreg.${change}.sync.aligned.u32`, count)
+  }
+
+  // ---- barriers in shared memory ----
+
+  barrierInit(place: Shared, count: number): void {
+    this.emit("mbarrier.init.shared.b64", this.#at(place), count)
+  }
+  /** After barrierInit, before the block's other threads or copies use the barriers. */
+  fenceBarrierInit(): void {
+    this.emit("fence.mbarrier_init.release.cluster")
+    this.emit("fence.proxy.async")
+  }
+  /** Waits until the phase of this parity is over. */
+  wait(place: Shared, parity: Operand<"u32">): void {
+    const [again, p] = [this.label("WAIT"), this.register("pred")]
+    this.place(again)
+    this.emit("mbarrier.try_wait.parity.shared::cta.b64", p, this.#at(place), parity)
+    this.jump(again, p, false)
+  }
+  arrive(place: Shared): void {
+    this.emit("mbarrier.arrive.release.cta.shared::cta.b64", "_", this.#at(place), 1)
+  }
+  /** Arrives, and holds the phase open until so many bytes have come. */
+  expect(place: Shared, bytes: number): void {
+    this.emit("mbarrier.arrive.expect_tx.shared::cta.b64", "_", this.#at(place), bytes)
+  }
+
+  // ---- copies ----
+
+  /** A box of a tensor map to shared memory; its bytes count for `barrier`. Coordinates: fastest dimension first. */
+  copyBox(to: Shared, map: U64, barrier: Shared, coordinates: readonly Operand<"u32">[]): void {
+    const names = coordinates.map((one) => (typeof one === "number" ? String(one) : one.name)).join(", ")
+    const source = `[${map.name}, {${names}}]`
+    const how = `cp.async.bulk.tensor.${coordinates.length}d.shared::cluster.global.mbarrier::complete_tx::bytes`
+    this.emit(how, this.#at(to), source, this.#at(barrier))
+  }
+  /** Neighbouring bytes, a multiple of 16, to shared memory; they count for `barrier`. */
+  copyBytes(to: Shared, from: U64, bytes: number, barrier: Shared): void {
+    const how = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+    this.emit(how, this.#at(to), at(from), bytes, this.#at(barrier))
+  }
+  /** Loads as many neighbours as `to` has registers. */
+  loadShared(to: readonly F32[], place: Shared): void {
+    this.emit(`ld.shared${to.length === 1 ? "" : `.v${to.length}`}.f32`, list(to), this.#at(place))
+  }
+  /** Four 8 × 8 matrices of 16-bit elements; each lane names one row of 16 bytes. */
+  loadMatrix(to: readonly U32[], place: Shared, isTransposed: boolean): void {
+    this.emit(`ldmatrix.sync.aligned.m8n8.x4${isTransposed ? ".trans" : ""}.shared.b16`, list(to), this.#at(place))
+  }
+
+  // ---- matrix products ----
+
+  multiplyFence(): void {
+    this.emit("wgmma.fence.sync.aligned")
+  }
+  multiplyCommit(): void {
+    this.emit("wgmma.commit_group.sync.aligned")
+  }
+  /** Waits until at most `pending` committed groups are under way. */
+  multiplyWait(pending: number): void {
+    this.emit("wgmma.wait_group.sync.aligned", pending)
+  }
+  /** sum (64 × N) ← a·b, or + where `adds`: a (64 × 16) in registers, b (16 × N) by descriptor, stored along N where `isAlongN`. */
+  multiply(sum: readonly F32[], a: readonly U32[], b: U64, adds: Predicate, isAlongN: boolean): void {
+    const how = `wgmma.mma_async.sync.aligned.m64n${sum.length * 2}k16.f32.bf16.bf16`
+    this.emit(how, list(sum), list(a), b, adds, 1, 1, isAlongN ? 1 : 0)
+  }
+}

@@ -1,0 +1,61 @@
+/** Hopper's attention, its instructions run one by one, against the f64 reference: partial units, shared key heads, wide heads, dropout, large scores. */
+import { expect, test } from "bun:test"
+import { attention, attentionBackward, checkCase } from "../src/op.ts"
+import { attentionLaunches } from "../src/op-attention-gpu.ts"
+import { counters } from "../src/op-attention-heads.ts"
+import type { GpuTarget, Launch, Op } from "../src/program.ts"
+import type { Tensor } from "../src/tensor.ts"
+import { simulatedDevice } from "./gpu-simulated.ts"
+
+const CASES = [
+  { B: 1, T: 200, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, about: "two blocks, partial units" },
+  { B: 2, T: 130, nHead: 2, nKvHead: 1, headDim: 64, scale: 0.125, dropout: 0.25, about: "shared key heads, two sequences, dropout" },
+  { B: 1, T: 70, nHead: 1, nKvHead: 1, headDim: 128, scale: 0.09, about: "wide heads" },
+  { B: 1, T: 3, nHead: 2, nKvHead: 1, headDim: 128, scale: 0.09, dropout: 0.2, about: "few rows, wide heads, dropout" },
+  { B: 1, T: 130, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "scores that pass their references" },
+]
+
+for (const { B, T, about, dropout = 0, ...heads } of CASES) {
+  const device = simulatedDevice(32, "nv2", 0, true)
+  const { nHead: H, nKvHead: K, headDim: D } = heads
+  const attrs = { ...heads, T, dropout, site: 3 }
+  const qkv = [B * T, (H + 2 * K) * D]
+  const run = (op: unknown, given: Record<string, number[]>) => {
+    const inputs = { ...given, ...(dropout > 0 ? counters : {}) }
+    const { worst, tensor } = checkCase(device, { op: op as Op, opCase: { inputs, attrs }, index: 1, act: "bf16", beta: 0 })
+    expect(worst, tensor).toBeLessThanOrEqual(1)
+  }
+  test(`attention, ${about}`, () => run(attention, { qkv }), 120_000)
+  if (heads.scale < 1)
+    test(
+      `attention_backward, ${about}`,
+      () => run(attentionBackward, { qkv, y: [B * T, H * D], lse: [B * T, H], dy: [B * T, H * D] }),
+      120_000,
+    )
+}
+
+test("it is chosen on Hopper for bf16 and heads of 64 and 128, and not where bits must be those of generation", () => {
+  const target: GpuTarget = {
+    subgroupSize: 32,
+    matrix: "nv2",
+    ptx: true,
+    trains: true,
+    hasMatrixFunctions: true,
+    units: 132,
+    sharedBytes: 49152,
+    resident: 0,
+  }
+  const names = (headDim: number, dtype: "bf16" | "f32", given: Partial<GpuTarget> = {}) => {
+    const tensor = (name: string, columns: number) => ({ id: 0, name, shape: [64, columns], dtype, role: "temp" }) as unknown as Tensor
+    const attrs = { nHead: 1, nKvHead: 1, headDim, T: 64, scale: 1, dropout: 0, site: 0 }
+    const none = { seed: undefined, step: undefined, row: undefined }
+    const launches = attentionLaunches({ qkv: tensor("qkv", 3 * headDim), ...none }, { y: tensor("y", headDim), lse: undefined }, attrs, {
+      ...target,
+      ...given,
+    })
+    return (launches.flat() as Launch[]).map(({ variant }) => variant).join()
+  }
+  expect(names(64, "bf16")).toBe("ptx_attention_64_g3")
+  expect(names(128, "bf16")).toBe("ptx_attention_128_g2")
+  for (const other of [names(96, "bf16"), names(64, "f32"), names(64, "bf16", { ptx: false })]) expect(other).not.toContain("ptx")
+})

@@ -1,0 +1,258 @@
+/** Matrix products in PTX, their instructions run on the CPU, against f64: layouts, edges, splits, epilogues, timings of copies and products. */
+import { expect, test } from "bun:test"
+import { ptxGemm } from "../shaders/ptx-gemm.ts"
+import { PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
+import type { PtxTile } from "../shaders/ptx-gemm-tile.ts"
+import { targetOf } from "../src/gpu-info.ts"
+import { schedule } from "../src/gpu-schedule.ts"
+import type { VulkanFacts } from "../src/native.ts"
+import { type Activation, activate, activateDerivative } from "../src/op-activation.ts"
+import { linear, linearBackwardWeight } from "../src/op-matmul.ts"
+import { gemm } from "../src/op-matmul-gpu.ts"
+import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
+import type { Gemm } from "../src/op-matmul-request.ts"
+import { type GpuTarget, type Launch, type Memory, plan, type Scratch, trace } from "../src/program.ts"
+import { type Kernel, simulate } from "../src/spirv.ts"
+import { runPtxLaunch } from "./ptx-launch.ts"
+import type { Timing } from "./ptx-run.ts"
+
+const target: GpuTarget = {
+  subgroupSize: 32,
+  matrix: "nv2",
+  ptx: true,
+  trains: true,
+  hasMatrixFunctions: true,
+  units: 2,
+  sharedBytes: 49152,
+  resident: 0,
+}
+
+const word = new Uint32Array(1)
+const float = new Float32Array(word.buffer)
+const toBf16 = (x: number): number => {
+  float[0] = x
+  return (word[0]! + 0x7fff + ((word[0]! >>> 16) & 1)) >>> 16
+}
+const fromBf16 = (bits: number): number => {
+  word[0] = bits << 16
+  return float[0]!
+}
+let seed = 7
+const random = () => {
+  seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
+  return seed / 2 ** 31 - 1
+}
+
+interface Asked {
+  readonly layout: Gemm["layout"]
+  readonly size: readonly [M: number, N: number, K: number]
+  readonly out: "f32" | "bf16"
+  readonly activation?: Activation
+  readonly derivative?: Activation
+  readonly bias?: boolean
+  readonly scale?: number
+  readonly beta?: number
+  readonly splits?: number
+  readonly tile?: PtxTile
+  readonly timing?: Timing
+}
+
+/** Runs a product; its worst error in units of the allowed one, and the bits of c. */
+function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
+  const { layout, size, out, activation = "none", derivative, bias, scale, beta, splits = 1, tile = PTX_TILE, timing = "random" } = asked
+  const [M, N, K] = size
+  const up = (x: number) => Math.ceil(x / 8) * 8
+  const [lda, ldb, ldc] = [up(layout === "tn" ? M : K), up(layout === "nt" ? K : N), up(N)]
+  const bytes = new Map<Memory, Uint16Array | Float32Array>()
+  const place = (dtype: "f32" | "bf16", elements: number, isFilled: boolean): Scratch => {
+    const memory: Scratch = { kind: "scratch", dtype, elements }
+    const value = () => (isFilled ? random() : Number.NaN)
+    const values =
+      dtype === "f32" ? Float32Array.from({ length: elements }, value) : Uint16Array.from({ length: elements }, () => toBf16(value()))
+    bytes.set(memory, values)
+    return memory
+  }
+  const numbers = (memory: Memory): Float64Array => {
+    const given = bytes.get(memory)!
+    return given instanceof Uint16Array ? Float64Array.from(given, fromBf16) : Float64Array.from(given)
+  }
+  const [a, b] = [place("bf16", (layout === "tn" ? K : M) * lda, true), place("bf16", (layout === "nt" ? N : K) * ldb, true)]
+  const [c, pre, biases] = [place(out, M * ldc, beta !== undefined), place(out, M * ldc, derivative !== undefined), place("f32", N, true)]
+  // What lies beyond a row's end may be anything: it must not reach the sums.
+  for (const [memory, ld, used] of [
+    [a, lda, layout === "tn" ? M : K],
+    [b, ldb, layout === "nt" ? K : N],
+  ] as const)
+    bytes.get(memory)!.forEach((_, i, all) => {
+      if (i % ld >= used) all[i] = 0x7fc0
+    })
+  const request: Gemm = {
+    layout,
+    a,
+    b,
+    c,
+    M,
+    N,
+    K,
+    lda,
+    ldb,
+    ldc,
+    order: "any",
+    ...(bias && { bias: biases }),
+    ...(activation !== "none" && { activation, pre }),
+    ...(derivative && { derivative: { activation: derivative, pre } }),
+    ...(scale !== undefined && { scale }),
+    ...(beta !== undefined && { beta }),
+  }
+  const [cBefore, preBefore] = [numbers(c), numbers(pre)]
+  const way: PtxWay = { tile, splits, group: 2 }
+  const kernelFor: typeof ptxGemmOf = (wanted) => (tile === PTX_TILE ? ptxGemmOf(wanted) : ptxGemm({ ...wanted, tile }))
+  for (const launch of ptxLaunchesOf(request, way, target, kernelFor).flat() as Launch[]) {
+    const viewOf = (memory: Memory) => {
+      if (!bytes.has(memory)) bytes.set(memory, new Float32Array((memory as Scratch).elements).fill(Number.NaN))
+      const { buffer, byteLength } = bytes.get(memory)!
+      return new Uint8Array(buffer as ArrayBuffer, 0, byteLength)
+    }
+    if ("text" in launch.kernel) runPtxLaunch(launch, viewOf, (value) => value as number, timing, seed)
+    else {
+      const buffers = Object.entries(launch.buffers).map(([name, memory]) => [
+        name,
+        memory === undefined ? new Uint8Array(0) : viewOf(memory),
+      ])
+      const { variant, groups, push, params, constants } = launch
+      const kernel = launch.kernel as unknown as Kernel<Record<never, never>>
+      simulate(kernel, { variant, grid: groups, buffers: Object.fromEntries(buffers), push, params, constants, subgroupSize: 32 } as never)
+    }
+  }
+  const [as, bs, cs, pres, bias_] = [a, b, c, pre, biases].map(numbers) as Float64Array[]
+  const allowed = (x: number) => (out === "bf16" ? 2 ** -8 * Math.abs(x) : 0) + 2e-5 * Math.sqrt(K)
+  let error = 0
+  const compare = (seen: number, x: number) => {
+    const e = Math.abs(seen - x) / allowed(x)
+    error = e <= error ? error : Number.isNaN(e) ? Number.POSITIVE_INFINITY : e
+  }
+  for (let m = 0; m < M; m++) {
+    for (let n = 0; n < N; n++) {
+      let z = 0
+      for (let k = 0; k < K; k++) z += as![layout === "tn" ? k * lda + m : m * lda + k]! * bs![layout === "nt" ? n * ldb + k : k * ldb + n]!
+      z = z * (scale ?? 1) + (bias ? bias_![n]! : 0)
+      if (activation !== "none") compare(pres![m * ldc + n]!, z)
+      z = activate(activation, z)
+      if (derivative) z *= activateDerivative(derivative, preBefore[m * ldc + n]!)
+      compare(cs![m * ldc + n]!, z + (beta ? beta * cBefore[m * ldc + n]! : 0))
+    }
+    for (let n = N; n < ldc; n++) if (!Object.is(cs![m * ldc + n], cBefore[m * ldc + n])) error = Number.POSITIVE_INFINITY
+  }
+  return { error, c: bytes.get(c)! }
+}
+
+const UNROLLED: PtxTile = { ...PTX_TILE, unrolled: true }
+const TIMINGS: readonly Timing[] = ["random", "late"]
+
+const CASES: readonly Asked[] = [
+  // One tile, its rings' first steps, in every timing: a copy that overtakes a reader, or a product that is read too early, shows as a wrong sum.
+  ...(["nt", "nn", "tn"] as const).flatMap((layout) =>
+    TIMINGS.map((timing): Asked => ({ layout, size: [256, 192, 64], out: layout === "tn" ? "f32" : "bf16", timing })),
+  ),
+  // More k steps than the rings have places, several tiles per block, edges of all three sizes.
+  { layout: "nt", size: [520, 224, 264], out: "bf16", bias: true, timing: "late" },
+  { layout: "nt", size: [300, 200, 264], out: "bf16" },
+  { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late" },
+  { layout: "tn", size: [296, 232, 264], out: "f32" },
+  { layout: "nt", size: [300, 416, 520], out: "bf16", tile: UNROLLED },
+  // Sizes that are no multiples of anything; rows are padded to 8.
+  { layout: "nt", size: [5, 17, 19], out: "bf16", bias: true },
+  { layout: "nt", size: [131, 65, 33], out: "f32", bias: true },
+  { layout: "nt", size: [7, 50, 100], out: "bf16", activation: "silu", bias: true },
+  { layout: "nn", size: [130, 77, 41], out: "bf16", derivative: "relu2" },
+  { layout: "nn", size: [3, 201, 77], out: "f32", beta: 0.5, scale: 0.25 },
+  { layout: "tn", size: [67, 129, 45], out: "f32", beta: 1 },
+  // Epilogues.
+  { layout: "nt", size: [140, 96, 72], out: "f32", bias: true },
+  { layout: "nt", size: [140, 96, 72], out: "bf16", bias: true, beta: 1 },
+  { layout: "nt", size: [140, 96, 72], out: "f32", beta: 0.5, scale: 2 },
+  { layout: "nt", size: [140, 100, 72], out: "bf16", beta: 0.5 },
+  ...(["gelu", "gelu_tanh", "relu", "relu2", "silu"] as const).flatMap((kind): Asked[] => [
+    { layout: "nt", size: [140, 96, 72], out: "bf16", activation: kind, bias: true },
+    { layout: "nn", size: [140, 96, 72], out: "bf16", derivative: kind },
+  ]),
+  { layout: "nt", size: [140, 96, 72], out: "bf16", activation: "gelu" },
+  { layout: "nn", size: [140, 96, 72], out: "bf16", beta: 0 },
+  { layout: "tn", size: [140, 96, 72], out: "f32", beta: 0 },
+  // Sums of splits, the last of fewer steps, with the epilogue behind them.
+  { layout: "tn", size: [264, 200, 300], out: "f32", beta: 1, splits: 3, timing: "late" },
+  { layout: "nn", size: [264, 200, 300], out: "bf16", derivative: "silu", splits: 4 },
+]
+for (const asked of CASES) {
+  const { layout, size, tile, ...rest } = asked
+  const name = `${layout} ${size.join(" × ")} ${JSON.stringify(rest)}${tile === undefined ? "" : " places as constants"}`
+  test(name, () => expect(run(asked).error).toBeLessThan(1), 60_000)
+}
+
+/** A product of memory that is never touched. */
+const asked = (layout: Gemm["layout"], M: number, N: number, K: number, more: Partial<Gemm> = {}): Gemm => {
+  const memory = (dtype: "f32" | "bf16"): Scratch => ({ kind: "scratch", dtype, elements: 1 })
+  return { layout, a: memory("bf16"), b: memory("bf16"), c: memory(layout === "tn" ? "f32" : "bf16"), M, N, K, order: "any", ...more }
+}
+const h200 = { ...target, units: 132 }
+const kernelsOf = (given: Gemm, on: GpuTarget): string[] => (gemm(given, on).flat() as Launch[]).map(({ variant }) => variant)
+
+test("products of a training step go by PTX where the device has it, and only there", () => {
+  const forward = asked("nt", 65536, 2304, 768, { order: "forward", bias: asked("tn", 1, 1, 1).c })
+  expect(kernelsOf(forward, h200)).toEqual(["ptx_matmul_ntp_bf16_256x192_a3b5_bias"])
+  expect(kernelsOf(asked("nn", 65536, 768, 2304), h200)).toEqual(["ptx_matmul_nn_bf16_256x192_a3b5"])
+  expect(kernelsOf({ ...forward, N: 50257, ldc: 50264 }, h200)).toEqual(["ptx_matmul_nt_bf16_256x192_a3b5_bias"])
+  for (const on of [
+    { ...h200, ptx: false },
+    { ...h200, trains: false },
+  ])
+    expect(kernelsOf(forward, on).join()).not.toContain("ptx")
+})
+
+test("a device with Hopper's chip and the extension has PTX, unless HELIOS_DISABLE_PTX is 1", () => {
+  const shape = { m: 16, n: 16, k: 16, a: 1000141000, result: 1, scope: 3, invocations: 0 }
+  const facts = (name: string, extensions: readonly string[]) =>
+    ({ name, extensions, bfloat16Matrix: 1, matrixShapes: [shape] }) as unknown as VulkanFacts
+  const hasPtx = (name: string, ...extensions: string[]) => targetOf(facts(name, extensions)).ptx
+  for (const name of ["NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA GH200 480GB"]) expect(hasPtx(name, "VK_NVX_binary_import")).toBe(true)
+  for (const name of ["NVIDIA L4", "NVIDIA B200", "llvmpipe"]) expect(hasPtx(name, "VK_NVX_binary_import")).toBe(false)
+  expect(hasPtx("NVIDIA H200")).toBe(false)
+  process.env.HELIOS_DISABLE_PTX = "1"
+  expect(hasPtx("NVIDIA H200", "VK_NVX_binary_import")).toBe(false)
+  delete process.env.HELIOS_DISABLE_PTX
+})
+
+test("a program trains where it keeps a gradient, not where it only tells the loss", () => {
+  const seen: boolean[] = []
+  const losses = (hasGradient: boolean) =>
+    trace("losses", (t) => {
+      const x = t.state("x", "f32", [4, 8])
+      const w = t.state("w", "f32", [16, 8])
+      const y = linear({ x, w }, { activation: "none", out: "f32" }).y
+      if (hasGradient) t.output("dw", linearBackwardWeight({ x, dy: y }, { bias: false }).dw!)
+      else t.output("y", y)
+    })
+  for (const hasGradient of [true, false]) {
+    const program = losses(hasGradient)
+    const [node] = program.nodes
+    const gpu = (...given: readonly unknown[]) => {
+      seen.push((given.at(-1) as GpuTarget).trains)
+      return []
+    }
+    const op = { ...node!.op, gpu }
+    schedule(plan({ ...program, nodes: [{ ...node!, op: op as never }, ...program.nodes.slice(1)] }), target)
+  }
+  expect(seen).toEqual([true, false])
+})
+
+test("a weight's gradient is split so that every processor has a tile", () => {
+  const { way } = ptxWayOf(asked("tn", 2304, 768, 65536), h200)!
+  expect(Math.ceil((36 * way.splits) / 132) / ((36 * way.splits) / 132)).toBeLessThan(1.1)
+  expect(kernelsOf(asked("tn", 2304, 768, 65536), h200)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5", "matmul_combine.f32"])
+  expect(kernelsOf(asked("tn", 64, 64, 64), h200).join()).not.toContain("ptx")
+})
+
+test("rows that are not aligned to 16 bytes, and factors in f32, go another way", () => {
+  expect(ptxWayOf(asked("nt", 4096, 4096, 4100), h200)).toBeUndefined()
+  expect(ptxWayOf(asked("nt", 4096, 4096, 4096, { a: asked("tn", 1, 1, 1).c }), h200)).toBeUndefined()
+})
