@@ -131,26 +131,30 @@ function unit(
   k.multiplyFence()
   multiply(k, slopes, state.values, gradients, ALONG_COLUMNS, k.not(always), always)
   k.multiplyCommit()
-  const known = statisticsOf(k, role, queries[0]!)
-  const query = (i: number) => known[2 * (i >> 2) + (i & 1)]!
+  const queryOf = () => {
+    const known = statisticsOf(k, role, queries[0]!)
+    return (i: number) => known[2 * (i >> 2) + (i & 1)]!
+  }
+  const before = queryOf()
   k.multiplyWait(1)
   k.if(isDiagonal, () => maskDiagonal(k, role, scores, "keys"))
   scores.forEach((score, i) => {
-    k.unary("ex2.approx.ftz.f32", k.fma(score, scale2, query(i).log), score)
+    k.unary("ex2.approx.ftz.f32", k.fma(score, scale2, before(i).log), score)
   })
   asLeft(k, kept === undefined ? scores : scores.map((weight, i) => k.mulFloat(weight, kept(i))), left[0]!)
   k.multiplyFence()
   multiply(k, sums.values, left[0]!, [chosen(k, gradients, isSecond)], ALONG_ROWS, always, always)
   k.multiplyCommit()
-  k.multiplyWait(1)
+  k.multiplyWait(left.length - 1) // where weights and slopes share registers, the products with the weights too
+  const after = queryOf() // loaded again, as registers are short
   slopes.forEach((slope, i) => {
-    if (kept === undefined) k.addFloat(slope, query(i).delta, slope)
-    else k.fma(slope, kept(i), query(i).delta, slope)
+    if (kept === undefined) k.addFloat(slope, after(i).delta, slope)
+    else k.fma(slope, kept(i), after(i).delta, slope)
     k.mulFloat(slope, scores[i]!, slope)
   })
-  asLeft(k, slopes, left[1]!)
+  asLeft(k, slopes, left.at(-1)!)
   k.multiplyFence()
-  multiply(k, sums.keys, left[1]!, [chosen(k, queries, isSecond)], ALONG_ROWS, always, always)
+  multiply(k, sums.keys, left.at(-1)!, [chosen(k, queries, isSecond)], ALONG_ROWS, always, always)
   k.multiplyCommit()
   k.multiplyWait(0)
   for (const slot of [...queries, ...gradients]) giveBack(k, slot, isFirstLane)
@@ -175,7 +179,7 @@ function consume(k: Ptx, role: Role, given: Given): void {
     values: values!,
     scores: k.registers("f32", 32),
     slopes: k.registers("f32", 32),
-    left: range(2).map(() => range(4).map(() => k.registers("u32", 4))),
+    left: range(parts === 1 ? 2 : 1).map(() => range(4).map(() => k.registers("u32", 4))),
     sums: { keys: range(32).map(() => k.variable("f32", 0)), values: range(32).map(() => k.variable("f32", 0)) },
     isSecond: part === undefined ? undefined : k.compare("ne", part, 0),
   }

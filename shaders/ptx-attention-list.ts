@@ -17,12 +17,14 @@ function kernelsOf(D: AttentionTile["D"], drops: boolean) {
   return { forward: ptxAttention(tile("forward")), queries: ptxAttentionQueries(tile("queries")), keys: ptxAttentionKeys(tile("keys")) }
 }
 
-export const ptxAttentions = {
-  64: { plain: kernelsOf(64, false), dropout: kernelsOf(64, true) },
-  128: { plain: kernelsOf(128, false), dropout: kernelsOf(128, true) },
-} as const
+type Kernels = ReturnType<typeof kernelsOf>
 
-export const ptxAttentionKernels = Object.values(ptxAttentions).flatMap(({ plain, dropout }) => [
-  ...Object.values(plain),
-  ...Object.values(dropout),
-])
+/** By head size; heads of 128 leave too few registers for dropout. */
+export const ptxAttentions: Readonly<Record<AttentionTile["D"], { readonly plain: Kernels; readonly dropout: Kernels | undefined }>> = {
+  64: { plain: kernelsOf(64, false), dropout: kernelsOf(64, true) },
+  128: { plain: kernelsOf(128, false), dropout: undefined },
+}
+
+export const ptxAttentionKernels = Object.values(ptxAttentions).flatMap((all) =>
+  Object.values(all).flatMap((kernels) => Object.values(kernels ?? {})),
+)

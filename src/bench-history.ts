@@ -83,10 +83,13 @@ export function record(path: string, measurements: readonly Measurement[]): void
   )
 }
 
-/** The newest row of everything that was measured, in the order in which it first appeared. */
+/** Benches whose rows are too many for the README: they are in the file and on the page. */
+const DETAILS = /^(ops|counters) /
+
+/** The newest row of everything that was measured but details, in the order in which it first appeared. */
 function newest(rows: readonly CsvRow[]): CsvRow[] {
   const byName = new Map<string, CsvRow>()
-  for (const row of rows) byName.set(`${row.device}\n${row.what}`, row)
+  for (const row of rows) if (!DETAILS.test(row.what ?? "")) byName.set(`${row.device}\n${row.what}`, row)
   return [...byName.values()]
 }
 

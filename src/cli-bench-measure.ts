@@ -18,9 +18,10 @@ export async function measure(
     if (name === "all" && !json) tell(`bench ${one}`)
     // All cases of all ops take minutes; the ops of a training step are what counts.
     const own = name === "all" && one === "ops" && values.preset.length === 0 ? { ...values, preset: ["cpu-small"] } : values
-    measurements.push(...(await runBench(one, own, Object.keys(loaded.fields), tell)))
+    const some = await runBench(one, own, Object.keys(loaded.fields), tell)
+    if (config.record !== undefined) record(config.record, some)
+    measurements.push(...some)
   }
-  if (config.record !== undefined) record(config.record, measurements)
   print(json ? measurements.map(withStatistics) : undefined, () =>
     values.format === "log" ? logEntries(measurements) : formatMeasurements(measurements, values.format),
   )

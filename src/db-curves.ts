@@ -48,7 +48,8 @@ export class StoredCurves {
           this.#curves.delete(id)
           return await write([voidPages(id, first)])
         }
-        const curve = await this.#current(id)
+        const known = this.#curves.get(id)
+        const curve = known?.blocks.count === first ? known : await this.#current(id)
         const pages: Statement[] = []
         for (const row of rows) {
           if (row.seq !== curve.blocks.count) continue

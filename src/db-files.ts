@@ -2,8 +2,9 @@
 import { Blocks, PAGE } from "./db-blocks.ts"
 import { RunFacts } from "./db-facts.ts"
 import { MetricsIndex } from "./db-index.ts"
-import { JournalReader, journalPath, readJournal } from "./db-journal.ts"
+import { JournalReader, journalPath, readJournal, signatureOf } from "./db-journal.ts"
 import type { ReadRows } from "./db-series.ts"
+import { JOURNALS } from "./db-types.ts"
 
 /** Rows that are read before others have their turn. */
 const PIECE_ROWS = 4000
@@ -16,6 +17,7 @@ export class RunFiles {
   readonly #index: MetricsIndex
   #reading: Promise<void> = Promise.resolve()
   #isOpen = false
+  #signature = ""
 
   constructor(readonly directory: string) {
     this.#index = new MetricsIndex(directory)
@@ -42,7 +44,10 @@ export class RunFiles {
   }
 
   async #readOn(): Promise<void> {
+    const signature = signatureOf(JOURNALS.map((kind) => journalPath(this.directory, kind)))
+    if (signature === this.#signature) return
     while (!this.#isOpen || !(await this.#readRest())) this.#open()
+    this.#signature = signature
   }
 
   /** False where a journal was cut back: what it said is gathered anew. */

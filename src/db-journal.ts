@@ -1,5 +1,5 @@
 /** A journal on disk: numbered JSON lines, appended cheaply, a torn tail cut off on open, read on while it grows. */
-import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from "node:fs"
+import { closeSync, existsSync, fstatSync, ftruncateSync, openSync, readSync, statSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import { withFile } from "./base-file.ts"
 import type { Journal, JournalRow } from "./db-types.ts"
@@ -352,6 +352,15 @@ function isSame(file: number, start: number, end: number, crc: number): boolean 
   if (readSync(file, bytes, 0, bytes.length, start) !== bytes.length) return false
   return bytes[bytes.length - 1] === NEWLINE && Bun.hash.crc32(bytes.subarray(0, -1)) === crc
 }
+
+/** Changes whenever one of the files does. */
+export const signatureOf = (paths: readonly string[]): string =>
+  paths
+    .map((path) => {
+      const { mtimeMs = 0, size = -1 } = statSync(path, { throwIfNoEntry: false }) ?? {}
+      return `${mtimeMs}:${size}`
+    })
+    .join()
 
 /** Number of rows of a journal. */
 export const countJournal = (path: string): number => withJournal(path, "r", (file) => soundEnd(file).count) ?? 0

@@ -1,8 +1,9 @@
 /** Brings run directories into the database, once or again and again; what is there already is not written again. */
+import { join } from "node:path"
 import { isDeepStrictEqual } from "node:util"
 import type { RunDatabase } from "./db-database.ts"
 import { runDirectories, runRecord } from "./db-directory.ts"
-import { JournalReader, journalPath, readJournal } from "./db-journal.ts"
+import { JournalReader, journalPath, readJournal, signatureOf } from "./db-journal.ts"
 import { JOURNALS, type Journal, type RunState, type RunSummary } from "./db-types.ts"
 
 /** Rows of one transaction. */
@@ -17,6 +18,9 @@ export interface SyncedRun {
   readonly rows: Readonly<Record<Journal, number>>
 }
 
+/** Whatever of a run changes changes one of these. */
+const FILES = ["config.json", "lock", "state.json", "notes.json", ...JOURNALS.map((kind) => `${kind}.jsonl`)]
+
 /** What was told of a run, so that it is told again only when it changes. */
 interface Known {
   readonly readers: Map<Journal, JournalReader>
@@ -24,6 +28,8 @@ interface Known {
   notes: string
   state: RunState | undefined
   beatAt: number
+  /** Of the files of a run that has ended, all of which were read. */
+  signature: string | undefined
 }
 
 /** Reads every run under `runsDir` once. `state` tells how a run stands as seen from its directory. */
@@ -32,6 +38,7 @@ export const syncRuns = (database: RunDatabase, runsDir: string, state: RunMirro
 
 /** Keeps the database as the run directories are. */
 export class RunMirror {
+  /** Runs by their directories. */
   readonly #runs = new Map<string, Known>()
 
   constructor(
@@ -43,14 +50,27 @@ export class RunMirror {
   /** Writes what is new. After an error the next round finds what was written. */
   async round(): Promise<SyncedRun[]> {
     const done: SyncedRun[] = []
-    for (const directory of runDirectories(this.runsDir)) done.push(await this.#run(directory))
+    for (const directory of runDirectories(this.runsDir)) {
+      const signature = signatureOf(FILES.map((name) => join(directory, name)))
+      const known = this.#runs.get(directory)
+      if (known !== undefined && known.signature === signature) continue
+      done.push(await this.#run(directory, signature))
+    }
     return done
   }
 
-  async #run(directory: string): Promise<SyncedRun> {
+  async #run(directory: string, signature: string): Promise<SyncedRun> {
     const { id, name, config, host, startedAt, notes, tags } = runRecord(directory)
-    const known: Known = this.#runs.get(id) ?? { readers: new Map(), record: undefined, notes: '["",[]]', state: undefined, beatAt: 0 }
-    this.#runs.set(id, known)
+    const known: Known = this.#runs.get(directory) ?? {
+      readers: new Map(),
+      record: undefined,
+      notes: '["",[]]',
+      state: undefined,
+      beatAt: 0,
+      signature: undefined,
+    }
+    this.#runs.set(directory, known)
+    known.signature = undefined
     const record = JSON.stringify([name, config])
     if (known.record !== record) {
       await this.database.startRun({ id, name, config, host, startedAt })
@@ -63,6 +83,7 @@ export class RunMirror {
     if (known.notes !== said) await this.database.setNotes(id, { notes, tags })
     known.notes = said
     await this.#tellState(known, id)
+    if (known.state !== "running" && known.state !== "stalled") known.signature = signature
     return { id, name, rows }
   }
 

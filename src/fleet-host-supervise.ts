@@ -167,8 +167,9 @@ export async function supervise(root: string, name: string): Promise<void> {
       restarts:
         ending.asked !== "stop" && ending.asked !== "now" && record.policy.restart.includes(cause) && restarts <= record.policy.restarts,
     }
-    await lasting(() => writeExit(root, name, exit))
+    // Whoever follows the log leaves when the exit is on record: the log's last line is written before.
     say(`end ${number}: ${cause}, ${exit.message}`)
+    await lasting(() => writeExit(root, name, exit))
     return { exit, next: number + 1 }
   }
 

@@ -12,7 +12,7 @@ export async function askHost<T>(host: FleetHost, words: readonly string[], text
   if (error !== undefined) throw error
   // A login shell may print before the program does.
   const line = answer.stdout.trimEnd().split("\n").at(-1) ?? ""
-  if (answer.code === 0 && line.startsWith("{")) return JSON.parse(line) as T
+  if (answer.code === 0 && /^[[{]/.test(line)) return JSON.parse(line) as T
   throw new HostError("failed", `alpha ${words.slice(0, 2).join(" ")} fails (exit code ${answer.code})${said(answer.stderr)}`)
 }
 

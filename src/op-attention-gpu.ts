@@ -5,7 +5,7 @@ import { attentionAppends, attentionChunks } from "../shaders/attention-cached.t
 import { attentionDecodes, DECODE_SIZE } from "../shaders/attention-decode.ts"
 import { type AttentionAttrs, attentionSizes, type Counters, type Heads } from "./op-attention-heads.ts"
 import { plainBackwardLaunches, plainLaunches, plainWay } from "./op-attention-matrix.ts"
-import { ptxBackwardLaunches, ptxHead, ptxLaunches } from "./op-attention-ptx.ts"
+import { ptxBackwardLaunches, ptxLaunches, ptxWay } from "./op-attention-ptx.ts"
 import { matrixBackwardLaunches, matrixLaunches, matrixWay } from "./op-attention-tensor.ts"
 import { type GpuTarget, groupsFor, groupsForRows, type Launches, launch, scratch } from "./op-gpu.ts"
 import { lastDim, rows, type Tensor } from "./tensor.ts"
@@ -45,7 +45,7 @@ export function attentionLaunches(
   target: GpuTarget,
 ): Launches {
   const { batch, values, constants } = settings(qkv, live, attrs)
-  const ptx = ptxHead(qkv, attrs, target)
+  const ptx = ptxWay(qkv, attrs, target)
   if (ptx !== undefined)
     return ptxLaunches({ qkv, y, lse: lse ?? scratch("f32", rows(qkv) * attrs.nHead) }, { batch, ...values }, ptx, target)
   const { way, plain } = matricesFor(qkv, attrs, target)
@@ -66,7 +66,7 @@ export function attentionBackwardLaunches(
   const { batch, values, constants } = settings(qkv, live, attrs)
   const { T, H, K, D } = values
   const n = rows(qkv) * H
-  const ptx = ptxHead(qkv, attrs, target)
+  const ptx = ptxWay(qkv, attrs, target)
   if (ptx !== undefined) return ptxBackwardLaunches({ qkv, y, lse, dy, dqkv }, { batch, ...values }, ptx, target)
   const { way, plain } = matricesFor(qkv, attrs, target)
   if (plain !== undefined) return plainBackwardLaunches({ qkv, y, lse, dy, dqkv }, { batch, ...values }, plain, target)

@@ -9,19 +9,23 @@ import type { Memory } from "./program.ts"
 import { tensorMapWords } from "./ptx.ts"
 import { elements, type Tensor } from "./tensor.ts"
 
-/** Head sizes that have kernels. */
-export type PtxHead = keyof typeof ptxAttentions
+type Kernels = (typeof ptxAttentions)[64]["plain"]
+/** Head size and kernels. */
+export interface PtxWay {
+  readonly D: 64 | 128
+  readonly kernels: Kernels
+}
 
 /** The kernels that do this attention; undefined where none do. */
-export function ptxHead(qkv: Tensor, { headDim }: AttentionAttrs, { ptx }: GpuTarget): PtxHead | undefined {
-  const fits = ptx && qkv.dtype === "bf16" && headDim in ptxAttentions && elements(qkv) < 2 ** 31
-  return fits ? (headDim as PtxHead) : undefined
+export function ptxWay(qkv: Tensor, { headDim, dropout }: AttentionAttrs, { ptx }: GpuTarget): PtxWay | undefined {
+  if (!ptx || qkv.dtype !== "bf16" || elements(qkv) >= 2 ** 31 || (headDim !== 64 && headDim !== 128)) return undefined
+  const kernels = ptxAttentions[headDim][dropout > 0 ? "dropout" : "plain"]
+  return kernels && { D: headDim, kernels }
 }
 
 type Sized = Settings & { readonly batch: number }
 
 const blocksOf = (T: number, groups: number): number => Math.ceil(T / (ROWS * groups))
-const kernelsOf = (D: PtxHead, { threshold }: Sized) => ptxAttentions[D][threshold > 0 ? "dropout" : "plain"]
 /** A map of (B, T, columns) whose box is 64 positions by 64 columns. */
 const mapOf = (of: Tensor, { batch, T }: Sized, columns: number) => [
   of,
@@ -37,7 +41,7 @@ const mapOf = (of: Tensor, { batch, T }: Sized, columns: number) => [
 export function ptxLaunches(
   { qkv, ...outputs }: { readonly qkv: Tensor; readonly y: Tensor | undefined; readonly lse: Memory },
   sized: Sized,
-  D: PtxHead,
+  { D, kernels }: PtxWay,
   target: GpuTarget,
 ): Launches {
   const { batch, T, H, K, scale, factor } = sized
@@ -45,13 +49,13 @@ export function ptxLaunches(
   const maps = table("u64", mapOf(qkv, sized, (H + 2 * K) * D))
   const y = outputs.y ?? scratch("bf16", batch * T * H * D)
   const values = { maps, qkv, mask, y, lse: outputs.lse, T, H, K, scale, factor }
-  return [...made, launch(kernelsOf(D, sized).forward, values, [blocksOf(T, ATTENTION_GROUPS.forward[D]), H, batch])]
+  return [...made, launch(kernels.forward, values, [blocksOf(T, ATTENTION_GROUPS.forward[D]), H, batch])]
 }
 
 export function ptxBackwardLaunches(
   { y, lse, qkv, dy, ...rest }: Readonly<Record<"qkv" | "y" | "lse" | "dy", Tensor>> & { readonly dqkv: Tensor | undefined },
   sized: Sized,
-  D: PtxHead,
+  { D, kernels }: PtxWay,
   target: GpuTarget,
 ): Launches {
   const { batch, T, H, K, scale, factor } = sized
@@ -62,7 +66,7 @@ export function ptxBackwardLaunches(
   const maps = table("u64", [...mapOf(qkv, sized, (H + 2 * K) * D), ...mapOf(dy, sized, H * D)])
   const dqkv = rest.dqkv ?? scratch("bf16", elements(qkv))
   const values = { maps, qkv, statistics, mask, dqkv, T, H, K, scale, factor }
-  const { keys, queries } = kernelsOf(D, sized)
+  const { keys, queries } = kernels
   return [
     [...made, prepared],
     [

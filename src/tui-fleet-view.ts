@@ -120,10 +120,10 @@ function bodyLines(state: FleetState, width: number, style: Style): { lines: str
   for (const row of state.rows) {
     const { name, report, message } = row
     const words = report === undefined ? (row.state === undefined ? "asking …" : `${row.state}: ${message}`) : hostLine(report)
-    const label = Math.min(displayWidth(name) + 2, Math.floor(width / 3))
+    const label = Math.min(displayWidth(name) + 4, Math.ceil(width / 3))
     lines.push(
-      cell(`● ${name}`, label + 2, hostPaint(row.state, style)) +
-        cell(words, width - label - 2, row.state === "ok" ? style.plain : style.dim),
+      cell(`● ${name}`, label, hostPaint(row.state, style)) +
+        cell(words, width - label, row.state === "ok" ? style.plain : style.dim),
     )
     for (const gpu of report?.gpus ?? []) lines.push(gpuLine(gpuCells(gpu), gpu.utilisation, width, style))
     const jobs = shownJobs(row, state.all)
@@ -172,6 +172,7 @@ function fitTo(line: string, taken: number, last: string, width: number): string
 const WIDTHS = [0, 11, 16, 9, 9, 10, 9, 9]
 
 function jobLine(cells: readonly string[], width: number, second: Paint, rest: Paint): string {
+  if (width < 4 + WIDTHS[1]! + 10) return cell(`${cells[0]} ${cells[1]}`, width, second)
   // Where the screen is narrow the columns at the end are left out.
   let count = WIDTHS.length
   const sum = (n: number) => WIDTHS.slice(0, n).reduce((total, one) => total + one, 0)
@@ -181,7 +182,7 @@ function jobLine(cells: readonly string[], width: number, second: Paint, rest: P
     if (i === 0) return cell(text, name, rest)
     return i === 1 ? cell(text, WIDTHS[1]!, second) : cell(text, WIDTHS[i]!, rest, true)
   })
-  return cell("", Math.min(4, width)) + (width > 4 ? parts.join("") : "")
+  return `    ${parts.join("")}`
 }
 
 /** What there is to say of the chosen job. */

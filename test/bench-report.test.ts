@@ -43,7 +43,7 @@ describe("the history", () => {
       beside: "",
     }
     const newer = { ...row, value: "2000", beside: "PyTorch", beside_value: "2010", ratio: "0.995", ratio_low: "0.9", ratio_high: "1.1" }
-    const table = readmeTable([row, { ...row, device: "L4" }, newer])
+    const table = readmeTable([row, { ...row, device: "L4" }, { ...row, what: "ops linear" }, newer])
     expect(table.split("\n").slice(2)).toEqual([
       "| H200 | train x | 2,000 tokens/s | PyTorch: 2,010 | ~ 0.99 | 2026-01-01, `abc` |",
       "| L4 | train x | 1,000 tokens/s |  |  | 2026-01-01, `abc` |",

@@ -20,7 +20,7 @@ import { blobOf, FLEET_EXIT, fleetSchema, releaseOf, remote } from "../src/fleet
 import { lockOwner } from "../src/fleet-lock.ts"
 import { probeScript } from "../src/fleet-release.ts"
 import { sendBlob } from "../src/fleet-upload.ts"
-import { busyboxTest, KINDS, sshTest, startFleet, type TestFleet, type TestHost } from "./fleet-hosts.ts"
+import { busyboxTest, KINDS, mountTest, sshTest, startFleet, type TestFleet, type TestHost } from "./fleet-hosts.ts"
 import { testWith } from "./require.ts"
 
 /** A small real program in alpha's place: it tells its version, finds itself well, and prints what it is given. */
@@ -152,6 +152,7 @@ sshTest(
     expect(good.code).toBe(0)
     const bad = {
       "no-start": "#!/nowhere/sh\n",
+      other: Buffer.concat([Buffer.from("\x7fELF"), Buffer.alloc(14), Buffer.of(22, 0), Buffer.alloc(40)]),
       sick: '#!/bin/sh\n[ "$1" = doctor ] && { echo "WRONG: matmul"; exit 1; }\necho "alpha sick"\n',
     }
     for (const [name, text] of Object.entries(bad)) {
@@ -159,7 +160,7 @@ sshTest(
       writeFileSync(path, text)
       const answer = await alpha(["fleet", "deploy", "openssh", `--binary=${path}`])
       expect([answer.code, current(host("openssh")), isLocked(host("openssh"))]).toEqual([FLEET_EXIT.failed, "3.0", false])
-      expect(answer.stdout).toContain("hint: the current release is as it was")
+      expect(answer.stdout).toContain(name === "other" ? "but other is for another machine" : "hint: the current release is as it was")
     }
   },
   60_000,
@@ -219,13 +220,10 @@ busyboxTest(
   180_000,
 )
 
-const canMount =
-  process.getuid?.() === 0 && Bun.spawnSync(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], { stderr: "ignore" }).exitCode === 0
-
 describe("a full disk", () => {
   let small: TestFleet | undefined
   afterAll(async () => await small?.close())
-  testWith("mount", canMount ? undefined : "only root can mount a small disk")(
+  mountTest(
     "leaves the current release, and gives back what came",
     async () => {
       small = await startFleet({ box: "openssh" }, { diskMiB: 16 })
@@ -295,6 +293,50 @@ sshTest(
     expect(["m1", "m2", "m3", "m4"].filter((_, i) => codes[i] === 0)).toContain(current(host("openssh")))
   },
   120_000,
+)
+
+busyboxTest(
+  "a large file goes in pieces, and what an earlier deploy left is used only if it is the same file",
+  async () => {
+    const { alpha, host, instance } = await start()
+    const machine = host("busybox")
+    expect((await alpha(["fleet", "deploy", "busybox", `--binary=${standIn(fleet, "p0")}`])).code).toBe(0)
+    const path = standIn(fleet, "p1", 3_500_000)
+    const blob = await blobOf(path, { link: "p1" })
+    const owner = lockOwner("deploy")
+    const take = async () =>
+      await remote(
+        instance("busybox"),
+        probeScript(instance("busybox"), { release: undefined, files: [blob] }, owner, { secretBytes: undefined }),
+      )
+    expect((await take()).stdout).toContain(`need=${blob.sha256} 0`)
+    const done: number[] = []
+    const options = { onProgress: (bytes: number) => void done.push(bytes), signal: undefined, chunk: 1 << 20 }
+    expect(await sendBlob(instance("busybox"), blob, owner, 0, options)).toEqual({ sentBytes: blob.bytes, resumedBytes: 0, requests: 4 })
+    expect(done.toSorted((a, b) => a - b)).toEqual(done)
+    expect(done.at(-1)).toBe(blob.bytes)
+    const stored = join(machine.deploy, "blobs", blob.sha256)
+    expect(readFileSync(stored).equals(readFileSync(path))).toBe(true)
+
+    // Half of another file under its name: found out at the end, and sent anew.
+    rmSync(stored)
+    writeFileSync(`${stored}.part`, randomBytes(1_000_000))
+    const again = await sendBlob(instance("busybox"), blob, owner, 1_000_000, { onProgress: () => {}, signal: undefined })
+    expect([again.resumedBytes, again.requests, readFileSync(stored).equals(readFileSync(path))]).toEqual([0, 2, true])
+    // More than the whole of it, and a machine that has other bytes than it said.
+    for (const [there, have] of [
+      [4_000_000, 4_000_000],
+      [1000, 0],
+    ] as const) {
+      rmSync(stored)
+      writeFileSync(`${stored}.part`, there === 1000 ? readFileSync(path).subarray(0, there) : randomBytes(there))
+      await sendBlob(instance("busybox"), blob, owner, Math.min(have, blob.bytes), { onProgress: () => {}, signal: undefined })
+      expect(readFileSync(stored).equals(readFileSync(path))).toBe(true)
+    }
+    rmSync(join(machine.deploy, "deploy.lock"))
+    expect(parts(machine)).toEqual([])
+  },
+  60_000,
 )
 
 describe("--rebuildNative", () => {

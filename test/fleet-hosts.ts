@@ -18,27 +18,30 @@ import { type FleetHost, readFleet } from "../src/fleet.ts"
 import { testWith } from "./require.ts"
 
 const find = (program: string) => Bun.which(program, { PATH: `${process.env.PATH}:/usr/sbin:/sbin` }) ?? undefined
-const [sshd, dropbear, busybox, ssh] = ["sshd", "dropbear", "busybox", "ssh"].map(find)
+const [sshd, dropbear, busybox, ssh, ip] = ["sshd", "dropbear", "busybox", "ssh", "ip"].map(find)
 const isRoot = process.getuid?.() === 0
 
-/** Why there are no ssh hosts on this machine. */
+const missingSsh = sshd && ssh ? undefined : "openssh-server or openssh-client is not installed"
+/** The BusyBox host lives in a root directory of its own, with /dev and /proc mounted there. */
+const canMount = isRoot && Bun.spawnSync(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], { stderr: "ignore" }).exitCode === 0
 const missing =
-  sshd && ssh
-    ? dropbear && busybox && isRoot
-      ? undefined
-      : `the BusyBox host needs ${!isRoot ? "root (its own root directory)" : "dropbear-bin and busybox-static"}`
-    : "openssh-server or openssh-client is not installed"
+  missingSsh ??
+  (!dropbear || !busybox ? "dropbear-bin or busybox-static is not installed" : canMount ? undefined : "root cannot mount here")
 
 /** Whether hosts of both kinds can be started. */
 export const hasBusybox = missing === undefined
+
 /** A test with an OpenSSH host. */
-export const sshTest = testWith("ssh", sshd && ssh ? undefined : missing)
-/** A test with a host that has BusyBox and dropbear alone. */
-export const busyboxTest = testWith(isRoot ? "ssh" : "root", missing)
+export const sshTest = testWith("ssh", missingSsh)
+/** A test with a host that has dropbear and BusyBox alone. */
+export const busyboxTest = testWith(!isRoot ? "root" : canMount ? "ssh" : "mount", missing)
+/** A test with a disk of its own size. */
+export const mountTest = testWith("mount", canMount ? missingSsh : "root cannot mount here")
 
 /** One machine of every kind that can be had here, named by its kind. */
-export const KINDS: Readonly<Record<string, "openssh" | "busybox">> =
-  missing === undefined ? { openssh: "openssh", busybox: "busybox" } : { openssh: "openssh" }
+export const KINDS: Readonly<Record<string, "openssh" | "busybox">> = hasBusybox
+  ? { openssh: "openssh", busybox: "busybox" }
+  : { openssh: "openssh" }
 
 export interface TestHost {
   readonly name: string
@@ -339,11 +342,12 @@ interface Network {
 /** A network namespace with a cable to it; undefined where the system gives none. */
 function makeNetwork(): Network | undefined {
   const id = network++
+  if (id === 0) sweepNetworks()
   const name = `alpha${process.pid}-${id}`
   const link = `a${process.pid.toString(36)}${id.toString(36)}`
   const subnet = `10.${100 + (process.pid % 100)}.${(process.pid >> 7) % 250}`
   const [here, there] = [`${subnet}.${4 * id + 1}`, `${subnet}.${4 * id + 2}`]
-  if (Bun.spawnSync(["ip", "netns", "add", name], { stderr: "ignore" }).exitCode !== 0) return undefined
+  if (!ip || Bun.spawnSync([ip, "netns", "add", name], { stderr: "ignore" }).exitCode !== 0) return undefined
   run(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name])
   run(["ip", "addr", "add", `${here}/30`, "dev", link])
   run(["ip", "link", "set", link, "up"])
@@ -351,6 +355,14 @@ function makeNetwork(): Network | undefined {
   run(["ip", "-n", name, "link", "set", "eth0", "up"])
   run(["ip", "-n", name, "link", "set", "lo", "up"])
   return { name, address: there, link }
+}
+
+/** Removes the namespaces of test processes that were killed. */
+function sweepNetworks(): void {
+  if (!ip) return
+  for (const [name, pid] of run([ip, "netns", "list"]).matchAll(/^alpha(\d+)-\d+/gm)) {
+    if (!existsSync(`/proc/${pid}`)) Bun.spawnSync([ip, "netns", "del", name!], { stderr: "ignore" })
+  }
 }
 
 async function freePort(): Promise<number> {

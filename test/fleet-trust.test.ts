@@ -80,6 +80,7 @@ sshTest(
       ["setup", "b"],
       ["doctor", "b"],
       ["deploy", "b", "--rollback"],
+      ["deploy", "b", "--binary=id.pub"],
     ]) {
       const { code, stdout, stderr } = await ask(...verb)
       expect([verb[0], code, stdout + stderr]).toEqual([

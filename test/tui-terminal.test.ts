@@ -115,6 +115,22 @@ for (const [signal, code] of [
   )
 
 testWith("tmux", missing)(
+  "the view of machines: what answers and what does not, q",
+  async () => {
+    const file = join(mkdtempSync(join(tmpdir(), "fleet-view-")), "fleet.json")
+    writeFileSync(file, JSON.stringify({ instances: { box: { host: "127.0.0.1", port: 1 } } }))
+    await openShell("fleet")
+    tmux("send-keys", "-t", "fleet", `${process.execPath} ${CLI} fleet --fleet=${file}; echo code=$?`, "Enter")
+    const text = await screenWith("not reached", "fleet")
+    expect(text).toStartWith(" alpha fleet · 1 machine · 1 not reached")
+    expect(text).toContain("● box  unreachable: ")
+    tmux("send-keys", "-t", "fleet", "q")
+    await expectRestored("fleet", 0)
+  },
+  60_000,
+)
+
+testWith("tmux", missing)(
   "an error that nobody caught leaves the terminal as it was",
   async () => {
     await openShell("crash")
