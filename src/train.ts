@@ -24,7 +24,7 @@ import { type Pause, type StopFlag, Stopped } from "./train-stop.ts"
  */
 export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, pause: Pause = () => undefined): Promise<Summary> {
   if (job.dist === undefined) return await trainAlone(job, device, flag, emit, pause, undefined)
-  const ranks = Ranks.join(job, job.dist)
+  const ranks = Ranks.join(job, job.dist, device)
   const { rank, size, transport, directory, watch } = ranks
   emit({ type: "ranks", rank, size, transport, watch, directory })
   const own = { ...job, directory }

@@ -179,3 +179,14 @@ test("one rank alone opens no library, store or port", () => {
   })
   expect(child.stderr.toString()).toBe("[0,false]")
 })
+
+withRanks("variables")(
+  "NCCL asked for on the CPU, or where its library is not: refused by name",
+  async () => {
+    const flags = ["--run=run", `--steps=${STEPS}`, "--dist=nccl", "--ncclLibrary=libnowhere.so"]
+    const { codes, err } = await ended(await startRanks(place("nccl"), "variables", 2, flags))
+    expect(codes).not.toContain(0)
+    expect(err).toContain("libnowhere.so")
+  },
+  TIMEOUT,
+)

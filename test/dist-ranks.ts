@@ -58,6 +58,8 @@ export interface Started {
   end(): Promise<{ codes: number[]; err: string }>
 }
 
+const LAUNCHER_MS = 3000
+
 /** Starts `size` ranks; `each` adds flags of one rank. */
 export async function startRanks(
   run: RankRun,
@@ -77,6 +79,13 @@ export async function startRanks(
       const own = { ...env, ...variables, MASTER_ADDR: "127.0.0.1" }
       children.push(Bun.spawn(commandOf(run, [...flags, ...each(rank)]), { ...options, env: own }))
     }
+    // A launcher ends the ranks whose fellow has died; so late that they end by themselves first, once they have met.
+    for (const child of children)
+      child.exited.then(async (code) => {
+        if (code === 0) return
+        await Bun.sleep(LAUNCHER_MS)
+        for (const other of children) other.kill()
+      })
   } else {
     const parts = Array.from({ length: size }, (_, rank) => [
       ...(rank > 0 ? [":"] : []),
