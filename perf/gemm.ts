@@ -7,7 +7,7 @@
  * by the median time between the device's timestamps, and their range; * marks the way that the product takes. The table at the end has for each
  * shape the best way and the chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and
  * prints a hash of 4,096 elements of c: ways with equal hashes add in the same order. --only matches the line's beginning, --chosen leaves out all
- * other ways. --sweep adds other tiles, rings, groups and splits in PTX. --whole compares all of c by PTX with the best other way's, and its bits
+ * other ways. --sweep adds other tiles, rings, groups and splits in PTX. --whole compares all of c and pre by PTX with the best other way's, and its bits
  * with those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out why one fails (gemm-ptx.ts).
  */
 import { parseArgs } from "node:util"
@@ -361,11 +361,12 @@ function measure({ title, shape, request, ways }: Bench): Row {
       const { worst, hash } = check(shape, request, c)
       verdict = ` ${worst <= 1 ? `error ${worst.toFixed(3)}` : `WRONG by ${worst.toFixed(1)}`} ${hash}`
     }
-    if (flags.whole !== "" && way.name.startsWith("ptx")) {
-      const other = results.find((result) => !result.way.name.startsWith("ptx"))
-      const { M, out } = shape
-      if (other !== undefined)
-        verdict += ` ${checkWhole(driver, known.get(request.c)!, M * request.ldc!, out, record, other.record, Number(flags.whole))}`
+    const other = results.find((result) => !result.way.name.startsWith("ptx"))
+    if (flags.whole !== "" && way.name.startsWith("ptx") && other !== undefined) {
+      const elements = shape.M * request.ldc!
+      for (const [name, memory] of Object.entries({ c: request.c, pre: request.pre }))
+        if (memory !== undefined)
+          verdict += ` ${name} ${checkWhole(driver, known.get(memory)!, elements, shape.out, record, other.record, Number(flags.whole))}`
     }
     const line = `${title.padEnd(38)} ${way.name.padEnd(34)} ${rate.toFixed(1).padStart(6)} TFLOP/s ${range.padStart(22)}`
     console.log(`${line}${verdict}${way.isChosen ? " *" : ""}`)

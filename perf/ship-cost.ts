@@ -1,4 +1,4 @@
-/** What a journal and a server cost training, alternating in one run: bun perf/ship-cost.ts [ROUNDS [STEPS [LOG-INTERVAL [TRAIN-FLAG …]]]]. */
+/** What a journal and a server cost training, each beside a run without at the same moment: bun perf/ship-cost.ts [ROUNDS [STEPS [LOG-INTERVAL [TRAIN-FLAG …]]]]. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -61,9 +61,9 @@ interface Taken {
   readonly seconds: number
 }
 
-async function run(name: Name, round: number): Promise<Taken> {
+async function run(name: Name, label: string): Promise<Taken> {
   const { every, remote }: Arm = ARMS[name]
-  const flags = [...ALL, `--logInterval=${every}`, `--run=${name.replace(" ", "-")}-${round}`]
+  const flags = [...ALL, `--logInterval=${every}`, `--run=${label.replace(" ", "-")}`]
   const { ALPHA_REMOTE_URL: _, ...own } = process.env
   const env = remote === undefined ? own : { ...own, ALPHA_REMOTE_URL: remote, ALPHA_REMOTE_SECRET: SECRET }
   const child = Bun.spawn([...cli, ...flags], { cwd: folder, env, stdout: "pipe", stderr: "ignore" })
@@ -95,12 +95,18 @@ function interval95(values: readonly number[]): string {
   return `${show(median(sorted))} [${show(sorted[k])}, ${show(sorted.at(-1 - k))}]`
 }
 
-const series = new Map<Name, Taken[]>(names.map((name) => [name, []]))
+/** Both of a pair have the same machine at the same moment, whatever else runs on it. */
+interface Pair {
+  readonly arm: Taken
+  readonly plain: Taken
+}
+const series = new Map<Name, Pair[]>(names.map((name) => [name, []]))
 for (let round = 0; round < Number(rounds); round++) {
-  // Each round begins elsewhere, so that no arm always follows the same other.
-  for (let i = 0; i < names.length; i++) {
-    const name = names[(i + round) % names.length] as Name
-    series.get(name)!.push(await run(name, round))
+  for (const name of names) {
+    const both = [() => run(name, `${name}-${round}`), () => run("without", `beside-${name}-${round}`)]
+    // Each is first in every other round.
+    const [first, second] = await Promise.all((round % 2 === 0 ? both : both.toReversed()).map((start) => start()))
+    series.get(name)!.push(round % 2 === 0 ? { arm: first!, plain: second! } : { arm: second!, plain: first! })
   }
 }
 server.kill()
@@ -108,12 +114,12 @@ await server.exited
 void slow.stop(true)
 rmSync(folder, { recursive: true })
 for (const key of ["wall", "step", "cpu"] as const) {
-  const of = (name: Name) => series.get(name)!.map((taken) => taken[key])
   const what = { wall: "tokens/s", step: "tokens/s by the median step", cpu: "tokens per second of processor time" }[key]
-  console.log(`${what}: ratio to "without" of the same round, median of ${rounds} [95 %]`)
-  for (const name of names) console.log(`  ${name.padEnd(12)} ${interval95(of(name).map((value, i) => value / of("without")[i]!))}`)
+  console.log(`${what}: ratio to a run without, median of ${rounds} pairs [95 %]`)
+  for (const name of names)
+    console.log(`  ${name.padEnd(12)} ${interval95(series.get(name)!.map(({ arm, plain }) => arm[key] / plain[key]))}`)
 }
 const rows = STEPS / Number(interval)
-const cost = (name: Name) => series.get(name)!.map(({ seconds }, i) => ((seconds - series.get("without")![i]!.seconds) * 1e6) / rows)
-console.log(`microseconds of the trainer's processor time for each of ${rows} rows more than "without", median [95 %]`)
-for (const name of names.slice(1)) console.log(`  ${name.padEnd(12)} ${interval95(cost(name))}`)
+console.log(`microseconds of the trainer's processor time for each of ${rows} rows more than without, median [95 %]`)
+for (const name of names)
+  console.log(`  ${name.padEnd(12)} ${interval95(series.get(name)!.map(({ arm, plain }) => ((arm.seconds - plain.seconds) * 1e6) / rows))}`)

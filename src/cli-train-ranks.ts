@@ -1,5 +1,5 @@
 /** The main thread's side of a rank: what started it, where the others are, and the end of all when one is lost. */
-import { rmSync } from "node:fs"
+import { existsSync, rmSync } from "node:fs"
 import { availableParallelism, hostname } from "node:os"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
@@ -8,10 +8,12 @@ import type { TrainInput } from "./config.ts"
 import { deviceNames } from "./device.ts"
 import {
   detectLaunch,
+  findNccl,
   type JoinWorld,
   type Launch,
   type Lost,
   type MpiLaunch,
+  ncclId,
   type PmiServer,
   Store,
   type StoreServer,
@@ -97,7 +99,8 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
   }
   const server = rank === 0 ? watchServer(size, START_MS, onLost) : undefined
   let watch: Watch | undefined = server
-  const met = launch.master === undefined ? undefined : await meet(launch, server?.address)
+  const device = deviceOf(config.device, launch, note)
+  const met = launch.master === undefined ? undefined : await meet(launch, server?.address, () => worldId(config, device))
   if (met !== undefined && rank > 0) watch = await watchRanks(met.address, rank, onLost)
   const variables = met === undefined || met.pmi === 0 ? {} : pmiVariables(launch, met.pmi, watch)
   const speaks: MpiLaunch["speaks"] = source === "Open MPI" ? "Open MPI" : source === "PMI" || met?.pmi ? "PMI" : "any"
@@ -105,10 +108,12 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
     launch,
     join: {
       ...{ source, rank, size, localRank, localSize },
+      wants: config.dist === "none" ? "mpi" : config.dist,
+      nccl: { library: config.ncclLibrary, id: met?.nccl },
       mpi: { speaks, library: config.mpiLibrary, variables },
       watch: met === undefined ? server?.address : undefined,
     },
-    device: deviceOf(config.device, launch, note),
+    device,
     threads: config.threads ?? Math.max(1, Math.floor(availableParallelism() / localSize)),
     show(event) {
       if (event.type !== "ranks") return
@@ -153,21 +158,32 @@ interface Meeting {
   readonly address: string
   /** Port of rank 0's PMI server; 0: the launcher serves the MPI library itself. */
   readonly pmi: number
+  /** Identifier of the NCCL world; "" where rank 0 goes by MPI. */
+  readonly nccl: string
   close(): void
 }
 
+/** Rank 0 decides for NCCL where its device is a GPU of NVIDIA's and the library is there, or where it is asked for. */
+function worldId({ dist, ncclLibrary }: TrainInput, device: string): string {
+  const isAsked = dist === "nccl"
+  const isNvidia = device.startsWith("gpu") && existsSync("/proc/driver/nvidia/version")
+  if (dist === "mpi" || (!isAsked && (!isNvidia || "reason" in findNccl(ncclLibrary)))) return ""
+  return "reason" in findNccl(ncclLibrary) ? "" : ncclId(ncclLibrary)
+}
+
 /** Rank 0 publishes in the store where it listens, the others read it; rank 0 serves the store where torchrun does not. */
-async function meet(launch: Launch, address: string | undefined): Promise<Meeting> {
+async function meet(launch: Launch, address: string | undefined, worldId: () => string): Promise<Meeting> {
   const { rank, size, master, isAgentStore, attempt } = launch
   const { host, port } = master as NonNullable<Launch["master"]>
   const hasManager = process.env.PMIX_NAMESPACE !== undefined || process.env.PMI_FD !== undefined || process.env.PMI_PORT !== undefined
   let [store, pmi]: [StoreServer | undefined, PmiServer | undefined] = [undefined, undefined]
   if (rank === 0 && !isAgentStore) store = serveStore(port)
-  if (rank === 0 && !hasManager) pmi = servePmi(size, "0.0.0.0")
+  const nccl = rank === 0 ? worldId() : ""
+  if (rank === 0 && nccl === "" && !hasManager) pmi = servePmi(size, "0.0.0.0")
   const client = await Store.connect(rank === 0 && !isAgentStore ? "127.0.0.1" : host, port, START_MS)
   const key = `alpha/${attempt}/meeting`
-  if (rank === 0) await client.set(key, JSON.stringify({ address, pmi: pmi?.port ?? 0 }))
-  const found = JSON.parse(new TextDecoder().decode(await client.get(key, START_MS))) as { address: string; pmi: number }
+  if (rank === 0) await client.set(key, JSON.stringify({ address, pmi: pmi?.port ?? 0, nccl }))
+  const found = JSON.parse(new TextDecoder().decode(await client.get(key, START_MS))) as Omit<Meeting, "close">
   return {
     ...found,
     close() {

@@ -71,12 +71,13 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
   if (launch !== undefined) view.note(launchText(launch))
   const ranks = launch === undefined ? undefined : await openRank(config, launch, view.note)
   const device = ranks?.device ?? config.device
+  const threads = ranks?.threads ?? config.threads
   const remote = isFirst ? openRemote(environment, { directory, withOptimizer: config.remoteOptimizer }, view.note) : undefined
   const engine = startEngine()
   const server =
     config.serve === undefined || !isFirst
       ? undefined
-      : serveTraining({ ...config, device }, environment, { engine, directory, view, json })
+      : serveTraining({ ...config, device, threads }, environment, { engine, directory, view, json })
   for (const change of changes) view.note(change)
   const job = engine.start(
     "train",
@@ -88,7 +89,7 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
       ...(remote === undefined ? {} : { hasWebhook: remote.hasWebhook }),
       dist: ranks?.join,
     },
-    { device, threads: ranks?.threads ?? config.threads, debugGpu: config.debugGpu },
+    { device, threads, debugGpu: config.debugGpu },
     {
       onEvent: (event) => {
         ranks?.show(event)

@@ -121,12 +121,13 @@ const RUNTIME = inGroup("Runtime", {
 
 /** Several processes that train one model (alpha help ranks). */
 const RANKS = inGroup("Ranks", {
-  dist: choice("how ranks exchange gradients; none: a launcher's variables are ignored", ["auto", "none", "mpi"], {
+  dist: choice("how ranks exchange gradients; none: a launcher's variables are ignored", ["auto", "none", "mpi", "nccl"], {
     default: "auto",
   }),
   gpus: int("ranks to start on this host, one per GPU, where no launcher starts them", { optional: true, min: 1, max: 1024 }),
   shardOptimizer: bool("ZeRO-1: each rank keeps the moments of its share of the parameters only", { default: false, aliases: ["zero1"] }),
   mpiLibrary: text("MPI library to open in place of the one that fits the launcher", {}),
+  ncclLibrary: text("NCCL to open in place of libnccl.so.2", {}),
 })
 
 const SERVING = inGroup("Run", {

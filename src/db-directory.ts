@@ -91,7 +91,7 @@ export class DirectoryStore implements RunStore {
   }
 
   async metrics(id: string, query: SeriesQuery): Promise<Series> {
-    const { blocks, rows, facts } = await this.#read(this.directory(id))
+    const { blocks, rows, facts } = await this.#read(this.directory(id), query.columns)
     return await querySeries(blocks, rows, query, facts.flopsPerToken)
   }
 
@@ -114,7 +114,7 @@ export class DirectoryStore implements RunStore {
   async checkpoints(id: string): Promise<readonly CheckpointRow[]> {
     const directory = this.directory(id)
     const there = (row: CheckpointRow) => existsSync(join(directory, "checkpoints", basename(row.path)))
-    const { blocks, rows } = await this.#read(directory)
+    const { blocks, rows } = await this.#read(directory, ["loss", "valLoss"])
     const all = await checkpointsOf(await this.events(id), (column, step) => valueAt(blocks, rows, column, step))
     return all.filter(there)
   }
@@ -185,11 +185,11 @@ export class DirectoryStore implements RunStore {
     return found
   }
 
-  /** The run's journals, read to their ends. */
-  async #read(directory: string): Promise<RunFiles> {
+  /** The run's journals, read to their ends, with these columns. */
+  async #read(directory: string, columns: readonly string[] = []): Promise<RunFiles> {
     const files = this.#files.get(directory) ?? new RunFiles(directory)
     this.#files.set(directory, files)
-    await files.update()
+    await files.load(columns)
     return files
   }
 

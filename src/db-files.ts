@@ -30,6 +30,15 @@ export class RunFiles {
     return this.#reading
   }
 
+  /** Reads what is new, and these columns of what was there. */
+  async load(columns: readonly string[]): Promise<void> {
+    await this.update()
+    if (this.#index.fill(this.blocks, columns)) return
+    this.#isOpen = false
+    this.#signature = ""
+    await this.load(columns)
+  }
+
   /** Rows of the metrics, by their numbers. */
   readonly rows: ReadRows = async (from, to) =>
     readJournal(journalPath(this.directory, "metrics"), { after: from - 1, limit: Math.max(0, to - from) })

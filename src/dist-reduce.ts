@@ -93,7 +93,7 @@ export class OrderedSum {
         }
       })
     }
-    transport.allToAll(bytesOf(outgoing), bytesOf(incoming))
+    transport.allToAll?.(bytesOf(outgoing), bytesOf(incoming))
   }
 
   /** Everyone's sums, to the states. */

@@ -1,18 +1,21 @@
 /** A world of ranks: what a transport must be able to do, and small collectives of JSON and numbers on it. */
 import { AlphaError } from "./base-error.ts"
+import type { SharedState } from "./program.ts"
 
 /** Moves bytes between ranks. Every call is collective: all ranks make it, in the same order. */
 export interface Transport {
   /** For people: "MPI (Open MPI 4.1.4)". */
   readonly name: string
-  /** Sums are added in rank order on the host: gradients must arrive one micro-step at a time. */
-  readonly isOrdered: boolean
   /** Copies the bytes of rank `root` to all, in place. */
   broadcast(bytes: Uint8Array, root: number): void
   /** Every rank's bytes (equal lengths), in rank order. */
   allGather(mine: Uint8Array): Uint8Array
-  /** `from` (size, n): row r goes to rank r; the result's row r came from rank r. */
-  allToAll(from: Uint8Array, into: Uint8Array): void
+  /** Through host memory. `from` (size, n): row r goes to rank r; row r of `into` came from rank r. */
+  allToAll?(from: Uint8Array, into: Uint8Array): void
+  /** On the device: maps state that it shares. */
+  attach?(state: SharedState): void
+  /** Adds the attached state over all ranks in place, after what was submitted before and before what is submitted later. */
+  sumShared?(): void
   /** Waits for all ranks without keeping a processor busy. */
   barrier(): void
   close(): void

@@ -58,21 +58,20 @@ export async function stream(
     })
     const { words, stdin = "" } = request(at, id)
     const silence = new AbortController()
-    const listen = () => setTimeout(() => silence.abort(), silenceMs)
-    let timer = setTimeout(() => silence.abort(), host.connectTimeout * 1000 + silenceMs)
+    // What the connections of a machine share is dead too; an ssh that is ended while it waits for that would wait on.
+    const hangUp = () => void closeConnection(host).finally(() => silence.abort())
+    let timer = setTimeout(hangUp, host.connectTimeout * 1000 + silenceMs)
     const answer = await remote(host, alphaOnHost(host, words), {
       stdin,
       onStdout: async (bytes) => {
         clearTimeout(timer)
         reader.push(bytes)
         for (const part of parts.splice(0)) await take(part)
-        timer = listen()
+        timer = setTimeout(hangUp, silenceMs)
       },
       signal: AbortSignal.any([silence.signal, ...(signal === undefined ? [] : [signal])]),
     })
     clearTimeout(timer)
-    // What the connections of a machine share is as dead as this one was.
-    if (silence.signal.aborted) await closeConnection(host)
     if (end !== undefined) return end
     if (signal?.aborted) return undefined
     const error = answerError(answer)

@@ -12,17 +12,25 @@ interface SendOptions {
   /** Bytes of the file that are there. */
   readonly onProgress: (done: number) => void
   readonly signal: AbortSignal | undefined
+  /** Bytes in a request. */
+  readonly chunk?: number
 }
 
 /** How often a request may fail before the file is given up; one that gets further counts anew. */
 const TRIES = 4
 
 /** Sends what is missing of a file of which the machine has `have` bytes. Throws HostError; what came stays there for the next time. */
-export async function sendBlob(host: FleetHost, blob: Blob, owner: LockOwner, have: number, { onProgress, signal }: SendOptions) {
+export async function sendBlob(
+  host: FleetHost,
+  blob: Blob,
+  owner: LockOwner,
+  have: number,
+  { onProgress, signal, chunk = CHUNK }: SendOptions,
+) {
   const work = { sentBytes: 0, resumedBytes: have, requests: 0 }
   let isRepeated = false
   for (let offset = have, failures = 0; ; ) {
-    const end = Math.min(offset + CHUNK, blob.bytes)
+    const end = Math.min(offset + chunk, blob.bytes)
     const script = uploadScript(host, blob, owner, offset, end)
     const answer = await withBytes(blob, offset, end, onProgress, (source) => remote(host, script, { ...source, signal }))
     work.requests++

@@ -28,6 +28,7 @@ const EXTENSIONS = [
   "VK_KHR_shader_bfloat16",
   "VK_EXT_memory_budget",
   "VK_KHR_external_memory_fd",
+  "VK_KHR_external_semaphore_fd",
   PTX_EXTENSION,
 ]
 
@@ -139,6 +140,28 @@ export class Driver {
       if (reached < 0 || counter < 0 || counter > this.#submitted) throw this.#lost(what)
     }
     this.#reached = value
+  }
+
+  /** A semaphore that another API can import. Throws AlphaError where the driver has none. */
+  sharedSemaphore(): { fd: number; step: (value: number, signals: boolean) => void; free: () => void } {
+    const v = vulkan()
+    const handle = v.gpu_semaphore(this.gpu)
+    const fd = Number(handle) === 0 ? -1 : Number(v.gpu_semaphore_fd(this.gpu, handle))
+    if (fd < 0) throw vulkanError("use --dist=mpi")
+    return {
+      fd,
+      step: (value, signals) => {
+        if (Number(v.gpu_semaphore_step(this.gpu, handle, value, signals ? 1 : 0)) === 0) throw this.#lost("a turn of two APIs")
+      },
+      free: () => v.gpu_semaphore_free(this.gpu, handle),
+    }
+  }
+
+  /** A file descriptor of an exportable buffer's memory. */
+  memoryFd(buffer: DeviceBuffer): number {
+    const fd = Number(vulkan().gpu_buffer_fd(this.gpu, buffer.memory))
+    if (fd < 0) throw vulkanError("use --dist=mpi")
+    return fd
   }
 
   /** Waits for everything submitted. */

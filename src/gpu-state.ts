@@ -1,7 +1,8 @@
 /** Named buffers in device memory that outlive runs. */
 import { AlphaError } from "./base-error.ts"
+import { LOCAL } from "./gpu-driver.ts"
 import type { Allocation, GpuMemory } from "./gpu-memory.ts"
-import type { State } from "./program.ts"
+import type { SharedState, State } from "./program.ts"
 import { byteLength, type Dtype, elements, sameShape, shapeText } from "./tensor.ts"
 
 type Values = Float32Array | Int32Array | Uint16Array
@@ -12,12 +13,17 @@ interface Entry {
   readonly memory: Allocation
 }
 
+/** Gradients begin on multiples of this. */
+const ALIGN = 256
+
 const ARRAYS = { f32: Float32Array, i32: Int32Array, bf16: Uint16Array } as const
 
 export class GpuState implements State {
   readonly #entries = new Map<string, Entry>()
   /** Buffers that are not zero yet. */
   #unwritten: Allocation[] = []
+  /** What gives shared memory back. */
+  #shared: (() => void)[] = []
 
   constructor(readonly memory: GpuMemory) {}
 
@@ -85,6 +91,38 @@ export class GpuState implements State {
     this.#entries.delete(name)
   }
 
+  share(buffers: readonly { readonly name: string; readonly shape: readonly number[] }[]): SharedState {
+    const { driver } = this.memory
+    const places = new Map<string, number>()
+    let bytes = 0
+    for (const { name, shape } of buffers) {
+      if (this.#entries.has(name)) throw new AlphaError(`state ${name} exists: it cannot be shared any more`)
+      places.set(name, bytes)
+      bytes += Math.ceil(byteLength({ dtype: "f32", shape }) / ALIGN) * ALIGN
+    }
+    const semaphore = driver.sharedSemaphore()
+    const buffer = driver.buffer(bytes, LOCAL, LOCAL, "the gradients", true)
+    const whole = { buffer, offset: 0, address: buffer.address, bytes, free: () => {} }
+    for (const { name, shape } of buffers) {
+      const offset = places.get(name) as number
+      const memory = { ...whole, offset, address: buffer.address + offset, bytes: byteLength({ dtype: "f32", shape }) }
+      this.#entries.set(name, { dtype: "f32", shape, memory })
+    }
+    this.#unwritten.push(whole)
+    this.#shared.push(() => {
+      semaphore.free()
+      buffer.free()
+    })
+    return {
+      floats: bytes / 4,
+      memoryFd: driver.memoryFd(buffer),
+      memoryBytes: buffer.bytes,
+      semaphoreFd: semaphore.fd,
+      signal: (value) => semaphore.step(value, true),
+      wait: (value) => semaphore.step(value, false),
+    }
+  }
+
   bytes(): number {
     return [...this.#entries.values()].reduce((sum, { memory }) => sum + memory.bytes, 0)
   }
@@ -92,6 +130,8 @@ export class GpuState implements State {
   free(): void {
     this.#unwritten = []
     for (const { memory } of this.#entries.values()) memory.free()
+    for (const free of this.#shared) free()
+    this.#shared = []
     this.#entries.clear()
   }
 

@@ -61,6 +61,7 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
   }
   return {
     name: `gpu:${index}`,
+    uuid: info.facts.uuid,
     description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}${target.ptx ? " and Hopper's instructions in PTX" : ""}${debug ? ", debugging" : ""}`,
     ahead: SLOTS - 1,
     telemetry: () => sample?.(),

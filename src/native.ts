@@ -108,6 +108,7 @@ export function allocate(bytes: number, what: string): Memory {
 }
 
 export { mpi } from "./native-mpi.ts"
+export { nccl } from "./native-nccl.ts"
 export { type GpuSample, openNvml } from "./native-nvml.ts"
 export {
   type Handle,

@@ -22,6 +22,19 @@ export interface RunOutputs {
   read(name: string): Float32Array | Int32Array
 }
 
+/** State that another API on the same device has mapped, and a semaphore by which the two take turns. */
+export interface SharedState {
+  readonly floats: number
+  /** File descriptors of the memory, whole, and of the timeline semaphore; whoever imports them owns them. */
+  readonly memoryFd: number
+  readonly memoryBytes: number
+  readonly semaphoreFd: number
+  /** Moves the semaphore to `value` after all that was submitted before. */
+  signal(value: number): void
+  /** What is submitted later begins when the semaphore has reached `value`. */
+  wait(value: number): void
+}
+
 /** Named buffers that outlive runs and are shared by programs. */
 export interface State {
   /** Allocates (zeroed) what is not there yet; the same name must keep shape and dtype. */
@@ -36,6 +49,8 @@ export interface State {
    * Where the device's memory is the host's, that place is the buffer itself: no second copy of a large model.
    */
   fill(work: (into: (name: string) => Float32Array) => void): void
+  /** Puts new f32 buffers one after another (zeros between them) into memory that another API can map; absent on devices without such memory. */
+  share?(buffers: readonly { readonly name: string; readonly shape: readonly number[] }[]): SharedState
   /** Gives one buffer back. */
   drop(name: string): void
   bytes(): number
@@ -68,6 +83,8 @@ export interface Executable {
 export interface Device {
   /** "cpu" or "gpu:0". */
   readonly name: string
+  /** The GPU's UUID, 32 hexadecimal digits; undefined where there is none. */
+  readonly uuid?: string
   /** One line for people: model, cores or memory, path taken. */
   readonly description: string
   /** Runs to give the device before the oldest one's outputs are read, so that it never waits for the host; 0 where a submit has finished on return. */

@@ -2,9 +2,9 @@
 import { appendFileSync, existsSync, lstatSync, mkdirSync, readdirSync, truncateSync } from "node:fs"
 import { join } from "node:path"
 import { fsyncPath, readJson, writeAtomic } from "./base-file.ts"
-import { JOURNALS, type Journal } from "./db.ts"
+import { JOURNALS, type Journal, JournalWriter } from "./db.ts"
 import { ApiError, badField } from "./serve-error.ts"
-import { markCounts, offsetOf, prefixMarks, repairJournal } from "./train.ts"
+import { markCounts, offsetOf, prefixMarks } from "./train.ts"
 
 /** Marks a directory whose journals are written here, and by nobody else. */
 const MARKER = "remote.json"
@@ -60,23 +60,28 @@ export class RemoteRuns {
   }
 
   /** SHA-256 of beginnings of each journal, by which the trainer finds what of it holds. */
-  marks(run: RemoteRun): Record<Journal, [number, string][]> {
-    const of = (journal: Journal) => [...prefixMarks(path(run, journal), markCounts(run.counts[journal]))]
-    return { metrics: of("metrics"), events: of("events"), samples: of("samples") }
+  async marks(run: RemoteRun): Promise<Record<Journal, [number, string][]>> {
+    const of = async (journal: Journal) => [...(await prefixMarks(path(run, journal), markCounts(run.counts[journal])))]
+    return { metrics: await of("metrics"), events: await of("events"), samples: await of("samples") }
   }
 
   /**
    * Lets `session` write from the rows `keep` on. `turn` is the one of which it knows the marks: a start that arrives when another process has
    * had its turn since changes nothing. Throws 409 then. Returns whether the turn is new.
    */
-  adopt(run: RemoteRun, session: string, turn: number, keep: Counts, record: Readonly<Record<string, unknown>>): boolean {
-    if (run.session === session) return false
-    if (run.turn !== turn) throw stale(run)
-    for (const journal of JOURNALS) {
-      if (keep[journal] >= run.counts[journal]) continue
-      truncateSync(path(run, journal), offsetOf(path(run, journal), keep[journal]))
-      run.counts[journal] = keep[journal]
+  async adopt(run: RemoteRun, session: string, turn: number, keep: Counts, record: Readonly<Record<string, unknown>>): Promise<boolean> {
+    const isMine = () => {
+      if (run.session !== session && run.turn !== turn) throw stale(run)
+      return run.session === session
     }
+    if (isMine()) return false
+    const cut = JOURNALS.filter((journal) => keep[journal] < run.counts[journal])
+    const sizes = await Promise.all(cut.map((journal) => offsetOf(path(run, journal), keep[journal])))
+    if (isMine()) return false // its turn came meanwhile
+    cut.forEach((journal, i) => {
+      truncateSync(path(run, journal), sizes[i])
+      run.counts[journal] = keep[journal]
+    })
     this.#record(run, record)
     run.session = session
     run.turn++
@@ -93,7 +98,7 @@ export class RemoteRuns {
       try {
         appendFileSync(path(run, journal), fresh.map((row) => `${JSON.stringify(row)}\n`).join(""))
       } catch (error) {
-        run.counts[journal] = repairJournal(path(run, journal))
+        run.counts[journal] = repaired(path(run, journal))
         throw error
       }
       run.counts[journal] += fresh.length
@@ -139,7 +144,7 @@ export class RemoteRuns {
       const directory = join(this.root, name)
       if (!existsSync(join(directory, MARKER))) continue
       const { run: id, session, turn } = readJson(join(directory, MARKER)) as Marker
-      const rows = (journal: Journal) => repairJournal(join(directory, `${journal}.jsonl`))
+      const rows = (journal: Journal) => repaired(join(directory, `${journal}.jsonl`))
       this.#runs.set(id, {
         id,
         directory,
@@ -155,6 +160,14 @@ export class RemoteRuns {
 const stale = ({ id }: RemoteRun): ApiError =>
   new ApiError(409, `session: run ${id} is written by another trainer process; start again`, { code: "stale_session" })
 const path = (run: RemoteRun, journal: Journal): string => join(run.directory, `${journal}.jsonl`)
+
+/** Rows of a journal; a torn last line, which nobody was told of, is cut off. */
+function repaired(path: string): number {
+  if (!existsSync(path)) return 0
+  const journal = new JournalWriter(path)
+  journal.close()
+  return journal.next
+}
 
 const directories = (root: string): string[] =>
   existsSync(root)

@@ -27,7 +27,7 @@ export async function ingest(call: Call): Promise<Response> {
   const kind = KINDS.find((one) => one === body.kind)
   if (kind === undefined) throw badField("kind", `expected one of ${KINDS.join(", ")}`)
   const store = call.context.remote
-  if (kind === "start") return Response.json(start(call, body, run, session))
+  if (kind === "start") return Response.json(await start(call, body, run, session))
   const known = store.get(run)
   if (kind === "heartbeat" || kind === "end") {
     store.check(known, session)
@@ -47,18 +47,19 @@ export async function ingest(call: Call): Promise<Response> {
   return Response.json({ through: store.append(known, session, kind, from, rows as object[]) })
 }
 
-function start({ context: { remote } }: Call, body: Body, id: string, session: string): object {
+async function start({ context: { remote } }: Call, body: Body, id: string, session: string): Promise<object> {
   const { config, keep, name, turn } = body
   if (!isObject(config) || JSON.stringify(config).length > MOST_BYTES_OF_RECORD) throw badField("config", "expected the run's config.json")
   if (keep === undefined) {
     if (typeof name !== "string") throw badField("name", "expected the run's name")
     const run = remote.start(id, name, config)
-    return { through: through(run), turn: run.turn, marks: remote.marks(run) }
+    const now = { through: through(run), turn: run.turn } // before the marks: a turn that comes meanwhile makes them worthless
+    return { ...now, marks: await remote.marks(run) }
   }
   if (!isCount(turn)) throw badField("turn", "expected the number that the first start answered")
   const run = remote.get(id)
   const told = beat(body, "heartbeat")
-  const isNew = remote.adopt(run, session, turn, keptRows(keep), config)
+  const isNew = await remote.adopt(run, session, turn, keptRows(keep), config)
   if (isNew || !hasEnded(run)) writeBeat(run.directory, told)
   return { through: through(run) }
 }

@@ -22,6 +22,7 @@ import {
 } from "./db.ts"
 
 import { type LocalRun, serverAlerts } from "./serve-alerts.ts"
+import { ApiError } from "./serve-error.ts"
 
 /** How often the database is brought up to date, and the wait after it failed. */
 const ROUND_MS = 1000
@@ -112,7 +113,15 @@ export class ServerRuns implements RunStore {
   }
 
   async run(id: string): Promise<RunSummary | undefined> {
-    return (await this.files.run(id)) ?? (await this.#database?.run(id))
+    const local = await this.files.run(id)
+    if (local !== undefined || this.open === undefined) return local
+    // Nobody can say that there is no such run while the database is away.
+    const away = () =>
+      new ApiError(503, "the database of the runs does not answer", { code: "database_away", headers: { "retry-after-ms": "2000" } })
+    if (this.#database === undefined || this.#problem !== undefined) throw away()
+    return await this.#database.run(id).catch(() => {
+      throw away()
+    })
   }
 
   async #of(id: string): Promise<RunStore> {

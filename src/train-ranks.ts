@@ -8,7 +8,7 @@ import type { TrainJob } from "./train-prepare.ts"
 import { type Sharing, summands } from "./train-step.ts"
 
 /** Fields in which ranks may differ: where each computes and writes. */
-const LOCAL = new Set(["device", "threads", "run", "runsDir", "config", "mpiLibrary", "gpus", "resume", "serve"])
+const LOCAL = new Set(["device", "threads", "run", "runsDir", "config", "mpiLibrary", "ncclLibrary", "gpus", "resume", "serve"])
 
 export class Ranks {
   readonly rank: number
@@ -26,14 +26,14 @@ export class Ranks {
   ) {
     this.rank = world.rank
     this.size = world.size
-    this.isOrdered = world.transport.isOrdered
+    this.isOrdered = world.transport.sumShared === undefined
     this.sharing = { apart: this.isOrdered, owns: (name) => !isSharded || this.#owners.get(name) === this.rank }
   }
 
   /** Joins the world and makes sure that all ranks mean the same run. Throws AlphaError naming what differs. */
-  static join(job: TrainJob, launch: JoinWorld): Ranks & { readonly watch: string } {
+  static join(job: TrainJob, launch: JoinWorld, device: Device): Ranks & { readonly watch: string } {
     const { values, record } = job
-    const world = joinWorld(launch)
+    const world = joinWorld(launch, device.uuid)
     const { directory, watch } = share(world, { directory: job.directory, watch: launch.watch })
     const settings = Object.entries(values).filter(([name]) => !LOCAL.has(name))
     const hint = "start every rank with the same program and the same settings"
@@ -119,8 +119,19 @@ export class Ranks {
 
   /** After a micro-step of every rank that had one: `active` ranks, from rank 0 on. */
   endRound(state: State, model: ModelConfig, round: number, active: number, isLast: boolean): void {
-    this.#sum ??= new OrderedSum(this.world, state, summands(model))
-    this.#sum.round(active, round > 0, isLast)
+    if (this.isOrdered) {
+      this.#sum ??= new OrderedSum(this.world, state, summands(model))
+      this.#sum.round(active, round > 0, isLast)
+    } else if (isLast) this.world.transport.sumShared?.()
+  }
+
+  /** Before the programs are compiled: where gradients are summed on the device, they get memory that the transport can map. */
+  shareGradients(state: State, model: ModelConfig): void {
+    if (this.isOrdered) return
+    if (state.share === undefined) throw new AlphaError("this device cannot share its memory", { hint: "use --dist=mpi" })
+    const shapes = new Map(paramSpecs(model).map(({ name, shape }) => [`grad.${name}`, shape]))
+    const shared = state.share(summands(model).map(({ name }) => ({ name, shape: shapes.get(name) ?? [] })))
+    this.world.transport.attach?.(shared)
   }
 
   /** After the update: what each rank updated goes to all. */

@@ -28,7 +28,9 @@ export function createRun(dir: string): void {
 
 /** Removes what `createRun` made when the run failed before it had a record; `whole`: its record and journals too. */
 export function discardRun(dir: string, whole: boolean): void {
-  if (whole) for (const name of ["config.json", ...JOURNALS.map((journal) => `${journal}.jsonl`)]) rmSync(join(dir, name), { force: true })
+  if (whole)
+    for (const name of ["config.json", "alerts.jsonl", ...JOURNALS.map((journal) => `${journal}.jsonl`)])
+      rmSync(join(dir, name), { force: true })
   if (existsSync(join(dir, "config.json"))) return
   for (const part of [join(dir, "checkpoints"), dir]) {
     if (existsSync(part) && readdirSync(part).every((name) => name === "lock")) rmSync(part, { recursive: true })

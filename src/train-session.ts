@@ -46,6 +46,7 @@ export function openSession(
   const { precision } = values
   const { shape, update, whole } = plans
   const state = device.state()
+  ranks?.shareGradients(state, model)
   let trainer: TrainerState = { step: 0, tokens: 0, best: null, stale: 0, dataHash: prepared.data.train.hash, seed: values.seed }
   const isFirst = ranks === undefined || ranks.rank === 0
   if (isFirst && prepared.checkpoint !== undefined) {

@@ -1,10 +1,8 @@
 /** Journal files as they are shipped: blocks of whole lines, and marks by which two copies find where they part. */
-import { closeSync, existsSync, fstatSync, openSync, readSync, truncateSync } from "node:fs"
-import { open } from "node:fs/promises"
-import { withFile } from "./base-file.ts"
+import { type FileHandle, open } from "node:fs/promises"
 
 const NEWLINE = 10
-const PIECE = 1 << 20
+const PIECE = 1 << 18
 
 export interface Block {
   readonly rows: readonly unknown[]
@@ -12,12 +10,16 @@ export interface Block {
   readonly bytes: number
 }
 
-/** Whole lines from byte `offset`, at most `maxRows` of them and about `maxBytes`; undefined where there is no whole line yet. */
-export async function readBlock(path: string, offset: number, maxRows: number, maxBytes: number): Promise<Block | undefined> {
-  const file = await open(path, "r").catch((error: NodeJS.ErrnoException) => {
+/** The file for reading; undefined where there is none yet. */
+const opened = (path: string): Promise<FileHandle | undefined> =>
+  open(path, "r").catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return undefined
     throw error
   })
+
+/** Whole lines from byte `offset`, at most `maxRows` of them and about `maxBytes`; undefined where there is no whole line yet. */
+export async function readBlock(path: string, offset: number, maxRows: number, maxBytes: number): Promise<Block | undefined> {
+  const file = await opened(path)
   if (file === undefined) return undefined
   try {
     for (let size = maxBytes; ; size *= 4) {
@@ -48,61 +50,41 @@ function parse(line: string): unknown {
   }
 }
 
-/** Calls back with the bytes of every whole line, line break and all. */
-function eachLine(path: string, visit: (line: Uint8Array) => boolean): void {
-  if (!existsSync(path)) return
-  withFile("read", path, () => {
-    const file = openSync(path, "r")
-    try {
-      let rest: Uint8Array = new Uint8Array(0)
-      const piece = Buffer.allocUnsafe(PIECE)
-      for (;;) {
-        const count = readSync(file, piece, 0, PIECE, null)
-        if (count === 0) return
-        const bytes = rest.length === 0 ? piece.subarray(0, count) : Buffer.concat([rest, piece.subarray(0, count)])
-        let at = 0
-        for (let end = bytes.indexOf(NEWLINE, at); end >= 0; end = bytes.indexOf(NEWLINE, at)) {
-          if (!visit(bytes.subarray(at, end + 1))) return
-          at = end + 1
-        }
-        rest = Buffer.from(bytes.subarray(at))
+/** Calls back with the bytes of every whole line, line break and all; between pieces of the file the process does its other work. */
+async function eachLine(path: string, visit: (line: Uint8Array) => boolean): Promise<void> {
+  const file = await opened(path)
+  if (file === undefined) return
+  try {
+    let rest: Uint8Array = new Uint8Array(0)
+    const piece = Buffer.allocUnsafe(PIECE)
+    for (;;) {
+      const { bytesRead } = await file.read(piece, 0, PIECE, null)
+      if (bytesRead === 0) return
+      const bytes = rest.length === 0 ? piece.subarray(0, bytesRead) : Buffer.concat([rest, piece.subarray(0, bytesRead)])
+      let at = 0
+      for (let end = bytes.indexOf(NEWLINE, at); end >= 0; end = bytes.indexOf(NEWLINE, at)) {
+        if (!visit(bytes.subarray(at, end + 1))) return
+        at = end + 1
       }
-    } finally {
-      closeSync(file)
+      rest = Buffer.from(bytes.subarray(at))
     }
-  })
-}
-
-/** Rows of a journal; a torn last line, which nobody was told of, is cut off. */
-export function repairJournal(path: string): number {
-  if (!existsSync(path)) return 0
-  let [rows, bytes] = [0, 0]
-  eachLine(path, (line) => {
-    rows++
-    bytes += line.length
-    return true
-  })
-  withFile("repair", path, () => {
-    const file = openSync(path, "r")
-    const { size } = fstatSync(file)
-    closeSync(file)
-    if (size > bytes) truncateSync(path, bytes)
-  })
-  return rows
+  } finally {
+    await file.close()
+  }
 }
 
 /** Whole lines of a journal. */
-export function countRows(path: string): number {
+export async function countRows(path: string): Promise<number> {
   let rows = 0
-  eachLine(path, () => ++rows > 0)
+  await eachLine(path, () => ++rows > 0)
   return rows
 }
 
 /** Byte offset of row `row`, or of the end where there are fewer. */
-export function offsetOf(path: string, row: number): number {
+export async function offsetOf(path: string, row: number): Promise<number> {
   let [rows, bytes] = [0, 0]
   if (row === 0) return 0
-  eachLine(path, (line) => {
+  await eachLine(path, (line) => {
     rows++
     bytes += line.length
     return rows < row
@@ -118,14 +100,14 @@ export function markCounts(rows: number): number[] {
 }
 
 /** SHA-256 of the first n rows, for every n of `counts` that the file has. */
-export function prefixMarks(path: string, counts: readonly number[]): Map<number, string> {
+export async function prefixMarks(path: string, counts: readonly number[]): Promise<Map<number, string>> {
   const wanted = new Set(counts)
   const last = Math.max(0, ...counts)
   const marks = new Map<number, string>()
   const hasher = new Bun.CryptoHasher("sha256")
   let rows = 0
   if (last === 0) return marks
-  eachLine(path, (line) => {
+  await eachLine(path, (line) => {
     hasher.update(line)
     rows++
     if (wanted.has(rows)) marks.set(rows, hasher.copy().digest("hex"))

@@ -148,20 +148,20 @@ export function startShipper(options: ShipOptions): Shipper {
         .replace(/^[^A-Za-z0-9]+/, "")
         .slice(0, 100) || "run"
     const { marks, turn } = await post({ kind: "start", name, config })
-    const keep = Object.fromEntries(
-      JOURNALS.map((journal) => {
-        const theirs = marks?.[journal] ?? []
-        const own = prefixMarks(
-          path(journal),
-          theirs.map(([rows]) => rows),
-        )
-        return [journal, Math.max(0, ...theirs.filter(([rows, hash]) => own.get(rows) === hash).map(([rows]) => rows))]
-      }),
-    ) as Record<Journal, number>
+    const keep = { metrics: 0, events: 0, samples: 0 }
+    for (const journal of JOURNALS) {
+      const theirs = marks?.[journal] ?? []
+      const counts = theirs.map(([rows]) => rows)
+      const own = await prefixMarks(path(journal), counts)
+      keep[journal] = Math.max(0, ...theirs.filter(([rows, hash]) => own.get(rows) === hash).map(([rows]) => rows))
+    }
     await post({ kind: "start", keep, turn, config, host: hostname(), pid: process.pid })
     beatAt = Date.now()
-    const at = (journal: Journal): Position => ({ rows: keep[journal], offset: offsetOf(path(journal), keep[journal]) })
-    return { metrics: at("metrics"), events: at("events"), samples: at("samples") }
+    const at = async (journal: Journal): Promise<Position> => ({
+      rows: keep[journal],
+      offset: await offsetOf(path(journal), keep[journal]),
+    })
+    return { metrics: await at("metrics"), events: await at("events"), samples: await at("samples") }
   }
 
   /** However much there is to send, the server hears in time that the run lives. */
@@ -183,7 +183,7 @@ export function startShipper(options: ShipOptions): Shipper {
     } else {
       // The server has less than it said: it lost its disk's last words. Its word counts.
       position.rows = through + 1
-      position.offset = offsetOf(path(journal), position.rows)
+      position.offset = await offsetOf(path(journal), position.rows)
     }
     return true
   }
@@ -271,8 +271,9 @@ export function startShipper(options: ShipOptions): Shipper {
       }, 50)
       const done = await drained.promise
       clearInterval(timer)
-      const left = (journal: Journal) => Math.max(0, countRows(path(journal)) - (positions?.[journal].rows ?? 0))
-      return { done, rows: done ? 0 : JOURNALS.reduce((sum, journal) => sum + left(journal), 0) }
+      let rows = 0
+      if (!done) for (const journal of JOURNALS) rows += Math.max(0, (await countRows(path(journal))) - (positions?.[journal].rows ?? 0))
+      return { done, rows }
     },
     close() {
       closed.abort()

@@ -24,7 +24,7 @@ import { type Pause, type StopFlag, Stopped } from "./train-stop.ts"
  */
 export async function train(job: TrainJob, device: Device, flag: StopFlag, emit: Emit, pause: Pause = () => undefined): Promise<Summary> {
   if (job.dist === undefined) return await trainAlone(job, device, flag, emit, pause, undefined)
-  const ranks = Ranks.join(job, job.dist)
+  const ranks = Ranks.join(job, job.dist, device)
   const { rank, size, transport, directory, watch } = ranks
   emit({ type: "ranks", rank, size, transport, watch, directory })
   const own = { ...job, directory }
@@ -229,7 +229,7 @@ export type { TrainJob } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
 export { type ShipOptions, type Shipper, startShipper } from "./train-ship.ts"
-export { markCounts, offsetOf, prefixMarks, repairJournal } from "./train-ship-journal.ts"
+export { markCounts, offsetOf, prefixMarks } from "./train-ship-journal.ts"
 export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
 export type { StopFlag } from "./train-stop.ts"
 export { addressIn, openWebhook, type Webhook } from "./train-webhook.ts"

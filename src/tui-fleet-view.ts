@@ -122,8 +122,7 @@ function bodyLines(state: FleetState, width: number, style: Style): { lines: str
     const words = report === undefined ? (row.state === undefined ? "asking …" : `${row.state}: ${message}`) : hostLine(report)
     const label = Math.min(displayWidth(name) + 4, Math.ceil(width / 3))
     lines.push(
-      cell(`● ${name}`, label, hostPaint(row.state, style)) +
-        cell(words, width - label, row.state === "ok" ? style.plain : style.dim),
+      cell(`● ${name}`, label, hostPaint(row.state, style)) + cell(words, width - label, row.state === "ok" ? style.plain : style.dim),
     )
     for (const gpu of report?.gpus ?? []) lines.push(gpuLine(gpuCells(gpu), gpu.utilisation, width, style))
     const jobs = shownJobs(row, state.all)

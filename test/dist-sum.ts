@@ -6,7 +6,10 @@ const launch = detectLaunch(process.env, undefined)
 if (launch === undefined) throw new Error("no launcher")
 const { rank, size, localRank, localSize, source } = launch
 const mpi = { speaks: source === "Open MPI" ? "Open MPI" : "PMI", library: undefined, variables: {} } as const
-const world = joinWorld({ source, rank, size, localRank, localSize, mpi, watch: undefined })
+const world = joinWorld(
+  { source, rank, size, localRank, localSize, mpi, wants: "mpi", nccl: { library: undefined, id: undefined }, watch: undefined },
+  undefined,
+)
 
 /** Value i of a part as a rank holds it in a round: of very different sizes, so that another order of additions has other bits. */
 const value = (of: number, round: number, part: number, i: number): number =>

@@ -295,6 +295,50 @@ sshTest(
   120_000,
 )
 
+busyboxTest(
+  "a large file goes in pieces, and what an earlier deploy left is used only if it is the same file",
+  async () => {
+    const { alpha, host, instance } = await start()
+    const machine = host("busybox")
+    expect((await alpha(["fleet", "deploy", "busybox", `--binary=${standIn(fleet, "p0")}`])).code).toBe(0)
+    const path = standIn(fleet, "p1", 3_500_000)
+    const blob = await blobOf(path, { link: "p1" })
+    const owner = lockOwner("deploy")
+    const take = async () =>
+      await remote(
+        instance("busybox"),
+        probeScript(instance("busybox"), { release: undefined, files: [blob] }, owner, { secretBytes: undefined }),
+      )
+    expect((await take()).stdout).toContain(`need=${blob.sha256} 0`)
+    const done: number[] = []
+    const options = { onProgress: (bytes: number) => void done.push(bytes), signal: undefined, chunk: 1 << 20 }
+    expect(await sendBlob(instance("busybox"), blob, owner, 0, options)).toEqual({ sentBytes: blob.bytes, resumedBytes: 0, requests: 4 })
+    expect(done.toSorted((a, b) => a - b)).toEqual(done)
+    expect(done.at(-1)).toBe(blob.bytes)
+    const stored = join(machine.deploy, "blobs", blob.sha256)
+    expect(readFileSync(stored).equals(readFileSync(path))).toBe(true)
+
+    // Half of another file under its name: found out at the end, and sent anew.
+    rmSync(stored)
+    writeFileSync(`${stored}.part`, randomBytes(1_000_000))
+    const again = await sendBlob(instance("busybox"), blob, owner, 1_000_000, { onProgress: () => {}, signal: undefined })
+    expect([again.resumedBytes, again.requests, readFileSync(stored).equals(readFileSync(path))]).toEqual([0, 2, true])
+    // More than the whole of it, and a machine that has other bytes than it said.
+    for (const [there, have] of [
+      [4_000_000, 4_000_000],
+      [1000, 0],
+    ] as const) {
+      rmSync(stored)
+      writeFileSync(`${stored}.part`, there === 1000 ? readFileSync(path).subarray(0, there) : randomBytes(there))
+      await sendBlob(instance("busybox"), blob, owner, Math.min(have, blob.bytes), { onProgress: () => {}, signal: undefined })
+      expect(readFileSync(stored).equals(readFileSync(path))).toBe(true)
+    }
+    rmSync(join(machine.deploy, "deploy.lock"))
+    expect(parts(machine)).toEqual([])
+  },
+  60_000,
+)
+
 describe("--rebuildNative", () => {
   busyboxTest(
     "without a compiler names the package; with one the release has its own library",

@@ -342,6 +342,7 @@ interface Network {
 /** A network namespace with a cable to it; undefined where the system gives none. */
 function makeNetwork(): Network | undefined {
   const id = network++
+  if (id === 0) sweepNetworks()
   const name = `alpha${process.pid}-${id}`
   const link = `a${process.pid.toString(36)}${id.toString(36)}`
   const subnet = `10.${100 + (process.pid % 100)}.${(process.pid >> 7) % 250}`
@@ -354,6 +355,14 @@ function makeNetwork(): Network | undefined {
   run(["ip", "-n", name, "link", "set", "eth0", "up"])
   run(["ip", "-n", name, "link", "set", "lo", "up"])
   return { name, address: there, link }
+}
+
+/** Removes the namespaces of test processes that were killed. */
+function sweepNetworks(): void {
+  if (!ip) return
+  for (const [name, pid] of run([ip, "netns", "list"]).matchAll(/^alpha(\d+)-\d+/gm)) {
+    if (!existsSync(`/proc/${pid}`)) Bun.spawnSync([ip, "netns", "del", name!], { stderr: "ignore" })
+  }
 }
 
 async function freePort(): Promise<number> {

@@ -86,7 +86,7 @@ function scene(name: string, { webhook, age = 0, lock = thisProcess() }: { webho
     },
     async told(count) {
       for (let left = 1000; left > 0 && posts.length < count; left--) await Bun.sleep(20)
-      await Bun.sleep(count === 0 ? 800 : 100)
+      await Bun.sleep(count === 0 ? 500 : 100)
       await watch?.close()
       watch = undefined
       return posts.splice(0).map(({ run, rule }) => [run, rule])

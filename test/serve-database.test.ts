@@ -126,7 +126,11 @@ test("without the database that was asked for it shows the directories, and says
   const { runs, database } = await server.get("/api/runs")
   expect([runs.map(({ name }: Json) => name), database]).toEqual([["here"], "away"])
   expect((await server.get("/api/runs/here/metrics?columns=loss")).rows).toBe(41)
+  // Whether there is another run cannot be told.
+  expect((await server.get("/api/runs/far")).error.code).toBe("database_away")
   server.child.kill("SIGTERM")
   expect(await server.child.exited).toBe(EXIT.ok)
-  expect((await serve([])).database).toBeNull()
+  const alone = await serve([])
+  expect(alone.database).toBeNull()
+  expect((await alone.get("/api/runs/far")).error.code).toBe("run_not_found")
 }, 90_000)

@@ -40,9 +40,9 @@ function write(directory: string, journal: Journal, rows: number, salt = 0): voi
   appendFileSync(path, lines.map((line) => `${line}\n`).join(""))
   counts.set(path, from + rows)
 }
-function cutTo(directory: string, journal: Journal, rows: number): void {
+async function cutTo(directory: string, journal: Journal, rows: number): Promise<void> {
   const path = join(directory, `${journal}.jsonl`)
-  truncateSync(path, offsetOf(path, rows))
+  truncateSync(path, await offsetOf(path, rows))
   counts.set(path, rows)
 }
 const same = (directory: string, root: string, name: string): void => {
@@ -121,7 +121,7 @@ describe("shipping", () => {
       shipper.close()
       for (const journal of ["metrics", "events"] as const) {
         const have = counts.get(join(directory, `${journal}.jsonl`)) as number
-        if (k % 2 === 0) cutTo(directory, journal, Math.floor(have * (1 - 0.4 * uniform(5, 3, 0, k))))
+        if (k % 2 === 0) await cutTo(directory, journal, Math.floor(have * (1 - 0.4 * uniform(5, 3, 0, k))))
       }
     }
     const last = startShipper({ url: proxy.url, secret: SECRET, directory, ...FAST })
