@@ -8,9 +8,10 @@ const LEAST = 10
 /** A loss so far above the median, in nats and in medians of the distances from it, is a spike. */
 const SPIKE_NATS = 0.5
 const SPIKE_SPREADS = 8
-/** Tokens/s below this share of the median is slow, for this many logged steps in a row. */
+/** Tokens/s below this share of the median is slow, for this many logged steps in a row and this long: short steps are disturbed by anything. */
 const SLOW_SHARE = 0.5
 const SLOW_ROWS = 5
+const SLOW_MS = 10_000
 /** Less than this is too little for the checkpoints to come. */
 const DISK_BYTES = 2 ** 30
 const DISK_LOOK_MS = 30_000
@@ -33,6 +34,7 @@ export class Alerts {
   readonly #speeds: number[] = []
   readonly #open = new Set<AlertEvent["rule"]>()
   #slowRows = 0
+  #slowSince = 0
   #lookedAt = Number.NEGATIVE_INFINITY
 
   constructor(
@@ -58,12 +60,15 @@ export class Alerts {
       judge("spike", isSpike, () => `loss ${loss.toFixed(3)}, where ${usual.toFixed(3)} is usual`)
       keep(this.#losses, loss)
     }
+    const now = this.now()
     const usual = median(this.#speeds)
+    if (this.#slowRows === 0) this.#slowSince = now
     this.#slowRows = this.#speeds.length >= LEAST && speed < SLOW_SHARE * usual ? this.#slowRows + 1 : 0
-    judge("slow", this.#slowRows >= SLOW_ROWS, () => `${Math.round(speed)} tokens/s, where ${Math.round(usual)} are usual`)
+    const isSlow = this.#slowRows >= SLOW_ROWS && now - this.#slowSince >= SLOW_MS
+    judge("slow", isSlow, () => `${Math.round(speed)} tokens/s, where ${Math.round(usual)} are usual`)
     if (this.#slowRows === 0) keep(this.#speeds, speed)
-    if (this.now() - this.#lookedAt >= DISK_LOOK_MS) {
-      this.#lookedAt = this.now()
+    if (now - this.#lookedAt >= DISK_LOOK_MS) {
+      this.#lookedAt = now
       const free = this.free()
       judge("disk", free !== undefined && isFull(free), () => `${Math.round((free ?? 0) / 2 ** 20)} MiB are left on the disk of the run`)
     }

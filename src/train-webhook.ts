@@ -38,7 +38,7 @@ export function openWebhook(environment: Environment, onNote: (note: string) => 
         problem = `answered ${status}`
         if (status < 500 && status !== 429) tries = TRIES
       } catch (error) {
-        problem = (error as Error).name
+        problem = (error as { code?: string }).code ?? (error as Error).name
       }
       if (tries >= TRIES) return onNote(`alert webhook: ${problem}`)
       await Bun.sleep(wait)

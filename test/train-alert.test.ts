@@ -22,9 +22,9 @@ const row = (step: number, loss: number, speed = 1000): StepRow => ({
 })
 
 /** Rules told at each step. */
-function told(rows: readonly StepRow[], free: () => number | undefined = () => 1e12): [number, string][] {
+function told(rows: readonly StepRow[], free: () => number | undefined = () => 1e12, ms = 10_000): [number, string][] {
   let now = 0
-  const alerts = new Alerts(free, () => (now += 10_000))
+  const alerts = new Alerts(free, () => (now += ms))
   return rows.flatMap((one) => alerts.of(one).map(({ step, rule }): [number, string] => [step, rule]))
 }
 const calm = (from: number, count: number, loss = 2) => Array.from({ length: count }, (_, i) => row(from + i, loss + 0.02 * ((i * 7) % 5)))
@@ -47,6 +47,9 @@ test("a spike of the loss, and tokens/s that stay low", () => {
   expect(told([...calm(0, 20), row(20, 4), row(21, 4), ...calm(22, 10)])).toEqual([[20, "spike"]])
   const slow = (from: number, count: number) => Array.from({ length: count }, (_, i) => row(from + i, 2, 300))
   expect(told([...calm(0, 20), ...slow(20, 3), ...calm(23, 5), ...slow(28, 30)])).toEqual([[32, "slow"]])
+  // Steps of 10 ms: what lasts half a second is no incident, what lasts 10 s is one.
+  expect(told([...calm(0, 20), ...slow(20, 50), ...calm(70, 5)], undefined, 10)).toEqual([])
+  expect(told([...calm(0, 20), ...slow(20, 1200)], undefined, 10)).toEqual([[1020, "slow"]])
 })
 
 test("a full disk is told once until there is room again", () => {
