@@ -7,6 +7,9 @@ import { DirectoryStore, databasePlace, RunDatabase, type RunStore, type RunSumm
 
 export type Place = { readonly from: "directories" | "database"; readonly database: string | undefined; readonly runsDir: string }
 
+/** How long a command that shows something tries a database that does not answer, in ms. */
+const PATIENCE_MS = 10_000
+
 /** Does `work` with the runs in the directories or in the database. */
 export async function withStore<T>(
   config: Place,
@@ -14,7 +17,9 @@ export async function withStore<T>(
   work: (store: DirectoryStore | RunDatabase) => Promise<T>,
 ): Promise<T> {
   const store =
-    config.from === "database" ? await RunDatabase.open(databasePlace(config.database, environment)) : new DirectoryStore(config.runsDir)
+    config.from === "database"
+      ? await RunDatabase.open({ ...databasePlace(config.database, environment), patience: PATIENCE_MS })
+      : new DirectoryStore(config.runsDir)
   try {
     return await work(store)
   } finally {

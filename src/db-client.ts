@@ -114,6 +114,7 @@ export function mayPass(error: unknown): boolean {
   const name = String(code ?? "")
   if (/BUSY|LOCKED|STREAM|EXPIRED/.test(name)) return true
   if (/database is locked|stream.*(expired|not found)|baton/i.test(message ?? "")) return true
+  if (/Unable to open connection to local/.test(message ?? "")) return false
   if (/^(SQLITE|SQL_|AUTH|URL_|CLIENT_CLOSED)/.test(name)) return false
   const status = statusOf(error)
   if (status !== undefined) return status >= 500 || [408, 425, 429].includes(status)

@@ -107,13 +107,21 @@ function checkpoints(run: RunSummary, rows: readonly CheckpointRow[]): HTMLEleme
   return table(CHECKPOINT_HEAD, cells, "Checkpoints")
 }
 
+/** What the trainer told, and between it the alerts of the server, in the order of their times. */
+async function eventsOf(path: string): Promise<readonly JournalRow[]> {
+  const [told, { alerts }] = await Promise.all([call(`${path}/events?limit=100000`), call<{ alerts: readonly JournalRow[] }>(path)])
+  const own = listOf<JournalRow>(told, "events")
+  return [...own, ...alerts.filter(({ by }) => by === "server")].toSorted((a, b) => a.time - b.time)
+}
+
 /** The part of the page that a tab names. */
 async function part(run: RunSummary, tab: (typeof TABS)[number]): Promise<HTMLElement> {
-  const get = <T>(what: string) => call<T>(`/api/runs/${encodeURIComponent(run.id)}/${what}`)
+  const path = `/api/runs/${encodeURIComponent(run.id)}`
+  const get = <T>(what: string) => call<T>(`${path}/${what}`)
   if (tab === "samples") return samples(listOf<JournalRow>(await get("samples?limit=100000"), "samples"))
   if (tab === "checkpoints") return checkpoints(run, listOf<CheckpointRow>(await get("checkpoints"), "checkpoints"))
   if (tab === "time") return phases(run)
-  if (tab === "events") return events(listOf<JournalRow>(await get("events?limit=100000"), "events"))
+  if (tab === "events") return events(await eventsOf(path))
   return settings([{ label: run.name, config: await get("config") }], true)
 }
 
@@ -191,7 +199,7 @@ export async function runPage(main: HTMLElement, id: string): Promise<void> {
   })
   const lookIncidents = () =>
     insist(async () => {
-      const rows = listOf<JournalRow>(await call(`${path}/events?limit=100000`), "events")
+      const rows = await eventsOf(path)
       main.querySelector(".incidents")?.replaceWith(incidents(rows))
     })
   listen(
@@ -200,7 +208,7 @@ export async function runPage(main: HTMLElement, id: string): Promise<void> {
       if (live.kind === "step" || live.kind === "eval") charts.add(live)
       else if (live.kind === "state") void look()
       else if (current().tab !== "config" && current().tab !== "charts") void lookTab()
-      if (live.row.type === "alert" || live.row.type === "crash") void lookIncidents()
+      if (live.kind === "state" || live.row.type === "alert" || live.row.type === "crash") void lookIncidents()
     },
     () => {
       if (isDrawn) void show()

@@ -46,9 +46,9 @@ export class ServerRuns implements RunStore {
   #problem: string | undefined
   #wake = () => {}
   readonly #ended: Promise<void>
-  /** Listeners to everything, who hear of the database's runs once it is there. */
   /** Listeners to all runs. */
   readonly #all = new Set<(update: RunUpdate) => void>()
+  /** Those who hear of the database's runs once it is there. */
   readonly #waiting = new Set<(database: RunDatabase) => void>()
   #locals = new Set<string>()
 

@@ -189,7 +189,7 @@ function listen(config: ServeConfig, port: number, app: ReturnType<typeof create
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
     if (code !== "EADDRINUSE") throw new AlphaError(`cannot listen on ${config.host}:${port}: ${message}`, { code: EXIT.failure })
-    throw new AlphaError(`port ${port} of ${config.host} is in use`, { hint: "choose another --port; 0 takes a free one", code: EXIT.busy })
+    throw new AlphaError(`port ${port} of ${config.host} is in use`, { hint: "choose another port; 0 takes a free one", code: EXIT.busy })
   }
 }
 

@@ -91,7 +91,7 @@ export async function prepare(job: TrainJob, flag: StopFlag, tell: Emit, tokeniz
     model,
     checkpoint,
     init,
-    samplePrompts: samplePrompts(values, tokenizer, data),
+    samplePrompts: samplePrompts(values, tokenizer, data, emit),
   }
 }
 
@@ -199,13 +199,25 @@ function chooseModel(
   return { ...known, dropout: values.dropout }
 }
 
-/** The given prompts, else the first words of the held-out text. */
-function samplePrompts(values: TrainInput, tokenizer: Tokenizer | undefined, data: OpenedData): readonly string[] {
-  if (tokenizer === undefined) return []
-  if (values.samplePrompts.length > 0) return values.samplePrompts
+/** The given prompts that this vocabulary can write, without which a run goes on all the same; else the first words of the held-out text. */
+function samplePrompts(values: TrainInput, tokenizer: Tokenizer | undefined, data: OpenedData, emit: Emit): readonly string[] {
+  if (tokenizer === undefined || values.sampleInterval === undefined) return []
+  const given = values.samplePrompts.filter((prompt) => isWritable(prompt, tokenizer, emit))
+  if (given.length > 0) return given
   const held = data.val ?? data.train
   const ids = new Int32Array(Math.min(held.tokens, 16))
   held.read(0, ids)
   const words = tokenizer.decode(ids.map((id) => (id < 0 ? -1 - id : id)))
   return [words]
+}
+
+function isWritable(prompt: string, tokenizer: Tokenizer, emit: Emit): boolean {
+  try {
+    tokenizer.encode(prompt)
+    return true
+  } catch (error) {
+    if (!(error instanceof AlphaError)) throw error
+    emit({ type: "note", step: 0, level: "warn", message: `samplePrompts ${JSON.stringify(prompt)} is left out: ${error.message}` })
+    return false
+  }
 }

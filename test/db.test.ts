@@ -4,6 +4,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import {
   DirectoryStore,
+  databasePlace,
   type JournalRow,
   JournalWriter,
   journalPath,
@@ -27,6 +28,18 @@ const steps = (from: number, to: number): JournalRow[] =>
     step: from + i,
     loss: 1 / (from + i + 1),
   }))
+
+test("a host without its scheme is refused, not made a file; a file that cannot be opened is told at once", async () => {
+  const environment = (value: string) => ({ get: (name: string) => (name === "TURSO_DATABASE_URL" ? { value } : undefined) })
+  for (const value of ["mydb.turso.io", "htps://mydb.turso.io", "mydb"])
+    expect(() => databasePlace(undefined, environment(value))).toThrow("TURSO_DATABASE_URL: expected a URL")
+  expect(databasePlace("other.db", environment("mydb.turso.io")).url).toEndWith("/other.db")
+  expect(databasePlace(undefined, environment("file:/tmp/x.db")).url).toBe("file:/tmp/x.db")
+  expect(databasePlace(undefined, environment("libsql://mydb.turso.io")).url).toBe("libsql://mydb.turso.io")
+  const missing = join(folder(), "none", "alpha.db")
+  // Tried again it would take far longer than a test may.
+  await expect(RunDatabase.open({ url: `file:${missing}`, patience: 600_000 })).rejects.toThrow(`database ${missing}`)
+})
 
 test("rows come back as they went in, whatever is in them", async () => {
   const connection = new Connection(place())

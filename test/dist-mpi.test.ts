@@ -33,7 +33,7 @@ beforeAll(async () => {
   }
 }, TIMEOUT)
 
-const withRanks = (launcher: Launcher) => testWith("mpi", missing(launcher))
+const withRanks = (launcher: Launcher) => testWith(launcher === "torchrun" ? "torch" : "mpi", missing(launcher))
 const ended = async (started: Started) => await started.end()
 
 /** Waits until a run has a checkpoint, or its ranks have ended. */
@@ -47,6 +47,7 @@ describe("several ranks end in the bytes of one", () => {
     ["openmpi", 3, "tied", [], "three ranks, one of them without work in the second round"],
     ["openmpi", 2, "other", [...OTHER, "--shardOptimizer"], "untied weights in bf16 under muon, the moments shared out"],
     ["mpich", 2, "tied", ["--shardOptimizer"], "the moments shared out"],
+    ["torchrun", 2, "tied", [], "PyTorch's own torchrun and its store"],
     ["variables", 2, "tied", [], "torchrun's variables: MPICH's library, our store and process manager"],
   ]
   for (const [launcher, size, model, flags, about] of cases) {

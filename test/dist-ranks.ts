@@ -1,7 +1,7 @@
 /** Runs `alpha train` on several ranks, by mpirun or by torchrun's variables, and compares runs; for the tests and the soak. */
-import { readdirSync, readFileSync, readlinkSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { createServer } from "node:net"
-import { join } from "node:path"
+import { dirname, join } from "node:path"
 import { rowsOf } from "./train-kill.ts"
 
 /** A model so small that forty steps take a second: tied weights, dropout, accumulation, evaluations, samples. */
@@ -12,12 +12,20 @@ export const RUN = [
 ]
 export const STEPS = 24
 
-/** Who starts the ranks: Open MPI's or MPICH's mpirun, or a launcher of our own that sets torchrun's variables. */
-export type Launcher = "openmpi" | "mpich" | "variables"
+/** Who starts the ranks: Open MPI's or MPICH's mpirun, PyTorch's torchrun, or a launcher of our own that sets its variables. */
+export type Launcher = "openmpi" | "mpich" | "torchrun" | "variables"
+
+/** torchrun beside the Python that PYTHON names, or in PATH. */
+const torchrun = (): string | undefined => {
+  const beside = process.env.PYTHON === undefined ? undefined : join(dirname(process.env.PYTHON), "torchrun")
+  return beside !== undefined && existsSync(beside) ? beside : (Bun.which("torchrun") ?? undefined)
+}
 
 /** Why a launcher cannot be used here. */
 export function missing(launcher: Launcher): string | undefined {
-  if (launcher !== "variables") return Bun.which(`mpirun.${launcher}`) === null ? `there is no mpirun.${launcher}` : undefined
+  if (launcher === "torchrun" && torchrun() === undefined) return "there is no torchrun (PYTHON names a Python that has it)"
+  if (launcher === "openmpi" || launcher === "mpich")
+    return Bun.which(`mpirun.${launcher}`) === null ? `there is no mpirun.${launcher}` : undefined
   const found = Bun.spawnSync(["ldconfig", "-p"], { env: { PATH: `${process.env.PATH}:/sbin:/usr/sbin` } }).stdout.toString()
   return found.includes("libmpich.so.12") ? undefined : "there is no libmpich.so.12"
 }
@@ -86,6 +94,9 @@ export async function startRanks(
         await Bun.sleep(LAUNCHER_MS)
         for (const other of children) other.kill()
       })
+  } else if (launcher === "torchrun") {
+    const words = ["--standalone", `--nproc-per-node=${size}`, "--no-python", "--", ...commandOf(run, flags)]
+    children.push(Bun.spawn([torchrun() as string, ...words], { ...options, env }))
   } else {
     const parts = Array.from({ length: size }, (_, rank) => [
       ...(rank > 0 ? [":"] : []),

@@ -202,9 +202,12 @@ sshTest(
     const read = { run: "noise", lines: 0, from: 0, follow: true, silenceMs: 3000 }
     const held = readLog(host, { ...read, take: (bytes) => void parts.push(bytes.slice()), note: (text) => notes.push(text) })
     await until("the log", () => parts.length > 0)
-    fleet.host("box").cut()
-    await until("word of the dead line", () => notes.length > 0)
-    fleet.host("box").restore()
+    if (hasBusybox) {
+      // Without root there is no cable to cut.
+      fleet.host("box").cut()
+      await until("word of the dead line", () => notes.length > 0)
+      fleet.host("box").restore()
+    }
     const before = parts.length
     await until("the log again", () => parts.length > before)
 
@@ -220,7 +223,7 @@ sshTest(
     expect([text.length, text === log]).toEqual([log.length, true])
     expect(await held).toBe("stopped")
     expect(Buffer.concat(parts).toString() === log).toBeTrue()
-    expect(notes[0]).toMatch(/^connection lost after byte \d+; it is made again$/)
+    if (hasBusybox) expect(notes[0]).toMatch(/^connection lost after byte \d+; it is made again$/)
     await closeConnection(host)
 
     expect((await ask("resume", "--run=noise")).code).toBe(0)

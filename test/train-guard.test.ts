@@ -263,4 +263,25 @@ describe("training", () => {
     const last = (list: typeof steps) => list.filter(({ loss }) => Number.isFinite(loss)).at(-1)?.loss as number
     expect(last(steps)).toBeLessThan(last(steps.slice(0, 12)))
   })
+
+  test("a prompt that the vocabulary cannot write is left out and told; the run ends whole", async () => {
+    const settings = { data: text, steps: "4", sampleInterval: "2", sampleTokens: "3", context: "32" }
+    const beginning = readFileSync(text, "utf8").slice(0, 4)
+    for (const [run, given, used] of [
+      ["some", `${beginning},☃`, beginning],
+      ["none", "☃", undefined],
+    ] as const) {
+      const events: TrainEvent[] = []
+      const summary = await train(job(`prompt-${run}`, { ...settings, samplePrompts: JSON.stringify(given.split(",")) }), cpu, never, (e) =>
+        events.push(e),
+      )
+      expect(summary).toMatchObject({ status: "completed", steps: 4 })
+      const prompts = lines<{ prompt: string }>(`prompt-${run}`, "samples").map(({ prompt }) => prompt)
+      expect(prompts.length).toBe(2)
+      if (used !== undefined) expect(prompts).toEqual([used, used])
+      const notes = events.filter((event) => event.type === "note")
+      expect(notes.length).toBe(1)
+      expect(notes[0]?.message).toContain('samplePrompts "☃" is left out')
+    }
+  })
 })
