@@ -37,7 +37,9 @@ export function createApp(context: Context, routes: readonly Route[]): Hono<Env>
   const limit = bodyLimit({
     maxSize: context.limits.maxBody,
     onError: () => {
-      throw new ApiError(413, `the body is longer than ${context.limits.maxBody} bytes, the limit that maxBody sets`, { code: "body_too_large" })
+      throw new ApiError(413, `the body is longer than ${context.limits.maxBody} bytes, the limit that maxBody sets`, {
+        code: "body_too_large",
+      })
     },
   })
   app.use(async (c, next) => {
