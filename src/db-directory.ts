@@ -38,14 +38,24 @@ export function runDirectories(runsDir: string): string[] {
     .map((name) => join(runsDir, name))
 }
 
+/** A run's record; null where it is damaged: the rows are there all the same, and one run must not hide the others. */
+function readRecord(path: string): unknown {
+  try {
+    return readJson(path)
+  } catch (error) {
+    if (!(error instanceof AlphaError)) throw error
+    return null
+  }
+}
+
 /** What config.json, lock and notes.json of a run say. Its id is the one in config.json; older runs are named by where they lie. */
 export function runRecord(directory: string): RunRecordFacts {
   const path = join(directory, "config.json")
-  const config = readJson(path) as { id?: unknown } | null
+  const config = readRecord(path) as { id?: unknown } | null
   const { mtimeMs } = statSync(path)
   const holder = readHolder(join(directory, "lock"))
   const beat = readBeat(directory)
-  const notes = existsSync(join(directory, "notes.json")) ? (readJson(join(directory, "notes.json")) as Notes) : {}
+  const notes = existsSync(join(directory, "notes.json")) ? ((readRecord(join(directory, "notes.json")) ?? {}) as Notes) : {}
   return {
     id: typeof config?.id === "string" ? config.id : sha256(resolve(directory)).slice(0, 32),
     name: basename(directory),
@@ -87,7 +97,7 @@ export class DirectoryStore implements RunStore {
   }
 
   async config(id: string): Promise<unknown> {
-    return readJson(join(this.directory(id), "config.json"))
+    return readRecord(join(this.directory(id), "config.json"))
   }
 
   async metrics(id: string, query: SeriesQuery): Promise<Series> {

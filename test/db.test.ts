@@ -41,6 +41,22 @@ test("a host without its scheme is refused, not made a file; a file that cannot 
   await expect(RunDatabase.open({ url: `file:${missing}`, patience: 600_000 })).rejects.toThrow(`database ${missing}`)
 })
 
+test("a damaged record hides neither its run nor the others", async () => {
+  const runsDir = folder()
+  for (const [name, config] of [
+    ["good", '{"id":"1"}'],
+    ["bad", '{"id":'],
+  ] as const) {
+    mkdirSync(join(runsDir, name))
+    writeFileSync(join(runsDir, name, "config.json"), config)
+    writeFileSync(journalPath(join(runsDir, name), "metrics"), `${JSON.stringify(steps(0, 1)[0])}\n`)
+  }
+  const store = new DirectoryStore(runsDir)
+  expect((await store.runs()).map(({ name }) => name).sort()).toEqual(["bad", "good"])
+  expect(await store.config("bad")).toBeNull()
+  store.close()
+})
+
 test("rows come back as they went in, whatever is in them", async () => {
   const connection = new Connection(place())
   await migrate(connection)
