@@ -25,14 +25,14 @@ export async function* jsonlOf(read: Pages): AsyncGenerator<string> {
  * RFC 4180 with a column for every key that any row has; the rows are read twice, since the first line names them all. `isGuarded`: a text that a
  * spreadsheet would compute gets an apostrophe.
  */
-export async function* csvOf(read: Pages, { newline = "\n", isGuarded = false } = {}): AsyncGenerator<string> {
+export async function* csvOf(read: Pages, newline = "\n"): AsyncGenerator<string> {
   const names = new Set<string>()
   for await (const rows of read()) for (const row of rows) for (const name of Object.keys(row)) names.add(name)
   const cell = (value: unknown): string => {
     if (value === undefined || value === null) return ""
     if (typeof value === "number" || typeof value === "boolean") return String(value)
     const text = typeof value === "string" ? value : JSON.stringify(value)
-    const safe = isGuarded && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text
+    const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text
     return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe
   }
   yield `${[...names].map(cell).join(",")}${newline}`

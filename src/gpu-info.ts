@@ -124,14 +124,14 @@ function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
 /** Extension that takes PTX text and launches it in a command buffer. */
 export const PTX_EXTENSION = "VK_NVX_binary_import"
 
-/** Whether kernels in PTX run: the products with Hopper's chip, by name, as Vulkan does not tell; HELIOS_DISABLE_PTX=1 goes without. */
+/** Whether kernels in PTX run: asked for by HELIOS_PTX=1, until they are measured; on products with Hopper's chip, by name, as Vulkan does not tell. */
 const hasPtx = (facts: VulkanFacts): boolean =>
-  process.env.HELIOS_DISABLE_PTX !== "1" &&
+  process.env.HELIOS_PTX === "1" &&
   matrixPath(facts) !== "none" &&
   facts.extensions.includes(PTX_EXTENSION) &&
   /\b(GH200|H100|H200|H20|H800)\b/.test(facts.name)
 
-/** What ops may know of the device; HELIOS_CHAIN says how many workgroups a chain has, 0 = there are none. */
+/** What ops may know of the device; HELIOS_CHAIN says how many workgroups a chain has; without it there are none, until they are measured. */
 export function targetOf(facts: VulkanFacts): GpuTarget {
   const named = productOf(facts)?.[1]
   return {
@@ -142,8 +142,7 @@ export function targetOf(facts: VulkanFacts): GpuTarget {
     hasMatrixFunctions: facts.matrixFunctions === 1 && process.env.HELIOS_MATRIX !== "khr",
     units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
     sharedBytes: facts.maxSharedBytes,
-    // Each of NVIDIA's processors takes a workgroup as soon as it has room, and a chain is the only launch that runs.
-    resident: process.env.HELIOS_CHAIN === undefined ? (named ?? 0) : Math.max(0, Math.trunc(Number(process.env.HELIOS_CHAIN) || 0)),
+    resident: Math.max(0, Math.trunc(Number(process.env.HELIOS_CHAIN) || 0)),
   }
 }
 

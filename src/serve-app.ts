@@ -34,14 +34,13 @@ const HEADERS: Readonly<Record<string, string>> = {
 
 export function createApp(context: Context, routes: readonly Route[]): Hono<Env> {
   const app = new Hono<Env>()
-  const limit = bodyLimit({
-    maxSize: context.limits.maxBody,
-    onError: () => {
-      throw new ApiError(413, `the body is longer than ${context.limits.maxBody} bytes, the limit that maxBody sets`, {
-        code: "body_too_large",
-      })
-    },
-  })
+  const limit = ({ leastBody = 0 }: Route) => {
+    const maxSize = Math.max(context.limits.maxBody, leastBody)
+    const onError = () => {
+      throw new ApiError(413, `the body is longer than ${maxSize} bytes, the limit that maxBody sets`, { code: "body_too_large" })
+    }
+    return bodyLimit({ maxSize, onError })
+  }
   app.use(async (c, next) => {
     const asked = c.req.header("x-request-id")
     const id = asked !== undefined && REQUEST_ID.test(asked) ? asked : `req_${crypto.randomUUID().replaceAll("-", "")}`
@@ -84,7 +83,7 @@ export function createApp(context: Context, routes: readonly Route[]): Hono<Env>
         admit(context, c, route.scope)
         return next()
       },
-      limit,
+      limit(route),
       (c) => route.handle(callOf(context, c, route.scope)),
     )
   }

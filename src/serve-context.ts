@@ -69,5 +69,7 @@ export interface Route {
   readonly path: string
   readonly scope: Scope
   readonly about: string
+  /** Bytes that a body may have whatever maxBody says. */
+  readonly leastBody?: number
   readonly handle: (call: Call) => Response | Promise<Response>
 }

@@ -23,6 +23,9 @@ const route = (method: Route["method"], path: string, scope: Route["scope"], abo
   handle,
 })
 
+/** One row is sent whole, however long a sample is. */
+const ROW_BYTES = 32 << 20
+
 export const ROUTES: readonly Route[] = [
   route("POST", "/v1/completions", "infer", "continue prompts; with echo and logprobs, score them", completions),
   route("POST", "/v1/chat/completions", "infer", "answer a conversation", chatCompletions),
@@ -40,7 +43,7 @@ export const ROUTES: readonly Route[] = [
   route("GET", "/api/inference", "infer", "tokens of a continuation as events, for older clients", inference),
   route("POST", "/api/generate", "infer", "one continuation as JSON, for older clients", generate),
   route("POST", "/api/chat", "infer", "message stream for useChat of the AI SDK", chatUi),
-  route("POST", "/api/ingest", "ingest", "rows of a trainer's journals, each taken once", ingest),
+  { ...route("POST", "/api/ingest", "ingest", "rows of a trainer's journals, each taken once", ingest), leastBody: ROW_BYTES },
   route("POST", "/api/upload", "ingest", "announce a checkpoint, or go on with one", upload),
   route("POST", "/api/upload/chunk", "ingest", "bytes of a checkpoint's file at an offset", uploadChunk),
   route("POST", "/api/upload/assemble", "ingest", "check the hashes and publish the checkpoint", uploadAssemble),

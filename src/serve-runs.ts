@@ -109,7 +109,7 @@ function attachment(call: Call, run: RunSummary, what: string, read: Pages): Res
   const format = call.http.req.query("format")
   if (format !== "csv" && format !== "jsonl") throw badField("format", "expected csv or jsonl")
   const encoder = new TextEncoder()
-  const pages = format === "csv" ? csvOf(read, { newline: "\r\n", isGuarded: true }) : jsonlOf(read)
+  const pages = format === "csv" ? csvOf(read, "\r\n") : jsonlOf(read)
   const body = new ReadableStream<Uint8Array>({
     async pull(controller) {
       const next = await pages.next()

@@ -93,6 +93,17 @@ describe("shipping", () => {
     await server.close()
   }, 40_000)
 
+  test("a row longer than other bodies may be is taken", async () => {
+    const root = join(work.path, "long")
+    const server = await serve(root)
+    const { directory } = newRun("long-row")
+    writeFileSync(join(directory, "samples.jsonl"), `${JSON.stringify({ seq: 0, time: 1, type: "sample", text: "x".repeat(1_500_000) })}\n`)
+    const shipper = startShipper({ url: server.url, secret: SECRET, directory, ...FAST })
+    expect((await shipper.end("finished", PATIENT)).done).toBe(true)
+    same(directory, root, "long-row")
+    await server.close()
+  }, 40_000)
+
   test("the optimizer's state goes along where it is asked for", async () => {
     const root = join(work.path, "moments")
     const server = await serve(root)
