@@ -18,7 +18,7 @@ export function overview(commands: readonly Command[]): string {
   })
   const topics = Object.entries(TOPICS).map(([name, topic]) => [`  help ${name}`, topic.about])
   return [
-    "alpha trains, samples and measures GPT models: one file, nothing to install.\n\nusage: alpha COMMAND [FLAGS]",
+    "alpha trains, serves, deploys and measures GPT models: one file, nothing to install.\n\nusage: alpha COMMAND [FLAGS]",
     ...sections,
     `Topics\n${twoColumns([
       ...topics,
