@@ -299,7 +299,9 @@ function measure({ title, shape, request, ways }: Bench): Row {
   if (request.pre !== undefined) place(request.pre, 5)
   // Sums of splits: those of one way at a time.
   const others = ways.flatMap(({ launches }) => flat(launches).flatMap((step) => step.flatMap(({ buffers }) => Object.values(buffers))))
-  const sums = others.filter((memory): memory is Scratch => memory !== undefined && !known.has(memory))
+  const sums = others.filter(
+    (memory): memory is Scratch => memory !== undefined && "kind" in memory && memory.kind === "scratch" && !known.has(memory),
+  )
   const room = arena.at(6, Math.max(4, ...sums.map(bytesOf)))
   for (const memory of sums) known.set(memory, room)
   const addressOf = (memory: Memory | undefined): number => (memory === undefined ? 0 : known.get(memory)!.address)

@@ -20,6 +20,7 @@ export function bringKeys(k: Ptx, tile: AttentionTile, { maps, T, H, K }: Sizes)
   const value = k.add(key, k.mul(K, tile.D))
   const end = k.min(k.add(lateFirst(k, tile), rowsOf(tile)), T)
   const [at, position] = [begin(k, 1), k.variable("u32", 0)]
+  k.acquireMap(maps)
   k.while(
     "BRING",
     () => k.compare("lt", position, end),

@@ -59,6 +59,7 @@ function produce(k: Ptx, tile: AttentionTile, given: Given): void {
   const { keyHead, b, first } = placeOf(k, tile)
   const gradients = k.addLong(maps, 128)
   const [at, positions] = [begin(k, 1), padded(k, T)]
+  for (const map of [maps, gradients]) k.acquireMap(map)
   eachHead(k, given, keyHead, (h) => {
     const column = k.mul(h, tile.D)
     const own = k.madLong(k.mul(k.mad(b, H, h), positions), 8, statistics)

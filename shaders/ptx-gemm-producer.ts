@@ -13,17 +13,18 @@ export function produce(k: Ptx, f: Frame, maps: U64): void {
   k.jump(end, k.compare("gt", f.warp, 1))
   k.if(
     k.compare("eq", f.warp, 0),
-    () => bring(k, f, (place, step, at) => bringA(k, f, maps, place, step, at)),
+    () => bring(k, f, maps, (place, step, at) => bringA(k, f, maps, place, step, at)),
     () => {
       const map = k.addLong(maps, 128)
-      bring(k, f, (place, step, at) => bringB(k, f, map, place, step, at))
+      bring(k, f, map, (place, step, at) => bringB(k, f, map, place, step, at))
     },
   )
   k.place(end)
 }
 
 /** All k steps of all tiles, without a stop between tiles: the next tile's first steps are on their way while this one is stored. */
-function bring(k: Ptx, f: Frame, copy: (place: Place, kx: U32, at: Counter) => void): void {
+function bring(k: Ptx, f: Frame, map: U64, copy: (place: Place, kx: U32, at: Counter) => void): void {
+  k.acquireMap(map)
   const at = counter(k, 1, k.base)
   eachTile(k, f, (place) => {
     const kx = k.mul(place.firstStep, STEP)

@@ -85,8 +85,7 @@ export async function run({ config, environment, json, print }: Invocation<RunsE
       path = join(out!, tensorboardFileName(run.startedAt, run.host ?? hostname()))
       withFile("write", path, () => mkdirSync(out!, { recursive: true }))
     }
-    const pieces =
-      format === "tensorboard" ? eventFile(store, run, count) : format === "csv" ? csvOf(pages) : jsonlOf(pages)
+    const pieces = format === "tensorboard" ? eventFile(store, run, count) : format === "csv" ? csvOf(pages) : jsonlOf(pages)
     const bytes = await write(path, pieces)
     if (path !== undefined) print({ run: run.id, format, rows: count.rows, bytes, out: path }, () => `${path}: ${formatBytes(bytes)}`)
   })

@@ -82,6 +82,10 @@ export class Ptx extends PtxBody {
 
   // ---- copies ----
 
+  /** Before the first copy by a tensor map: the copy engine may still keep what another program had at its address. */
+  acquireMap(map: U64): void {
+    this.emit("fence.proxy.tensormap::generic.acquire.gpu", at(map), 128)
+  }
   /** A box of a tensor map to shared memory; its bytes count for `barrier`. Coordinates: fastest dimension first. */
   copyBox(to: Shared, map: U64, barrier: Shared, coordinates: readonly Operand<"u32">[]): void {
     const names = coordinates.map((one) => (typeof one === "number" ? String(one) : one.name)).join(", ")

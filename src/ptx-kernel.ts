@@ -90,7 +90,7 @@ function moduleText<B extends Buffers, P extends Words, L extends Words>(spec: P
   if (strange !== undefined) throw new TypeError(`${spec.name}: PTX is ASCII, and has no ${strange}`)
   const parameters = cells.map(({ name, type }) => `\t.param .${typeOf[type]} ${name}`).join(",\n")
   return `// ${spec.about}
-.version 8.0
+.version 8.3
 .target sm_90a
 .address_size 64
 
