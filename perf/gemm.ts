@@ -68,7 +68,7 @@ const values = Float32Array.from(bits, fromBf16)
 const info = findGpus().usable[0]
 if (info === undefined) throw new Error(`no Vulkan device: ${findGpus().problems.join("; ")}`)
 const { facts } = info
-const target = { ...targetOf(facts), trains: true }
+const target = targetOf(facts)
 const driver = new Driver(info, undefined)
 const v = vulkan()
 console.log(

@@ -71,6 +71,14 @@ export function fragments(k: Ptx, { tile, column }: Role, row: (which: 0 | 1) =>
   })
 }
 
+/**
+ * Call it in a loop where no product is under way, for left factors that the loop only reads: ptxas (12.8, 13.0, and the driver's) gives the registers
+ * of those to other left factors of the loop, and the next turn multiplies what is there. What the loop writes keeps its place; T is never 0.
+ */
+export function keepApart(k: Ptx, left: readonly (readonly U32[])[], T: U32): void {
+  k.if(k.compare("eq", T, 0), () => left.flat().forEach((register) => k.copy(register, 0)))
+}
+
 /** sum ← left · units (or + where `adds`), 16 of the summed extent at a time. */
 export function multiply(
   k: Ptx,

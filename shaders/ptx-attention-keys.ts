@@ -3,7 +3,7 @@ import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } fro
 import { bf16, f32, read, u32, u64, write } from "../src/spirv.ts"
 import type { Sizes } from "./ptx-attention-bring.ts"
 import { dropoutFactor, keyBits } from "./ptx-attention-dropout.ts"
-import { asLeft, fragments, maskDiagonal, multiply, type Role, range, roles, rowAt, storeRows } from "./ptx-attention-frame.ts"
+import { asLeft, fragments, keepApart, maskDiagonal, multiply, type Role, range, roles, rowAt, storeRows } from "./ptx-attention-frame.ts"
 import { begin, bring, giveBack, type Position, pass, type Slot, take } from "./ptx-attention-ring.ts"
 import {
   ALONG_COLUMNS,
@@ -120,6 +120,7 @@ function unit(
   isDiagonal: ReturnType<Ptx["compare"]>,
   scale2: F32,
   kept: ((i: number) => F32) | undefined,
+  T: U32,
 ): void {
   const { tile, always, isFirstLane } = role
   const { scores, slopes, left, sums, isSecond } = state
@@ -158,6 +159,7 @@ function unit(
   multiply(k, sums.keys, left.at(-1)!, [chosen(k, queries, isSecond)], ALONG_ROWS, always, always)
   k.multiplyCommit()
   k.multiplyWait(0)
+  keepApart(k, [...state.keys, ...state.values], T)
   for (const slot of [...queries, ...gradients]) giveBack(k, slot, isFirstLane)
 }
 
@@ -204,7 +206,7 @@ function consume(k: Ptx, role: Role, given: Given): void {
               words === undefined
                 ? undefined
                 : (place: number) => dropoutFactor(k, words[2 * (place >> 2) + (place & 1)]!, 8 * rowAt(place), factor)
-            unit(k, role, at, state, k.compare("eq", i, diagonal), scale2, kept)
+            unit(k, role, at, state, k.compare("eq", i, diagonal), scale2, kept, T)
           },
         )
         k.add(i, 1, i)

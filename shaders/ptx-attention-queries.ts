@@ -7,6 +7,7 @@ import {
   asLeft,
   columnAt,
   fragments,
+  keepApart,
   lateFirst,
   maskDiagonal,
   multiply,
@@ -98,6 +99,7 @@ function consume(k: Ptx, role: Role, { qkv, dy, statistics, mask, dqkv, T, H, K,
         k.unary("ex2.approx.ftz.f32", k.fma(score, scale2, known[rowAt(i)]!.log), score)
       })
       k.multiplyWait(0)
+      keepApart(k, [...queries, ...gradients], T)
       for (const slot of values) giveBack(k, slot, isFirstLane)
       slopes.forEach((slope, i) => {
         const which = rowAt(i)

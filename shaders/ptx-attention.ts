@@ -7,6 +7,7 @@ import {
   asLeft,
   columnAt,
   fragments,
+  keepApart,
   lateFirst,
   maskDiagonal,
   multiply,
@@ -117,6 +118,7 @@ function consume(k: Ptx, role: Role, { qkv, mask, y, lse, T, H, K, scale, factor
       multiply(k, scores, queries, keys, ALONG_COLUMNS, k.not(always), always)
       k.multiplyCommit()
       k.multiplyWait(0)
+      keepApart(k, queries, T)
       for (const slot of keys) giveBack(k, slot, isFirstLane)
       k.if(isNotFirst, release)
       k.if(k.compare("eq", j, diagonal), () => maskDiagonal(k, role, scores, "queries"))

@@ -124,9 +124,9 @@ function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
 /** Extension that takes PTX text and launches it in a command buffer. */
 export const PTX_EXTENSION = "VK_NVX_binary_import"
 
-/** Whether kernels in PTX run: asked for by HELIOS_PTX=1, until they are measured; on products with Hopper's chip, by name, as Vulkan does not tell. */
+/** Whether kernels in PTX run, unless HELIOS_DISABLE_PTX=1: on products with Hopper's chip, by name, as Vulkan does not tell. */
 const hasPtx = (facts: VulkanFacts): boolean =>
-  process.env.HELIOS_PTX === "1" &&
+  process.env.HELIOS_DISABLE_PTX !== "1" &&
   matrixPath(facts) !== "none" &&
   facts.extensions.includes(PTX_EXTENSION) &&
   /\b(GH200|H100|H200|H20|H800)\b/.test(facts.name)
@@ -138,7 +138,6 @@ export function targetOf(facts: VulkanFacts): GpuTarget {
     subgroupSize: facts.subgroupSize,
     matrix: matrixPath(facts),
     ptx: hasPtx(facts),
-    trains: false,
     hasMatrixFunctions: facts.matrixFunctions === 1 && process.env.HELIOS_MATRIX !== "khr",
     units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
     sharedBytes: facts.maxSharedBytes,

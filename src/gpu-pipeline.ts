@@ -105,7 +105,7 @@ export class Pipelines {
       const [handle = 0n, layout = 0n, result = 0n] = rows.subarray(ROW * i + 7, ROW * i + 10)
       if (result !== 0n) {
         throw new AlphaError(`${this.driver.info.facts.name} refuses kernel ${module.name} (VkResult ${result})`, {
-          hint: "text" in module ? "without HELIOS_PTX=1 there are no kernels in PTX" : "HELIOS_DISABLE_COOP_MAT=1 avoids matrix kernels",
+          hint: "text" in module ? "HELIOS_DISABLE_PTX=1 avoids kernels in PTX" : "HELIOS_DISABLE_COOP_MAT=1 avoids matrix kernels",
           code: EXIT.device,
         })
       }

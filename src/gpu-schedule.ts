@@ -56,8 +56,6 @@ function checkSize(bytes: number, what: string): void {
 /** Asks every op for its launches. Throws AlphaError when one has none for a GPU. */
 export function schedule(plan: Plan, target: GpuTarget): Schedule {
   const { nodes } = plan.program
-  const trains = nodes.some(({ op, outputs }) => op.accumulates.some((name) => outputs[name] !== undefined))
-  const seen = { ...target, trains }
   const depth = Math.max(-1, ...plan.levels) + 1
   const levels = Array.from({ length: depth }, (_, level) => nodes.filter((_, i) => plan.levels[i] === level))
   const steps: ScheduledLaunch[][] = []
@@ -71,7 +69,7 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
       const { op } = node
       for (const t of tensorsOf(node.outputs)) checkSize(byteLength(t), t.name)
       if (op.gpu === undefined) throw new AlphaError(`${op.name} has no GPU kernels`, { hint: "use --device=cpu" })
-      op.gpu(node.inputs, node.outputs, node.attrs, (output) => node.accumulate[output], seen).forEach((step, i) => {
+      op.gpu(node.inputs, node.outputs, node.attrs, (output) => node.accumulate[output], target).forEach((step, i) => {
         const launches = "kernel" in step ? [step] : step
         const at = first + i
         steps[at] = [...(steps[at] ?? []), ...launches.map((launch) => ({ node, launch }))]

@@ -23,12 +23,6 @@ const SHORTEST = 8
 /** Tiles along M that lie side by side: 8 was best of 8, 11 and 16. */
 const GROUP = 8
 
-/**
- * Whether wgmma rounds its sums as the other matrix instructions do, so that few rows may go another way than many. Not known: rows of programs
- * that do not train, whose number varies, go the other way always.
- */
-const SUMS_ALIKE = false
-
 /** How a product is done by PTX. */
 export interface PtxWay {
   readonly tile: PtxTile
@@ -55,7 +49,7 @@ const layoutOf = ({ layout, N }: Gemm): PtxLayout => (layout === "nt" && N % 32 
 function kernelOf(g: Sized, target: GpuTarget): GemmKernel | undefined {
   const finish = finishOf(g)
   const { order, a, b, c, lda, ldb, ldc } = g
-  if (!target.ptx || finish === undefined || (order === "forward" && !target.trains && !SUMS_ALIKE)) return undefined
+  if (!target.ptx || finish === undefined) return undefined
   if (dtypeOf(a) !== "bf16" || dtypeOf(b) !== "bf16" || [lda, ldb, ldc].some((size) => size % 8 !== 0)) return undefined
   return ptxGemmOf({ layout: layoutOf(g), out: dtypeOf(c) as "f32" | "bf16", finish })
 }

@@ -52,8 +52,6 @@ export interface GpuTarget {
   readonly matrix: "none" | "khr" | "nv2"
   /** Hopper's own instructions, by kernels in PTX. */
   readonly ptx: boolean
-  /** Whether the program computes gradients; then it always has the same rows. */
-  readonly trains: boolean
   /** Per-element functions, reductions and conversions of VK_NV_cooperative_matrix2 on matrices of a subgroup. */
   readonly hasMatrixFunctions: boolean
   /** Processors that run workgroups at once (SMs); an estimate where the driver does not tell. */

@@ -53,7 +53,7 @@ function launches(plans: readonly Plan[], resident: number) {
     subgroupSize: 32,
     matrix: "khr",
     ptx: false,
-    trains: false,
+
     hasMatrixFunctions: true,
     units: 132,
     sharedBytes: 49152,

@@ -14,7 +14,7 @@ export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"
     subgroupSize,
     matrix,
     ptx,
-    trains: false,
+
     hasMatrixFunctions: !isPortable,
     units: 2,
     sharedBytes: isPortable ? 32768 : 49152,

@@ -39,7 +39,7 @@ test("it is chosen on Hopper for bf16 and heads of 64 and 128, and not where bit
     subgroupSize: 32,
     matrix: "nv2",
     ptx: true,
-    trains: true,
+
     hasMatrixFunctions: true,
     units: 132,
     sharedBytes: 49152,

@@ -20,7 +20,7 @@ const target: GpuTarget = {
   subgroupSize: 32,
   matrix: "nv2",
   ptx: true,
-  trains: true,
+
   hasMatrixFunctions: true,
   units: 2,
   sharedBytes: 49152,
@@ -197,52 +197,25 @@ const asked = (layout: Gemm["layout"], M: number, N: number, K: number, more: Pa
 const h200 = { ...target, units: 132 }
 const kernelsOf = (given: Gemm, on: GpuTarget): string[] => (gemm(given, on).flat() as Launch[]).map(({ variant }) => variant)
 
-test("products of a training step go by PTX where the device has it, and only there", () => {
+test("products go by PTX where the device has it, and only there", () => {
   const forward = asked("nt", 65536, 2304, 768, { order: "forward", bias: asked("tn", 1, 1, 1).c })
   expect(kernelsOf(forward, h200)).toEqual(["ptx_matmul_ntp_bf16_256x192_a3b5_bias"])
   expect(kernelsOf(asked("nn", 65536, 768, 2304), h200)).toEqual(["ptx_matmul_nn_bf16_256x192_a3b5"])
   expect(kernelsOf({ ...forward, N: 50257, ldc: 50264 }, h200)).toEqual(["ptx_matmul_nt_bf16_256x192_a3b5_bias"])
-  for (const on of [
-    { ...h200, ptx: false },
-    { ...h200, trains: false },
-  ])
-    expect(kernelsOf(forward, on).join()).not.toContain("ptx")
+  expect(kernelsOf(forward, { ...h200, ptx: false }).join()).not.toContain("ptx")
 })
 
-test("a device with Hopper's chip and the extension has PTX, where HELIOS_PTX is 1", () => {
+test("a device with Hopper's chip and the extension has PTX, unless HELIOS_DISABLE_PTX is 1", () => {
   const shape = { m: 16, n: 16, k: 16, a: 1000141000, result: 1, scope: 3, invocations: 0 }
   const facts = (name: string, extensions: readonly string[]) =>
     ({ name, extensions, bfloat16Matrix: 1, matrixShapes: [shape] }) as unknown as VulkanFacts
   const hasPtx = (name: string, ...extensions: string[]) => targetOf(facts(name, extensions)).ptx
-  process.env.HELIOS_PTX = "1"
   for (const name of ["NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA GH200 480GB"]) expect(hasPtx(name, "VK_NVX_binary_import")).toBe(true)
   for (const name of ["NVIDIA L4", "NVIDIA B200", "llvmpipe"]) expect(hasPtx(name, "VK_NVX_binary_import")).toBe(false)
   expect(hasPtx("NVIDIA H200")).toBe(false)
-  delete process.env.HELIOS_PTX
+  process.env.HELIOS_DISABLE_PTX = "1"
   expect(hasPtx("NVIDIA H200", "VK_NVX_binary_import")).toBe(false)
-})
-
-test("a program trains where it keeps a gradient, not where it only tells the loss", () => {
-  const seen: boolean[] = []
-  const losses = (hasGradient: boolean) =>
-    trace("losses", (t) => {
-      const x = t.state("x", "f32", [4, 8])
-      const w = t.state("w", "f32", [16, 8])
-      const y = linear({ x, w }, { activation: "none", out: "f32" }).y
-      if (hasGradient) t.output("dw", linearBackwardWeight({ x, dy: y }, { bias: false }).dw!)
-      else t.output("y", y)
-    })
-  for (const hasGradient of [true, false]) {
-    const program = losses(hasGradient)
-    const [node] = program.nodes
-    const gpu = (...given: readonly unknown[]) => {
-      seen.push((given.at(-1) as GpuTarget).trains)
-      return []
-    }
-    const op = { ...node!.op, gpu }
-    schedule(plan({ ...program, nodes: [{ ...node!, op: op as never }, ...program.nodes.slice(1)] }), target)
-  }
-  expect(seen).toEqual([true, false])
+  delete process.env.HELIOS_DISABLE_PTX
 })
 
 test("a weight's gradient is split so that every processor has a tile", () => {

@@ -11,7 +11,7 @@ const target = (matrix: "nv2" | "khr"): GpuTarget => ({
   subgroupSize: 32,
   matrix,
   ptx: false,
-  trains: false,
+
   hasMatrixFunctions: true,
   units: 132,
   sharedBytes: 49152,

@@ -32,7 +32,7 @@ const doubled = ptxKernel({
 
 test("a kernel's text", () => {
   expect(doubled.text).toBe(`// y[i] = 2 * x[i] for i < n
-.version 8.0
+.version 8.3
 .target sm_90a
 .address_size 64
 
