@@ -48,7 +48,7 @@ const layoutOf = ({ layout, N }: Gemm): PtxLayout => (layout === "nt" && N % 32 
 /** The pack's kernel for a product, which does not depend on M. */
 function kernelOf(g: Sized, target: GpuTarget): GemmKernel | undefined {
   const finish = finishOf(g)
-  const { order, a, b, c, lda, ldb, ldc } = g
+  const { a, b, c, lda, ldb, ldc } = g
   if (!target.ptx || finish === undefined) return undefined
   if (dtypeOf(a) !== "bf16" || dtypeOf(b) !== "bf16" || [lda, ldb, ldc].some((size) => size % 8 !== 0)) return undefined
   return ptxGemmOf({ layout: layoutOf(g), out: dtypeOf(c) as "f32" | "bf16", finish })
