@@ -1,6 +1,7 @@
 /** Turns a plan into steps of launches: what runs side by side, what waits, where scratch memory lies. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import { chained } from "./gpu-chain.ts"
+import { stacked } from "./gpu-stack.ts"
 import {
   ARENA_SLAB,
   type GpuTarget,
@@ -85,5 +86,5 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
     arenaBytes = Math.max(arenaBytes, next)
   }
   const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
-  return { steps: isForward ? chained(steps, target) : steps, scratch, arenaBytes }
+  return { steps: isForward ? chained(stacked(steps, target), target) : steps, scratch, arenaBytes }
 }
