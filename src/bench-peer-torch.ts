@@ -65,6 +65,7 @@ const FORM = ["--bias=true", "--activation=gelu_tanh", "--norm=layernorm", "--po
 /** Measures every row on `device` ("cpu", "gpu") beside PyTorch; the same row of both comes from one run. `keep` has each when it is done. */
 export async function besideTorch(
   torch: Torch,
+  version: string,
   config: BenchPeerConfig,
   device: string,
   tell: Tell,
@@ -72,7 +73,6 @@ export async function besideTorch(
 ): Promise<void> {
   const isGpu = device.startsWith("gpu")
   const threads = config.threads ?? availableParallelism()
-  const { torch: version } = await torch("version", {})
   for (const one of rowsOf(config, isGpu ? "gpu" : "cpu")) {
     const model = presetModel(one.preset)
     const shape = {
@@ -82,10 +82,12 @@ export async function besideTorch(
     // On a CPU PyTorch's bf16 is often slower than its f32: the faster counts.
     const dtypes = one.precision === "bf16" && !isGpu ? ["bf16", "f32"] : [one.precision]
     const variants = dtypes.flatMap((dtype) =>
-      [false, ...(config.compile ? [true] : [])].map((compile): Variant => {
-        const name = `PyTorch ${version.split("+")[0]} ${compile ? "compiled" : "eager"}${dtypes.length > 1 ? ` ${dtype}` : ""}`
-        return { name, run: () => askTorch(torch, one, { ...shape, dtype, compile }, config, model.blockSize) }
-      }),
+      [false, true]
+        .filter((compile) => (compile ? config.compile : config.eager))
+        .map((compile): Variant => {
+          const name = `PyTorch ${version.split("+")[0]} ${compile ? "compiled" : "eager"}${dtypes.length > 1 ? ` ${dtype}` : ""}`
+          return { name, run: () => askTorch(torch, one, { ...shape, dtype, compile }, config, model.blockSize) }
+        }),
     )
     const ours = one.case === "train" ? await oursToTrain(one, config, device) : () => inferOurs(one, config, device)
     const measured = await alternate(ours, variants, config.rounds, tell)
@@ -112,7 +114,7 @@ async function askTorch(torch: Torch, one: Row, flags: Parameters<Torch>[1], con
 /** Training in a process of its own, as many steps every time. */
 async function oursToTrain(one: Row, { threads, seconds }: BenchPeerConfig, device: string): Promise<() => Promise<Measurement>> {
   const { preset, precision, batch, context } = one
-  const job = { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: FORM }
+  const job = { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: [...FORM, "--keepCheckpoints=0"] }
   const steps = await stepsFor(selfCommand(), job)
   return () => benchTrain(selfCommand(), { ...job, steps }, 1)
 }

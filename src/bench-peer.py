@@ -166,8 +166,8 @@ def decode():
 
 def pattern(rows, columns, seed):
     """Multiples of 1/8 between -1 and 1 that bf16 holds exactly; alpha makes the same."""
-    i = torch.arange(rows * columns, dtype=torch.int64) + seed
-    return (((((i * 2654435761) & 0xFFFFFFFF) >> 20) % 17 - 8) / 8).view(rows, columns).to(args.device, dtype)
+    i = torch.arange(seed, rows * columns + seed, dtype=torch.int64, device=args.device)
+    return (((((i * 2654435761) & 0xFFFFFFFF) >> 20) % 17 - 8) / 8).to(dtype).view(rows, columns)
 
 
 @torch.no_grad()

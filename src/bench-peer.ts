@@ -23,8 +23,11 @@ export interface TorchAnswer {
 /** PyTorch, run with flags of the script. */
 export type Torch = (what: string, flags: Readonly<Record<string, string | number | boolean | undefined>>) => Promise<TorchAnswer>
 
-/** Calls `work` with a PyTorch that runs in processes of its own. Throws AlphaError where there is none. */
-export async function withTorch<T>(python: string, work: (torch: Torch) => Promise<T>): Promise<T> {
+/**
+ * Calls `work` with a PyTorch that runs in processes of its own, and its version; what it compiles stays in its cache, so that only the first of its
+ * processes waits for that. Throws AlphaError where there is none.
+ */
+export async function withTorch<T>(python: string, work: (torch: Torch, version: string) => Promise<T>): Promise<T> {
   return await inTemporary(async (directory) => {
     const path = join(directory, "bench-peer.py")
     writeFileSync(path, script)
@@ -43,7 +46,7 @@ export async function withTorch<T>(python: string, work: (torch: Torch) => Promi
         code: EXIT.device,
       })
     }
-    return await work(torch)
+    return await work(torch, (found.lines.at(-1) as unknown as TorchAnswer).torch)
   })
 }
 

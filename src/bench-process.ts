@@ -29,8 +29,9 @@ export interface RunOptions {
 /** Runs a command to its end, whatever its exit code. Throws AlphaError where it cannot be started. */
 export async function runCommand(command: readonly string[], { cwd, env, limitMs }: RunOptions = {}): Promise<Ran> {
   const from = performance.now()
-  // Where the compiled program stands in for Bun, its children are themselves again.
-  const surroundings = { ...process.env, BUN_BE_BUN: undefined, ...env }
+  // Where the compiled program stands in for Bun, it does so again for itself; other children are themselves.
+  const isSelf = !isCompiled && command[0] === process.execPath
+  const surroundings = { ...process.env, BUN_BE_BUN: isSelf ? process.env.BUN_BE_BUN : undefined, ...env }
   let child: Bun.Subprocess<"ignore", "pipe", "pipe">
   try {
     child = Bun.spawn([...command], {
