@@ -1,7 +1,7 @@
 /** Training and generation beside PyTorch: the same model, batches, threads and precision, in turns. */
 import { availableParallelism } from "node:os"
 import type { Measurement } from "./bench-measure.ts"
-import { alternate, type Torch, type Variant } from "./bench-peer.ts"
+import { alternate, type Torch, type TorchAnswer, type TorchFlags, type Turn, type Variant } from "./bench-peer.ts"
 import { runWell, selfCommand } from "./bench-process.ts"
 import { median } from "./bench-stats.ts"
 import { presetModel } from "./bench-step.ts"
@@ -65,7 +65,6 @@ const FORM = ["--bias=true", "--activation=gelu_tanh", "--norm=layernorm", "--po
 /** Measures every row on `device` ("cpu", "gpu") beside PyTorch; the same row of both comes from one run. `keep` has each when it is done. */
 export async function besideTorch(
   torch: Torch,
-  version: string,
   config: BenchPeerConfig,
   device: string,
   tell: Tell,
@@ -85,8 +84,8 @@ export async function besideTorch(
       [false, true]
         .filter((compile) => (compile ? config.compile : config.eager))
         .map((compile): Variant => {
-          const name = `PyTorch ${version.split("+")[0]} ${compile ? "compiled" : "eager"}${dtypes.length > 1 ? ` ${dtype}` : ""}`
-          return { name, run: () => askTorch(torch, one, { ...shape, dtype, compile }, config, model.blockSize) }
+          const name = `PyTorch ${torch.version.split("+")[0]} ${compile ? "compiled" : "eager"}${dtypes.length > 1 ? ` ${dtype}` : ""}`
+          return { name, open: () => openTorch(torch, one, { ...shape, dtype, compile }, config, model.blockSize) }
         }),
     )
     const ours = one.case === "train" ? await oursToTrain(one, config, device) : () => inferOurs(one, config, device)
@@ -101,14 +100,16 @@ export async function besideTorch(
   }
 }
 
-async function askTorch(torch: Torch, one: Row, flags: Parameters<Torch>[1], config: BenchPeerConfig, blockSize: number) {
-  if (one.case === "train") {
-    const { tokens_per_s = [], peak_bytes: peakBytes } = await torch("train", { ...flags, context: one.context ?? blockSize })
-    return { samples: tokens_per_s, peakBytes }
+function openTorch(torch: Torch, one: Row, flags: TorchFlags, config: BenchPeerConfig, blockSize: number) {
+  const process =
+    one.case === "train"
+      ? torch.open("train", { ...flags, context: one.context ?? blockSize })
+      : torch.open("decode", { ...flags, context: blockSize, ...inferSizes(config, blockSize) })
+  const run = async (): Promise<Turn> => {
+    const { tokens_per_s: samples = [], peak_bytes: peakBytes } = (await process.ask()) as unknown as TorchAnswer
+    return { samples, peakBytes }
   }
-  const { prompt, generate } = inferSizes(config, blockSize)
-  const { tokens_per_s = [] } = await torch("decode", { ...flags, context: blockSize, prompt, generate })
-  return { samples: tokens_per_s }
+  return { run, close: process.close }
 }
 
 /** Training in a process of its own, as many steps every time. */

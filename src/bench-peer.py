@@ -1,4 +1,5 @@
 """PyTorch beside alpha: training, generation and matrix products of the shapes that alpha asks for; one JSON line on standard output.
+With --turns it measures whenever it reads a line, and answers each with one, so that a start serves several rounds.
 
 python3 bench-peer.py train --layers 12 --heads 12 --width 768 --vocab 50304 --batch 16 --context 1024 --dtype bf16 --device cuda --compile
 python3 bench-peer.py decode … --prompt 512 --generate 128
@@ -8,6 +9,7 @@ The model is GPT-2's: layer norms and linear layers with biases, GELU by tanh, l
 """
 import argparse
 import json
+import sys
 import time
 
 import torch
@@ -23,6 +25,7 @@ parser.add_argument("--shapes", default="")
 parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--compile", action="store_true")
+parser.add_argument("--turns", action="store_true")
 args = parser.parse_args()
 
 is_cuda = args.device.startswith("cuda")
@@ -140,11 +143,14 @@ def train():
         torch.cuda.reset_peak_memory_stats()
     # Only the ends of a sample are waited for, so that the device never waits for the host between steps.
     steps = max(1, round(args.seconds / 3 / seconds_of(step)))
-    rates = repeated(lambda: [step(i) for i in range(steps)], args.batch * args.context * steps)
-    return {"tokens_per_s": rates, "peak_bytes": torch.cuda.max_memory_allocated() if is_cuda else None}
+
+    def measure():
+        rates = repeated(lambda: [step(i) for i in range(steps)], args.batch * args.context * steps)
+        return {"tokens_per_s": rates, "peak_bytes": torch.cuda.max_memory_allocated() if is_cuda else None}
+
+    return measure
 
 
-@torch.no_grad()
 def decode():
     model = Gpt((args.batch, args.context)).to(args.device, dtype).eval()
     step = torch.compile(model, mode="reduce-overhead", fullgraph=True) if args.compile else model
@@ -158,7 +164,7 @@ def decode():
             token, at = step(token, at).clone(), at + 1
 
     generate(8)
-    return {
+    return lambda: {
         "prompt_tokens_per_s": repeated(lambda: model.next(prompt, begin), args.batch * args.prompt),
         "tokens_per_s": repeated(generate, args.batch * args.generate),
     }
@@ -170,7 +176,6 @@ def pattern(rows, columns, seed):
     return (((((i * 2654435761) & 0xFFFFFFFF) >> 20) % 17 - 8) / 8).to(dtype).view(rows, columns)
 
 
-@torch.no_grad()
 def gemm():
     results = []
     for m, n, k in (map(int, shape.split("x")) for shape in args.shapes.split(",")):
@@ -195,5 +200,16 @@ def gemm():
     return {"results": results}
 
 
-done = {"train": train, "decode": decode, "gemm": gemm, "version": dict}[args.what]()
-print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda if is_cuda else None, **done}))
+def answer(measure):
+    print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda if is_cuda else None, **measure()}), flush=True)
+
+
+with torch.set_grad_enabled(args.what == "train"):
+    if args.what == "version":
+        answer(dict)
+    elif args.what == "gemm":
+        answer(gemm)
+    else:
+        measure = {"train": train, "decode": decode}[args.what]()
+        for _ in sys.stdin if args.turns else range(1):
+            answer(measure)
