@@ -1,4 +1,5 @@
 """PyTorch beside alpha: training, generation and matrix products of the shapes that alpha asks for; one JSON line on standard output.
+With --turns it measures whenever it reads a line, and answers each with one, so that a start serves several rounds.
 
 python3 bench-peer.py train --layers 12 --heads 12 --width 768 --vocab 50304 --batch 16 --context 1024 --dtype bf16 --device cuda --compile
 python3 bench-peer.py decode … --prompt 512 --generate 128
@@ -11,6 +12,7 @@ The model is GPT-2's: layer norms and linear layers with biases, GELU by tanh, l
 import argparse
 import json
 import os
+import sys
 import time
 
 import torch
@@ -28,6 +30,7 @@ parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--compile", action="store_true")
 parser.add_argument("--static", action="store_true", help="DDP around the compiled model, its graph said to stay; else the compiler cuts DDP's at its buckets")
+parser.add_argument("--turns", action="store_true")
 args = parser.parse_args()
 
 is_cuda = args.device.startswith("cuda")
@@ -170,11 +173,14 @@ def train():
         torch.cuda.reset_peak_memory_stats()
     # Only the ends of a sample are waited for, so that the device never waits for the host between steps.
     steps = int(from_first(max(1, round(args.seconds / 3 / seconds_of(step)))))
-    rates = repeated(lambda: [step(i) for i in range(steps)], world * args.batch * args.context * steps)
-    return {"tokens_per_s": rates, "peak_bytes": torch.cuda.max_memory_allocated() if is_cuda else None}
+
+    def measure():
+        rates = repeated(lambda: [step(i) for i in range(steps)], world * args.batch * args.context * steps)
+        return {"tokens_per_s": rates, "peak_bytes": torch.cuda.max_memory_allocated() if is_cuda else None}
+
+    return measure
 
 
-@torch.no_grad()
 def decode():
     model = Gpt((args.batch, args.context)).to(args.device, dtype).eval()
     step = torch.compile(model, mode="reduce-overhead", fullgraph=True) if args.compile else model
@@ -188,7 +194,7 @@ def decode():
             token, at = step(token, at).clone(), at + 1
 
     generate(8)
-    return {
+    return lambda: {
         "prompt_tokens_per_s": repeated(lambda: model.next(prompt, begin), args.batch * args.prompt),
         "tokens_per_s": repeated(generate, args.batch * args.generate),
     }
@@ -196,11 +202,10 @@ def decode():
 
 def pattern(rows, columns, seed):
     """Multiples of 1/8 between -1 and 1 that bf16 holds exactly; alpha makes the same."""
-    i = torch.arange(rows * columns, dtype=torch.int64) + seed
-    return (((((i * 2654435761) & 0xFFFFFFFF) >> 20) % 17 - 8) / 8).view(rows, columns).to(args.device, dtype)
+    i = torch.arange(seed, rows * columns + seed, dtype=torch.int64, device=args.device)
+    return (((((i * 2654435761) & 0xFFFFFFFF) >> 20) % 17 - 8) / 8).to(dtype).view(rows, columns)
 
 
-@torch.no_grad()
 def gemm():
     results = []
     for m, n, k in (map(int, shape.split("x")) for shape in args.shapes.split(",")):
@@ -238,8 +243,18 @@ def reduce():
     return {"bytes_per_s": [args.bytes * rate for rate in repeated(work, calls)]}
 
 
-done = {"train": train, "decode": decode, "gemm": gemm, "reduce": reduce, "version": dict}[args.what]()
+def answer(measure):
+    done = measure()
+    if is_first:
+        print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda if is_cuda else None, **done}), flush=True)
+
+
+with torch.set_grad_enabled(args.what == "train"):
+    if args.what in ("version", "gemm", "reduce"):
+        answer({"version": dict, "gemm": gemm, "reduce": reduce}[args.what])
+    else:
+        measure = {"train": train, "decode": decode}[args.what]()
+        for _ in sys.stdin if args.turns else range(1):
+            answer(measure)
 if world > 1:
     torch.distributed.destroy_process_group()
-if is_first:
-    print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda if is_cuda else None, **done}))
