@@ -6,7 +6,7 @@ import { runWell, selfCommand } from "./bench-process.ts"
 import { median } from "./bench-stats.ts"
 import { presetModel } from "./bench-step.ts"
 import { listed, numbers, precisionsOf } from "./bench-table.ts"
-import { benchTrain, stepsFor } from "./bench-train.ts"
+import { benchTrain, quickly, stepsFor } from "./bench-train.ts"
 import { type BenchPeerConfig, findPreset } from "./config.ts"
 
 type Tell = (note: string) => void
@@ -115,8 +115,8 @@ function openTorch(torch: Torch, one: Row, flags: TorchFlags, config: BenchPeerC
 /** Training in a process of its own, as many steps every time. */
 async function oursToTrain(one: Row, { threads, seconds }: BenchPeerConfig, device: string): Promise<() => Promise<Measurement>> {
   const { preset, precision, batch, context } = one
-  const job = { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: [...FORM, "--keepCheckpoints=0"] }
-  const steps = await stepsFor(selfCommand(), job)
+  const job = { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: FORM }
+  const steps = await stepsFor(selfCommand(), quickly(job))
   return () => benchTrain(selfCommand(), { ...job, steps }, 1)
 }
 
