@@ -79,7 +79,7 @@ const CHECKPOINTS = inGroup("Run", {
   ),
   init: text("start from these weights: a run, checkpoint or Hugging Face model directory", { aliases: ["initCheckpoint"] }),
   checkpointInterval: int("steps between checkpoints", { derive: "evalInterval, else 500", min: 1, unit: "steps" }),
-  keepCheckpoints: int("newest checkpoints to keep, beside the best", { default: 2, min: 1 }),
+  keepCheckpoints: int("newest checkpoints to keep, beside the best; 0 = none are written, for measurements", { default: 2, min: 0 }),
   keepEvery: int("also keep each checkpoint whose step is a multiple of this", { optional: true, min: 1, unit: "steps" }),
   ...FILES,
 })

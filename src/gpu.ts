@@ -113,6 +113,7 @@ function compile(plan: Plan, scheduled: Schedule, state: GpuState, memory: GpuMe
   })
   return {
     plan,
+    barriers: Math.max(0, scheduled.steps.length - 1),
     submit(inputs) {
       const slot = claim(inputs)
       if (debug) recorder.debug(slot)

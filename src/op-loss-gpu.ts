@@ -1,5 +1,7 @@
 /** The classifier on a GPU: per chunk of rows the logits, their cross-entropy and gradient in place, and the products of that. */
 import { crossEntropy, lossSum } from "../shaders/classifier.ts"
+import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { columnsOf, rowsOf } from "../shaders/ptx-gemm-tile.ts"
 import { type GpuTarget, type Launch, type Launches, launch, part, scratch, sideBySide } from "./op-gpu.ts"
 import { gemm } from "./op-matmul-gpu.ts"
 import type { Beta } from "./program.ts"
@@ -24,9 +26,14 @@ type Outputs = { readonly [N in "loss" | "count" | "dx" | "dw"]: Tensor | undefi
 
 const up = (size: number, to: number): number => Math.ceil(size / to) * to
 
-/** Rows whose logits, `bytes` each, exist at once: about the same number in each chunk. */
-function chunkRows(R: number, bytes: number): number {
+/**
+ * Rows whose logits, `bytes` each, exist at once: in PTX so many that dx, the product with fewest tiles, keeps all processors busy to its end, else
+ * about the same number in each chunk.
+ */
+function chunkRows(R: number, C: number, bytes: number, { ptx, units }: GpuTarget): number {
   const most = Math.max(ALIGN, Math.floor(Math.min(MOST_ROWS, LOGIT_BYTES / bytes) / ALIGN) * ALIGN)
+  const turn = Math.floor(units / Math.ceil(C / columnsOf(PTX_TILE))) * rowsOf(PTX_TILE)
+  if (ptx && turn > 0 && turn <= most && most < R) return Math.floor(most / turn) * turn
   return Math.min(R, up(Math.ceil(R / Math.ceil(R / most)), ALIGN))
 }
 
@@ -40,7 +47,7 @@ export function classifierLaunches(
   const [R, C, V] = [rows(x), lastDim(x), w.shape[0] as number]
   const pitch = up(V, PITCH)
   const type = x.dtype === "bf16" && R * pitch * 4 > EXACT_BYTES ? "bf16" : "f32"
-  const chunk = chunkRows(R, pitch * (type === "bf16" ? 2 : 4))
+  const chunk = chunkRows(R, C, pitch * (type === "bf16" ? 2 : 4), target)
   const logits = scratch(type, chunk * pitch)
   const slopes = x.dtype === type ? logits : scratch("bf16", chunk * pitch)
   const losses = scratch("f32", R)

@@ -10,8 +10,6 @@ export interface Plan {
   readonly arenaBytes: number
   /** Tensor id → byte offset of its temporary. */
   readonly offsets: ReadonlyMap<number, number>
-  /** Node → level: nodes of one level have no hazard between them and need no barrier. */
-  readonly levels: readonly number[]
 }
 
 /** Values of one run: live scalars as numbers, inputs as arrays. */
@@ -73,6 +71,8 @@ export interface ProfileRow {
 
 export interface Executable {
   readonly plan: Plan
+  /** How often a run makes everything wait for everything before. */
+  readonly barriers: number
   /** Runs once; the CPU has finished on return, the GPU has been given the work. */
   submit(inputs: RunInputs): RunOutputs
   /** Runs once, part by part with nothing side by side, and times each. */
