@@ -7,7 +7,7 @@ import { GpuMemory } from "./gpu-memory.ts"
 import { Pipelines, pipelineCache } from "./gpu-pipeline.ts"
 import { about, withFlops } from "./gpu-profile.ts"
 import { Recorder, type Slot } from "./gpu-record.ts"
-import { type Schedule, schedule } from "./gpu-schedule.ts"
+import { finalSteps, type Schedule, schedule } from "./gpu-schedule.ts"
 import { GpuState } from "./gpu-state.ts"
 import { openNvml } from "./native.ts"
 import type { Device, Executable, GpuTarget, Plan, RunInputs, RunOutputs } from "./program.ts"
@@ -76,7 +76,7 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
       return Math.max(0, budget - used)
     },
     state: () => new GpuState(memory),
-    compile: (plan, state) => compile(plan, scheduled(plan), state as GpuState, memory, pipelines, debug),
+    compile: (plan, state, groups = []) => compile(plan, scheduled(plan), groups, state as GpuState, memory, pipelines, debug),
     close() {
       driver.idle("the end")
       pipelines.close()
@@ -86,11 +86,21 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
   }
 }
 
-function compile(plan: Plan, scheduled: Schedule, state: GpuState, memory: GpuMemory, pipelines: Pipelines, debug: boolean): Executable {
+function compile(
+  plan: Plan,
+  scheduled: Schedule,
+  groups: readonly (readonly string[])[],
+  state: GpuState,
+  memory: GpuMemory,
+  pipelines: Pipelines,
+  debug: boolean,
+): Executable {
   const { program } = plan
   const { driver } = memory
   for (const t of program.states.values()) state.ensure(t.name, t.dtype, t.shape)
-  const recorder = new Recorder(plan, scheduled, memory, pipelines, state)
+  const finals = finalSteps(program, scheduled, groups)
+  const ends = [...new Set([...finals, scheduled.steps.length])]
+  const recorder = new Recorder(plan, scheduled, memory, pipelines, state, ends)
   const slots: Slot[] = [recorder.slot()]
   pipelines.save()
   let next = 0
@@ -117,10 +127,14 @@ function compile(plan: Plan, scheduled: Schedule, state: GpuState, memory: GpuMe
   return {
     plan,
     barriers: Math.max(0, scheduled.steps.length - 1),
-    submit(inputs) {
+    submit(inputs, onFinal) {
       const slot = claim(inputs)
       if (debug) recorder.debug(slot)
-      else slot.value = driver.submit(slot.recording)
+      else
+        slot.recordings.forEach((recording, i) => {
+          slot.value = driver.submit(recording)
+          if (onFinal !== undefined) for (const [group, final] of finals.entries()) if (final === ends[i]) onFinal(group)
+        })
       return outputsOf(slot, slot.value)
     },
     profile(inputs) {

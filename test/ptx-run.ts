@@ -246,8 +246,12 @@ const FLOAT: Record<string, (a: number, b: number, c: number) => number> = {
   ex2: (a) => 2 ** a,
   lg2: (a) => Math.log2(a),
   rcp: (a) => 1 / a,
+  neg: (a) => -a,
   mov: (a) => a,
 }
+/** The smaller magnitude with the product's sign. */
+const within = (a: number, b: number): number =>
+  Number.isNaN(a + b) ? Number.NaN : Math.sign(a) * Math.sign(b) * Math.min(Math.abs(a), Math.abs(b))
 const COMPARE: Record<string, (a: number | bigint, b: number | bigint) => boolean> = {
   eq: (a, b) => a === b,
   ne: (a, b) => a !== b,
@@ -288,6 +292,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
         b.word(w, nameOf(register))[lane] = b.shared.getUint32(address + 4 * i, true)
       })
     }
+  } else if (verb === "prefetch") {
+    for (const lane of lanes) b.launch.memory.at(globalAddress(b, w, first, lane), 1)
   } else if (verb === "ld" || verb === "st") {
     const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]
     const size = type === "u16" ? 2 : 4
@@ -383,7 +389,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     for (const group of w.products.splice(0, Math.max(0, w.products.length - 1 - pending))) for (const product of group) product()
   } else {
     const isFloat = type === "f32"
-    const compute = (isFloat ? FLOAT : INTEGER)[verb]
+    const isWithin = op === "min.NaN.xorsign.abs.f32"
+    const compute = isWithin ? within : (isFloat ? FLOAT : INTEGER)[verb]
     if (compute === undefined) throw new Error("unknown instruction")
     const to = b.word(w, nameOf(first))
     const of = isFloat ? readFloat : read
