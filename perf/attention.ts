@@ -1,7 +1,9 @@
 /**
- * Speed of attention on the first Vulkan device: bun perf/attention.ts [--only=REGEX] [--chosen] [--runs=10]. --build=FILE writes an executable for a
- * machine without Bun. Per shape: the portable kernels, matrices of subgroups, then tiles of workgroups (--chosen: only those in use): milliseconds of every launch and TFLOP/s of forward and backward (2 and 5 products over half of T × T), medians over the runs, and the
- * relative L2 distance of y and dqkv from the portable kernels' (bf16 rounding gives about 3e-3). Then decode over pages: µs and GB/s.
+ * Speed of attention on the first Vulkan device: bun perf/attention.ts [--only=REGEX] [--way=REGEX] [--chosen] [--runs=10] [--warm=150] [--peer=PYTHON].
+ * --build=FILE writes an executable for a machine without Bun. Per shape: the portable kernels, matrices of subgroups, tiles of workgroups (--chosen: only
+ * those in use), then PTX: TFLOP/s of forward and backward (2 and 5 products over half of T × T), each many times in one recording behind --warm milliseconds of
+ * load, as clocks idle low; milliseconds of every launch; and the relative L2 distance of y and dqkv from those of the first way (bf16 rounding gives
+ * about 3e-3). --peer: PyTorch's flash attention of the same shape beside it, and the ratio. Then decode over pages: µs and GB/s.
  */
 import { writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -23,6 +25,9 @@ const { values: flags } = parseArgs({
     only: { type: "string", default: "" },
     chosen: { type: "boolean", default: false },
     runs: { type: "string", default: "10" },
+    warm: { type: "string", default: "150" },
+    way: { type: "string", default: "" },
+    peer: { type: "string", default: "" },
   },
 })
 if (flags.build !== undefined) {
@@ -60,16 +65,18 @@ function normals(count: number, seed: number, factor = 1): Uint16Array {
 const fromBf16 = (bits: Uint16Array): Float32Array => new Float32Array(Uint32Array.from(bits, (b) => b << 16).buffer)
 const median = (values: number[]): number => values.sort((a, b) => a - b)[values.length >> 1]!
 
-/** A device on one of its paths: portable kernels, matrices of subgroups, tiles of workgroups. */
-function open(path: "none" | undefined | "nv2"): Device {
-  if (path === undefined) delete process.env.HELIOS_MATRIX
-  else process.env.HELIOS_MATRIX = path
+/** A device on one of its paths: portable kernels, matrices of subgroups, tiles of workgroups, Hopper's own instructions. */
+function open(path: "none" | "khr" | "nv2" | "ptx"): Device {
+  process.env.HELIOS_MATRIX = path === "ptx" ? "nv2" : path
+  process.env.HELIOS_DISABLE_PTX = path === "ptx" ? "0" : "1"
   return openGpu(0)
 }
 
 interface Run {
   /** Median milliseconds per kernel. */
   readonly ms: ReadonlyMap<string, number>
+  /** Milliseconds of a run, many at once. */
+  readonly whole: number
   readonly read: (name: string, most: number) => Float32Array
   free(): void
 }
@@ -82,8 +89,19 @@ function run(
 ): Run {
   const traced = plan(trace("attention", body))
   const state = device.state()
+  state.ensure("end", "f32", [1])
   const compiled = device.compile(traced, state)
   for (const [name, given] of Object.entries(values)) state.write(name, given)
+  const submitFor = (atLeast: number): number => {
+    let count = 0
+    const start = performance.now()
+    do compiled.submit(inputs)
+    while (++count < 4 || performance.now() - start < atLeast)
+    state.read("end") // waits for all
+    return (performance.now() - start) / count
+  }
+  submitFor(Number(flags.warm))
+  const whole = median(Array.from({ length: 3 }, () => submitFor(Number(flags.warm) / 3)))
   const times = new Map<string, number[]>()
   for (let i = 0; i < Number(flags.runs); i++)
     for (const { kernel, ms } of compiled.profile(inputs).rows) {
@@ -91,6 +109,7 @@ function run(
       times.get(kernel ?? "")!.push(ms)
     }
   return {
+    whole,
     ms: new Map([...times].map(([name, list]) => [name, median(list)])),
     read: (name, most) => fromBf16((state.read(name) as Uint16Array).subarray(0, most)),
     free() {
@@ -129,17 +148,28 @@ const MORE = [
   tile(256, 64, 32),
 ]
 
-function training(device: Device, { B, T, ...heads }: (typeof SHAPES)[number]): Run {
+/** Times that an op comes in a program, so that launches follow each other as in a training step. */
+const REPEATS = 8
+
+/** Forward and backward of a shape; y and dqkv can be read from the second. */
+function training(device: Device, { B, T, ...heads }: (typeof SHAPES)[number]): { forward: Run; backward: Run } {
   const [width, rows] = [(heads.nHead + 2 * heads.nKvHead) * heads.headDim, B * T]
   const attrs = { ...heads, T, scale: 1 / Math.sqrt(heads.headDim), dropout: 0, site: 0 }
   const values = { qkv: normals(rows * width, 1), dy: normals(rows * heads.nHead * heads.headDim, 2) }
-  return run(device, values, {}, (t) => {
+  const given = (t: Tracer) => {
     const qkv = t.state("qkv", "bf16", [rows, width])
     const { y, lse } = attention({ qkv }, attrs)
-    const outputs = { y: keep(t, "y", y), lse: keep(t, "lse", lse) }
-    const dy = t.state("dy", "bf16", [rows, heads.nHead * heads.headDim])
-    keep(t, "dqkv", attentionBackward({ qkv, ...outputs, dy }, attrs).dqkv)
+    return { qkv, y: keep(t, "y", y), lse: keep(t, "lse", lse) }
+  }
+  const forward = run(device, { qkv: values.qkv }, {}, (t) => {
+    for (let i = 0; i < REPEATS; i++) given(t)
   })
+  const backward = run(device, values, {}, (t) => {
+    const outputs = given(t)
+    const dy = t.state("dy", "bf16", [rows, heads.nHead * heads.headDim])
+    for (let i = 0; i < REPEATS; i++) keep(t, "dqkv", attentionBackward({ ...outputs, dy }, attrs).dqkv)
+  })
+  return { forward, backward }
 }
 
 function distance(a: Float32Array, b: Float32Array): number {
@@ -152,42 +182,64 @@ function distance(a: Float32Array, b: Float32Array): number {
 }
 
 const short = (name: string) => name.replace(/^attention_?/, "").replace(/\.bf16$/, "") || "forward"
-const [best, tiled, portable] = [open(undefined), open("nv2"), open("none")]
-console.log(best.description)
+const devices = { ptx: open("ptx"), tiled: open("nv2"), subgroups: open("khr"), portable: open("none") }
+console.log(devices.ptx.description)
 const inUse = [...TENSOR_TILES]
 for (const shape of SHAPES) {
   const { B, T, nHead, nKvHead, headDim } = shape
   const title = `B ${B} T ${T} H ${nHead}/${nKvHead} D ${headDim}`
   if (!new RegExp(flags.only).test(title)) continue
-  const product = B * T * (T + 1) * nHead * headDim
+  const product = B * T * T * nHead * headDim
   const most = 2 ** 22
   let reference: { y: Float32Array; dqkv: Float32Array } | undefined
+  let [forwardMs, bothMs] = [0, 0]
   const report = (device: Device, name: string) => {
+    if (!new RegExp(flags.way).test(name)) return
     try {
-      const done = training(device, shape)
-      const [y, dqkv] = [done.read("y", most), done.read("dqkv", most)]
+      const { forward, backward } = training(device, shape)
+      const [y, dqkv] = [backward.read("y", most), backward.read("dqkv", most)]
       reference ??= { y, dqkv }
-      const parts = [...done.ms].map(([kernel, ms]) => `${short(kernel)} ${ms.toFixed(3)}`)
-      const [first, ...rest] = [...done.ms.values()] as [number, ...number[]]
-      const backward = rest.reduce((sum, ms) => sum + ms, 0)
-      const rates = [(2 * product) / first, (5 * product) / backward].map((rate) => (rate / 1e9).toFixed(1))
+      const parts = [...new Map([...forward.ms, ...backward.ms])].map(([kernel, ms]) => `${short(kernel)} ${ms.toFixed(3)}`)
+      forwardMs = forward.whole / REPEATS
+      const backwardMs = (backward.whole - forwardMs) / REPEATS
+      bothMs = forwardMs + backwardMs
+      const rates = [(2 * product) / forwardMs, (5 * product) / backwardMs, (7 * product) / bothMs].map((rate) => (rate / 1e9).toFixed(1))
+      const whole = [forwardMs, backwardMs].map((ms) => ms.toFixed(3)).join(" + ")
       const far = [distance(y, reference.y), distance(dqkv, reference.dqkv)].map((d) => d.toExponential(1))
-      console.log(`${title}  ${name.padEnd(16)} ${rates[0]} / ${rates[1]} TFLOP/s  ${parts.join("  ")} ms  from portable ${far.join(" ")}`)
-      done.free()
+      console.log(
+        `${title}  ${name.padEnd(12)} ${whole} ms  ${rates.join(" / ")} TFLOP/s  ${parts.join("  ")}  from first ${far.join(" ")}`,
+      )
+      for (const one of [forward, backward]) one.free()
     } catch (error) {
-      console.log(`${title}  ${name.padEnd(16)} ${(error as Error).message}`)
+      console.log(`${title}  ${name.padEnd(12)} ${(error as Error).message}`)
     }
   }
-  report(portable, "portable")
-  if (best.description === portable.description) continue
-  report(best, "subgroups")
-  if (!tiled.description.includes("NV cooperative")) continue
-  report(tiled, "tiles in use")
-  for (const one of flags.chosen ? [] : MORE) {
-    const list = TENSOR_TILES as { most: number; tiles: TensorTiles }[]
-    list.splice(0, list.length, { most: 256, tiles: { forward: one, queries: one, keys: one } })
-    report(tiled, `${one.BR}×${one.BC}/${one.WG}`)
-    list.splice(0, list.length, ...inUse)
+  report(devices.portable, "portable")
+  if (devices.subgroups.description !== devices.portable.description) report(devices.subgroups, "subgroups")
+  if (devices.tiled.description.includes("NV cooperative")) {
+    report(devices.tiled, "tiles in use")
+    for (const one of flags.chosen ? [] : MORE) {
+      const list = TENSOR_TILES as { most: number; tiles: TensorTiles }[]
+      list.splice(0, list.length, { most: 256, tiles: { forward: one, queries: one, keys: one } })
+      report(devices.tiled, `${one.BR}×${one.BC}/${one.WG}`)
+      list.splice(0, list.length, ...inUse)
+    }
+  }
+  if (devices.ptx.description.includes("PTX")) report(devices.ptx, "ptx")
+  if (flags.peer === "" || bothMs === 0) continue
+  const script = join(import.meta.dir, "attention-peer.py")
+  const sizes = [B, T, nHead, nKvHead, headDim, Number(flags.warm)].map(String)
+  const { BUN_BE_BUN: _, ...env } = process.env
+  const peer = Bun.spawnSync([flags.peer, script, ...sizes], { stdout: "pipe", stderr: "pipe", env })
+  if (peer.exitCode !== 0) throw new Error(peer.stderr.toString())
+  for (const line of peer.stdout.toString().trim().split("\n")) {
+    const { name, forward, backward } = JSON.parse(line) as { name: string; forward: number; backward: number }
+    const rates = [(2 * product) / forward, (5 * product) / backward, (7 * product) / (forward + backward)]
+    const told = `${forward.toFixed(3)} + ${backward.toFixed(3)} ms  ${rates.map((rate) => (rate / 1e9).toFixed(1)).join(" / ")} TFLOP/s`
+    const ratios = [forward / forwardMs, backward / (bothMs - forwardMs), (forward + backward) / bothMs]
+    console.log(
+      `${title}  ${`torch ${name}`.padEnd(12)} ${told}  alpha is ${ratios.map((ratio) => ratio.toFixed(2)).join(" / ")} times as fast`,
+    )
   }
 }
 
@@ -210,7 +262,7 @@ for (const [B, positions] of [
     lengths: new Int32Array(B).fill(positions),
     counts: new Int32Array(B).fill(1),
   }
-  const done = run(best, values, ints, (t) => {
+  const done = run(devices.ptx, values, ints, (t) => {
     const pages = t.input("pages", "i32", [B, perSequence])
     const [lengths, counts] = [t.input("lengths", "i32", [B]), t.input("counts", "i32", [B])]
     const [kPages, vPages] = [t.state("kPages", "bf16", cache), t.state("vPages", "bf16", cache)]

@@ -94,7 +94,7 @@ export const kernels: readonly Kernel[] = [
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   ...matmulSkinny.flatMap(({ narrow, wide }) => [narrow, wide]),
   matmulCombine,
-  crossEntropy,
+  ...Object.values(crossEntropy),
   lossSum,
   ...tensorKernels,
   ...Object.values(matrixMatmuls).flat(),

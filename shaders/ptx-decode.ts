@@ -67,7 +67,7 @@ function stage({ k, stack, thread, places }: Frame, from: U64, K: number): void 
 
 function work(f: Frame, given: { x: U64; y: U64 }): void {
   const { k, stack, layer, lane } = f
-  const { C, F, rows, hasBias } = stack
+  const { C, F, hasBias } = stack
   const at = workOf(stack)
   const [stream, qkvs, hiddens] = [at.stream, at.qkv, at.hidden].map((bytes) => k.addLong(f.work, bytes)) as [U64, U64, U64]
   const biasOf = (name: "attnNormB" | "qkvB" | "projB" | "mlpNormB" | "upB" | "downB") => (hasBias ? addressOf(f, name) : undefined)

@@ -33,9 +33,9 @@ export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     isFirstLane: k.compare("eq", frame.lane, 0),
     always: k.compare("eq", k.variable("u32", 0), 0),
   }
-  const store = epilogueOf(k, frame, warpgroup, memory)
-  if (tile.unrolled) unrolled(k, role, store)
-  else counted(k, role, store)
+  const epilogue = epilogueOf(k, frame, warpgroup, memory)
+  if (tile.unrolled) unrolled(k, role, epilogue)
+  else counted(k, role, epilogue)
 }
 
 /** Address of this lane's 16 bytes for ldmatrix, for both 16 of K. */
@@ -103,13 +103,14 @@ function step(
   })
 }
 
-type Store = ReturnType<typeof epilogueOf>
+type Epilogue = ReturnType<typeof epilogueOf>
 
 /** The places of the rings are counted in registers. */
-function counted(k: Ptx, role: Role, store: Store): void {
+function counted(k: Ptx, role: Role, epilogue: Epilogue): void {
   const { tile } = role.frame.gemm
   const [a, b] = [counter(k, 0, role.start), counter(k, 0, k.base)]
   eachTile(k, role.frame, (place) => {
+    epilogue.begin(place)
     const i = k.variable("u32", 0)
     k.while(
       "STEP",
@@ -132,12 +133,12 @@ function counted(k: Ptx, role: Role, store: Store): void {
         k.add(i, 1, i)
       },
     )
-    store(role.sums, place)
+    epilogue.end(role.sums, place)
   })
 }
 
 /** The text holds one k step for each state of the rings; a tile begins where the last one ended. */
-function unrolled(k: Ptx, role: Role, store: Store): void {
+function unrolled(k: Ptx, role: Role, epilogue: Epilogue): void {
   const { tile } = role.frame.gemm
   const period = periodOf(tile)
   const state = k.variable("u32", 0)
@@ -154,6 +155,7 @@ function unrolled(k: Ptx, role: Role, store: Store): void {
   const [a, b] = [visits(tile.units, tile.ringA, role.start), visits(tile.chunks, tile.ringB)]
   const labels = range(period).map(() => k.label("STEP"))
   eachTile(k, role.frame, (place) => {
+    epilogue.begin(place)
     const [i, done] = [k.variable("u32", 0), k.label("DONE")]
     const enter = (from: number, to: number): void => {
       if (to - from === 1) {
@@ -180,6 +182,6 @@ function unrolled(k: Ptx, role: Role, store: Store): void {
     })
     k.jump(labels[0]!)
     k.place(done)
-    store(role.sums, place)
+    epilogue.end(role.sums, place)
   })
 }

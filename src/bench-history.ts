@@ -28,6 +28,7 @@ export function deviceClass(description: string, hasAmx = machineFacts().amx): {
 export function commitOf(): string {
   const { commit } = buildInfo()
   if (commit !== "source") return commit
+  if (Bun.which("git") === null) return "unknown"
   const git = Bun.spawnSync(["git", "rev-parse", "--short=12", "HEAD"], { cwd: import.meta.dir, stderr: "ignore" })
   return git.success ? git.stdout.toString().trim() : "unknown"
 }

@@ -28,7 +28,18 @@ export function parseShapes(text: string): Shape[] {
 /** Multiples of 1/8 between −1 and 1, which bf16 holds exactly; the peer's script makes the same. */
 const element = (i: number): number => (((Math.imul(i, 2654435761) >>> 20) % 17) - 8) / 8
 
-const toBf16 = (values: Float32Array<ArrayBuffer>): Uint16Array => Uint16Array.from(new Uint32Array(values.buffer), (word) => word >>> 16)
+/** Elements of a factor, bf16 as the upper halves of floats. */
+function pattern(precision: "f32" | "bf16", length: number, seed: number): Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer> {
+  if (precision === "f32") {
+    const values = new Float32Array(length)
+    for (let i = 0; i < length; i++) values[i] = element(i + seed)
+    return values
+  }
+  const halves = Uint16Array.from(new Uint32Array(Float32Array.from({ length: 17 }, (_, i) => (i - 8) / 8).buffer), (word) => word >>> 16)
+  const values = new Uint16Array(length)
+  for (let i = 0; i < length; i++) values[i] = halves[(Math.imul(i + seed, 2654435761) >>> 20) % 17] as number
+  return values
+}
 
 interface Product {
   /** Milliseconds of every product. */
@@ -54,9 +65,8 @@ export function ourProduct(
     ["x", 1, M * K],
     ["w", 2, N * K],
   ] as const) {
-    const values = Float32Array.from({ length }, (_, i) => element(i + seed))
     state.ensure(name, precision, name === "x" ? [M, K] : [N, K])
-    state.write(name, precision === "bf16" ? toBf16(values) : values)
+    state.write(name, pattern(precision, length, seed))
   }
   const run = device.compile(traced, state)
   warmUp(() => void run.profile({}), { warmMs, clock: () => device.telemetry()?.smClockMhz, now: () => performance.now() })
@@ -64,7 +74,7 @@ export function ourProduct(
   const { rows } = run.profile({})
   const each = rows.length / iters
   const ms = Array.from({ length: iters }, (_, i) => rows.slice(i * each, (i + 1) * each).reduce((sum, row) => sum + row.ms, 0))
-  const y = state.read("y")
+  const y = check > 0 ? state.read("y") : []
   const valueAt = (i: number) =>
     precision === "bf16" ? new Float32Array(Uint32Array.of((y[i] as number) << 16).buffer)[0]! : (y[i] as number)
   const checked = Array.from({ length: check }, (_, i) => valueAt(((i * 7919) % M) * N + ((i * 104729) % N)))
@@ -83,7 +93,7 @@ export async function checkProduct(torch: Torch, device: Device, config: BenchPe
   for (const shape of parseShapes(config.checkShape)) {
     const { checked } = ourProduct(device, shape, dtype, { iters: 1, warmMs: 0, check: CHECKED })
     const flags = { ...torchFlags(device, config), dtype, shapes: shape.join("x"), iters: 1, warmup: 0, check: CHECKED }
-    const theirs = (await torch("gemm", flags)).results?.[0]?.checked ?? []
+    const theirs = (await torch.ask("gemm", flags)).results?.[0]?.checked ?? []
     theirs.forEach((their, i) => {
       const far = Math.abs((checked[i] as number) - their) / (checkAtol + checkRtol * Math.abs(their))
       if (!(far <= 1)) {
@@ -124,7 +134,7 @@ export async function besideCublas(
       rates[i]!.ours.push(...ms.map((one) => rate(shape, one)))
     })
     const list = shapes.map((shape) => shape.join("x")).join(",")
-    answer = await torch("gemm", { ...torchFlags(device, config), dtype, shapes: list, iters: config.iters, warmup: config.warmup })
+    answer = await torch.ask("gemm", { ...torchFlags(device, config), dtype, shapes: list, iters: config.iters, warmup: config.warmup })
     answer.results?.forEach(({ ms }, i) => {
       rates[i]!.theirs.push(...ms.map((one) => rate(shapes[i]!, one)))
     })

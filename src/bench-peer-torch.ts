@@ -1,12 +1,12 @@
 /** Training and generation beside PyTorch: the same model, batches, threads and precision, in turns. */
 import { availableParallelism } from "node:os"
 import type { Measurement } from "./bench-measure.ts"
-import { alternate, type Torch, type Variant } from "./bench-peer.ts"
+import { alternate, type Torch, type TorchAnswer, type TorchFlags, type Turn, type Variant } from "./bench-peer.ts"
 import { runWell, selfCommand } from "./bench-process.ts"
 import { median } from "./bench-stats.ts"
 import { presetModel } from "./bench-step.ts"
 import { listed, numbers, precisionsOf } from "./bench-table.ts"
-import { benchTrain, stepsFor } from "./bench-train.ts"
+import { benchTrain, quickly, stepsFor } from "./bench-train.ts"
 import { type BenchPeerConfig, findPreset } from "./config.ts"
 
 type Tell = (note: string) => void
@@ -72,7 +72,6 @@ export async function besideTorch(
 ): Promise<void> {
   const isGpu = device.startsWith("gpu")
   const threads = config.threads ?? availableParallelism()
-  const { torch: version } = await torch("version", {})
   for (const one of rowsOf(config, isGpu ? "gpu" : "cpu")) {
     const model = presetModel(one.preset)
     const shape = {
@@ -82,10 +81,12 @@ export async function besideTorch(
     // On a CPU PyTorch's bf16 is often slower than its f32: the faster counts.
     const dtypes = one.precision === "bf16" && !isGpu ? ["bf16", "f32"] : [one.precision]
     const variants = dtypes.flatMap((dtype) =>
-      [false, ...(config.compile ? [true] : [])].map((compile): Variant => {
-        const name = `PyTorch ${version.split("+")[0]} ${compile ? "compiled" : "eager"}${dtypes.length > 1 ? ` ${dtype}` : ""}`
-        return { name, run: () => askTorch(torch, one, { ...shape, dtype, compile }, config, model.blockSize) }
-      }),
+      [false, true]
+        .filter((compile) => (compile ? config.compile : config.eager))
+        .map((compile): Variant => {
+          const name = `PyTorch ${torch.version.split("+")[0]} ${compile ? "compiled" : "eager"}${dtypes.length > 1 ? ` ${dtype}` : ""}`
+          return { name, open: () => openTorch(torch, one, { ...shape, dtype, compile }, config, model.blockSize) }
+        }),
     )
     const ours = one.case === "train" ? await oursToTrain(one, config, device) : () => inferOurs(one, config, device)
     const measured = await alternate(ours, variants, config.rounds, tell)
@@ -99,21 +100,23 @@ export async function besideTorch(
   }
 }
 
-async function askTorch(torch: Torch, one: Row, flags: Parameters<Torch>[1], config: BenchPeerConfig, blockSize: number) {
-  if (one.case === "train") {
-    const { tokens_per_s = [], peak_bytes: peakBytes } = await torch("train", { ...flags, context: one.context ?? blockSize })
-    return { samples: tokens_per_s, peakBytes }
+function openTorch(torch: Torch, one: Row, flags: TorchFlags, config: BenchPeerConfig, blockSize: number) {
+  const process =
+    one.case === "train"
+      ? torch.open("train", { ...flags, context: one.context ?? blockSize })
+      : torch.open("decode", { ...flags, context: blockSize, ...inferSizes(config, blockSize) })
+  const run = async (): Promise<Turn> => {
+    const { tokens_per_s: samples = [], peak_bytes: peakBytes } = (await process.ask()) as unknown as TorchAnswer
+    return { samples, peakBytes }
   }
-  const { prompt, generate } = inferSizes(config, blockSize)
-  const { tokens_per_s = [] } = await torch("decode", { ...flags, context: blockSize, prompt, generate })
-  return { samples: tokens_per_s }
+  return { run, close: process.close }
 }
 
 /** Training in a process of its own, as many steps every time. */
 async function oursToTrain(one: Row, { threads, seconds }: BenchPeerConfig, device: string): Promise<() => Promise<Measurement>> {
   const { preset, precision, batch, context } = one
   const job = { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: FORM }
-  const steps = await stepsFor(selfCommand(), job)
+  const steps = await stepsFor(selfCommand(), quickly(job))
   return () => benchTrain(selfCommand(), { ...job, steps }, 1)
 }
 

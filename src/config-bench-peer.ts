@@ -23,7 +23,8 @@ const PRODUCTS = inGroup("Matrix products", {
 
 const PROGRAMS = inGroup("Programs", {
   python: text("Python with PyTorch", { derive: "PYTHON of the environment, else python3" }),
-  compile: bool("try torch.compile too; the faster variant counts", { default: true }),
+  compile: bool("try torch.compile; the fastest variant counts", { default: true }),
+  eager: bool("try PyTorch without torch.compile", { default: true }),
   install: bool("let npm put node-llama-cpp into the cache directory where it is missing", { default: false }),
 })
 

@@ -8,8 +8,7 @@ import { isSkinny, skinnyGemm } from "./op-matmul-skinny.ts"
 
 /**
  * Launches of a matrix product: by matrix instructions where the device has them and they take this one, else by the portable kernels. All
- * kernels of matrix instructions sum K in the same order, so that few rows may have their own; those in PTX may not, so they do forward products
- * of programs that train only.
+ * kernels of matrix instructions, those in PTX too, sum K in the same order, so that few rows may have their own.
  */
 export function gemm(given: Gemm, target: GpuTarget): Launches {
   const ptx = target.ptx ? ptxGemmLaunches(given, target) : undefined

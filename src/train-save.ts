@@ -7,6 +7,7 @@ import { momentSizes } from "./train-step.ts"
 /** Writes the checkpoint of the current step, moves the links, deletes what retention lets go; ranks but the first give what only they have. */
 export function checkpoint(s: Session): void {
   const { job, prepared, state, whole, trainer, ranks } = s
+  if (job.values.keepCheckpoints === 0) return
   const moment = (name: string, length: number) => ranks?.collect(state, name, length) ?? (state.read(name) as Float32Array)
   ranks?.requireSameWeights(state, prepared.model, trainer.step)
   if (ranks !== undefined && ranks.rank > 0) {

@@ -54,11 +54,14 @@ test("they run in turns, the fastest variant counts, and one that cannot run is 
   const order: string[] = []
   const variant = (name: string, rate: number) => ({
     name,
-    run: async () => {
-      order.push(name)
-      if (rate === 0) throw new AlphaError("no compiler")
-      return { samples: [rate], peakBytes: rate * 2 ** 20 }
-    },
+    open: () => ({
+      run: async () => {
+        order.push(name)
+        if (rate === 0) throw new AlphaError("no compiler")
+        return { samples: [rate], peakBytes: rate * 2 ** 20 }
+      },
+      close: async () => void order.push(`end of ${name}`),
+    }),
   })
   const notes: string[] = []
   const ours = async () => {
@@ -68,7 +71,7 @@ test("they run in turns, the fastest variant counts, and one that cannot run is 
   const { samples, peer, facts } = await alternate(ours, [variant("eager", 5), variant("compiled", 8), variant("broken", 0)], 3, (note) =>
     notes.push(note),
   )
-  expect(order).toEqual(["ours", "eager", "compiled", "broken", "ours", "compiled", "ours", "compiled"])
+  expect(order).toEqual(["ours", "eager", "compiled", "end of eager", "broken", "ours", "compiled", "ours", "compiled", "end of compiled"])
   expect(samples).toEqual([10, 10, 10])
   expect(peer).toEqual({ name: "compiled", samples: [8, 8, 8] })
   expect(facts).toEqual({ "its peak MiB": 8 })
@@ -90,7 +93,9 @@ const at = ([M, N, K]: number[], i: number) => {
   return sum + Number(process.env.WRONG ?? 0)
 }
 const results = shapes.map((shape) => ({ shape, ms: [1, 2], checked: flags.includes("--check") ? Array.from({ length: count }, (_, i) => at(shape, i)) : [] }))
-console.log(JSON.stringify({ torch: "2.9.0+x", tokens_per_s: [100, 200], ...(what === "gemm" ? { results } : {}) }))
+const answer = () => console.log(JSON.stringify({ torch: "2.9.0+x", tokens_per_s: [100, 200], ...(what === "gemm" ? { results } : {}) }))
+if (!flags.includes("--turns")) answer()
+else for await (const _ of console) answer()
 `,
   )
   const python = join(folder, "python")

@@ -42,6 +42,7 @@ export function simulatedDevice(
       const steps = schedule(plan, target)
       return {
         plan,
+        barriers: steps.steps.length - 1,
         submit: (inputs) => run(plan, steps, state as CpuState, inputs, subgroupSize),
         profile: (inputs) => ({ rows: [], outputs: run(plan, steps, state as CpuState, inputs, subgroupSize) }),
         free() {},

@@ -1,5 +1,6 @@
 /** Runs PTX text for sm_90a on the CPU, warp by warp: asynchronous copies and products take effect as late, as early or as randomly as the rules allow. */
-import { Barrier, copyBox, factorAddress, type GlobalMemory, readMap } from "./ptx-memory.ts"
+import { barrier, blockBarrier } from "./ptx-barrier.ts"
+import { type Barrier, copyBox, factorAddress, type GlobalMemory, readMap } from "./ptx-memory.ts"
 import { multiply, multiplyWarp } from "./ptx-multiply.ts"
 import { type Instruction, type PtxText, readPtx, type Value } from "./ptx-text.ts"
 
@@ -18,7 +19,7 @@ export interface PtxLaunch {
   readonly seed?: number
 }
 
-const LANES = 32
+export const LANES = 32
 export const ALL = Array.from({ length: LANES }, (_, i) => i)
 const word = new DataView(new ArrayBuffer(8))
 export const bitsOf = (x: number): number => {
@@ -214,7 +215,7 @@ const readFloat = (b: Block, w: Warp, value: Value, lane: number): number => flo
 export const nameOf = (value: Value | undefined): string => (value as { name: string }).name
 export const listOf = (value: Value): readonly Value[] => (value.kind === "list" ? value.of : [value])
 
-function sharedAddress(b: Block, w: Warp, value: Value, lane: number): number {
+export function sharedAddress(b: Block, w: Warp, value: Value, lane: number): number {
   const { base, bytes } = value as Extract<Value, { kind: "address" }>
   const address = read(b, w, base, lane) + bytes
   if (address >= 49152) throw new Error(`shared address ${address}`)
@@ -224,7 +225,7 @@ function globalAddress(b: Block, w: Warp, value: Value, lane: number): number {
   const { base, bytes } = value as Extract<Value, { kind: "address" }>
   return Number(readLong(b, w, base, lane)) + bytes
 }
-function barrierAt(b: Block, w: Warp, value: Value, lane: number): Barrier {
+export function barrierAt(b: Block, w: Warp, value: Value, lane: number): Barrier {
   const address = sharedAddress(b, w, value, lane)
   const found = b.barriers.get(address)
   if (found === undefined) throw new Error(`no barrier at ${address}`)
@@ -260,8 +261,12 @@ const FLOAT: Record<string, (a: number, b: number, c: number) => number> = {
   lg2: (a) => Math.log2(a),
   rcp: (a) => 1 / a,
   rsqrt: (a) => 1 / Math.sqrt(a),
+  neg: (a) => -a,
   mov: (a) => a,
 }
+/** The smaller magnitude with the product's sign. */
+const within = (a: number, b: number): number =>
+  Number.isNaN(a + b) ? Number.NaN : Math.sign(a) * Math.sign(b) * Math.min(Math.abs(a), Math.abs(b))
 const COMPARE: Record<string, (a: number | bigint, b: number | bigint) => boolean> = {
   eq: (a, b) => a === b,
   ne: (a, b) => a !== b,
@@ -326,6 +331,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       b.word(w, nameOf(first))[lane] = view.getUint32(offset, true)
     }
     w.isSpinning = lanes.every((lane) => b.word(w, nameOf(first))[lane] === before[lane])
+  } else if (verb === "prefetch") {
+    for (const lane of lanes) b.launch.memory.at(globalAddress(b, w, first, lane), 1)
   } else if (verb === "ld" || verb === "st") {
     const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]
     const size = type === "u16" ? 2 : 4
@@ -421,7 +428,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     for (const group of w.products.splice(0, Math.max(0, w.products.length - 1 - pending))) for (const product of group) product()
   } else {
     const isFloat = type === "f32"
-    const compute = (isFloat ? FLOAT : INTEGER)[verb]
+    const isWithin = op === "min.NaN.xorsign.abs.f32"
+    const compute = isWithin ? within : (isFloat ? FLOAT : INTEGER)[verb]
     if (compute === undefined) throw new Error("unknown instruction")
     const to = b.word(w, nameOf(first))
     const of = isFloat ? readFloat : read
@@ -444,39 +452,6 @@ function later(b: Block, copy: () => void): void {
   }
   if (b.launch.timing === "early") due()
   else b.copies.push(due)
-}
-
-function blockBarrier(b: Block, w: Warp, id: number, threads: number): void {
-  const key = `${id}`
-  const arrived = b.arrived.get(key) ?? new Set()
-  b.arrived.set(key, arrived)
-  if (arrived.has(-1 - w.number)) {
-    arrived.delete(-1 - w.number) // released
-    return
-  }
-  arrived.add(w.number)
-  if ([...arrived].filter((one) => one >= 0).length * LANES < threads) {
-    w.isWaiting = true
-    return
-  }
-  for (const one of [...arrived]) {
-    if (one < 0) continue
-    arrived.delete(one)
-    if (one !== w.number) arrived.add(-1 - one)
-  }
-}
-
-function barrier(b: Block, w: Warp, op: string, operands: readonly Value[], lanes: readonly number[]): void {
-  for (const lane of lanes) {
-    if (op.startsWith("mbarrier.init")) b.barriers.set(sharedAddress(b, w, operands[0]!, lane), new Barrier(read(b, w, operands[1]!, lane)))
-    else if (op.includes("expect_tx")) barrierAt(b, w, operands[1]!, lane).arrive(read(b, w, operands[2]!, lane))
-    else if (op.startsWith("mbarrier.arrive")) barrierAt(b, w, operands[1]!, lane).arrive()
-    else {
-      const isOver = barrierAt(b, w, operands[1]!, lane).isOver(read(b, w, operands[2]!, lane))
-      b.word(w, nameOf(operands[0]))[lane] = isOver ? 1 : 0
-      if (!isOver) w.isWaiting = true
-    }
-  }
 }
 
 /** Runs a launch, block after block, or all at once where they wait for each other. Throws where it would hang, stray, or leave lanes of a warp behind. */
