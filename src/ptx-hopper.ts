@@ -119,6 +119,10 @@ export class Ptx extends PtxBody {
   multiplyWait(pending: number): void {
     this.emit("wgmma.wait_group.sync.aligned", pending)
   }
+  /** sum (16 × 8) += a·b of a single warp: a (16 × 16) and b (16 × 8) in registers, a as one warp's rows of multiply() are. */
+  multiplyWarp(sum: readonly F32[], a: readonly U32[], b: readonly U32[]): void {
+    this.emit("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", list(sum), list(a), list(b), list(sum))
+  }
   /** sum (64 × N) ← a·b, or + where `adds`: a (64 × 16) in registers, b (16 × N) by descriptor, stored along N where `isAlongN`. */
   multiply(sum: readonly F32[], a: readonly U32[], b: U64, adds: Predicate, isAlongN: boolean): void {
     const how = `wgmma.mma_async.sync.aligned.m64n${sum.length * 2}k16.f32.bf16.bf16`

@@ -1,4 +1,5 @@
 /** Runs PTX text for sm_90a on the CPU, warp by warp: asynchronous copies and products take effect as late, as early or as randomly as the rules allow. */
+import { COMPARE, FLOAT, INTEGER, within } from "./ptx-arithmetic.ts"
 import { Barrier, copyBox, factorAddress, type GlobalMemory, readMap } from "./ptx-memory.ts"
 import { type Instruction, type PtxText, readPtx, type Value } from "./ptx-text.ts"
 
@@ -218,49 +219,6 @@ function barrierAt(b: Block, w: Warp, value: Value, lane: number): Barrier {
   return found
 }
 
-const INTEGER: Record<string, (a: number, b: number, c: number) => number> = {
-  add: (a, b) => a + b,
-  sub: (a, b) => a - b,
-  mul: (a, b) => Math.imul(a, b),
-  mad: (a, b, c) => Math.imul(a, b) + c,
-  div: (a, b) => Math.floor(a / b),
-  rem: (a, b) => a % b,
-  min: (a, b) => Math.min(a, b),
-  max: (a, b) => Math.max(a, b),
-  and: (a, b) => a & b,
-  or: (a, b) => a | b,
-  xor: (a, b) => a ^ b,
-  shl: (a, b) => a << b,
-  shr: (a, b) => a >>> b,
-  mov: (a) => a,
-  not: (a) => (a === 0 ? 1 : 0), // of truth values
-}
-const FLOAT: Record<string, (a: number, b: number, c: number) => number> = {
-  add: (a, b) => a + b,
-  sub: (a, b) => a - b,
-  mul: (a, b) => a * b,
-  fma: (a, b, c) => a * b + c,
-  max: (a, b) => Math.max(a, b),
-  min: (a, b) => Math.min(a, b),
-  abs: (a) => Math.abs(a),
-  ex2: (a) => 2 ** a,
-  lg2: (a) => Math.log2(a),
-  rcp: (a) => 1 / a,
-  neg: (a) => -a,
-  mov: (a) => a,
-}
-/** The smaller magnitude with the product's sign. */
-const within = (a: number, b: number): number =>
-  Number.isNaN(a + b) ? Number.NaN : Math.sign(a) * Math.sign(b) * Math.min(Math.abs(a), Math.abs(b))
-const COMPARE: Record<string, (a: number | bigint, b: number | bigint) => boolean> = {
-  eq: (a, b) => a === b,
-  ne: (a, b) => a !== b,
-  lt: (a, b) => a < b,
-  le: (a, b) => a <= b,
-  gt: (a, b) => a > b,
-  ge: (a, b) => a >= b,
-}
-
 function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes: readonly number[]): void {
   const [first, second, third, fourth] = operands as readonly [Value, Value, Value, Value]
   const [verb = ""] = parts
@@ -382,7 +340,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     if (rows.some((row) => row % 16 !== 0)) throw new Error("a row of a matrix is not aligned")
     if (b.launch.timing === "early") load()
     else w.loads.push(load)
-  } else if (op.startsWith("wgmma.mma_async")) multiply(b, w, operands)
+  } else if (op.startsWith("mma.sync.aligned.m16n8k16")) multiplyWarp(b, w, operands)
+  else if (op.startsWith("wgmma.mma_async")) multiply(b, w, operands)
   else if (op.startsWith("wgmma.commit")) w.products.push([])
   else if (op.startsWith("wgmma.wait_group")) {
     const pending = read(b, w, first, 0)
@@ -478,6 +437,25 @@ function multiply(b: Block, w: Warp, [sum, a, descriptor, adds, , , along]: read
     b.launch.timing === "early" || (b.launch.timing === "random" && b.random() < 0.5 && w.products.every((group) => group.length === 0))
   if (isNow) product()
   else w.products.at(-1)!.push(product)
+}
+
+/** 16 × 8 × 16 by one warp, at once. */
+function multiplyWarp(b: Block, w: Warp, [sum, a, factor, before]: readonly Value[]): void {
+  for (const load of w.loads.splice(0)) load()
+  const words = (value: Value | undefined) => listOf(value!).map((one) => b.word(w, nameOf(one)))
+  const [to, left, right, start] = [words(sum), words(a), words(factor), words(before)]
+  const element = (word: number, upper: number) => floatOf(upper === 1 ? word & 0xffff0000 : word << 16)
+  for (let row = 0; row < 16; row++) {
+    for (let n = 0; n < 8; n++) {
+      const [register, lane] = [2 * (row >> 3) + (n & 1), 4 * (row & 7) + (n >> 1)]
+      let total = floatOf(start[register]![lane]!)
+      for (let k = 0; k < 16; k++) {
+        const x = element(left[(row >> 3) + 2 * (k >> 3)]![4 * (row & 7) + ((k & 7) >> 1)]!, k & 1)
+        total += x * element(right[k >> 3]![4 * n + ((k & 7) >> 1)]!, k & 1)
+      }
+      to[register]![lane] = bitsOf(total)
+    }
+  }
 }
 
 /** Runs a launch, block after block. Throws where it would hang, stray, or leave lanes of a warp behind. */
