@@ -96,7 +96,7 @@ export const kernels: readonly Kernel[] = [
   ...matmulSkinny.flatMap(({ narrow, wide }) => [narrow, wide]),
   matmulCombine,
   matmulCombineSpans,
-  crossEntropy,
+  ...Object.values(crossEntropy),
   lossSum,
   ...tensorKernels,
   ...Object.values(matrixMatmuls).flat(),
