@@ -48,7 +48,7 @@ export function spansOf({ node, launch }: ScheduledLaunch, offsets: ReadonlyMap<
 }
 
 /** Tensors that a node changes; only of these can what a table points at be written. */
-function writtenBy({ op, inputs, outputs }: Node): Set<number> {
+export function writtenBy({ op, inputs, outputs }: Node): Set<number> {
   const named = op.writes.flatMap((name) => tensorsOf({ value: inputs[name] }))
   return new Set([...tensorsOf(outputs), ...named].map((t: Tensor) => t.id))
 }

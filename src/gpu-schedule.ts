@@ -1,7 +1,8 @@
 /** Turns a plan into steps of launches: what runs side by side, what waits, where scratch memory lies. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import { chained } from "./gpu-chain.ts"
-import { inOrder, levelsOf, type Placed, type ScheduledLaunch } from "./gpu-order.ts"
+import { inOrder, levelsOf, type Placed, type ScheduledLaunch, writtenBy } from "./gpu-order.ts"
+import { stacked } from "./gpu-stack.ts"
 import {
   ARENA_SLAB,
   type Block,
@@ -9,6 +10,7 @@ import {
   type Launch,
   type Node,
   type Plan,
+  type Program,
   place,
   type Scratch,
   type Table,
@@ -94,9 +96,22 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
   const ordered = steps.map((step) => inOrder(step, target))
   const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
   return {
-    steps: isForward ? chained(ordered, target) : ordered,
+    steps: isForward ? chained(stacked(ordered, target), target) : ordered,
     ...placeScratch(launches, levels, Math.ceil(plan.arenaBytes / ALIGN) * ALIGN),
   }
+}
+
+/** For each group of states how many steps there are until nothing writes to it or to a group before it any more. */
+export function finalSteps({ nodes, states }: Program, { steps }: Schedule, groups: readonly (readonly string[])[]): number[] {
+  const ids = groups.map((names) => new Set(names.map((name) => states.get(name)?.id)))
+  const groupsOf = new Map(
+    nodes.map((node) => [node, ids.flatMap((own, g) => ([...writtenBy(node)].some((id) => own.has(id)) ? [g] : []))]),
+  )
+  const finals = groups.map(() => 0)
+  steps.forEach((step, i) => {
+    for (const { node } of step) for (const g of groupsOf.get(node) ?? []) finals[g] = i + 1
+  })
+  return finals.map((_, g) => Math.max(...finals.slice(0, g + 1)))
 }
 
 export type { ScheduledLaunch } from "./gpu-order.ts"

@@ -117,6 +117,7 @@ export class GpuState implements State {
     })
     return {
       floats: bytes / 4,
+      from: new Map([...places].map(([name, offset]) => [name, offset / 4])),
       memoryFd: driver.memoryFd(buffer),
       memoryBytes: buffer.bytes,
       semaphoreFd: semaphore.fd,
