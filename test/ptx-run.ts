@@ -1,5 +1,6 @@
 /** Runs PTX text for sm_90a on the CPU, warp by warp: asynchronous copies and products take effect as late, as early or as randomly as the rules allow. */
 import { Barrier, copyBox, factorAddress, type GlobalMemory, readMap } from "./ptx-memory.ts"
+import { multiplyWarp } from "./ptx-mma.ts"
 import { type Instruction, type PtxText, readPtx, type Value } from "./ptx-text.ts"
 
 /** When copies arrive and products are summed: at once, at random, or only when somebody waits for them. */
@@ -294,6 +295,11 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     }
   } else if (verb === "prefetch") {
     for (const lane of lanes) b.launch.memory.at(globalAddress(b, w, first, lane), 1)
+  } else if (verb === "mma") {
+    for (const load of w.loads.splice(0)) load()
+    const words = (list: Value) => listOf(list).map((one) => Uint32Array.from(ALL, (lane) => read(b, w, one, lane)))
+    const sums = multiplyWarp(words(second), words(third), words(fourth))
+    listOf(first).forEach((one, i) => b.word(w, nameOf(one)).set(sums[i]!))
   } else if (verb === "ld" || verb === "st") {
     const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]
     const size = type === "u16" ? 2 : 4
@@ -359,6 +365,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
         done.complete(bytes)
       })
     }
+  } else if (op.startsWith("cp.async.bulk.prefetch")) {
+    for (const lane of lanes) readMap(b.launch.memory, globalAddress(b, w, first, lane))
   } else if (verb === "cp") {
     for (const lane of lanes) {
       const [to, map, done] = [sharedAddress(b, w, first, lane), globalAddress(b, w, second, lane), barrierAt(b, w, third, lane)]
