@@ -38,9 +38,12 @@ export function openGpu(which: number | string = 0, debug = false): Device {
 }
 
 /** Names of the usable devices in order: what gpu:N means. Software devices run on the CPU. */
-export function gpus(): { name: string; uuid: string; isSoftware: boolean; problems: readonly string[] }[] {
+export function gpus(): { name: string; driver: string; uuid: string; isSoftware: boolean; problems: readonly string[] }[] {
   const { usable, problems } = findGpus()
-  return usable.map(({ facts }) => ({ name: facts.name, uuid: facts.uuid, isSoftware: kindOf(facts) === "cpu", problems }))
+  return usable.map(({ facts }) => {
+    const { name, driver, driverInfo, uuid } = facts
+    return { name, driver: `${driver} ${driverInfo}`, uuid, isSoftware: kindOf(facts) === "cpu", problems }
+  })
 }
 
 /** Why there is no usable device; for people. */

@@ -107,9 +107,41 @@ export class Ptx extends PtxBody {
   loadShared(to: readonly F32[], place: Shared): void {
     this.emit(`ld.shared${to.length === 1 ? "" : `.v${to.length}`}.f32`, list(to), this.#at(place))
   }
+  loadSharedWords(to: readonly U32[], place: Shared): void {
+    this.emit(`ld.shared${to.length === 1 ? "" : `.v${to.length}`}.b32`, list(to), this.#at(place))
+  }
+  /** 16 bits, zeros above them. */
+  loadSharedHalf(to: U32, place: Shared): void {
+    this.emit("ld.shared.u16", to, this.#at(place))
+  }
+  storeShared(place: Shared, from: readonly (U32 | F32)[]): void {
+    this.emit(`st.shared${from.length === 1 ? "" : `.v${from.length}`}.b32`, this.#at(place), list(from))
+  }
   /** Four 8 × 8 matrices of 16-bit elements; each lane names one row of 16 bytes. */
   loadMatrix(to: readonly U32[], place: Shared, isTransposed: boolean): void {
     this.emit(`ldmatrix.sync.aligned.m8n8.x4${isTransposed ? ".trans" : ""}.shared.b16`, list(to), this.#at(place))
+  }
+
+  // ---- between blocks ----
+
+  /** Loads what another block may have written since this one began. */
+  loadFresh(to: readonly (U32 | F32)[], address: U64, bytes = 0): void {
+    this.emit(`ld.global.cg${to.length === 1 ? "" : `.v${to.length}`}.b32`, list(to), at(address, bytes))
+  }
+  /** Adds to a counter; all that the block wrote before a barrier of its own is seen by who acquires it. */
+  release(counter: U64, count: number): void {
+    this.emit("red.release.gpu.global.add.u32", at(counter), count)
+  }
+  acquire(counter: U64): U32 {
+    const made = this.register("u32")
+    this.emit("ld.acquire.gpu.global.u32", made, at(counter))
+    return made
+  }
+  /** Adds to a counter, whose value before it gives. */
+  fetchAdd(counter: U64, count: number): U32 {
+    const made = this.register("u32")
+    this.emit("atom.acq_rel.gpu.global.add.u32", made, at(counter), count)
+    return made
   }
 
   // ---- matrix products ----

@@ -202,4 +202,4 @@ const parameterOf = (moment: string): string => moment.replace(/^[mv]\./, "")
 
 /** Ranks that compute differently would not keep the same weights. */
 export const computesLike = ({ name, description }: Device): string =>
-  name === "cpu" ? (description.split(", ").at(-1) ?? "") : description
+  name === "cpu" ? `cpu, ${description.split(", ").at(-1)}` : description
