@@ -39,6 +39,8 @@ export interface Launch {
   readonly constants: Readonly<Record<string, number>>
   /** Workgroups along x, y, z. */
   readonly groups: readonly [number, number, number]
+  /** Bytes that it moves, where that is not each of its buffers once. */
+  readonly bytes?: number
 }
 
 /** Steps in order, each waiting for the one before; the launches of one step run side by side. */
