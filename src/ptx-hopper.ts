@@ -110,6 +110,9 @@ export class Ptx extends PtxBody {
   loadSharedWords(to: readonly U32[], place: Shared): void {
     this.emit(`ld.shared${to.length === 1 ? "" : `.v${to.length}`}.b32`, list(to), this.#at(place))
   }
+  loadSharedLong(to: U64, place: Shared): void {
+    this.emit("ld.shared.u64", to, this.#at(place))
+  }
   /** 16 bits, zeros above them. */
   loadSharedHalf(to: U32, place: Shared): void {
     this.emit("ld.shared.u16", to, this.#at(place))
