@@ -28,7 +28,8 @@ const SWEPT: readonly PtxTile[] = [
 ]
 const GROUPS = [4, 11, 16]
 
-const nameOf = ({ tile, splits, group }: PtxWay): string => `ptx ${tileName(tile)} g${group} s${splits}`
+const nameOf = ({ tile, splits, group, rest, span }: PtxWay): string =>
+  `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}`
 const kernels = new Map<string, GemmKernel>()
 function kernelOf(gemm: PtxGemm): GemmKernel {
   const made = ptxGemm(gemm)
@@ -46,7 +47,7 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
     const splits = request.order === "any" ? [1, 2, 3, 4, 6, 8, 11, 16, 22, 32] : [1]
     const steps = Math.ceil(request.K / 32)
     const isWhole = (count: number) => Math.ceil(steps / count) * (count - 1) < steps && steps / count >= 8
-    ways.push(...splits.filter(isWhole).map((count) => ({ ...best, splits: count })))
+    ways.push(...splits.filter(isWhole).map((count) => ({ ...best, splits: count, rest: 0, span: 1 })))
     ways.push(...GROUPS.map((group) => ({ ...best, group })))
     for (const tile of SWEPT)
       if (placesOf(tile).end > 0 && rowsOf(tile) <= 2 * request.M && columnsOf(tile) <= 2 * request.N) ways.push({ ...best, tile })
@@ -54,7 +55,7 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   const byName = new Map(ways.map((way) => [nameOf(way), way]))
   return [...byName].map(([name, way]) => ({
     name,
-    launches: ptxLaunchesOf(request, way, target, (wanted) => kernelOf({ ...wanted, tile: way.tile })),
+    launches: ptxLaunchesOf(request, way, target, { kernelFor: (wanted) => kernelOf({ ...wanted, tile: way.tile }) }),
   }))
 }
 

@@ -94,7 +94,9 @@ const groupsOf = ({ launch }: ScheduledLaunch): number => launch.groups.reduce((
 
 /**
  * A level for each launch: launches of one level have no hazard between them, and everything waits for the level before. As few levels as the
- * hazards allow. Kernels in PTX fill the device to their end, so a launch too small to fill it waits for a level without them, if it can.
+ * hazards allow. Kernels in PTX fill the device to their end, so what has time keeps away from them: a launch too small to fill the device waits
+ * for the next level without any, and a large one that waits for nothing runs at the last such level before it is needed, so that its scratch
+ * memory does not lie there from the start.
  */
 export function levelsOf(launches: readonly Placed[], offsets: ReadonlyMap<number, number>, { units }: GpuTarget): number[] {
   const before = waits(launches, offsets)
@@ -109,14 +111,11 @@ export function levelsOf(launches: readonly Placed[], offsets: ReadonlyMap<numbe
   const full = new Set(launches.flatMap(({ scheduled }, i) => (isPtx(scheduled) ? [soonest[i] as number] : [])))
   const levels: number[] = []
   launches.forEach(({ scheduled }, i) => {
-    const first = ready(levels, i)
-    levels.push(first)
-    if (isPtx(scheduled) || groupsOf(scheduled) >= units) return
-    for (let level = first; level <= (latest[i] as number); level++) {
-      if (full.has(level)) continue
-      levels[i] = level
-      return
-    }
+    const [first, end] = [ready(levels, i), latest[i] as number]
+    const free = Array.from({ length: end - first + 1 }, (_, j) => first + j).filter((level) => !full.has(level))
+    if (isPtx(scheduled)) levels.push(first)
+    else if (groupsOf(scheduled) < units) levels.push(free[0] ?? first)
+    else levels.push((before[i] as number[]).length > 0 ? first : (free.at(-1) ?? end))
   })
   return levels
 }

@@ -33,7 +33,7 @@ const texts = new Map<string, PtxEntry>()
 export function ptxOf(kernel: PtxKernel): PtxEntry {
   if (texts.size === 0 && isCompiled)
     for (const [name, entry] of readPtxPack(new Uint8Array(readFileSync(require("alpha:ptx-pack"))))) texts.set(name, entry)
-  const known = texts.get(kernel.name) ?? (isCompiled ? undefined : ptxEntry(kernel))
+  const known = texts.get(kernel.name) ?? (isCompiled && kernel.isMade !== true ? undefined : ptxEntry(kernel))
   if (known === undefined) throw new AlphaError(`kernel ${kernel.name} is not in the PTX pack`, { hint: "npm run build" })
   texts.set(kernel.name, known)
   return known

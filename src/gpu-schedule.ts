@@ -2,6 +2,7 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import { chained } from "./gpu-chain.ts"
 import { inOrder, levelsOf, type Placed, type ScheduledLaunch, writtenBy } from "./gpu-order.ts"
+import { stacked } from "./gpu-stack.ts"
 import {
   ARENA_SLAB,
   type Block,
@@ -95,7 +96,7 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
   const ordered = steps.map((step) => inOrder(step, target))
   const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
   return {
-    steps: isForward ? chained(ordered, target) : ordered,
+    steps: isForward ? chained(stacked(ordered, target), target) : ordered,
     ...placeScratch(launches, levels, Math.ceil(plan.arenaBytes / ALIGN) * ALIGN),
   }
 }

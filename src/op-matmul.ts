@@ -5,6 +5,7 @@ import { defineOp, typeOf } from "./op-define.ts"
 import { sideBySide } from "./op-gpu.ts"
 import { biasGradient } from "./op-matmul-bias.ts"
 import { gemm } from "./op-matmul-gpu.ts"
+import { ptxGemmLaunches } from "./op-matmul-ptx.ts"
 import { type Op, tracer, type View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
@@ -239,6 +240,11 @@ export const linearBackwardWeight = defineOp({
   gpu({ x, dy }, { dw, db }, _, beta, target) {
     const [M, N, K] = [lastDim(dy), lastDim(x), rows(x)]
     const product = { layout: "tn", a: dy, b: x, M, N, K, order: "any" } as const
+    // The product reads dy anyway: where it can, it sums its columns by the way.
+    if (dw !== undefined && db !== undefined && target.ptx) {
+      const both = ptxGemmLaunches({ ...product, c: dw, beta: beta("dw") }, target, { into: db, beta: beta("db") ?? 0 })
+      if (both !== undefined) return both
+    }
     const weight = dw === undefined ? [] : gemm({ ...product, c: dw, beta: beta("dw") }, target)
     const bias = db === undefined ? [] : biasGradient(dy, db, K, M, beta("db") ?? 0, target)
     return sideBySide(weight, bias)

@@ -8,12 +8,19 @@ import { byteLength, elements, type Tensor } from "../src/tensor.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 
 /** A device of `subgroupSize` lanes; a portable one unless it has matrices. `resident`: workgroups that may make chains; simulated one after the other, so 1. */
-export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none", resident = 0, ptx = false): Device {
+export function simulatedDevice(
+  subgroupSize: number,
+  matrix: GpuTarget["matrix"] = "none",
+  resident = 0,
+  ptx = false,
+  stacks = false,
+): Device {
   const isPortable = matrix === "none"
   const target: GpuTarget = {
     subgroupSize,
     matrix,
     ptx,
+    stacks,
 
     hasMatrixFunctions: !isPortable,
     units: 2,
