@@ -59,8 +59,12 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   }))
 }
 
-/** Changes to a text for finding out why a kernel fails: where shared memory begins is asked for, or every arrival has a fence before it. */
+/**
+ * Changes to a text for finding out why a kernel fails: where shared memory begins is asked for, or every arrival has a fence before it. "lines"
+ * changes the tensor maps: a request brings 256 bytes to the L2 cache instead of 128.
+ */
 export const EDITS: Readonly<Record<string, (text: string) => string>> = {
+  lines: (text) => text,
   base: (text) => text.replace("mov.b32 %r0, 0;", "mov.u32 %r0, memory;"),
   fence: (text) => text.replaceAll(/^(\t@%p\d+ mbarrier\.arrive\.release)/gm, "\tfence.proxy.async.shared::cta;\n$1"),
 }
@@ -71,7 +75,10 @@ export class Maps {
   readonly #host: DeviceBuffer
   #next = 0
 
-  constructor(readonly driver: Driver) {
+  constructor(
+    readonly driver: Driver,
+    readonly isWide: boolean,
+  ) {
     this.#buffer = driver.buffer(2 ** 20, LOCAL, 0, "tensor maps")
     this.#host = driver.buffer(2 ** 12, HOST, 0, "staging of tensor maps")
   }
@@ -81,6 +88,7 @@ export class Maps {
     const words = new BigUint64Array(this.#host.view(0, 8 * values.length))
     values.forEach((value, i) => {
       words[i] = BigInt(typeof value === "object" ? addressOf(value) : (value ?? 0))
+      if (this.isWide && i % 16 === 1) words[i]! |= 1n << 17n
     })
     const at = this.#next
     this.#next = (at + 256) % 2 ** 20

@@ -9,7 +9,8 @@
  * prints a hash of 4,096 elements of c: ways with equal hashes add in the same order. Products of few rows have another b in each run, so that it
  * comes from memory as in generation, and their lines tell bytes per second. --only matches the line's beginning, --chosen leaves out all other ways.
  * --sweep adds other tiles, rings, groups and splits in PTX. --whole compares all of c and pre by PTX with the best other way's, and its bits with
- * those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out why one fails (gemm-ptx.ts).
+ * those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out why one fails,
+ * --edit=lines the tensor maps (gemm-ptx.ts).
  */
 import { parseArgs } from "node:util"
 import { fewTileName } from "../shaders/ptx-few-tile.ts"
@@ -253,7 +254,7 @@ class Arena {
   }
 }
 const arena = new Arena()
-const maps = new Maps(driver)
+const maps = new Maps(driver, flags.edit.includes("lines"))
 
 /** A way's dispatches, ready to be recorded; undefined where a pipeline is missing. */
 function prepare({ launches }: Named, addressOf: (memory: Memory | undefined) => number): ((commands: Recording) => void) | string {
