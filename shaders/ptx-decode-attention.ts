@@ -7,8 +7,10 @@ import {
   type Frame,
   HEAD,
   PAGE,
+  PAGE_PLACES,
   pitchOf,
   unitsAtOnce,
+  type Visit,
   visit,
   WORKERS,
   waitFull,
@@ -23,6 +25,8 @@ const PAIR_BYTES = 1024
 /** Blocks whose sums are read together. */
 const TOGETHER = 8
 const QUAD = 4
+/** Positions of a place. */
+const ROWS = PAGE / PAGE_PLACES
 
 const exp2 = ({ k }: Frame, x: F32): F32 => k.unary("ex2.approx.ftz.f32", x)
 
@@ -32,7 +36,7 @@ export function attend(f: Frame): void {
   k.comment("attention")
   eachUnit(f, (unit) => {
     k.if(k.compare("eq", k.rem(unit.number, unitsAtOnce(f.places)), k.shr(warp, 1)), () => attendUnit(f, unit))
-    k.add(visits, 2, visits)
+    k.add(visits, 2 * PAGE_PLACES, visits)
   })
 }
 
@@ -67,11 +71,16 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
     k.store("u16", k.madWide(cell, 2, addressOf(f, "vPages")), 0, [newValue])
   })
   sync()
-  const [keys, values] = [visit(f, visits), visit(f, k.add(visits, 1))]
-  waitFull(f, keys)
+  const visitOf = (part: number) => visit(f, k.add(visits, part))
+  const [keys, values] = [0, PAGE_PLACES].map((first) => Array.from({ length: PAGE_PLACES }, (_, i) => visitOf(first + i))) as [
+    Visit[],
+    Visit[],
+  ]
+  for (const place of keys) waitFull(f, place)
   const isNew = k.compare("eq", own, place)
   const sees = k.compare("le", own, place)
-  const row = k.mad(own, 2 * HEAD, keys.base)
+  const isLower = k.compare("lt", own, ROWS)
+  const row = k.mad(k.and(own, ROWS - 1), 2 * HEAD, k.select(isLower, keys[0]!.base, keys[1]!.base, "u32"))
   const score = k.variable("f32", 0)
   for (let d = 0; d < HEAD; d += 8) {
     const words = k.registers("u32", 4)
@@ -91,7 +100,7 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
   const told = k.mad(k.and(warp, 1), 4, shared)
   k.storeShared({ base: told, bytes: TOLD }, [top])
   sync()
-  k.when(isFirst, () => k.arrive(keys.empty))
+  k.when(isFirst, () => keys.forEach(({ empty }) => k.arrive(empty)))
   const tops = k.registers("f32", 2)
   k.loadShared(tops, { base: shared, bytes: TOLD })
   top = k.maxFloat(tops[0]!, tops[1]!)
@@ -113,16 +122,16 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
     return one
   })
   const total = fours.reduce((a, c) => k.addFloat(a, c))
-  waitFull(f, values)
+  for (const place of values) waitFull(f, place)
   const out = k.variable("f32", 0)
-  const line = k.mad(own, 2, values.base)
+  const lines = values.map(({ base }) => k.mad(own, 2, base))
   const fresh = float(newValue)
   for (let j = 0; j < PAGE; j += QUAD) {
     const weights = k.registers("f32", QUAD)
     k.loadShared(weights, { base: shared, bytes: WEIGHTS + 4 * j })
     weights.forEach((factor, i) => {
       const bits = k.register("u32")
-      k.loadSharedHalf(bits, { base: line, bytes: 2 * HEAD * (j + i) })
+      k.loadSharedHalf(bits, { base: lines[Math.floor(j / ROWS)]!, bytes: 2 * HEAD * ((j % ROWS) + i) })
       // what lies behind the newest position is anything, also no number
       const old = k.select(k.compare("gt", place, j + i), float(bits), 0, "f32")
       k.fma(factor, k.select(k.compare("eq", place, j + i), fresh, old, "f32"), out, out)
@@ -133,7 +142,7 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
   const statistics = k.madWide(index, 8, k.addLong(work, at.statistics))
   k.when(isFirst, () => k.store("f32", statistics, 0, [top, total]))
   sync()
-  k.when(isFirst, () => k.arrive(values.empty))
+  k.when(isFirst, () => values.forEach(({ empty }) => k.arrive(empty)))
 }
 
 /** A pair's barrier; its number must stand in the text. */

@@ -2,12 +2,13 @@
 import type { U64 } from "../src/ptx.ts"
 import {
   addressOf,
-  chunkOf,
+  CHUNK,
   eachUnit,
   type Frame,
   HEAD,
   LAYER,
   PAGE,
+  PAGE_PLACES,
   pitchOf,
   TILE,
   tilesAtOnce,
@@ -50,7 +51,6 @@ function next(f: Frame, bytes: number) {
 /** The tiles of this block, in groups of one per warp: a part of K of each tile in turn. */
 function bringWeights(f: Frame, weights: U64, N: number, K: number): void {
   const { k, stack, places, lane, block } = f
-  const chunk = chunkOf(K)
   const count = tilesOf(f, N)
   const base = k.variable("u32", 0)
   k.comment(`weights ${N} x ${K}`)
@@ -71,13 +71,13 @@ function bringWeights(f: Frame, weights: U64, N: number, K: number): void {
             () => {
               const row = k.add(k.mul(k.mad(tile, stack.blocks, block), TILE), lane)
               const source = k.madWide(row, 2 * K, k.madWide(from, 2, weights))
-              const { base: place, full } = next(f, TILE * 2 * chunk)
-              const to = k.mad(lane, pitchOf(chunk), place)
-              k.when(k.compare("lt", lane, TILE), () => k.copyBytes({ base: to, bytes: 0 }, source, 2 * chunk, full))
+              const { base: place, full } = next(f, TILE * 2 * CHUNK)
+              const to = k.mad(lane, pitchOf(CHUNK), place)
+              k.when(k.compare("lt", lane, TILE), () => k.copyBytes({ base: to, bytes: 0 }, source, 2 * CHUNK, full))
               k.add(tile, 1, tile)
             },
           )
-          k.add(from, chunk, from)
+          k.add(from, CHUNK, from)
         },
       )
       k.add(base, tilesAtOnce(places), base)
@@ -97,8 +97,11 @@ function bringPages(f: Frame): void {
     const head = k.mad(page, stack.C / HEAD, h)
     for (const memory of [kPages, vPages]) {
       const source = k.madWide(head, bytes, memory)
-      const { base, full } = next(f, bytes)
-      k.when(k.compare("eq", lane, 0), () => k.copyBytes({ base, bytes: 0 }, source, bytes, full))
+      for (let part = 0; part < PAGE_PLACES; part++) {
+        const { base, full } = next(f, bytes / PAGE_PLACES)
+        const from = k.addLong(source, (part * bytes) / PAGE_PLACES)
+        k.when(k.compare("eq", lane, 0), () => k.copyBytes({ base, bytes: 0 }, from, bytes / PAGE_PLACES, full))
+      }
     }
   })
 }

@@ -40,20 +40,17 @@ export const LAYER = [
 /** Behind the layers: those of the last norm. */
 export const LAST = ["normW", "normB"] as const
 
-/** Bytes of a place of the ring: 8 rows of 512 numbers, with 16 bytes between them so that rows begin in different banks. */
-const PLACE = 8320
+/** Numbers of a row that a place of the ring holds; its 8 rows have 16 bytes between them, so that they begin in different banks. */
+export const CHUNK = 256
+const PLACE = 8 * (2 * CHUNK + 16)
+/** Places that the keys of a unit of attention take, and its values. */
+export const PAGE_PLACES = 2
 const SHARED = 49152
 /** Bytes for attention's scores, which lie where the rows of x lie in other steps. */
 const SCORES = 4096
 
 /** Bytes from one row of x to the next. */
 export const pitchOf = (K: number): number => 2 * K + 16
-/** The longest part of K whose 8 rows fit into a place. */
-export function chunkOf(K: number): number {
-  for (let chunk = 512; chunk > 0; chunk -= 32) if (K % chunk === 0) return chunk
-  throw new RangeError(`decode: ${K} is not a multiple of 32`)
-}
-
 export interface Places {
   readonly count: number
   readonly x: number
@@ -62,11 +59,11 @@ export interface Places {
   readonly bytes: number
 }
 
-/** Shared memory: the ring, the rows of x, the ring's barriers. Throws a RangeError where it does not hold two places. */
+/** Shared memory: the ring, the rows of x, the ring's barriers. Throws a RangeError where it does not hold a unit of attention. */
 export function placesOf({ rows, F, C }: DecodeStack): Places {
   const x = Math.max(rows * pitchOf(Math.max(F, C)), SCORES)
-  const count = Math.floor((SHARED - x - 128) / PLACE)
-  if (count < 2) throw new RangeError(`decode: ${rows} rows of ${F} do not fit into shared memory`)
+  const count = Math.floor((SHARED - x - 256) / PLACE)
+  if (count < 2 * PAGE_PLACES) throw new RangeError(`decode: ${rows} rows of ${F} do not fit into shared memory`)
   const full = count * PLACE + Math.ceil(x / 16) * 16
   return { count, x: count * PLACE, full, empty: full + 8 * count, bytes: full + 16 * count }
 }
@@ -136,7 +133,8 @@ export function waitFull({ k }: Frame, { full, empty, parity }: Visit): void {
 
 /** Tiles that are worked on at the same time, each by a warp, and units of attention, each by two. */
 export const tilesAtOnce = ({ count }: Places): number => Math.min(WORKERS, count)
-export const unitsAtOnce = ({ count }: Places): number => Math.min(Math.floor(WORKERS / 2), Math.floor((count + 1) / 2))
+export const unitsAtOnce = ({ count }: Places): number =>
+  Math.min(Math.floor(WORKERS / 2), Math.max(1, Math.floor((count + 2 * PAGE_PLACES - 1) / (2 * PAGE_PLACES))))
 
 /** Address number `name` of the layer. */
 export function addressOf({ k, layer }: Pick<Frame, "k" | "layer">, name: (typeof LAYER)[number]): U64 {

@@ -241,9 +241,23 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     }
   }
 
-  const end = (sums: Sums, place: Place): void => {
+  /** The sums of a's rows, which the tiles of the first column know. */
+  const storeRowSums = (rowSums: readonly (readonly F32[])[], place: Place, part: Part): void => {
+    const isFirst = k.both(k.compare("eq", place.column, 0), k.compare("eq", quad, 0))
+    const byte = k.madWide(k.sub(memory.ldc, 8), size, 0)
+    rowSums.forEach((sum, unit) =>
+      ROWS.forEach((h) => {
+        const address = k.addLong(part.address(unit, h), byte)
+        const p = k.both(isFirst, k.compare("gt", part.rowsLeft, 64 * unit + 8 * h))
+        k.when(p, () => k.store("f32", address, 0, [sum[2 * h]!]))
+      }),
+    )
+  }
+
+  const end = (sums: Sums, rowSums: readonly (readonly F32[])[], place: Place): void => {
     k.comment("---- epilogue")
     const part = partOf(place)
+    if (rowSums.length > 0) storeRowSums(rowSums, place, part)
     const [columnsLeft, stored] = [remaining(frame.N, place.column), k.label("STORED")]
     const warpRowsLeft = remaining(frame.M, k.add(place.row, warpRow))
     const pre = isDerivative ? readAhead(part) : undefined

@@ -21,6 +21,9 @@ export interface RowLayout {
   readonly held: number
 }
 
+/** Lanes of the largest subgroup. */
+const MOST_LANES = 64
+
 /** By name: short rows per subgroup, long rows per workgroup, and rows that are not aligned to packs. */
 export const ROW_LAYOUTS = {
   short: { lanes: "subgroup", pack: 4, held: 8 },
@@ -102,6 +105,14 @@ export class Rows {
     this.rest((p) => body(p, load(p)))
   }
 
+  /** Sum over the row in every lane; over a subgroup neighbours first, so that other languages find the same bits. */
+  inOrder(own: F32): F32 {
+    const { k, layout } = this
+    if (layout.lanes === "workgroup") return k.workgroupSum(own)
+    const sum = k.var(f32, own)
+    for (let mask = 1; mask < MOST_LANES; mask *= 2) k.if(k.subgroupSize.gt(mask), () => sum.add(k.subgroupShuffleXor(sum.get(), mask)))
+    return sum.get()
+  }
   /** Sum over the row in every lane. */
   sum<V extends F32 | FloatVector<2>>(own: V): V {
     return this.layout.lanes === "subgroup" ? this.k.subgroupAdd(own) : this.k.workgroupSum(own)

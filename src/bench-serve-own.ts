@@ -61,7 +61,8 @@ export async function serveOwn(
       offline.set(batch, one)
       tell(`${batch} at a time without a server: ${Math.round(median(one.answer.samples))} tokens/s`)
     }
-    const command = [...selfCommand(), "serve", `--model=${directory}`, `--slots=${Math.max(...concurrencies)}`, ...where]
+    const own = [`--slots=${Math.max(...concurrencies)}`, `--batchInvariant=${config.batchInvariant}`]
+    const command = [...selfCommand(), "serve", `--model=${directory}`, ...own, ...where]
     await withServer(command, async (baseUrl) => {
       for (const concurrency of concurrencies) {
         const load = await loadOf(baseUrl, concurrency)
@@ -103,13 +104,14 @@ function withOffline(
 }
 
 function measurement(
-  { preset: [preset], checkpoint, device, precision, inputTokens, outputTokens }: BenchServeConfig,
+  { preset: [preset], checkpoint, device, precision, inputTokens, outputTokens, batchInvariant }: BenchServeConfig,
   told: ServeTold,
   rounds: readonly Readonly<Record<string, unknown>>[],
   offline: Offline | undefined,
   concurrency: number,
 ): Measurement {
   const what = preset ?? "a checkpoint"
+  const isFree = batchInvariant === "off"
   const source = preset === undefined ? `--checkpoint=${checkpoint}` : `--preset=${preset}`
   const fixed = (name: keyof ServeTold, digits: number) => {
     const value = told[name]
@@ -117,13 +119,13 @@ function measurement(
   }
   return {
     bench: "serve",
-    name: `${what} ${precision}, ${concurrency} at a time, ${inputTokens} + ${outputTokens} tokens`,
+    name: `${what} ${precision}, ${concurrency} at a time, ${inputTokens} + ${outputTokens} tokens${isFree ? ", not batch-invariant" : ""}`,
     device: offline?.answer.device ?? (device === "cpu" ? "" : device),
     unit: "tokens/s",
     better: "more",
     samples: rounds.map((round) => round.output_throughput as number),
     facts: { ...fixed("p50_ttft_ms", 2), ...fixed("p50_tpot_ms", 3), ...fixed("added_ttft_ms", 2), ...fixed("added_tpot_ms", 3) },
     peer: offline && { name: "the same decode offline", samples: offline.answer.samples },
-    command: `alpha bench serve ${source} --device=${device} --precision=${precision} --concurrency=${concurrency} --inputTokens=${inputTokens} --outputTokens=${outputTokens}`,
+    command: `alpha bench serve ${source} --device=${device} --precision=${precision} --concurrency=${concurrency} --inputTokens=${inputTokens} --outputTokens=${outputTokens}${isFree ? " --batchInvariant=off" : ""}`,
   }
 }

@@ -3,6 +3,7 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import { BENCH_OUTPUT } from "./config-bench-measure.ts"
 import { bool, float, inGroup, int, list, text, type Values } from "./config-field.ts"
 import type { Loaded } from "./config-merge.ts"
+import { SERVE } from "./config-serve.ts"
 import { COMPUTE, FILES } from "./config-shared.ts"
 
 const GOODPUT = /^(ttft|tpot|e2el):(\d+(?:\.\d+)?)$/
@@ -46,6 +47,7 @@ const OWN = inGroup("Own server", {
   device: COMPUTE.device,
   precision: COMPUTE.precision,
   threads: COMPUTE.threads,
+  batchInvariant: SERVE.batchInvariant,
   runsDir: FILES.runsDir,
 })
 

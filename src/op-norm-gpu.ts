@@ -62,7 +62,7 @@ export function normLaunches({ x, r, w, b, y, sum, mean, rstd, eps, centred, dro
   const perGroup = 256 / target.subgroupSize
   const groups = layout === "short" ? groupsForRows(Math.ceil(R / perGroup)) : groupsForRows(R)
   const kind = layout === "short" && R <= perGroup * target.units ? "early" : layout
-  const values = { x, w, b, y: y ?? scratch("f32", R * C), mean, rstd, R, eps }
+  const values = { x, w, b, y: y ?? scratch("f32", R * C), mean, rstd, R, eps, share: 1 / C }
   const constants = { C, centred: Number(centred), biased: flag(b), keepsMean: flag(mean), keepsRstd: flag(rstd) }
   if (r === undefined) return [launch(norms[kind], values, groups, constants)]
   const drops = dropsOf(dropped)

@@ -93,6 +93,11 @@ export class Ptx extends PtxBody {
     const how = `cp.async.bulk.tensor.${coordinates.length}d.shared::cluster.global.mbarrier::complete_tx::bytes`
     this.emit(how, this.#at(to), source, this.#at(barrier))
   }
+  /** Has a box of a tensor map brought to the L2 cache. */
+  prefetchBox(map: U64, coordinates: readonly Operand<"u32">[]): void {
+    const names = coordinates.map((one) => (typeof one === "number" ? String(one) : one.name)).join(", ")
+    this.emit(`cp.async.bulk.prefetch.tensor.${coordinates.length}d.L2.global`, `[${map.name}, {${names}}]`)
+  }
   /** Neighbouring bytes, a multiple of 16, to shared memory; they count for `barrier`. */
   copyBytes(to: Shared, from: U64, bytes: number, barrier: Shared): void {
     const how = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"

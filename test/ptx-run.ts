@@ -398,6 +398,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
         done.complete(bytes)
       })
     }
+  } else if (op.startsWith("cp.async.bulk.prefetch")) {
+    for (const lane of lanes) readMap(b.launch.memory, globalAddress(b, w, first, lane))
   } else if (verb === "cp") {
     for (const lane of lanes) {
       const [to, map, done] = [sharedAddress(b, w, first, lane), globalAddress(b, w, second, lane), barrierAt(b, w, third, lane)]
