@@ -28,7 +28,7 @@ interface Residual {
   readonly keepsSum: Bool
 }
 
-/** "early": as short, for few rows: what does not depend on the row is on its way before the row is. The bits are those of short. */
+/** "early": as short, for few rows, spread over the workgroups: what does not depend on the row is on its way before the row is. The bits are those of short. */
 type Kind = RowLayoutName | "early"
 const layoutOf = (kind: Kind): RowLayoutName => (kind === "early" ? "short" : kind)
 
@@ -38,11 +38,16 @@ const keptAt = (all: ReturnType<Rows["hold"]> | undefined, i: number | undefined
 
 function norm(k: Body, kind: Kind, operands: Operands, residual?: Residual): void {
   const { R, C, eps, share, centred, biased, keepsMean, keepsRstd, x, w, b, y, mean, rstd } = operands
-  const rows = new Rows(k, ROW_LAYOUTS[layoutOf(kind)], C)
   const isEarly = kind === "early"
-  const factors = isEarly ? rows.hold((p) => rows.load(w, 0, p)) : undefined
-  const added = isEarly ? rows.zeros() : undefined
-  if (added !== undefined) k.if(biased.ne(0), () => rows.held((p, i) => rows.load(b, 0, p).forEach((value, j) => added[i]![j]!.set(value))))
+  const rows = new Rows(k, ROW_LAYOUTS[layoutOf(kind)], C, isEarly)
+  const [factors, added] = isEarly ? [rows.zeros(), rows.zeros()] : []
+  if (factors !== undefined && added !== undefined) {
+    const keep = (from: Source, to: ReturnType<Rows["zeros"]>) =>
+      rows.held((p, i) => rows.load(from, 0, p).forEach((value, j) => to[i]![j]!.set(value)))
+    const hasRow = rows.firstRow().lt(R)
+    k.if(hasRow, () => keep(w, factors))
+    k.if(hasRow.and(biased.ne(0)), () => keep(b, added))
+  }
   rows.each(R, (r) => {
     const values = rows.hold((p) => rows.load(x, r, p))
     const total = k.var(f32, 0)
