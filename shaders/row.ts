@@ -41,10 +41,12 @@ export class Rows {
   private readonly share: U32
   private readonly lane: U32
 
+  /** `isSpread`: neighbouring rows go to different workgroups, as is best for few. */
   constructor(
     private readonly k: Body,
     readonly layout: RowLayout,
     readonly C: U32,
+    private readonly isSpread = false,
   ) {
     const isShort = layout.lanes === "subgroup"
     this.packs = C.div(layout.pack)
@@ -55,11 +57,14 @@ export class Rows {
   /** body(r) for the rows this lane takes part in: every so many, so that any grid does them all. */
   each(R: U32, body: (r: U32) => void): void {
     const { k } = this
-    if (this.layout.lanes === "workgroup") k.for(k.group, R, k.groups, body)
-    else {
-      const perGroup = k.workgroup.div(k.subgroupSize)
-      k.for(k.group.mul(perGroup).add(k.subgroup), R, k.groups.mul(perGroup), body)
-    }
+    const perGroup = this.layout.lanes === "workgroup" ? 1 : k.workgroup.div(k.subgroupSize)
+    k.for(this.firstRow(), R, k.groups.mul(perGroup), body)
+  }
+  /** The first of those rows. */
+  firstRow(): U32 {
+    const { k } = this
+    if (this.layout.lanes === "workgroup") return k.group
+    return this.isSpread ? k.subgroup.mul(k.groups).add(k.group) : k.group.mul(k.workgroup.div(k.subgroupSize)).add(k.subgroup)
   }
 
   /** A variable per column that this lane keeps, all 0. */
@@ -133,7 +138,8 @@ export class Rows {
     if (this.layout.pack === 4) to.pack(4).set(place, values)
     else to.set(place, values[0]!)
   }
-  private place(r: U32 | number, p: U32): U32 {
+  /** Number of pack p of row r among all packs. */
+  place(r: U32 | number, p: U32): U32 {
     return r === 0 ? p : this.packs.mul(r).add(p)
   }
 }

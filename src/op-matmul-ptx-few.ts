@@ -4,6 +4,7 @@ import { depthOf, FEW_TILES, type FewTile, placeBytes, STEP, warpsOf } from "../
 import { activationIndex } from "./op-activation.ts"
 import { dtypeOf, type GpuTarget, type Launches, launch, table } from "./op-gpu.ts"
 import { sized } from "./op-matmul-portable.ts"
+import { isBound, ptxWayOf } from "./op-matmul-ptx.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 import { tensorMapWords } from "./ptx.ts"
 
@@ -39,7 +40,8 @@ export function fewTiles(given: Gemm, target: GpuTarget): readonly FewTile[] {
 
 /** Undefined where other kernels do it. */
 export function ptxFewLaunches(given: Gemm, target: GpuTarget): Launches | undefined {
-  const [tile] = given.M < FEWEST ? [] : fewTiles(given, target)
+  const isOurs = isBound(given) ? ptxWayOf(given, target) !== undefined : given.M >= FEWEST
+  const [tile] = isOurs ? fewTiles(given, target) : []
   return tile && fewLaunches(given, tile, target)
 }
 

@@ -137,10 +137,19 @@ export function ptxWayOf(given: Gemm, target: GpuTarget): { readonly way: PtxWay
   return best
 }
 
+/**
+ * Whether a product is done in PTX for any number of rows or for none: its activation has other bits in other kernels, and a row's bits may not
+ * depend on how many there are. Where `pre` is kept the program trains, and always has the same rows.
+ */
+export const isBound = ({ order, activation = "none", pre }: Gemm): boolean =>
+  order === "forward" && activation !== "none" && pre === undefined
+
 /** Undefined where the other kernels do it, or are faster; with `rowSums` (of tn in f32) also where they would not come along. */
 export function ptxGemmLaunches(given: Gemm, target: GpuTarget, rowSums?: RowSums): Launches | undefined {
   const best = ptxWayOf(given, target)
-  if (best === undefined || best.seconds >= (bestOf(given, target)?.seconds ?? Number.POSITIVE_INFINITY)) return undefined
+  if (best === undefined) return undefined
+  const isFaster = best.seconds < (bestOf(given, target)?.seconds ?? Number.POSITIVE_INFINITY)
+  if (!isFaster && !isBound(given)) return undefined
   if (rowSums !== undefined && partsOf(given, best.way) === 1) return undefined
   return ptxLaunchesOf(given, best.way, target, { rowSums })
 }

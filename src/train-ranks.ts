@@ -42,7 +42,7 @@ export class Ranks {
     const { directory, watch } = share(world, { directory: job.directory, watch: launch.watch })
     const settings = Object.entries(values).filter(([name]) => !LOCAL.has(name))
     const hint = "start every rank with the same program and the same settings"
-    requireSame(world, { version: record.version, commit: record.commit, ranks: launch.size, resume: job.resume }, hint)
+    requireSame(world, { version: record.version, commit: record.commit, ranks: launch.size }, hint)
     requireSame(world, Object.fromEntries(settings), hint)
     return Object.assign(new Ranks(world, directory, values.shardOptimizer), { watch: watch ?? "" })
   }

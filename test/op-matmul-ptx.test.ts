@@ -231,6 +231,13 @@ test("products go by PTX where the device has it, and only there", () => {
   expect(kernelsOf(forward, { ...h200, ptx: false }).join()).not.toContain("ptx")
 })
 
+test("an activation's bits do not depend on the number of rows: without pre all go by PTX", () => {
+  for (const M of [1, 8, 16, 17, 40, 64, 65, 100, 300, 16384])
+    expect(kernelsOf(asked("nt", M, 3072, 768, { order: "forward", activation: "gelu_tanh" }), h200).join()).toContain("ptx")
+  for (const given of [{ M: 8 }, { M: 8, N: 3076, activation: "gelu_tanh" as const }, { M: 40, N: 3076, activation: "gelu_tanh" as const }])
+    expect(kernelsOf(asked("nt", given.M, given.N ?? 3072, 768, { order: "forward", ...given }), h200).join()).not.toContain("ptx")
+})
+
 test("a device with Hopper's chip and the extension has PTX, unless HELIOS_DISABLE_PTX is 1", () => {
   const shape = { m: 16, n: 16, k: 16, a: 1000141000, result: 1, scope: 3, invocations: 0 }
   const facts = (name: string, extensions: readonly string[]) =>
