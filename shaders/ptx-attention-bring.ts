@@ -23,7 +23,7 @@ export function bringKeys(k: Ptx, tile: AttentionTile, { maps, turns, T, H, K }:
   const at = begin(k, 1)
   const gradients = k.addLong(maps, 128)
   for (const map of how === "forward" ? [maps] : [maps, gradients]) k.acquireMap(map)
-  eachTurn(k, tile, turns, true, (turn) => {
+  eachTurn(k, turns, true, (turn) => {
     const { h, b } = turn
     const own = k.mul(h, tile.D)
     bringRows(

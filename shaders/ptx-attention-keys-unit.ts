@@ -1,11 +1,11 @@
 /** A unit of queries in the gradient of Hopper's attention for keys and values: weights, slopes, and their products with queries and gradients. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
-import { asLeft, keepApart, maskDiagonal, multiply, type Role, range } from "./ptx-attention-frame.ts"
+import { asLeft, keepApart, maskDiagonal, multiply, type Role, range, settle } from "./ptx-attention-frame.ts"
 import { giveBack, type Position, type Slot, take } from "./ptx-attention-ring.ts"
 import { ALONG_COLUMNS, ALONG_ROWS, partsOf } from "./ptx-attention-tile.ts"
 
-/** Dropout's factor at a place of the scores. */
-export type Kept = (place: number) => F32
+/** x at a place of the scores, 0 where that is dropped. */
+export type Kept = (x: F32, place: number) => F32
 
 /** What stays in registers from unit to unit. */
 export interface State {
@@ -20,6 +20,8 @@ export interface State {
   /** Of a head of 128, whether the block's columns are the second 64. */
   readonly isSecond: Predicate | undefined
   readonly scale2: F32
+  /** Dropout's, of what it keeps. */
+  readonly factor: F32
   /** Never 0. */
   readonly T: U32
 }
@@ -43,9 +45,9 @@ function chosen(k: Ptx, units: readonly Slot[], isSecond: State["isSecond"]): Sl
 }
 
 /** A unit of queries by itself: nothing is under way before or after. */
-export function aloneUnit(k: Ptx, role: Role, state: State, isDiagonal: Predicate, kept: Kept | undefined): void {
+export function aloneUnit(k: Ptx, role: Role, state: State, isDiagonal: Predicate, keptOf: (() => Kept) | undefined): void {
   const { tile, always, isFirstLane } = role
-  const { at, scores, slopes, left, sums, isSecond, scale2, T } = state
+  const { at, scores, slopes, left, sums, isSecond, scale2, factor, T } = state
   const parts = range(partsOf(tile))
   const queries = parts.map(() => take(k, at))
   k.multiplyFence()
@@ -65,15 +67,18 @@ export function aloneUnit(k: Ptx, role: Role, state: State, isDiagonal: Predicat
   scores.forEach((score, i) => {
     k.unary("ex2.approx.ftz.f32", k.fma(score, scale2, before(i).log), score)
   })
-  asLeft(k, kept === undefined ? scores : scores.map((weight, i) => k.mulFloat(weight, kept(i))), left[0]!)
+  const dropped = keptOf?.()
+  asLeft(k, dropped === undefined ? scores : scores.map(dropped), left[0]!)
   k.multiplyFence()
   multiply(k, sums.values, left[0]!, [chosen(k, gradients, isSecond)], ALONG_ROWS, always, always)
   k.multiplyCommit()
   k.multiplyWait(0) // weights and slopes share registers
-  const after = queryOf() // loaded again, as registers are short
+  // Loaded again, as registers are short.
+  const after = queryOf()
+  const kept = keptOf?.()
   slopes.forEach((slope, i) => {
     if (kept === undefined) k.addFloat(slope, after(i).delta, slope)
-    else k.fma(slope, kept(i), after(i).delta, slope)
+    else k.fma(kept(slope, i), factor, after(i).delta, slope)
     k.mulFloat(slope, scores[i]!, slope)
   })
   asLeft(k, slopes, left[0]!)
@@ -133,6 +138,7 @@ export function unitsInTurn(k: Ptx, role: Role, state: State, [diagonal, end]: r
     )
     scores.forEach((score, place) => {
       if (place === 16) {
+        settle(k, T)
         k.multiplyWait(1)
         k.if(isLater, () => giveBack(k, before, isFirstLane))
       }
@@ -153,6 +159,7 @@ export function unitsInTurn(k: Ptx, role: Role, state: State, [diagonal, end]: r
       k.mulFloat(slope, k.unpackBf16(pair, (place & 1) as 0 | 1), slope)
     })
     asLeft(k, slopes, rising)
+    settle(k, T)
     k.multiplyWait(0)
     keepApart(k, [...state.keys, ...state.values], T)
     giveBack(k, gradients, isFirstLane)

@@ -2,7 +2,7 @@
 import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, u32, u64, write } from "../src/spirv.ts"
 import type { Sizes } from "./ptx-attention-bring.ts"
-import { dropoutFactor, keyBits } from "./ptx-attention-dropout.ts"
+import { dropped, keyBits } from "./ptx-attention-dropout.ts"
 import { bringRows, type Role, range, roles, rowAt, storeRows, takeRows } from "./ptx-attention-frame.ts"
 import { aloneUnit, type Kept, type State, unitsInTurn } from "./ptx-attention-keys-unit.ts"
 import { begin, bring, passAll } from "./ptx-attention-ring.ts"
@@ -44,7 +44,7 @@ function produce(k: Ptx, tile: AttentionTile, given: Given): void {
   const gradients = k.addLong(maps, 128)
   const [at, positions] = [begin(k, 1), padded(k, T)]
   for (const map of [maps, gradients]) k.acquireMap(map)
-  eachTurn(k, tile, turns, true, (turn) => {
+  eachTurn(k, turns, true, (turn) => {
     const { keyHead, b, first } = placeOf(k, tile, turn)
     const key = k.mul(k.add(H, keyHead), tile.D)
     bringRows(
@@ -90,12 +90,12 @@ function consume(k: Ptx, role: Role, given: Given): void {
   const scale2 = k.mulFloat(scale, Math.LOG2E)
   const width = k.mul(k.add(H, k.shl(K, 1)), 2 * tile.D)
   const units = k.shr(k.add(T, ROWS - 1), 6)
-  eachTurn(k, tile, turns, false, (turn) => {
+  eachTurn(k, turns, false, (turn) => {
     const { keyHead, part, b, first } = placeOf(k, tile, turn)
     const { own, diagonal, rowOf } = rowsOfTurn(k, role, T, first)
     for (const one of [...sums.keys, ...sums.values]) k.copy(one, 0)
     const state: State = {
-      ...{ at, keys, values, scores, slopes, left, sums, scale2, T },
+      ...{ at, keys, values, scores, slopes, left, sums, scale2, factor, T },
       isSecond: part === undefined ? undefined : k.compare("ne", part, 0),
     }
     takeRows(k, role, at, [keys, values])
@@ -105,7 +105,7 @@ function consume(k: Ptx, role: Role, given: Given): void {
         bits &&
         ((i: U32): Kept => {
           const words = bits(i)
-          return (place) => dropoutFactor(k, words[2 * (place >> 2) + (place & 1)]!, 8 * rowAt(place), factor)
+          return (x, place) => dropped(k, words[2 * (place >> 2) + (place & 1)]!, 8 * rowAt(place), x)
         })
       const begins = k.shr(first, 6)
       const seen = k.min(diagonal, units)
@@ -117,7 +117,7 @@ function consume(k: Ptx, role: Role, given: Given): void {
           "QUERIES",
           () => k.compare("lt", i, units),
           () => {
-            aloneUnit(k, role, state, k.compare("eq", i, diagonal), keptOf?.(i))
+            aloneUnit(k, role, state, k.compare("eq", i, diagonal), keptOf && (() => keptOf(i)))
             k.add(i, 1, i)
           },
         )
@@ -127,7 +127,7 @@ function consume(k: Ptx, role: Role, given: Given): void {
     const offset = part === undefined ? 0 : k.mul(part, 2 * COLUMNS)
     const outputs = [
       { of: sums.keys, by: scale, column: keyColumn },
-      { of: sums.values, by: k.variable("f32", 1), column: k.add(keyColumn, k.mul(K, 2 * tile.D)) },
+      { of: sums.values, by: tile.drops ? factor : k.variable("f32", 1), column: k.add(keyColumn, k.mul(K, 2 * tile.D)) },
     ]
     for (const { of, by, column } of outputs)
       storeRows(k, role, [of], [by, by], (which) => ({

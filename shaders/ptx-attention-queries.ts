@@ -1,34 +1,12 @@
 /** The gradient of Hopper's attention for the queries: two or three warpgroups of 64 queries each share the keys and values. bf16. */
-import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
+import { type F32, type Ptx, type PtxKernel, ptxKernel, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, u32, u64, write } from "../src/spirv.ts"
 import { bringKeys, type Sizes } from "./ptx-attention-bring.ts"
-import { dropoutFactor, queryBits } from "./ptx-attention-dropout.ts"
-import {
-  asLeft,
-  columnAt,
-  keepApart,
-  maskDiagonal,
-  multiply,
-  type Role,
-  range,
-  roles,
-  rowAt,
-  storeRows,
-  takeRows,
-} from "./ptx-attention-frame.ts"
-import { begin, giveBack, type Position, passAll, take } from "./ptx-attention-ring.ts"
-import {
-  ALONG_COLUMNS,
-  ALONG_ROWS,
-  type AttentionTile,
-  partsOf,
-  ROWS,
-  rowsOf,
-  SHARED_BYTES,
-  SLOTS,
-  threadsOf,
-  tileName,
-} from "./ptx-attention-tile.ts"
+import { queryBits } from "./ptx-attention-dropout.ts"
+import { type Role, range, roles, storeRows, takeRows } from "./ptx-attention-frame.ts"
+import { aloneUnit, type State, unitsInTurn } from "./ptx-attention-queries-unit.ts"
+import { begin, giveBack, passAll } from "./ptx-attention-ring.ts"
+import { type AttentionTile, partsOf, ROWS, rowsOf, SHARED_BYTES, SLOTS, threadsOf, tileName } from "./ptx-attention-tile.ts"
 import { eachTurn, rowsOfTurn } from "./ptx-attention-turn.ts"
 
 const buffers = { maps: read(u64), turns: read(u64), statistics: read(f32), mask: read(u32), dqkv: write(bf16) } as const
@@ -37,93 +15,29 @@ export type PtxQueries = PtxKernel<typeof buffers, typeof push, Readonly<Record<
 
 type Given = Sizes & { readonly [N in keyof typeof buffers]: U64 } & Readonly<Record<"scale" | "factor", F32>>
 
-/** What stays in registers from turn to turn and from unit to unit. */
-interface State {
-  readonly at: Position
-  readonly queries: readonly (readonly U32[])[]
-  readonly gradients: readonly (readonly U32[])[]
-  readonly scores: readonly F32[]
-  readonly slopes: readonly F32[]
-  readonly left: readonly (readonly U32[])[]
-  readonly out: readonly (readonly F32[])[]
-  /** Of the lane's two rows, −lse·log2 e and −δ. */
-  readonly known: readonly { readonly log: F32; readonly delta: F32 }[]
-  readonly scale2: F32
-  /** Barriers of the keys of the unit before, which the last products still read. */
-  readonly before: readonly U32[]
-}
-
-/** Unit j of the keys. Where the ring has room, the products with the unit before may be under way, and those with this one still are afterwards. */
-function unit(
-  k: Ptx,
-  role: Role,
-  state: State,
-  [j, diagonal]: readonly [U32, U32],
-  T: U32,
-  words: readonly (readonly U32[])[] | undefined,
-  factor: F32,
-): void {
-  const { tile, isFirstLane, always } = role
-  const { at, scores, slopes, left, out, known, before } = state
-  const parts = range(partsOf(tile))
-  const isLate = 3 * parts.length <= SLOTS
-  const keys = parts.map(() => take(k, at))
-  k.multiplyFence()
-  multiply(k, scores, state.queries, keys, ALONG_COLUMNS, k.not(always), always)
-  k.multiplyCommit()
-  k.multiplyWait(1) // the products before these
-  if (isLate) k.if(k.compare("ne", j, 0), () => before.forEach((barriers) => giveBack(k, { barriers }, isFirstLane)))
-  const values = parts.map(() => take(k, at))
-  k.multiplyFence()
-  multiply(k, slopes, state.gradients, values, ALONG_COLUMNS, k.not(always), always)
-  k.multiplyCommit()
-  k.multiplyWait(1)
-  k.if(k.compare("eq", j, diagonal), () => maskDiagonal(k, role, scores, "queries"))
-  scores.forEach((score, i) => {
-    k.unary("ex2.approx.ftz.f32", k.fma(score, state.scale2, known[rowAt(i)]!.log), score)
-  })
-  k.multiplyWait(0)
-  keepApart(k, [...state.queries, ...state.gradients], T)
-  for (const slot of values) giveBack(k, slot, isFirstLane)
-  slopes.forEach((slope, i) => {
-    const which = rowAt(i)
-    const { delta } = known[which]!
-    const kept = words === undefined ? undefined : dropoutFactor(k, words[which]![columnAt(i) >> 5]!, columnAt(i) & 31, factor)
-    if (kept === undefined) k.addFloat(slope, delta, slope)
-    else k.fma(slope, kept, delta, slope)
-    k.mulFloat(slope, scores[i]!, slope)
-  })
-  asLeft(k, slopes, left)
-  k.multiplyFence()
-  out.forEach((part, p) => multiply(k, part, left, [keys[p]!], ALONG_ROWS, always, always))
-  k.multiplyCommit()
-  if (isLate) keys.forEach((slot, p) => k.copy(before[p]!, slot.barriers))
-  else {
-    k.multiplyWait(0)
-    for (const slot of keys) giveBack(k, slot, isFirstLane)
-  }
-}
-
 function consume(k: Ptx, role: Role, { turns, statistics, mask, dqkv, T, H, K, scale, factor }: Given): void {
   const { tile, isFirstLane } = role
   const parts = partsOf(tile)
   const steps = range(tile.D / 16)
+  /** Wide heads, dropout and three warpgroups leave too few registers or slots for products of two units at once. */
+  const inTurn = parts === 1 && !tile.drops && tile.groups === 2
   const state: State = {
     at: begin(k, 0),
     queries: steps.map(() => k.registers("u32", 4)),
     gradients: steps.map(() => k.registers("u32", 4)),
-    scores: k.registers("f32", 32),
+    scores: range(inTurn ? 2 : 1).map(() => k.registers("f32", 32)),
     slopes: k.registers("f32", 32),
     left: range(4).map(() => k.registers("u32", 4)),
     out: range(parts).map(() => k.registers("f32", 32)),
     known: range(2).map(() => ({ log: k.register("f32"), delta: k.register("f32") })),
     scale2: k.mulFloat(scale, Math.LOG2E),
     before: k.registers("u32", parts),
+    T,
   }
   const { at, out, known, before } = state
   const width = k.mul(k.add(H, k.shl(K, 1)), 2 * tile.D)
   const padded = k.shl(k.shr(k.add(T, ROWS - 1), 6), 6)
-  eachTurn(k, tile, turns, false, ({ first, h, b }) => {
+  eachTurn(k, turns, false, ({ first, h, b }) => {
     const { own, diagonal, rowOf, inside } = rowsOfTurn(k, role, T, first)
     const all = k.shr(k.add(k.min(k.add(first, rowsOf(tile)), T), ROWS - 1), 6)
     const count = k.select(k.compare("lt", own, T), k.add(diagonal, 1), 0, "u32")
@@ -132,17 +46,20 @@ function consume(k: Ptx, role: Role, { turns, statistics, mask, dqkv, T, H, K, s
     for (const one of out.flat()) k.copy(one, 0)
     takeRows(k, role, at, [state.queries, state.gradients])
     const bits = tile.drops ? queryBits(k, role, { mask, T, H, h, b }, inside) : undefined
-    const j = k.variable("u32", 0)
-    k.while(
-      "KEYS",
-      () => k.compare("lt", j, count),
-      () => {
-        unit(k, role, state, [j, diagonal], T, bits?.(j), factor)
-        k.add(j, 1, j)
-      },
-    )
-    k.multiplyWait(0)
-    if (3 * parts <= SLOTS) k.if(k.compare("ne", count, 0), () => before.forEach((barriers) => giveBack(k, { barriers }, isFirstLane)))
+    if (inTurn) k.if(k.compare("ne", count, 0), () => unitsInTurn(k, role, state, count))
+    else {
+      const j = k.variable("u32", 0)
+      k.while(
+        "KEYS",
+        () => k.compare("lt", j, count),
+        () => {
+          aloneUnit(k, role, state, [j, diagonal], bits?.(j), factor)
+          k.add(j, 1, j)
+        },
+      )
+      k.multiplyWait(0)
+      if (3 * parts <= SLOTS) k.if(k.compare("ne", count, 0), () => before.forEach((barriers) => giveBack(k, { barriers }, isFirstLane)))
+    }
     passAll(k, at, k.mul(k.sub(all, count), 2 * parts), isFirstLane)
     const base = k.addLong(dqkv, k.long(k.mul(h, 2 * tile.D)))
     storeRows(k, role, out, [scale, scale], (which) => ({

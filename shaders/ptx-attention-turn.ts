@@ -1,41 +1,41 @@
 /** What a block of Hopper's attention does one after another: its column of a table of turns, and where a warpgroup's 64 positions of a turn lie. */
 import type { Operand, Ptx, U32, U64 } from "../src/ptx.ts"
-import { type AttentionTile, ROWS, rowsOf } from "./ptx-attention-tile.ts"
+import { ROWS } from "./ptx-attention-tile.ts"
 
-/** 64 · groups positions of a head of a sequence. */
+/** 64 · groups positions of a head of a sequence; `first` may lie before it by some 64s, modulo 2^32. */
 export interface Turn {
   readonly first: U32
   readonly h: U32
   readonly b: U32
 }
 
-/** Bytes of a turn in the table: number of the positions, head, sequence, as 32 bits each and 4 that say nothing. */
+/** Bytes of a turn in the table: first position, head, sequence, as 32 bits each and 4 that say nothing. */
 const TURN = 16
-/** After a block's last turn, in place of the positions. */
+/** After a block's last turn, in place of the position. */
 export const NO_TURN = 0xffffffff
 
 /** `body` for every turn of the block. A whole warp comes here, or (`isAlone`) one lane of it. */
-export function eachTurn(k: Ptx, tile: AttentionTile, turns: U64, isAlone: boolean, body: (turn: Turn) => void): void {
+export function eachTurn(k: Ptx, turns: U64, isAlone: boolean, body: (turn: Turn) => void): void {
   const at = k.madLong(k.special("%ctaid.x"), TURN, turns)
   const step = k.long(k.mul(k.special("%nctaid.x"), TURN))
-  const [x, h, b, none] = k.registers("u32", 4) as [U32, U32, U32, U32]
+  const [first, h, b, none] = k.registers("u32", 4) as [U32, U32, U32, U32]
   k.while(
     "TURN",
     () => {
-      k.load("u32", [x, h, b, none], at)
-      return k.compare("ne", x, NO_TURN)
+      k.load("u32", [first, h, b, none], at)
+      return k.compare("ne", first, NO_TURN)
     },
     () => {
       k.addLong(at, step, at)
-      const [number, head, sequence] = [x, h, b].map((one) => (isAlone ? one : k.uniform(one))) as [U32, U32, U32]
-      body({ first: k.mul(number, rowsOf(tile)), h: head, b: sequence })
+      const [position, head, sequence] = [first, h, b].map((one) => (isAlone ? one : k.uniform(one))) as [U32, U32, U32]
+      body({ first: position, h: head, b: sequence })
     },
   )
 }
 
 /** A warpgroup's positions of a turn. */
 export interface Rows {
-  /** The first, and which unit they are. */
+  /** The first, and which unit they are; at T or beyond where the warpgroup has none. */
   readonly own: U32
   readonly diagonal: U32
   /** The lane's two; and inside the sequence, if need be its last. */

@@ -116,8 +116,8 @@ function weigh(k: Ptx, { tile, always }: Role, { at, weights, out }: State): rea
  */
 function weight(k: Ptx, state: State, scores: readonly F32[], j: U32, T: U32, words: Words | undefined, release: () => void): void {
   const { weights, out, softmax, queries } = state
-  const bits = words?.of(j)
   const { any, factors } = refer(k, softmax, largest(k, scores))
+  const bits = words?.of(j)
   scores.forEach((score, i) => {
     const row = rowAt(i)
     k.unary("ex2.approx.ftz.f32", k.fma(score, softmax.scale2, softmax.reference[row]), score)
@@ -214,7 +214,7 @@ function consume(k: Ptx, role: Role, { turns, mask, y, lse, T, H, scale, factor 
     },
   }
   const { at, out, softmax } = state
-  eachTurn(k, tile, turns, false, ({ first, h, b }) => {
+  eachTurn(k, turns, false, ({ first, h, b }) => {
     const { own, diagonal, rowOf, inside } = rowsOfTurn(k, role, T, first)
     const all = k.shr(k.add(k.min(k.add(first, rowsOf(tile)), T), ROWS - 1), 6)
     for (const one of softmax.reference) k.copy(one, UNSET)

@@ -24,6 +24,7 @@ export function ptxWay(qkv: Tensor, { headDim, dropout }: AttentionAttrs, { ptx 
   return kernels && { D: headDim, kernels }
 }
 
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 type Sized = Settings & { readonly batch: number }
 
 /** Warpgroups of a kernel that multiply. */
@@ -40,44 +41,54 @@ const mapOf = (of: Tensor, { batch, T }: Sized, columns: number) => [
   }),
 ]
 
-/** Turns of a column of the table cost this many units more than they multiply: loads before and stores after. */
+/** A turn's first position, and the units that it meets. */
+interface Part {
+  readonly first: number
+  readonly cost: number
+}
+
+/** A turn takes as long as so many units besides: loads before and stores after. */
 const TURN_COST = 2
 const tables = new Map<string, Table>()
 /**
- * Table of the turns of `heads` × `batch` heads whose parts cost so many units each: one column per block, as even as can be. Heads that fit into the L2
- * together follow each other, the longest turns of theirs first.
+ * Table of the turns of `heads` × `batch` heads that have these parts: one column per block, as even as can be. Heads that fit into the L2 together follow
+ * each other, the longest turns of theirs first.
  */
-function turnsOf(
-  costs: readonly number[],
-  heads: number,
-  batch: number,
-  units: number,
-): { readonly turns: Table; readonly blocks: number } {
-  const blocks = Math.min(units, costs.length * heads * batch)
-  const key = `${costs} ${heads} ${batch} ${blocks}`
+function turnsOf(parts: readonly Part[], heads: number, batch: number, units: number): { readonly turns: Table; readonly blocks: number } {
+  const blocks = Math.min(units, parts.length * heads * batch)
+  const key = JSON.stringify([parts, heads, batch, blocks])
   const known = tables.get(key)
   if (known !== undefined) return { turns: known, blocks }
   const columns = Array.from({ length: blocks }, () => ({ cost: 0, turns: [] as bigint[] }))
-  const order = costs.map((cost, x) => ({ cost, x })).sort((a, b) => b.cost - a.cost)
-  const together = Math.ceil((2 * blocks) / costs.length)
+  const order = parts.toSorted((a, b) => b.cost - a.cost)
+  const together = Math.ceil((2 * blocks) / parts.length)
   for (let begin = 0; begin < heads * batch; begin += together)
-    for (const { cost, x } of order)
+    for (const { first, cost } of order)
       for (let head = begin; head < Math.min(heads * batch, begin + together); head++) {
         const column = columns.reduce((least, one) => (one.cost < least.cost ? one : least))
         column.cost += cost + TURN_COST
-        column.turns.push(BigInt(x) | (BigInt(head % heads) << 32n), BigInt(Math.floor(head / heads)))
+        column.turns.push(BigInt(first >>> 0) | (BigInt(head % heads) << 32n), BigInt(Math.floor(head / heads)))
       }
   const words = Math.max(...columns.map((column) => column.turns.length)) + 2
   const at = (word: number) => columns.flatMap(({ turns }) => [turns[word] ?? BigInt(NO_TURN), turns[word + 1] ?? 0n])
-  const made = table("u64", Array.from({ length: words / 2 }, (_, i) => at(2 * i)).flat())
+  const made = table(
+    "u64",
+    range(words / 2).flatMap((i) => at(2 * i)),
+  )
   tables.set(key, made)
   return { turns: made, blocks }
 }
 
-/** Units that each of the blocks of 64 · groups positions meets: those before its end, or those from its beginning on. */
-function costsOf(T: number, groups: number, sees: "before" | "after"): number[] {
-  const [units, count] = [Math.ceil(T / ROWS), Math.ceil(T / (ROWS * groups))]
-  return Array.from({ length: count }, (_, x) => (sees === "before" ? Math.min(units, groups * (x + 1)) : units - groups * x))
+/** Parts of a head's queries, which meet the units up to their own: the first is the one that may be short. */
+function queryParts(T: number, groups: number): Part[] {
+  const units = Math.ceil(T / ROWS)
+  const count = Math.ceil(units / groups)
+  return range(count).map((x) => ({ first: ROWS * (units - groups * (count - x)), cost: units - groups * (count - x - 1) }))
+}
+/** Parts of a head's keys, which meet the units from their own on. */
+function keyParts(T: number, groups: number): Part[] {
+  const units = Math.ceil(T / ROWS)
+  return range(Math.ceil(units / groups)).map((x) => ({ first: ROWS * groups * x, cost: units - groups * x }))
 }
 
 export function ptxLaunches(
@@ -90,7 +101,7 @@ export function ptxLaunches(
   const { mask, made } = dropoutMask(sized, batch, target)
   const maps = table("u64", mapOf(qkv, sized, (H + 2 * K) * D))
   const y = outputs.y ?? scratch("bf16", batch * T * H * D)
-  const { turns, blocks } = turnsOf(costsOf(T, groupsOf(kernels.forward), "before"), H, batch, target.units)
+  const { turns, blocks } = turnsOf(queryParts(T, groupsOf(kernels.forward)), H, batch, target.units)
   return [...made, launch(kernels.forward, { maps, turns, mask, y, lse: outputs.lse, T, H, K, scale, factor }, blocks)]
 }
 
@@ -108,8 +119,8 @@ export function ptxBackwardLaunches(
   const maps = table("u64", [...mapOf(qkv, sized, (H + 2 * K) * D), ...mapOf(dy, sized, H * D)])
   const dqkv = rest.dqkv ?? scratch("bf16", elements(qkv))
   const values = { maps, statistics, mask, dqkv, T, H, K, scale, factor }
-  const forKeys = turnsOf(costsOf(T, groupsOf(kernels.keys), "after"), (K * D) / COLUMNS, batch, target.units)
-  const forQueries = turnsOf(costsOf(T, groupsOf(kernels.queries), "before"), H, batch, target.units)
+  const forKeys = turnsOf(keyParts(T, groupsOf(kernels.keys)), (K * D) / COLUMNS, batch, target.units)
+  const forQueries = turnsOf(queryParts(T, groupsOf(kernels.queries)), H, batch, target.units)
   return [
     [...made, prepared],
     [
