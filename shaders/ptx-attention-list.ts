@@ -7,7 +7,7 @@ import type { AttentionTile } from "./ptx-attention-tile.ts"
 /** Warpgroups that share what one lane brings: as many as have registers enough. */
 const GROUPS = {
   forward: { 64: { plain: 3, dropout: 2 }, 128: { plain: 2, dropout: 2 } },
-  queries: { 64: { plain: 2, dropout: 3 }, 128: { plain: 2, dropout: 2 } },
+  queries: { 64: { plain: 3, dropout: 3 }, 128: { plain: 2, dropout: 2 } },
   keys: { 64: { plain: 2, dropout: 2 }, 128: { plain: 2, dropout: 2 } },
 } as const
 
