@@ -115,9 +115,7 @@ static VkResult make_pipeline(Gpu *d, PipelineRow *row) {
 
 /** A kernel of VK_NVX_binary_import: PTX text with its terminating zero becomes a function (handle) of a module (layout). */
 static VkResult make_function(Gpu *d, PipelineRow *row) {
-  static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER; /* the driver's compiler for PTX, one text at a time */
   if (!d->call.CreateCuModuleNVX || !d->call.CreateCuFunctionNVX) return -7;
-  pthread_mutex_lock(&one);
   CuModuleInfo module = {.c.type = ST_CU_MODULE, .bytes = (uintptr_t)row->bytes, .data = row->words};
   VkResult result = d->call.CreateCuModuleNVX(d->handle, &module, 0, &row->layout);
   if (!result) {
@@ -125,7 +123,6 @@ static VkResult make_function(Gpu *d, PipelineRow *row) {
     result = d->call.CreateCuFunctionNVX(d->handle, &function, 0, &row->handle);
     if (result) d->call.DestroyCuModuleNVX(d->handle, row->layout, 0);
   }
-  pthread_mutex_unlock(&one);
   return result;
 }
 

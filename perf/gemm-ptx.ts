@@ -28,7 +28,8 @@ const SWEPT: readonly PtxTile[] = [
 ]
 const GROUPS = [4, 11, 16]
 
-const nameOf = ({ tile, splits, group }: PtxWay): string => `ptx ${tileName(tile)} g${group} s${splits}`
+const nameOf = ({ tile, splits, group, rest, span }: PtxWay): string =>
+  `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}`
 const kernels = new Map<string, GemmKernel>()
 function kernelOf(gemm: PtxGemm): GemmKernel {
   const made = ptxGemm(gemm)
@@ -46,7 +47,7 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
     const splits = request.order === "any" ? [1, 2, 3, 4, 6, 8, 11, 16, 22, 32] : [1]
     const steps = Math.ceil(request.K / 32)
     const isWhole = (count: number) => Math.ceil(steps / count) * (count - 1) < steps && steps / count >= 8
-    ways.push(...splits.filter(isWhole).map((count) => ({ ...best, splits: count })))
+    ways.push(...splits.filter(isWhole).map((count) => ({ ...best, splits: count, rest: 0, span: 1 })))
     ways.push(...GROUPS.map((group) => ({ ...best, group })))
     for (const tile of SWEPT)
       if (placesOf(tile).end > 0 && rowsOf(tile) <= 2 * request.M && columnsOf(tile) <= 2 * request.N) ways.push({ ...best, tile })
@@ -54,12 +55,16 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   const byName = new Map(ways.map((way) => [nameOf(way), way]))
   return [...byName].map(([name, way]) => ({
     name,
-    launches: ptxLaunchesOf(request, way, target, (wanted) => kernelOf({ ...wanted, tile: way.tile })),
+    launches: ptxLaunchesOf(request, way, target, { kernelFor: (wanted) => kernelOf({ ...wanted, tile: way.tile }) }),
   }))
 }
 
-/** Changes to a text for finding out why a kernel fails: where shared memory begins is asked for, or every arrival has a fence before it. */
+/**
+ * Changes to a text for finding out why a kernel fails: where shared memory begins is asked for, or every arrival has a fence before it. "lines"
+ * changes the tensor maps: a request brings 256 bytes to the L2 cache instead of 128.
+ */
 export const EDITS: Readonly<Record<string, (text: string) => string>> = {
+  lines: (text) => text,
   base: (text) => text.replace("mov.b32 %r0, 0;", "mov.u32 %r0, memory;"),
   fence: (text) => text.replaceAll(/^(\t@%p\d+ mbarrier\.arrive\.release)/gm, "\tfence.proxy.async.shared::cta;\n$1"),
 }
@@ -70,7 +75,10 @@ export class Maps {
   readonly #host: DeviceBuffer
   #next = 0
 
-  constructor(readonly driver: Driver) {
+  constructor(
+    readonly driver: Driver,
+    readonly isWide: boolean,
+  ) {
     this.#buffer = driver.buffer(2 ** 20, LOCAL, 0, "tensor maps")
     this.#host = driver.buffer(2 ** 12, HOST, 0, "staging of tensor maps")
   }
@@ -80,6 +88,7 @@ export class Maps {
     const words = new BigUint64Array(this.#host.view(0, 8 * values.length))
     values.forEach((value, i) => {
       words[i] = BigInt(typeof value === "object" ? addressOf(value) : (value ?? 0))
+      if (this.isWide && i % 16 === 1) words[i]! |= 1n << 17n
     })
     const at = this.#next
     this.#next = (at + 256) % 2 ** 20

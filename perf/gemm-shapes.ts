@@ -56,7 +56,7 @@ export const SHAPES = {
     ...step(65536, 768, 50304, 8192),
     ...step(16384, 1600, 50304, 8192),
   ],
-  decode: [1, 16, 64, 256, 1024].flatMap((M) => LAYERS.map(([K, N]): Shape => ({ layout: "nt", M, N, K, out: "bf16" }))),
+  decode: [1, 16, 32, 64, 256, 1024].flatMap((M) => LAYERS.map(([K, N]): Shape => ({ layout: "nt", M, N, K, out: "bf16" }))),
   /** Edges, rows that are not aligned to 16 bytes, long sums. */
   edges: [
     { layout: "nt", M: 1000, N: 50257, K: 768, out: "bf16" },

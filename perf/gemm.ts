@@ -6,19 +6,23 @@
  * is timed in the same recording, without the host. Lines, best first: path tile/lanes gGROUP sSPLITS (t1: one step of K in straight code), TFLOP/s
  * by the median time between the device's timestamps, and their range; * marks the way that the product takes. The table at the end has for each
  * shape the best way and the chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and
- * prints a hash of 4,096 elements of c: ways with equal hashes add in the same order. --only matches the line's beginning, --chosen leaves out all
- * other ways. --sweep adds other tiles, rings, groups and splits in PTX. --whole compares all of c and pre by PTX with the best other way's, and its bits
- * with those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out why one fails (gemm-ptx.ts).
+ * prints a hash of 4,096 elements of c: ways with equal hashes add in the same order. Products of few rows have another b in each run, so that it
+ * comes from memory as in generation, and their lines tell bytes per second. --only matches the line's beginning, --chosen leaves out all other ways.
+ * --sweep adds other tiles, rings, groups and splits in PTX. --whole compares all of c and pre by PTX with the best other way's, and its bits with
+ * those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out why one fails,
+ * --edit=lines the tensor maps (gemm-ptx.ts).
  */
 import { parseArgs } from "node:util"
+import { fewTileName } from "../shaders/ptx-few-tile.ts"
 import { type DeviceBuffer, Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { findGpus, targetOf } from "../src/gpu-info.ts"
 import { vulkan } from "../src/native-vulkan.ts"
 import { activate, activateDerivative } from "../src/op-activation.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
 import { launchesOf, TILES, tensorTile, type Way, wayOf } from "../src/op-matmul-matrix.ts"
-import { ptxGemmLaunches } from "../src/op-matmul-ptx.ts"
+import { fewLaunches, fewTiles } from "../src/op-matmul-ptx-few.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
+import { isSkinny, skinnyGemm } from "../src/op-matmul-skinny.ts"
 import type { GpuTarget, Launch, Launches, Memory, Scratch, Table } from "../src/program.ts"
 import { cellBytes } from "../src/ptx.ts"
 import { type Kernel, type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
@@ -177,20 +181,32 @@ const MORE = [
 
 /** The ways to do a product that are worth timing. */
 function* waysOf(request: Gemm): Generator<Named> {
+  const shortOf = (launches: Launches) =>
+    JSON.stringify(flat(launches).flatMap((step) => step.map(({ variant, groups }) => [variant, groups])))
+  const taken = shortOf(gemm(request, target))
+  for (const way of allWays(request)) {
+    const isChosen = shortOf(way.launches) === taken
+    if (isChosen || !flags.chosen) yield { ...way, isChosen }
+  }
+}
+
+function* allWays(request: Gemm): Generator<Named> {
+  if (flags.path.includes("ptx"))
+    for (const tile of fewTiles(request, target))
+      yield { name: `ptx few ${fewTileName(tile)}`, launches: fewLaunches(request, tile, target), isChosen: false }
+  const skinny = isSkinny(request) ? skinnyGemm(request, target) : undefined
+  if (skinny !== undefined) yield { name: "skinny", launches: skinny, isChosen: false }
   const { M, N, K } = request
   const nameOf = ({ path, tile, splits, group }: Way) => `${path} ${tile.name} g${group} s${splits}`
-  const inPtx = ptxGemmLaunches(request, target) !== undefined
-  if (flags.path.includes("ptx"))
-    for (const [i, way] of ptxWays(request, target, flags.sweep).entries()) yield { ...way, isChosen: inPtx && i === 0 }
+  if (flags.path.includes("ptx")) for (const way of ptxWays(request, target, flags.sweep)) yield { ...way, isChosen: false }
   const chosen = wayOf(request, target)
   const portable = () => gemm(request, { ...target, matrix: "none" })
   const isOdd = [M, N, K].some((size) => size % 8 !== 0)
-  if (chosen === undefined || isOdd || flags.path.includes("none"))
-    yield { name: "portable", launches: portable(), isChosen: chosen === undefined }
+  if (chosen === undefined || isOdd || flags.path.includes("none")) yield { name: "portable", launches: portable(), isChosen: false }
   const seen = new Set<string>()
   if (chosen !== undefined) {
     seen.add(nameOf(chosen))
-    yield { name: nameOf(chosen), launches: launchesOf(request, chosen, target), isChosen: !inPtx }
+    yield { name: nameOf(chosen), launches: launchesOf(request, chosen, target), isChosen: false }
   }
   if (flags.chosen) return
   for (const path of flags.path as (GpuTarget["matrix"] | "ptx")[]) {
@@ -238,7 +254,7 @@ class Arena {
   }
 }
 const arena = new Arena()
-const maps = new Maps(driver)
+const maps = new Maps(driver, flags.edit.includes("lines"))
 
 /** A way's dispatches, ready to be recorded; undefined where a pipeline is missing. */
 function prepare({ launches }: Named, addressOf: (memory: Memory | undefined) => number): ((commands: Recording) => void) | string {
@@ -285,13 +301,19 @@ interface Row {
   readonly chosenRate: number
 }
 
+/** Rows of a step of generation at most; the bytes that weights must have to come from memory instead of the L2 cache. */
+const [FEW, COLD, MOST_COPIES] = [64, 2e8, 24]
+
 /** Times all ways of a shape, then checks them if asked. */
 function measure({ title, shape, request, ways }: Bench): Row {
   const { M, N, K } = shape
   const known = new Map<Memory, DeviceBuffer>()
   const place = (memory: Memory, index: number) => known.set(memory, arena.at(index, bytesOf(memory as Scratch)))
   place(request.a, 0)
-  place(request.b, 1)
+  // Weights of few rows come from memory, as layer follows layer: each run has a b of its own.
+  const bytesB = bytesOf(request.b as Scratch)
+  const copies = M <= FEW ? Math.max(1, Math.min(MOST_COPIES, Math.ceil(COLD / bytesB))) : 1
+  known.set(request.b, arena.at(1, bytesB * copies))
   place(request.c, 2)
   if (request.bias !== undefined) place(request.bias, 3)
   const read = request.derivative?.pre ?? request.addend
@@ -304,15 +326,17 @@ function measure({ title, shape, request, ways }: Bench): Row {
   )
   const room = arena.at(6, Math.max(4, ...sums.map(bytesOf)))
   for (const memory of sums) known.set(memory, room)
-  const addressOf = (memory: Memory | undefined): number => (memory === undefined ? 0 : known.get(memory)!.address)
+  const addressIn = (copy: number) => (memory: Memory | undefined) =>
+    memory === undefined ? 0 : known.get(memory)!.address + (memory === request.b ? copy * bytesB : 0)
   const flops = 2 * M * N * K
   const runs = Math.max(4, Math.min(30, Math.round(0.004 / (flops / 2e14))))
-  const ready: { way: Named; record: (commands: Recording) => void }[] = []
+  const ready: { way: Named; record: (commands: Recording, run?: number) => void }[] = []
   const failed: string[] = []
   for (const way of ways) {
-    const record = prepare(way, addressOf)
-    if (typeof record === "string") failed.push(`${title.padEnd(38)} ${way.name.padEnd(34)} ${record}`)
-    else ready.push({ way, record })
+    const records = Array.from({ length: copies }, (_, copy) => prepare(way, addressIn(copy)))
+    const [first] = records
+    if (typeof first === "string") failed.push(`${title.padEnd(38)} ${way.name.padEnd(34)} ${first}`)
+    else ready.push({ way, record: (commands, run = 0) => (records[run % copies] as typeof first)!(commands) })
   }
   const count = ready.length * runs * 2
   const ticks = new BigUint64Array(count)
@@ -325,7 +349,7 @@ function measure({ title, shape, request, ways }: Bench): Row {
       record(commands)
       for (let i = 0; i < runs; i++) {
         v.gpu_timestamp(driver.gpu, commands, 2 * (which * runs + i))
-        record(commands)
+        record(commands, i + 1)
         v.gpu_timestamp(driver.gpu, commands, 2 * (which * runs + i) + 1)
       }
     })
@@ -350,7 +374,8 @@ function measure({ title, shape, request, ways }: Bench): Row {
     return { way, record, rate: flops / median / 1e12, median, least: seconds[0]!, most: seconds.at(-1)! }
   })
   results.sort((a, b) => b.rate - a.rate)
-  for (const { way, record, rate, least, most } of results) {
+  const bytes = M <= FEW ? 2 * K * (M + N) + sizeOf[shape.out] * M * N : 0
+  for (const { way, record, rate, median, least, most } of results) {
     const range = `${(1e6 * least).toFixed(1)}…${(1e6 * most).toFixed(1)} µs`
     let verdict = ""
     if (flags.check) {
@@ -370,7 +395,7 @@ function measure({ title, shape, request, ways }: Bench): Row {
         if (memory !== undefined)
           verdict += ` ${name} ${checkWhole(driver, known.get(memory)!, elements, shape.out, record, other.record, Number(flags.whole))}`
     }
-    const line = `${title.padEnd(38)} ${way.name.padEnd(34)} ${rate.toFixed(1).padStart(6)} TFLOP/s ${range.padStart(22)}`
+    const line = `${title.padEnd(38)} ${way.name.padEnd(34)} ${rate.toFixed(1).padStart(6)} TFLOP/s ${range.padStart(22)}${bytes === 0 ? "" : ` ${(1e6 * median).toFixed(2)} µs ${(bytes / median / 1e9).toFixed(0).padStart(5)} GB/s`}`
     console.log(`${line}${verdict}${way.isChosen ? " *" : ""}`)
   }
   for (const line of failed) console.log(line)

@@ -62,24 +62,28 @@ export const tensorStatistics = kernel({
 
 /**
  * Bit j mod 32 of mask[b, h, i, ⌊j/32⌋]: whether dropout keeps the weight of query i and key j ≤ i; the bits are those of attention's doc. Words
- * that no query sees are not written. words = B·H·T·⌈T/32⌉. Grid: any; ⌈words / 256⌉ gives each lane a word. About 600 instructions a word.
+ * that no query sees are not written. queries = B·H·T. Grid: any; ⌈queries / 32⌉·⌈T/32⌉ / 8 gives each lane a word. About 600 instructions a word;
+ * 32 neighbours do the same keys of 32 queries, so that they are mostly seen by all of them or by none.
  */
 export const tensorMask = kernel({
   name: "attention_tensor_mask",
   workgroup: 256,
   buffers: { mask: write(u32) },
-  push: { T: u32, H: u32, site: u32, threshold: u32, words: u32 },
+  push: { T: u32, H: u32, site: u32, threshold: u32, queries: u32 },
   params: attentionLive,
-  body(k, { mask, T, H, site, threshold, words, seed, step, row }) {
+  body(k, { mask, T, H, site, threshold, queries, seed, step, row }) {
     const perRow = T.add(31).shr(5)
     const firstRow = row.toU32().div(T).mul(H).mul(T)
-    k.for(k.group.mul(256).add(k.lane), words, k.groups.mul(256), (word) => {
-      const [query, key] = [word.div(perRow), word.mod(perRow).mul(32)]
-      k.if(key.le(query.mod(T)), () => {
+    const tasks = queries.add(31).shr(5).mul(perRow).shl(5)
+    k.for(k.group.mul(256).add(k.lane), tasks, k.groups.mul(256), (task) => {
+      const bundle = task.shr(5)
+      const [query, word] = [bundle.div(perRow).shl(5).add(task.and(31)), bundle.mod(perRow)]
+      const key = word.shl(5)
+      k.if(query.lt(queries).and(key.le(query.mod(T))), () => {
         const first = firstRow.add(query).toU64().mul(T.toU64()).add(key.toU64())
         const source = { seed: seed.toU32(), stream: site, step: step.toU32() }
         const [low, high] = [k.var(u32, 0), k.var(u32, 0)]
-        for (let block = 0; block < 9; block++) {
+        const draw = (block: number) => {
           const bits = randomBlockAfter(k, source, first.shr(2), k.u32(block)).map((random, i) =>
             random
               .shr(8)
@@ -90,9 +94,11 @@ export const tensorMask = kernel({
           const into = block < 8 ? low : high
           into.update((before) => bits.reduce((a, c) => a.or(c), before))
         }
+        for (let block = 0; block < 8; block++) draw(block)
+        k.if(T.and(3).ne(0), () => draw(8)) // rows begin within a block of four
         const shift = first.toU32().and(3)
         const rest = shift.eq(0).select(k.u32(0), high.get().shl(k.u32(32).sub(shift).and(31)))
-        mask.set(word, low.get().shr(shift).or(rest))
+        mask.set(query.mul(perRow).add(word), low.get().shr(shift).or(rest))
       })
     })
   },

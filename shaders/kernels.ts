@@ -24,6 +24,7 @@ import { logitAdjust, logprobs } from "./logits.ts"
 import { matmuls } from "./matmul.ts"
 import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
+import { matmulCombineSpans } from "./matmul-combine-spans.ts"
 import { matmulFew } from "./matmul-few.ts"
 import { matrixMatmuls } from "./matmul-matrix.ts"
 import { matmulSkinny } from "./matmul-skinny.ts"
@@ -94,7 +95,8 @@ export const kernels: readonly Kernel[] = [
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   ...matmulSkinny.flatMap(({ narrow, wide }) => [narrow, wide]),
   matmulCombine,
-  crossEntropy,
+  matmulCombineSpans,
+  ...Object.values(crossEntropy),
   lossSum,
   ...tensorKernels,
   ...Object.values(matrixMatmuls).flat(),

@@ -4,6 +4,8 @@ import { act, type F32, f32, kernel, read, readWrite, u32 } from "../src/spirv.t
 /** Lanes side by side along a row, and rows of lanes in a workgroup. */
 const WIDTH = 32
 const STRIPS = 8
+/** Loads of a lane in flight. */
+const AHEAD = 4
 
 function sums(name: string, per: 1 | 8) {
   return kernel({
@@ -21,10 +23,15 @@ function sums(name: string, per: 1 | 8) {
       const first = k.groupY.mul(rows)
       const totals = Array.from({ length: per }, () => k.var(f32, 0))
       k.if(column.lt(N), () => {
-        k.for(first.add(k.lane.div(WIDTH)), first.add(rows).min(R), STRIPS, (r) => {
-          const at = r.mul(N).add(column)
-          const values: readonly F32[] = per === 1 ? [x.at(at)] : x.pack(per).at(at.div(per))
-          totals.forEach((total, j) => total.add(values[j]!))
+        const end = first.add(rows).min(R)
+        k.for(first.add(k.lane.div(WIDTH)), end, STRIPS * AHEAD, (start) => {
+          const loaded = Array.from({ length: AHEAD }, (_, i) => {
+            const r = start.add(i * STRIPS)
+            const at = r.min(end.sub(1)).mul(N).add(column)
+            const values: readonly F32[] = per === 1 ? [x.at(at)] : x.pack(per).at(at.div(per))
+            return { isInside: r.lt(end), values }
+          })
+          for (const { isInside, values } of loaded) totals.forEach((total, j) => total.add(isInside.select(values[j]!, 0)))
         })
       })
       const slot = (strip: number, j: number) => k.lane.and(WIDTH - 1).add((j * STRIPS + strip) * WIDTH)

@@ -2,6 +2,9 @@
 import { f32, kernel, read, u32 } from "../src/spirv.ts"
 import { epilogue, finish } from "./matmul-epilogue.ts"
 
+/** Loads of a lane in flight. */
+const AHEAD = 4
+
 /**
  * c = epilogue(Σ_s parts[s]) (M, N), parts (S, M, ld), in the order of s. Grid: any number of workgroups.
  * Moves 4·(S + 1)·M·N bytes.
@@ -15,14 +18,23 @@ export const matmulCombine = kernel({
   constants: epilogue.constants,
   body(k, { parts, M, N, S, ld, ...e }) {
     const quads = ld.div(4)
+    const isWhole = N.mod(4).eq(0).and(e.ldc.mod(4).eq(0))
     k.for(k.group.mul(k.workgroup).add(k.lane), M.mul(quads), k.groups.mul(k.workgroup), (i) => {
       const [m, n] = [i.div(quads), i.mod(quads).mul(4)]
       const sums = [0, 1, 2, 3].map(() => k.var(f32, 0))
-      k.for(0, S, 1, (s) => {
-        const part = parts.pack(4).at(s.mul(M.mul(quads)).add(i))
-        sums.forEach((sum, j) => sum.add(part[j]!))
+      k.for(0, S, AHEAD, (first) => {
+        const loaded = Array.from({ length: AHEAD }, (_, a) => {
+          const s = first.add(a)
+          return { isPart: s.lt(S), part: parts.pack(4).at(s.min(S.sub(1)).mul(M.mul(quads)).add(i)) }
+        })
+        for (const { isPart, part } of loaded) sums.forEach((sum, j) => sum.add(isPart.select(part[j]!, 0)))
       })
-      sums.forEach((sum, j) => k.if(n.add(j).lt(N), () => finish(k, e, m, n.add(j), [sum.get()])))
+      const done = sums.map((sum) => sum.get())
+      k.if(
+        isWhole,
+        () => finish(k, e, m, n, done),
+        () => done.forEach((sum, j) => k.if(n.add(j).lt(N), () => finish(k, e, m, n.add(j), [sum]))),
+      )
     })
   },
 })

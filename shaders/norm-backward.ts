@@ -23,13 +23,14 @@ const MOST_SHORT = 64 * 32
 type Held = readonly (readonly Var<typeof f32>[])[]
 const valuesAt = (held: Held, i: number): F32[] => held[i]!.map((value) => value.get())
 
-/** Columns that a lane works on: their pack, where it is held (undefined: it is not), h = (x − mean)·rstd, dy and g = dy·w. */
+/** Columns that a lane works on: their pack, where it is held (undefined: it is not), h = (x − mean)·rstd, dy, g = dy·w, dsum (0 without). */
 interface Columns {
   readonly p: U32
   readonly i: number | undefined
   readonly h: readonly F32[]
   readonly d: readonly F32[]
   readonly g: readonly F32[]
+  readonly added: () => readonly F32[]
 }
 
 function normBackward(layout: RowLayoutName) {
@@ -76,14 +77,17 @@ function normBackward(layout: RowLayoutName) {
         const centre = k.var(f32, 0)
         k.if(centred.ne(0), () => centre.set(mean.at(r)))
         const [xs, ds] = [rows.hold((p) => rows.load(x, r, p)), rows.hold((p) => rows.load(dy, r, p))]
+        // what is needed after the row's sums is on its way before them
+        const sums = rows.zeros()
+        k.if(adds.ne(0), () => rows.held((p, i) => rows.load(dsum, r, p).forEach((value, j) => sums[i]![j]!.set(value))))
         const each = (body: (columns: Columns) => void) => {
-          const use = (p: U32, i: number | undefined, values: readonly F32[], d: readonly F32[]) => {
+          const use = (p: U32, i: number | undefined, values: readonly F32[], d: readonly F32[], added: () => readonly F32[]) => {
             const weights = rows.load(w, 0, p)
             const h = values.map((value) => value.sub(centre.get()).mul(scale))
-            body({ p, i, h, d, g: d.map((value, j) => value.mul(weights[j]!)) })
+            body({ p, i, h, d, g: d.map((value, j) => value.mul(weights[j]!)), added })
           }
-          rows.held((p, i) => use(p, i, valuesAt(xs, i), valuesAt(ds, i)))
-          rows.rest((p) => use(p, undefined, rows.load(x, r, p), rows.load(dy, r, p)))
+          rows.held((p, i) => use(p, i, valuesAt(xs, i), valuesAt(ds, i), () => valuesAt(sums, i)))
+          rows.rest((p) => use(p, undefined, rows.load(x, r, p), rows.load(dy, r, p), () => rows.load(dsum, r, p)))
         }
         const [sumG, sumGh] = [k.var(f32, 0), k.var(f32, 0)]
         each(({ h, g }) => {
@@ -96,9 +100,9 @@ function normBackward(layout: RowLayoutName) {
         const meanG = k.var(f32, 0)
         k.if(centred.ne(0), () => meanG.set(means.x))
         each((columns) => {
-          const { p, i, h, g } = columns
+          const { p, i, h, g, added } = columns
           const out = g.map((value, j) => k.var(f32, value.sub(meanG.get()).sub(h[j]!.mul(means.y)).mul(scale)))
-          k.if(adds.ne(0), () => rows.load(dsum, r, p).forEach((value, j) => out[j]!.add(value)))
+          k.if(adds.ne(0), () => added().forEach((value, j) => out[j]!.add(value)))
           const result = out.map((value) => value.get())
           rows.store(dx, r, p, result)
           k.if(branches.ne(0), () => rows.store(dr, r, p, result))
@@ -121,36 +125,34 @@ function normBackward(layout: RowLayoutName) {
       for (const { to, keeps, sums } of partials) {
         k.if(keeps.ne(0), () => {
           if (shared === undefined) rows.held((p, i) => rows.store(to, k.group, p, valuesAt(sums, i)))
-          else combine(k, rows, C, sums, shared, to)
+          else combine(k, rows, sums, shared, to)
         })
       }
     },
   })
 }
 
-/** Adds the sums of the workgroup's subgroups in their order and writes them as row `group` of `to`. */
+/** Adds the sums of the workgroup's subgroups in their order; the last one writes them as row `group` of `to`. */
 function combine(
   k: Body,
   rows: Rows,
-  C: U32,
   sums: Held,
   shared: { at(i: U32): F32; set(i: U32, value: F32): void },
   to: ReadWriteBuffer<typeof f32>,
 ): void {
-  const add = (isFirst: boolean) =>
-    rows.held((p, i) =>
-      valuesAt(sums, i).forEach((value, j) => {
-        const c = p.mul(rows.layout.pack).add(j)
-        shared.set(c, isFirst ? value : shared.at(c).add(value))
-      }),
-    )
-  k.if(k.subgroup.eq(0), () => add(true))
+  const { pack } = rows.layout
+  const place = (i: number, j: number) => k.subgroupSize.mul(i * pack + j).add(k.subgroupLane)
+  const upTo = (i: number) => valuesAt(sums, i).map((value, j) => shared.at(place(i, j)).add(value))
+  const keep = (values: (i: number) => readonly F32[]) =>
+    rows.held((_, i) => values(i).forEach((value, j) => shared.set(place(i, j), value)))
+  const last = k.workgroup.div(k.subgroupSize).sub(1)
+  k.if(k.subgroup.eq(0), () => keep((i) => valuesAt(sums, i)))
   k.barrier()
-  k.for(1, k.workgroup.div(k.subgroupSize), 1, (subgroup) => {
-    k.if(k.subgroup.eq(subgroup), () => add(false))
+  k.for(1, last, 1, (subgroup) => {
+    k.if(k.subgroup.eq(subgroup), () => keep(upTo))
     k.barrier()
   })
-  k.for(k.lane, C, k.workgroup, (c) => to.set(k.group.mul(C).add(c), shared.at(c)))
+  k.if(k.subgroup.eq(last), () => rows.held((p, i) => rows.store(to, k.group, p, upTo(i))))
   k.barrier()
 }
 

@@ -6,6 +6,8 @@ interface Operands {
   readonly R: U32
   readonly C: U32
   readonly eps: F32
+  /** 1/C. */
+  readonly share: F32
   readonly centred: U32
   readonly biased: U32
   readonly keepsMean: U32
@@ -24,7 +26,7 @@ interface Residual {
   readonly keepsSum: Bool
 }
 
-/** "early": as short, for few rows: what does not depend on the row is on its way before the row is. The bits are those of short. */
+/** "early": as short, for few rows, spread over the workgroups: what does not depend on the row is on its way before the row is. The bits are those of short. */
 type Kind = RowLayoutName | "early"
 const layoutOf = (kind: Kind): RowLayoutName => (kind === "early" ? "short" : kind)
 
@@ -33,12 +35,17 @@ const keptAt = (all: ReturnType<Rows["hold"]> | undefined, i: number | undefined
   i === undefined ? undefined : all?.[i]?.map((one) => one.get())
 
 function norm(k: Body, kind: Kind, operands: Operands, residual?: Residual): void {
-  const { R, C, eps, centred, biased, keepsMean, keepsRstd, x, w, b, y, mean, rstd } = operands
-  const rows = new Rows(k, ROW_LAYOUTS[layoutOf(kind)], C)
+  const { R, C, eps, share, centred, biased, keepsMean, keepsRstd, x, w, b, y, mean, rstd } = operands
   const isEarly = kind === "early"
-  const factors = isEarly ? rows.hold((p) => rows.load(w, 0, p)) : undefined
-  const added = isEarly ? rows.zeros() : undefined
-  if (added !== undefined) k.if(biased.ne(0), () => rows.held((p, i) => rows.load(b, 0, p).forEach((value, j) => added[i]![j]!.set(value))))
+  const rows = new Rows(k, ROW_LAYOUTS[layoutOf(kind)], C, isEarly)
+  const [factors, added] = isEarly ? [rows.zeros(), rows.zeros()] : []
+  if (factors !== undefined && added !== undefined) {
+    const keep = (from: Source, to: ReturnType<Rows["zeros"]>) =>
+      rows.held((p, i) => rows.load(from, 0, p).forEach((value, j) => to[i]![j]!.set(value)))
+    const hasRow = rows.firstRow().lt(R)
+    k.if(hasRow, () => keep(w, factors))
+    k.if(hasRow.and(biased.ne(0)), () => keep(b, added))
+  }
   rows.each(R, (r) => {
     const values = rows.hold((p) => rows.load(x, r, p))
     const total = k.var(f32, 0)
@@ -47,12 +54,12 @@ function norm(k: Body, kind: Kind, operands: Operands, residual?: Residual): voi
       for (const value of v) total.add(value)
     })
     const m = k.var(f32, 0)
-    k.if(centred.ne(0), () => m.set(rows.sum(total.get()).div(C.toF32())))
+    k.if(centred.ne(0), () => m.set(rows.inOrder(total.get()).mul(share)))
     const squares = k.var(f32, 0)
     rows.all(values, again, (_, v) => {
       for (const value of v) squares.update((sum) => value.sub(m.get()).fma(value.sub(m.get()), sum)) // not left to the compiler: kinds agree
     })
-    const scale = k.f32(1).div(rows.sum(squares.get()).div(C.toF32()).add(eps).sqrt())
+    const scale = rows.inOrder(squares.get()).fma(share, eps).rsqrt()
     k.if(rows.isFirst(), () => {
       k.if(keepsMean.ne(0), () => mean.set(r, m.get()))
       k.if(keepsRstd.ne(0), () => rstd.set(r, scale))
@@ -117,7 +124,7 @@ function plainNorm(layout: Kind) {
     name: `norm_${layout}`,
     workgroup: 256,
     buffers: { x: read(choice("x")), y: write(choice("y")), ...statistics },
-    push: { R: u32, eps: f32 },
+    push: { R: u32, eps: f32, share: f32 },
     constants,
     body: (k, operands) => norm(k, layout, operands),
   })
@@ -136,7 +143,7 @@ function addNorm(layout: Kind) {
     name: `add_norm_${layout}`,
     workgroup: 256,
     buffers: { x: read(f32), r: read(choice("r")), y: write(choice("y")), sum: readWrite(f32), ...statistics },
-    push: { R: u32, eps: f32 },
+    push: { R: u32, eps: f32, share: f32 },
     constants: { ...constants, keepsSum: constant(u32, 1) },
     body: (k, { r, sum, keepsSum, ...operands }) => norm(k, layout, operands, { r, sum, keepsSum: keepsSum.ne(0) }),
   })

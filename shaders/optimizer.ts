@@ -60,7 +60,7 @@ function update(name: string, rule: Rule) {
                 updates.map((u) => u.v!),
               )
             k.if(copyAddress.ne(0), () => storePack(copy, pack, index, values))
-          })
+          }, 4)
         })
       })
     },
@@ -84,11 +84,11 @@ function oneMinusPower(k: Body, log: F32, t: F32): F32 {
 export const adamw = update("adamw", {
   hasSecond: true,
   update(k, { beta1, rest1, log1, beta2, rest2, log2, eps }, t) {
-    const [c1, c2] = [oneMinusPower(k, log1, t), oneMinusPower(k, log2, t)]
+    const [r1, r2] = [k.f32(1).div(oneMinusPower(k, log1, t)), k.f32(1).div(oneMinusPower(k, log2, t))]
     return (g, m, v) => {
       const first = m.mul(beta1).add(g.mul(rest1))
       const second = v!.mul(beta2).add(g.mul(g).mul(rest2))
-      return { step: first.div(c1).div(second.div(c2).sqrt().add(eps)), m: first, v: second }
+      return { step: first.mul(r1).div(second.mul(r2).sqrt().add(eps)), m: first, v: second }
     }
   },
 })

@@ -1,10 +1,12 @@
 /** The two warpgroups of a Hopper matrix product that multiply: a into registers, b by descriptor, then the epilogue. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
-import { eachTile, type Frame } from "./ptx-gemm-frame.ts"
+import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
 import { countedSlot, counter, keep, knownSlot, next, type Slot } from "./ptx-gemm-ring.ts"
 import { DESCRIPTOR, NEXT_K, PIECE, periodOf, REGISTERS } from "./ptx-gemm-tile.ts"
 
+/** 1 twice, in bf16. */
+const ONES = 0x3f803f80
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
 /** What a warp needs for its k steps. */
@@ -19,6 +21,8 @@ interface Role {
   readonly isFirstLane: Predicate
   /** Always true. */
   readonly always: Predicate
+  /** Where the sums of a's rows are asked for: 16 × 8 sums of f32 for each unit, all columns alike. */
+  readonly rowSums: readonly (readonly F32[])[]
 }
 
 export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMemory): void {
@@ -32,10 +36,11 @@ export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     start: k.add(k.mul(warpgroup, 8 * tile.ringA), k.base),
     isFirstLane: k.compare("eq", frame.lane, 0),
     always: k.compare("eq", k.variable("u32", 0), 0),
+    rowSums: frame.gemm.finish === "sums" ? range(tile.units).map(() => k.registers("f32", 4)) : [],
   }
-  const store = epilogueOf(k, frame, warpgroup, memory)
-  if (tile.unrolled) unrolled(k, role, store)
-  else counted(k, role, store)
+  const epilogue = epilogueOf(k, frame, warpgroup, memory)
+  if (tile.unrolled) unrolled(k, role, epilogue)
+  else counted(k, role, epilogue)
 }
 
 /** Address of this lane's 16 bytes for ldmatrix, for both 16 of K. */
@@ -61,7 +66,8 @@ function rowAddresses(k: Ptx, { gemm: { tile }, warp, lane, places }: Frame, war
 /** One k step: the units come into registers, then chunk by chunk the products; at most one group of products is under way while a chunk is awaited. */
 function step(
   k: Ptx,
-  { frame, sums, rows, isFirstLane, always }: Role,
+  { frame, sums, rows, isFirstLane, always, rowSums }: Role,
+  place: Place,
   units: readonly Slot[],
   chunks: readonly Slot[],
   adds: Predicate,
@@ -81,6 +87,13 @@ function step(
       return to
     })
   })
+  if (rowSums.length > 0) {
+    const others = k.label("NO_SUMS")
+    k.jump(others, k.compare("ne", place.column, 0))
+    const ones = k.variable("u32", ONES)
+    rowSums.forEach((sum, m) => fragments[m]!.forEach((fragment) => k.multiplyWarp(sum, fragment, [ones, ones])))
+    k.place(others)
+  }
   chunks.forEach((chunk, j) => {
     k.wait(chunk.barrier(places.fullB), chunk.parity)
     const descriptors = [chunk.descriptor(zero + BigInt(places.b >> 4))]
@@ -103,13 +116,19 @@ function step(
   })
 }
 
-type Store = ReturnType<typeof epilogueOf>
+type Epilogue = ReturnType<typeof epilogueOf>
+
+function begin(k: Ptx, { rowSums }: Role, epilogue: Epilogue, place: Place): void {
+  for (const sum of rowSums.flat()) k.copy(sum, 0)
+  epilogue.begin(place)
+}
 
 /** The places of the rings are counted in registers. */
-function counted(k: Ptx, role: Role, store: Store): void {
+function counted(k: Ptx, role: Role, epilogue: Epilogue): void {
   const { tile } = role.frame.gemm
   const [a, b] = [counter(k, 0, role.start), counter(k, 0, k.base)]
   eachTile(k, role.frame, (place) => {
+    begin(k, role, epilogue, place)
     const i = k.variable("u32", 0)
     k.while(
       "STEP",
@@ -126,18 +145,18 @@ function counted(k: Ptx, role: Role, store: Store): void {
           atB = next(k, atB, tile.ringB, k.base)
           return slot
         })
-        step(k, role, units, chunks, k.compare("ne", i, 0))
+        step(k, role, place, units, chunks, k.compare("ne", i, 0))
         keep(k, a, atA)
         keep(k, b, atB)
         k.add(i, 1, i)
       },
     )
-    store(role.sums, place)
+    epilogue.end(role.sums, role.rowSums, place)
   })
 }
 
 /** The text holds one k step for each state of the rings; a tile begins where the last one ended. */
-function unrolled(k: Ptx, role: Role, store: Store): void {
+function unrolled(k: Ptx, role: Role, epilogue: Epilogue): void {
   const { tile } = role.frame.gemm
   const period = periodOf(tile)
   const state = k.variable("u32", 0)
@@ -154,6 +173,7 @@ function unrolled(k: Ptx, role: Role, store: Store): void {
   const [a, b] = [visits(tile.units, tile.ringA, role.start), visits(tile.chunks, tile.ringB)]
   const labels = range(period).map(() => k.label("STEP"))
   eachTile(k, role.frame, (place) => {
+    begin(k, role, epilogue, place)
     const [i, done] = [k.variable("u32", 0), k.label("DONE")]
     const enter = (from: number, to: number): void => {
       if (to - from === 1) {
@@ -169,7 +189,7 @@ function unrolled(k: Ptx, role: Role, store: Store): void {
     enter(0, period)
     labels.forEach((label, at) => {
       k.place(label)
-      step(k, role, a.of(at), b.of(at), k.compare("ne", i, 0))
+      step(k, role, place, a.of(at), b.of(at), k.compare("ne", i, 0))
       if (at === period - 1) {
         a.turn()
         b.turn()
@@ -180,6 +200,6 @@ function unrolled(k: Ptx, role: Role, store: Store): void {
     })
     k.jump(labels[0]!)
     k.place(done)
-    store(role.sums, place)
+    epilogue.end(role.sums, role.rowSums, place)
   })
 }

@@ -21,27 +21,39 @@ export const finishName = (finish: Finish): string => (finish === "none" ? "" : 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
 /**
- * Sums of one row that are finished together: their places in the accumulator of a 64 × 64 chunk (the upper of a lane's two rows; the lower's are
- * 2 further on), and their columns beyond the lane's first one.
+ * Sums of one row that are finished together, 32 columns by a quad of lanes: their places in the accumulator of a 64 × 64 chunk (the upper of a lane's
+ * two rows; the lower's are 2 further on), and their columns beyond the lane's first one.
  */
 interface Piece {
   readonly values: readonly number[]
   readonly columns: readonly number[]
 }
+const PIECE_COLUMNS = 32
 
 /** Value 4·b + 2·h + e of lane c = lane mod 4 lies in column 8·b + 2·c + e; where b was permuted, 16·G + 4·j + 2·h + e lies in 32·G + 8·c + 2·j + e. */
-function piecesOf(isPermuted: boolean, out: "f32" | "bf16"): readonly Piece[] {
-  const pairs = (from: number, count: number) => range(count).flatMap((i) => [4 * (from + i), 4 * (from + i) + 1])
-  if (isPermuted) return [0, 1].map((G) => ({ values: pairs(4 * G, 4), columns: range(8).map((i) => 32 * G + i) }))
-  const columns = (from: number, count: number) => range(count).flatMap((i) => [8 * (from + i), 8 * (from + i) + 1])
-  const size = out === "f32" ? 1 : 4
-  return range(8 / size).map((i) => ({ values: pairs(size * i, size), columns: columns(size * i, size) }))
+const piecesOf = (isPermuted: boolean): readonly Piece[] =>
+  [0, 1].map((G) => ({
+    values: range(4).flatMap((i) => [16 * G + 4 * i, 16 * G + 4 * i + 1]),
+    columns: range(8).map((i) => PIECE_COLUMNS * G + (isPermuted ? i : 8 * (i >> 1) + (i & 1))),
+  }))
+
+type Sums = readonly (readonly (readonly F32[])[])[]
+
+/** Items whose part of pre is read before the first is finished, and before the others. */
+const [AHEAD_FIRST, AHEAD] = [1, 2]
+/** Items whose sums' registers serve others, once they are stored. */
+const FREED = 4
+
+interface StoredRow {
+  readonly address: U64
+  readonly values: readonly F32[]
+  readonly isThere: Predicate
 }
 
 /** What a thread knows of its part of a tile. */
 interface Part {
-  /** Address of its first element, for each of its rows, in c. */
-  readonly rows: readonly (readonly U64[])[]
+  /** Address of its first element in c, in the upper or lower row of a unit. */
+  address(unit: number, h: 0 | 1): U64
   /** How many rows and columns there are from its first on; columns also where it stores, which differs after an exchange. */
   readonly rowsLeft: U32
   readonly columnsLeft: U32
@@ -49,12 +61,12 @@ interface Part {
   readonly bias: U64
 }
 
-/** Returns what writes the sums of a tile. */
+/** Returns what is done before the first product of a tile, and what writes its sums. */
 export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMemory) {
   const { layout, out, tile, finish } = frame.gemm
   const isPermuted = layout === "ntp"
   const size = out === "f32" ? 4 : 2
-  const pieces = piecesOf(isPermuted, out)
+  const pieces = piecesOf(isPermuted)
   const exchanges = !isPermuted && out === "bf16"
   const [isActivation, isDerivative] = [finish in ptxActivations, finish.startsWith("d_")]
   const hasBias = isActivation || finish === "bias" || finish === "add"
@@ -66,6 +78,13 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
   const storeColumn = k.shl(quad, 3)
   const [isOdd, isUpper] = [k.compare("ne", k.and(quad, 1), 0), k.compare("ne", k.and(quad, 2), 0)]
   const [withBias, withPre] = [k.compare("ne", memory.bias, 0), k.compare("ne", memory.pre, 0)]
+  if (isDerivative && !exchanges) throw new TypeError(`ptx gemm: ${finish} is there for nn in bf16 only`)
+  /** From an element of c to that of pre (where a lane reads it before the exchange), and to that of the addend. */
+  const [toPre, toAddend] = [k.register("u64"), k.register("u64")]
+  if (isActivation || isDerivative) k.emit("sub.u64", toPre, memory.pre, memory.c)
+  const toMoved = k.madWide(quad, 6 * size, 0)
+  if (isDerivative) k.addLong(toPre, toMoved, toPre)
+  if (finish === "add") k.emit("sub.u64", toAddend, memory.addend, memory.c)
   const rowBytes = k.mul(memory.ldc, size)
   const beta = finish === "add" ? k.register("f32") : undefined
   if (beta !== undefined) k.load("f32", [beta], memory.params)
@@ -77,9 +96,8 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     const stored = k.madWide(place.split, frame.M, k.long(firstRow))
     const first = k.register("u64")
     k.emit("mad.lo.u64", first, stored, k.long(rowBytes), k.madWide(firstColumn, size, memory.c))
-    const below = (rows: number) => k.madWide(rowBytes, rows, first)
     return {
-      rows: range(tile.units).map((unit) => [0, 8].map((h) => (unit + h === 0 ? first : below(64 * unit + h)))),
+      address: (unit, h) => (unit + h === 0 ? first : k.madWide(rowBytes, 64 * unit + 8 * h, first)),
       rowsLeft: remaining(frame.M, firstRow),
       columnsLeft: remaining(frame.N, firstColumn),
       storeLeft: remaining(frame.N, exchanges ? k.add(place.column, storeColumn) : firstColumn),
@@ -116,37 +134,51 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     return [a2, b2, c2, d2]
   }
 
-  /** Stores a piece that begins at column `first`; beyond N nothing is written. */
-  const store = (address: U64, values: readonly F32[], first: number, hasRow: Predicate, part: Part): void => {
+  /** Stores what lies in the columns from `first` on of two rows; beyond N, of which `columnsLeft` are left, nothing is written. */
+  const store = (rows: readonly StoredRow[], first: number, columnsLeft: U32, part: Part): void => {
     const byte = first * size
     if (isPermuted) {
-      const p = k.both(hasRow, k.compare("gt", part.storeLeft, first))
-      if (out === "bf16") {
-        const words = range(4).map((i) => k.packBf16(values[2 * i]!, values[2 * i + 1]!))
-        k.when(p, () => k.store("u32", address, byte, words))
-      } else for (const half of [0, 4]) k.when(p, () => k.store("f32", address, byte + 4 * half, values.slice(half, half + 4)))
+      for (const { address, values, isThere } of rows) {
+        const words = range(4).map((i) => (out === "bf16" ? k.packBf16(values[2 * i]!, values[2 * i + 1]!) : undefined))
+        if (out === "bf16") k.when(isThere, () => k.store("u32", address, byte, words as U32[]))
+        else for (const half of [0, 4]) k.when(isThere, () => k.store("f32", address, byte + 4 * half, values.slice(half, half + 4)))
+      }
       return
     }
+    const [partly, end] = [k.label("PARTLY"), k.label("WRITTEN")]
+    const isWhole = k.compare("ge", columnsLeft, first + PIECE_COLUMNS)
     if (out === "f32") {
-      const [one, two] = [0, 1].map((i) => k.both(hasRow, k.compare("gt", part.storeLeft, first + i))) as [Predicate, Predicate]
-      k.when(two, () => k.store("f32", address, byte, values))
-      const only = k.register("pred")
-      k.emit("xor.pred", only, one, two)
-      k.when(only, () => k.store("f32", address, byte, values.slice(0, 1)))
+      const pairs = rows.flatMap(({ address, values, isThere }) =>
+        range(4).map((i) => ({ address, isThere, column: first + 8 * i, values: values.slice(2 * i, 2 * i + 2) })),
+      )
+      k.jump(partly, isWhole, false)
+      for (const { address, isThere, column, values } of pairs) k.when(isThere, () => k.store("f32", address, 4 * column, values))
+      k.jump(end)
+      k.place(partly)
+      for (const { address, isThere, column, values } of pairs)
+        values.forEach((value, i) => {
+          const p = k.both(isThere, k.compare("gt", part.storeLeft, column + i))
+          k.when(p, () => k.store("f32", address, 4 * (column + i), [value]))
+        })
+      k.place(end)
       return
     }
-    const words = transpose(range(4).map((i) => k.packBf16(values[2 * i]!, values[2 * i + 1]!)))
-    const [all, some] = [7, 0].map((i) => k.both(hasRow, k.compare("gt", part.storeLeft, first + i))) as [Predicate, Predicate]
-    // The exchange moved this lane's columns from 2·c to 8·c.
-    const moved = k.madWide(quad, 6 * size, address)
-    k.when(all, () => k.store("u32", moved, byte, words))
-    const [edge, end] = [k.register("pred"), k.label("WHOLE")]
-    k.emit("xor.pred", edge, all, some)
-    k.jump(end, edge, false)
-    range(7).forEach((i) => {
-      const word = i % 2 === 0 ? words[i >> 1]! : k.shr(words[i >> 1]!, 16)
-      k.when(k.compare("gt", part.storeLeft, first + i), () => k.store("u16", moved, byte + 2 * i, [word]))
-    })
+    // The exchange moves this lane's columns from 2·c to 8·c.
+    const moved = rows.map(({ address, values, isThere }) => ({
+      address: k.addLong(address, toMoved),
+      words: transpose(range(4).map((i) => k.packBf16(values[2 * i]!, values[2 * i + 1]!))),
+      isThere,
+    }))
+    k.jump(partly, isWhole, false)
+    for (const { address, words, isThere } of moved) k.when(isThere, () => k.store("u32", address, byte, words))
+    k.jump(end)
+    k.place(partly)
+    for (const { address, words, isThere } of moved)
+      range(8).forEach((i) => {
+        const word = i % 2 === 0 ? words[i >> 1]! : k.shr(words[i >> 1]!, 16)
+        const p = k.both(isThere, k.compare("gt", part.storeLeft, first + i))
+        k.when(p, () => k.store("u16", address, byte + 2 * i, [word]))
+      })
     k.place(end)
   }
 
@@ -162,53 +194,118 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     return to
   }
 
-  /** Address in another matrix of c's shape. */
-  const beside = (address: U64, other: U64): U64 => {
-    const offset = k.register("u64")
-    k.emit("sub.u64", offset, address, memory.c)
-    return k.addLong(offset, other)
+  const groups = range(tile.chunks).flatMap((chunk) =>
+    pieces.map((piece) => ({ chunk, piece, first: CHUNK_COLUMNS * chunk + piece.columns[0]! })),
+  )
+  const items = groups.flatMap((group) => range(tile.units).map((unit) => ({ ...group, unit })))
+  /** Of so many groups the biases are read before they are needed. */
+  const groupsAhead = !hasBias || !isPermuted ? 0 : out === "bf16" ? 2 : 1
+  const ROWS = [0, 1] as const
+
+  const begin = (place: Place): void => {
+    if (!isDerivative) return
+    k.comment("each lane asks for a row of pre, which is in the L2 cache when the last product is done")
+    const mine = k.add(k.add(place.row, warpRow), k.add(k.and(frame.lane, 15), k.shl(k.shr(frame.lane, 4), 6)))
+    const address = k.register("u64")
+    k.emit("mad.lo.u64", address, k.long(mine), k.long(rowBytes), k.madWide(place.column, size, memory.pre))
+    const left = remaining(frame.N, place.column)
+    const isRow = k.compare("lt", mine, frame.M)
+    const has = tile.units === 1 ? k.both(isRow, k.compare("lt", frame.lane, 16)) : isRow
+    for (let column = 0; column < CHUNK_COLUMNS * tile.chunks; column += CHUNK_COLUMNS) {
+      const p = k.both(has, k.compare("gt", left, column))
+      k.when(p, () => k.prefetch(address, column * size))
+    }
   }
 
-  return (sums: readonly (readonly (readonly F32[])[])[], place: Place): void => {
-    k.comment("---- epilogue")
-    const part = partOf(place)
-    const [columnsLeft, end] = [remaining(frame.N, place.column), k.label("STORED")]
-    const warpRowsLeft = remaining(frame.M, k.add(place.row, warpRow))
-    range(tile.chunks).forEach((chunk) => {
-      for (const piece of pieces) {
-        const first = CHUNK_COLUMNS * chunk + piece.columns[0]!
-        // Also keeps the assembler from working on many pieces at once, for which there are no registers.
-        k.jump(end, k.compare("le", columnsLeft, first))
-        const biases = hasBias ? biasesOf(part, piece, first) : undefined
-        range(tile.units).forEach((unit) => {
-          ;[0, 1].forEach((h) => {
-            const address = part.rows[unit]![h]!
-            const hasRow = k.compare("gt", part.rowsLeft, 64 * unit + 8 * h)
-            const skip = k.label("ROW")
-            k.jump(skip, k.compare("le", warpRowsLeft, 64 * unit + 8 * h)) // all lanes or none, as an exchange needs all
-            let z: readonly F32[] = piece.values.map((i) => sums[unit]![chunk]![i + 2 * h]!)
-            if (finish === "add") z = z.map((one) => k.mulFloat(one, memory.scale))
-            if (biases !== undefined) z = z.map((one, i) => k.addFloat(one, biases[i]!))
-            if (isActivation) {
-              store(beside(address, memory.pre), z, first, k.both(hasRow, withPre), part)
-              z = z.map((one) => ptxActivations[finish as PtxActivation].value(k, one))
-            }
-            if (isDerivative) {
-              const before = load(beside(address, memory.pre), piece, first, hasRow, part)
-              z = z.map((one, i) => k.mulFloat(one, ptxActivations[finish.slice(2) as PtxActivation].derivative(k, before[i]!)))
-            }
-            if (beta !== undefined) {
-              const p = k.both(k.compare("ne", beta, 0), hasRow)
-              const before = load(beside(address, memory.addend), piece, first, p, part)
-              z = z.map((one, i) => k.fma(before[i]!, beta, one))
-            }
-            store(address, z, first, hasRow, part)
-            k.place(skip)
-          })
+  /** Reads pre some items ahead, 16 bytes per lane and row. */
+  const readAhead = (part: Part) => {
+    const words: (readonly U32[])[][] = []
+    let asked = 0
+    const ask = (until: number): void => {
+      for (; asked < Math.min(until, items.length); asked++) {
+        const { unit, first } = items[asked]!
+        words[asked] = ROWS.map((h) => {
+          const to = range(4).map(() => k.variable("u32", 0))
+          const p = k.both(k.compare("gt", part.rowsLeft, 64 * unit + 8 * h), k.compare("gt", part.storeLeft, first))
+          const address = k.addLong(part.address(unit, h), toPre)
+          k.when(p, () => k.load("u32", to, address, first * size))
+          return to
         })
       }
+    }
+    ask(AHEAD_FIRST)
+    return {
+      values: (i: number, h: 0 | 1): readonly F32[] =>
+        transpose(words[i]![h]!).flatMap((pair) => [k.unpackBf16(pair, 0), k.unpackBf16(pair, 1)]),
+      isDone: (i: number) => ask(i + 1 + AHEAD),
+    }
+  }
+
+  /** The sums of a's rows, which the tiles of the first column know. */
+  const storeRowSums = (rowSums: readonly (readonly F32[])[], place: Place, part: Part): void => {
+    const isFirst = k.both(k.compare("eq", place.column, 0), k.compare("eq", quad, 0))
+    const byte = k.madWide(k.sub(memory.ldc, 8), size, 0)
+    rowSums.forEach((sum, unit) =>
+      ROWS.forEach((h) => {
+        const address = k.addLong(part.address(unit, h), byte)
+        const p = k.both(isFirst, k.compare("gt", part.rowsLeft, 64 * unit + 8 * h))
+        k.when(p, () => k.store("f32", address, 0, [sum[2 * h]!]))
+      }),
+    )
+  }
+
+  const end = (sums: Sums, rowSums: readonly (readonly F32[])[], place: Place): void => {
+    k.comment("---- epilogue")
+    const part = partOf(place)
+    if (rowSums.length > 0) storeRowSums(rowSums, place, part)
+    const [columnsLeft, stored] = [remaining(frame.N, place.column), k.label("STORED")]
+    const warpRowsLeft = remaining(frame.M, k.add(place.row, warpRow))
+    const pre = isDerivative ? readAhead(part) : undefined
+    let biases: readonly F32[] | undefined
+    const biasesAhead = groups.slice(0, groupsAhead).map(({ piece, first }) => biasesOf(part, piece, first))
+    items.forEach(({ chunk, unit, piece, first }, i) => {
+      if (unit === 0) {
+        k.jump(stored, k.compare("le", columnsLeft, first))
+        if (hasBias) biases = biasesAhead.shift() ?? biasesOf(part, piece, first)
+        const next = groups[i / tile.units + groupsAhead]
+        if (groupsAhead > 0 && next !== undefined) biasesAhead.push(biasesOf(part, next.piece, next.first))
+      }
+      const skip = k.label("ROWS")
+      k.jump(skip, k.compare("le", warpRowsLeft, 64 * unit)) // all lanes or none, as an exchange needs all
+      const rows = ROWS.map((h) => {
+        const isThere = k.compare("gt", part.rowsLeft, 64 * unit + 8 * h)
+        let values: readonly F32[] = piece.values.map((at) => sums[unit]![chunk]![at + 2 * h]!)
+        if (finish === "add") values = values.map((one) => k.mulFloat(one, memory.scale))
+        if (biases !== undefined) values = values.map((one, n) => k.addFloat(one, biases![n]!))
+        return { h, isThere, values, address: part.address(unit, h) }
+      })
+      if (isActivation) {
+        const kept = rows.map((row) => ({ ...row, address: k.addLong(row.address, toPre), isThere: k.both(row.isThere, withPre) }))
+        store(kept, first, columnsLeft, part)
+      }
+      const finished = rows.map(({ h, isThere, values, address }) => {
+        if (isActivation) return values.map((one) => ptxActivations[finish as PtxActivation].value(k, one))
+        if (pre !== undefined) {
+          const before = pre.values(i, h)
+          return values.map((one, n) => k.mulFloat(one, ptxActivations[finish.slice(2) as PtxActivation].derivative(k, before[n]!)))
+        }
+        if (beta === undefined) return values
+        const before = load(k.addLong(address, toAddend), piece, first, k.both(k.compare("ne", beta, 0), isThere), part)
+        return values.map((one, n) => k.fma(before[n]!, beta, one))
+      })
+      const results = rows.map((row, h) => ({ ...row, values: finished[h]! }))
+      store(results, first, columnsLeft, part)
+      k.place(skip)
+      pre?.isDone(i)
     })
-    k.place(end)
+    k.place(stored)
+    if (finish !== "none" && !(finish === "bias" && isPermuted)) {
+      k.comment("the first sums hold nothing any more: their registers are free while others are finished")
+      for (const { unit, chunk, piece } of items.slice(0, FREED)) {
+        for (const at of piece.values) for (const h of ROWS) k.copy(sums[unit]![chunk]![at + 2 * h]!, 0)
+      }
+    }
     k.syncWarp()
   }
+  return { begin, end }
 }

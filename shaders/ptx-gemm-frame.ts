@@ -7,9 +7,10 @@ export type PtxActivation = "gelu" | "gelu_tanh" | "relu" | "relu2" | "silu"
 
 /**
  * What happens between a sum and memory, in the order of matmul-epilogue.ts. "bias": + bias; "add": scale·sum + bias + beta·addend; an activation:
- * + bias, pre written, activation; d_…: · the activation's derivative at pre. Where bias or pre has address 0 its part is left out.
+ * + bias, pre written, activation; d_…: · the activation's derivative at pre. Where bias or pre has address 0 its part is left out. "sums" is "none"
+ * with the sums of a's rows in the column 8 before the end of c's rows.
  */
-export type Finish = "none" | "bias" | "add" | PtxActivation | `d_${PtxActivation}`
+export type Finish = "none" | "sums" | "bias" | "add" | PtxActivation | `d_${PtxActivation}`
 
 /** nt: a (M, K), b (N, K); nn: a (M, K), b (K, N); tn: a (K, M), b (K, N). ntp is nt whose b is read by a permuting map, N a multiple of 32. */
 export type PtxLayout = "nt" | "ntp" | "nn" | "tn"
@@ -28,19 +29,24 @@ export interface Frame {
   /** 0 … 3 in its warpgroup, and the lane in the warp. */
   readonly warp: U32
   readonly lane: U32
-  /** Tiles of c down, across and of one split, and all. */
+  /** Tiles of c: down, across, all, and of all splits that are whole. */
   readonly down: U32
   readonly across: U32
   readonly perSplit: U32
   readonly tiles: U32
   readonly M: U32
   readonly N: U32
+  /** k steps of all, and of a whole split. */
   readonly steps: U32
   readonly splitSteps: U32
+  /** Whole splits; then the last k steps, as many as `rest`, of tile after tile are dealt out to the blocks that are left, `span` to each. */
+  readonly splits: U32
+  readonly rest: U32
+  readonly span: U32
   readonly group: U32
 }
 
-/** A tile's place: its split, row and column of c, and the k steps it sums. */
+/** A tile's place: its part among those of a sum, row and column of c, and the k steps it sums. */
 export interface Place {
   readonly split: U32
   readonly row: U32
@@ -49,37 +55,46 @@ export interface Place {
   readonly stepCount: U32
 }
 
-/** Tile number t: splits after each other; in one, `group` tiles down lie beside each other, so that they use the same part of b from the L2 cache. */
-function placeOf(k: Ptx, f: Frame, t: U32): Place {
-  const split = k.div(t, f.perSplit)
-  const inSplit = k.sub(t, k.mul(split, f.perSplit))
+/** Row and column of a tile; `group` tiles down lie beside each other, so that they use the same part of b from the L2 cache. */
+function cornerOf(k: Ptx, f: Frame, tile: U32): Pick<Place, "row" | "column"> {
   const perGroup = k.mul(f.group, f.across)
-  const group = k.div(inSplit, perGroup)
-  const inGroup = k.sub(inSplit, k.mul(group, perGroup))
+  const group = k.div(tile, perGroup)
+  const inGroup = k.sub(tile, k.mul(group, perGroup))
   const first = k.mul(group, f.group)
   const size = k.min(k.sub(f.down, first), f.group)
   const column = k.div(inGroup, size)
   const row = k.add(first, k.sub(inGroup, k.mul(column, size)))
-  const firstStep = k.mul(split, f.splitSteps)
-  return {
-    split,
-    row: k.mul(row, rowsOf(f.gemm.tile)),
-    column: k.mul(column, columnsOf(f.gemm.tile)),
-    firstStep,
-    stepCount: k.min(k.sub(f.steps, firstStep), f.splitSteps),
-  }
+  return { row: k.mul(row, rowsOf(f.gemm.tile)), column: k.mul(column, columnsOf(f.gemm.tile)) }
 }
 
-/** `body` for every tile of this block. */
+/**
+ * `body` for every tile of this block. Blocks below `tiles` take whole splits, split after split, every one as many steps on as there are blocks; the
+ * others a span of the rest each. Both walk along a line of k steps: `splitSteps` for each tile of each split, or `rest` for each tile.
+ */
 export function eachTile(k: Ptx, f: Frame, body: (place: Place) => void): void {
-  const t = k.special("%ctaid.x")
-  const stride = k.special("%nctaid.x")
+  const block = k.special("%ctaid.x")
+  const isRest = k.compare("ge", block, f.tiles)
+  const index = k.sub(block, f.tiles)
+  const choose = (rest: U32, whole: U32) => k.select(isRest, rest, whole, "u32")
+  const period = choose(f.rest, f.splitSteps)
+  const at = choose(k.mul(index, f.span), k.mul(block, f.splitSteps))
+  const end = choose(k.min(k.mad(index, f.span, f.span), k.mul(f.perSplit, f.rest)), k.mul(f.tiles, f.splitSteps))
+  const stride = k.mul(k.special("%nctaid.x"), f.splitSteps)
+  const wholeSteps = k.sub(f.steps, f.rest)
   k.while(
     "TILE",
-    () => k.compare("lt", t, f.tiles),
+    () => k.compare("lt", at, end),
     () => {
-      body(placeOf(k, f, t))
-      k.add(t, stride, t)
+      const number = k.div(at, period)
+      const inPeriod = k.sub(at, k.mul(number, period))
+      const whole = k.div(number, f.perSplit)
+      const before = k.div(k.mul(number, f.rest), f.span) // the first block that has a part of this tile's rest
+      const split = choose(k.sub(k.add(f.splits, index), before), whole)
+      const firstStep = choose(k.add(wholeSteps, inPeriod), k.mul(whole, f.splitSteps))
+      const left = choose(k.min(k.sub(period, inPeriod), k.sub(end, at)), k.sub(wholeSteps, firstStep))
+      const stepCount = k.min(left, period)
+      body({ split, ...cornerOf(k, f, choose(number, k.sub(number, k.mul(whole, f.perSplit)))), firstStep, stepCount })
+      k.add(at, choose(stepCount, stride), at)
     },
   )
 }

@@ -16,7 +16,7 @@ const WANTED: readonly (readonly [PtxLayout, PtxGemm["out"], readonly Finish[]])
   ]),
   ["nn", "f32", ["none", "add"]],
   ["nn", "bf16", ["none", "add", ...ACTIVATIONS.map((name) => `d_${name}` as const)]],
-  ["tn", "f32", ["none", "add"]],
+  ["tn", "f32", ["none", "sums", "add"]],
 ]
 
 const keyOf = ({ layout, out, finish }: Omit<PtxGemm, "tile">): string => `${layout} ${out} ${finish}`

@@ -16,7 +16,10 @@ const buffers = (out: typeof f32 | typeof bf16) => ({
   addend: read(out),
   c: write(out),
 })
-const push = { M: u32, N: u32, steps: u32, splitSteps: u32, splits: u32, ldc: u32, group: u32, scale: f32 } as const
+const push = {
+  ...{ M: u32, N: u32, steps: u32, splitSteps: u32, splits: u32, rest: u32, span: u32 },
+  ...{ ldc: u32, group: u32, scale: f32 },
+} as const
 const params = { beta: f32 } as const
 export type GemmKernel = PtxKernel<ReturnType<typeof buffers>, typeof push, typeof params>
 
@@ -36,7 +39,9 @@ function initBarriers(k: Ptx, { tile }: PtxGemm, places: Frame["places"]): void 
 
 /**
  * c = epilogue(a·b) (M, N), bf16 factors, summed in f32; ldc a multiple of 8, in splits of `splitSteps` k steps each (c then holds their sums, f32, one
- * after the other, ldc · M elements each). Grid: as many blocks as there are processors, or tiles. 2·M·N·K FLOP.
+ * after the other, ldc · M elements each). Where `rest` is not 0, the last `rest` k steps of all tiles, one tile after the other, are cut into spans of
+ * `span`, which blocks after those of the splits take; their sums of a tile come after those of its splits. Grid: as many blocks as there are
+ * processors, or tiles of all splits; with a rest, tiles of all splits and spans. 2·M·N·K FLOP.
  * Sources: PTX ISA 8.0 (wgmma, cp.async.bulk.tensor, mbarrier, setmaxnreg); its layouts and orders as measured on an H200.
  */
 export function ptxGemm(gemm: PtxGemm): GemmKernel {
@@ -51,7 +56,7 @@ export function ptxGemm(gemm: PtxGemm): GemmKernel {
     push,
     params,
     body(k, given) {
-      const { M, N, steps, splitSteps, splits, group } = given
+      const { M, N, steps, splitSteps, splits, rest, span, group } = given
       const thread = k.special("%tid.x")
       const warpgroup = k.uniform(k.shr(thread, 7))
       const warp = k.uniform(k.and(k.shr(thread, 5), 3))
@@ -60,7 +65,7 @@ export function ptxGemm(gemm: PtxGemm): GemmKernel {
       const across = k.div(k.add(N, columnsOf(tile) - 1), columnsOf(tile))
       const perSplit = k.mul(down, across)
       const tiles = k.mul(perSplit, splits)
-      const frame: Frame = { gemm, places, warp, lane, down, across, perSplit, tiles, M, N, steps, splitSteps, group }
+      const frame: Frame = { gemm, places, warp, lane, down, across, perSplit, tiles, M, N, steps, splitSteps, splits, rest, span, group }
       k.if(k.compare("eq", thread, 0), () => initBarriers(k, gemm, places))
       k.syncBlock()
       k.if(

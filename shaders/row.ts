@@ -4,26 +4,31 @@ import { type Body, type F32, type FloatVector, f32, type Index, type U32, type 
 /** What rows are read from: floats of any type. */
 export interface Source {
   at(index: Index): F32
-  pack(count: 8): { at(index: Index): readonly F32[] }
+  pack(count: 4): { at(index: Index): readonly F32[] }
 }
 export interface Target {
   set(index: Index, value: F32): void
-  pack(count: 8): { set(index: Index, values: readonly F32[]): void }
+  pack(count: 4): { set(index: Index, values: readonly F32[]): void }
 }
 
-/** The lanes that share a row, the columns each takes at a time, and how many such packs it keeps in registers. */
+/**
+ * The lanes that share a row, the columns each takes at a time, and how many such packs it keeps in registers; what is beyond them is read again
+ * from the cache. Packs of 4: neighbouring lanes' 16 bytes of f32 lie side by side, so that every store fills whole sectors of the cache.
+ */
 export interface RowLayout {
   readonly lanes: "subgroup" | "workgroup"
-  readonly pack: 1 | 8
+  readonly pack: 1 | 4
+  readonly held: number
 }
-/** Packs of a row that a lane keeps in registers; what is beyond them is read again from the cache. */
-const HELD = 4
+
+/** Lanes of the largest subgroup. */
+const MOST_LANES = 64
 
 /** By name: short rows per subgroup, long rows per workgroup, and rows that are not aligned to packs. */
 export const ROW_LAYOUTS = {
-  short: { lanes: "subgroup", pack: 8 },
-  long: { lanes: "workgroup", pack: 8 },
-  uneven: { lanes: "workgroup", pack: 1 },
+  short: { lanes: "subgroup", pack: 4, held: 8 },
+  long: { lanes: "workgroup", pack: 4, held: 8 },
+  uneven: { lanes: "workgroup", pack: 1, held: 4 },
 } as const satisfies Record<string, RowLayout>
 export type RowLayoutName = keyof typeof ROW_LAYOUTS
 
@@ -36,10 +41,12 @@ export class Rows {
   private readonly share: U32
   private readonly lane: U32
 
+  /** `isSpread`: neighbouring rows go to different workgroups, as is best for few. */
   constructor(
     private readonly k: Body,
     readonly layout: RowLayout,
     readonly C: U32,
+    private readonly isSpread = false,
   ) {
     const isShort = layout.lanes === "subgroup"
     this.packs = C.div(layout.pack)
@@ -50,22 +57,25 @@ export class Rows {
   /** body(r) for the rows this lane takes part in: every so many, so that any grid does them all. */
   each(R: U32, body: (r: U32) => void): void {
     const { k } = this
-    if (this.layout.lanes === "workgroup") k.for(k.group, R, k.groups, body)
-    else {
-      const perGroup = k.workgroup.div(k.subgroupSize)
-      k.for(k.group.mul(perGroup).add(k.subgroup), R, k.groups.mul(perGroup), body)
-    }
+    const perGroup = this.layout.lanes === "workgroup" ? 1 : k.workgroup.div(k.subgroupSize)
+    k.for(this.firstRow(), R, k.groups.mul(perGroup), body)
+  }
+  /** The first of those rows. */
+  firstRow(): U32 {
+    const { k } = this
+    if (this.layout.lanes === "workgroup") return k.group
+    return this.isSpread ? k.subgroup.mul(k.groups).add(k.group) : k.group.mul(k.workgroup.div(k.subgroupSize)).add(k.subgroup)
   }
 
   /** A variable per column that this lane keeps, all 0. */
   zeros(): Var<typeof f32>[][] {
-    return count(HELD).map(() => count(this.layout.pack).map(() => this.k.var(f32, 0)))
+    return count(this.layout.held).map(() => count(this.layout.pack).map(() => this.k.var(f32, 0)))
   }
 
   /** body(p, i) for the packs p that this lane keeps, i being the place where it keeps them. */
   held(body: (p: U32, i: number) => void): void {
-    const { k, packs, share, lane } = this
-    for (const i of count(HELD)) {
+    const { k, packs, share, lane, layout } = this
+    for (const i of count(layout.held)) {
       const p = share.mul(i).add(lane)
       const isFull = packs.ge(share.mul(i + 1)) // known when the pipeline is made
       k.if(isFull.or(p.lt(packs)), () => body(p, i))
@@ -81,7 +91,7 @@ export class Rows {
 
   /** body(p) for the packs of the row that this lane does not keep; short rows have none. */
   rest(body: (p: U32) => void): void {
-    if (this.layout.lanes === "workgroup") this.k.for(this.share.mul(HELD).add(this.lane), this.packs, this.share, body)
+    if (this.layout.lanes === "workgroup") this.k.for(this.share.mul(this.layout.held).add(this.lane), this.packs, this.share, body)
   }
 
   /** body(p, values, place) for all packs of the row: those kept, with where they are, then those that `load` reads again. */
@@ -100,6 +110,14 @@ export class Rows {
     this.rest((p) => body(p, load(p)))
   }
 
+  /** Sum over the row in every lane; over a subgroup neighbours first, so that other languages find the same bits. */
+  inOrder(own: F32): F32 {
+    const { k, layout } = this
+    if (layout.lanes === "workgroup") return k.workgroupSum(own)
+    const sum = k.var(f32, own)
+    for (let mask = 1; mask < MOST_LANES; mask *= 2) k.if(k.subgroupSize.gt(mask), () => sum.add(k.subgroupShuffleXor(sum.get(), mask)))
+    return sum.get()
+  }
   /** Sum over the row in every lane. */
   sum<V extends F32 | FloatVector<2>>(own: V): V {
     return this.layout.lanes === "subgroup" ? this.k.subgroupAdd(own) : this.k.workgroupSum(own)
@@ -113,11 +131,11 @@ export class Rows {
   /** Pack p of row r. */
   load(from: Source, r: U32 | number, p: U32): readonly F32[] {
     const place = this.place(r, p)
-    return this.layout.pack === 8 ? from.pack(8).at(place) : [from.at(place)]
+    return this.layout.pack === 4 ? from.pack(4).at(place) : [from.at(place)]
   }
   store(to: Target, r: U32 | number, p: U32, values: readonly F32[]): void {
     const place = this.place(r, p)
-    if (this.layout.pack === 8) to.pack(8).set(place, values)
+    if (this.layout.pack === 4) to.pack(4).set(place, values)
     else to.set(place, values[0]!)
   }
   private place(r: U32 | number, p: U32): U32 {

@@ -1,38 +1,38 @@
 /** Lists of tensors in one dispatch: a table of addresses and a table of chunks that workgroups take in turns. */
 import { type Body, type F32, f32, kernel, type ReadBuffer, read, type U32, u32, u64, vec2, write } from "../src/spirv.ts"
 
-/** Elements of a chunk, and how many a lane takes at once. */
+/** Elements of a chunk. */
 export const CHUNK = 8192
-const PACK = 8
 
 /** The buffers of a kernel over lists. chunks (n): number of the tensor, its element where the chunk starts. sizes: elements per tensor. */
 export const LIST = { addresses: read(u64), sizes: read(u32), chunks: read(vec2(u32)) }
 
-export type PackSize = 1 | typeof PACK
+/** Elements that a lane takes at once: 8 have more bytes under way, 4 of neighbouring lanes fill whole sectors of the cache when they are stored. */
+export type PackSize = 1 | 4 | 8
 
 /** A chunk of a tensor. */
 export interface Chunk {
   /** Number of the chunk and of its tensor. */
   readonly i: U32
   readonly tensor: U32
-  /** Calls body(index, pack) for packs of 8 (pack 8) and for the elements left at the tensor's end (pack 1), spread over the lanes. */
-  each(body: (index: U32, pack: PackSize) => void): void
+  /** Calls body(index, pack) for packs of `size` and for the elements left at the tensor's end (pack 1), spread over the lanes. */
+  each(body: (index: U32, pack: PackSize) => void, size?: 4 | 8): void
 }
 
 interface Target {
   set(index: U32, value: F32): void
-  pack(count: 8): { set(index: U32, values: readonly F32[]): void }
+  pack(count: 4 | 8): { set(index: U32, values: readonly F32[]): void }
 }
 interface Source {
   at(index: U32): F32
-  pack(count: 8): { at(index: U32): readonly F32[] }
+  pack(count: 4 | 8): { at(index: U32): readonly F32[] }
 }
 export function loadPack(from: Source, pack: PackSize, index: U32): readonly F32[] {
-  return pack === PACK ? from.pack(PACK).at(index) : [from.at(index)]
+  return pack === 1 ? [from.at(index)] : from.pack(pack).at(index)
 }
 export function storePack(to: Target, pack: PackSize, index: U32, values: readonly F32[]): void {
-  if (pack === PACK) to.pack(PACK).set(index, values)
-  else to.set(index, values[0]!)
+  if (pack === 1) to.set(index, values[0]!)
+  else to.pack(pack).set(index, values)
 }
 
 /** Calls body for every chunk that this workgroup takes. isPacked 0: no packs, where tensors are not aligned to them. */
@@ -49,12 +49,12 @@ export function eachChunk(
     body({
       i,
       tensor,
-      each(inner) {
+      each(inner, size = 8) {
         const end = sizes.at(tensor).sub(start).min(CHUNK).add(start)
-        const first = start.div(PACK)
-        const last = isPacked.ne(0).select(end.div(PACK), first)
-        k.for(first.add(k.lane), last, k.workgroup, (index) => inner(index, PACK))
-        k.for(last.mul(PACK).add(k.lane), end, k.workgroup, (index) => inner(index, 1))
+        const first = start.div(size)
+        const last = isPacked.ne(0).select(end.div(size), first)
+        k.for(first.add(k.lane), last, k.workgroup, (index) => inner(index, size))
+        k.for(last.mul(size).add(k.lane), end, k.workgroup, (index) => inner(index, 1))
       },
     })
   })

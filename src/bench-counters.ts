@@ -16,7 +16,7 @@ export function countersOf(device: Device, preset: string, precision: Precision,
   const inputs = [...step.micro.plan.program.inputs.values(), ...step.update.plan.program.inputs.values()]
   const counters = {
     dispatches: launches.length,
-    barriers: sum(({ plan }) => new Set(plan.levels).size - 1),
+    barriers: sum(({ barriers }) => barriers),
     bytes_moved: launches.reduce((all, { bytes }) => all + bytes, 0),
     bytes_up: inputs.reduce((all, { shape }) => all + 4 * shape.reduce((n, d) => n * d, 1), 0),
     bytes_arena: Math.max(...programs.map(({ plan }) => device.arenaBytes(plan))),

@@ -85,14 +85,17 @@ async function readStream(answer: Response, started: number, inputTokens: number
     rest = events.pop()!
     for (const event of events) {
       if (!event.startsWith("data: {")) continue
+      // Nearly all are tokens: what they say is not looked at.
+      if (event.includes('"finish_reason":null}')) {
+        if (ttft === 0) ttft = now - started
+        else itls.push(now - last)
+        last = now
+        continue
+      }
       const { choices = [], usage, error } = JSON.parse(event.slice(6))
       if (error !== undefined) throw new Error(error.message)
       tokens = usage?.completion_tokens ?? tokens
       finish = choices[0]?.finish_reason ?? finish
-      if (choices.length === 0 || choices[0].finish_reason !== null) continue
-      if (ttft === 0) ttft = now - started
-      else itls.push(now - last)
-      last = now
     }
   }
   if (finish === undefined) throw new Error("the stream ended without a finish_reason")

@@ -93,7 +93,7 @@ export async function checkProduct(torch: Torch, device: Device, config: BenchPe
   for (const shape of parseShapes(config.checkShape)) {
     const { checked } = ourProduct(device, shape, dtype, { iters: 1, warmMs: 0, check: CHECKED })
     const flags = { ...torchFlags(device, config), dtype, shapes: shape.join("x"), iters: 1, warmup: 0, check: CHECKED }
-    const theirs = (await torch("gemm", flags)).results?.[0]?.checked ?? []
+    const theirs = (await torch.ask("gemm", flags)).results?.[0]?.checked ?? []
     theirs.forEach((their, i) => {
       const far = Math.abs((checked[i] as number) - their) / (checkAtol + checkRtol * Math.abs(their))
       if (!(far <= 1)) {
@@ -134,7 +134,7 @@ export async function besideCublas(
       rates[i]!.ours.push(...ms.map((one) => rate(shape, one)))
     })
     const list = shapes.map((shape) => shape.join("x")).join(",")
-    answer = await torch("gemm", { ...torchFlags(device, config), dtype, shapes: list, iters: config.iters, warmup: config.warmup })
+    answer = await torch.ask("gemm", { ...torchFlags(device, config), dtype, shapes: list, iters: config.iters, warmup: config.warmup })
     answer.results?.forEach(({ ms }, i) => {
       rates[i]!.theirs.push(...ms.map((one) => rate(shapes[i]!, one)))
     })

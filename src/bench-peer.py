@@ -1,28 +1,36 @@
 """PyTorch beside alpha: training, generation and matrix products of the shapes that alpha asks for; one JSON line on standard output.
+With --turns it measures whenever it reads a line, and answers each with one, so that a start serves several rounds.
 
 python3 bench-peer.py train --layers 12 --heads 12 --width 768 --vocab 50304 --batch 16 --context 1024 --dtype bf16 --device cuda --compile
 python3 bench-peer.py decode … --prompt 512 --generate 128
 python3 bench-peer.py gemm --shapes 1024x1024x1024,4096x4096x4096 --dtype bf16 --device cuda
+python3 -m torch.distributed.run --standalone --nproc-per-node 2 bench-peer.py train …: data parallel (DDP), `batch` per rank, the rate of all ranks
+python3 -m torch.distributed.run --standalone --nproc-per-node 2 bench-peer.py reduce --bytes 498000000 --device cuda
 
 The model is GPT-2's: layer norms and linear layers with biases, GELU by tanh, learned positions, the head tied to the embedding.
 """
 import argparse
 import json
+import os
+import sys
 import time
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 parser = argparse.ArgumentParser()
-parser.add_argument("what", choices=["train", "decode", "gemm", "version"])
-for name in ["layers", "heads", "width", "vocab", "batch", "context", "prompt", "generate", "threads", "warmup", "iters", "check"]:
+parser.add_argument("what", choices=["train", "decode", "gemm", "reduce", "version"])
+for name in ["layers", "heads", "width", "vocab", "batch", "context", "prompt", "generate", "threads", "warmup", "iters", "check", "bytes"]:
     parser.add_argument(f"--{name}", type=int)
 parser.add_argument("--seconds", type=float, default=3)
 parser.add_argument("--shapes", default="")
 parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--compile", action="store_true")
+parser.add_argument("--static", action="store_true", help="DDP around the compiled model, its graph said to stay; else the compiler cuts DDP's at its buckets")
+parser.add_argument("--turns", action="store_true")
 args = parser.parse_args()
 
 is_cuda = args.device.startswith("cuda")
@@ -31,6 +39,15 @@ if args.threads:
     torch.set_num_threads(args.threads)
 torch.set_float32_matmul_precision("high")
 torch.manual_seed(1)
+
+# torchrun's ranks: one GPU each.
+world = int(os.environ.get("WORLD_SIZE", "1"))
+rank = int(os.environ.get("RANK", "0"))
+is_first = rank == 0
+if world > 1:
+    if is_cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if is_cuda else "gloo")
 
 
 def wait():
@@ -48,11 +65,20 @@ def seconds_of(work):
 
 
 def repeated(work, per_call, at_least=3):
-    """Rates of calls for about --seconds."""
+    """Rates of calls for about --seconds; ranks call as often as rank 0 wants."""
     rates, start = [], time.perf_counter()
-    while len(rates) < at_least or time.perf_counter() - start < args.seconds:
+    while from_first(len(rates) < at_least or time.perf_counter() - start < args.seconds):
         rates.append(per_call / seconds_of(work))
     return rates
+
+
+def from_first(value):
+    """Rank 0's number, on all."""
+    if world == 1:
+        return value
+    shared = torch.tensor([float(value)], dtype=torch.float64, device=args.device)
+    torch.distributed.broadcast(shared, 0)
+    return shared.item()
 
 
 class Layer(nn.Module):
@@ -122,7 +148,14 @@ def train():
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), fused=True)
-    loss_of = torch.compile(model) if args.compile else model
+    compiled = torch.compile if args.compile else lambda same: same
+    if world == 1:
+        loss_of = compiled(model)
+    elif args.static:
+        loss_of = DistributedDataParallel(compiled(model), static_graph=True, gradient_as_bucket_view=True)
+    else:
+        loss_of = compiled(DistributedDataParallel(model, gradient_as_bucket_view=True))
+    torch.manual_seed(1 + rank)
     windows = torch.randint(args.vocab, (4, args.batch, args.context + 1), device=args.device)
 
     def step(i=0):
@@ -139,12 +172,15 @@ def train():
     if is_cuda:
         torch.cuda.reset_peak_memory_stats()
     # Only the ends of a sample are waited for, so that the device never waits for the host between steps.
-    steps = max(1, round(args.seconds / 3 / seconds_of(step)))
-    rates = repeated(lambda: [step(i) for i in range(steps)], args.batch * args.context * steps)
-    return {"tokens_per_s": rates, "peak_bytes": torch.cuda.max_memory_allocated() if is_cuda else None}
+    steps = int(from_first(max(1, round(args.seconds / 3 / seconds_of(step)))))
+
+    def measure():
+        rates = repeated(lambda: [step(i) for i in range(steps)], world * args.batch * args.context * steps)
+        return {"tokens_per_s": rates, "peak_bytes": torch.cuda.max_memory_allocated() if is_cuda else None}
+
+    return measure
 
 
-@torch.no_grad()
 def decode():
     model = Gpt((args.batch, args.context)).to(args.device, dtype).eval()
     step = torch.compile(model, mode="reduce-overhead", fullgraph=True) if args.compile else model
@@ -158,7 +194,7 @@ def decode():
             token, at = step(token, at).clone(), at + 1
 
     generate(8)
-    return {
+    return lambda: {
         "prompt_tokens_per_s": repeated(lambda: model.next(prompt, begin), args.batch * args.prompt),
         "tokens_per_s": repeated(generate, args.batch * args.generate),
     }
@@ -170,7 +206,6 @@ def pattern(rows, columns, seed):
     return (((((i * 2654435761) & 0xFFFFFFFF) >> 20) % 17 - 8) / 8).to(dtype).view(rows, columns)
 
 
-@torch.no_grad()
 def gemm():
     results = []
     for m, n, k in (map(int, shape.split("x")) for shape in args.shapes.split(",")):
@@ -195,5 +230,31 @@ def gemm():
     return {"results": results}
 
 
-done = {"train": train, "decode": decode, "gemm": gemm, "version": dict}[args.what]()
-print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda if is_cuda else None, **done}))
+def reduce():
+    """Sums of a vector over all ranks, several in a row between two looks at the clock."""
+    values = torch.zeros(args.bytes // 4, device=args.device)
+    calls = 10
+
+    def work():
+        for _ in range(calls):
+            torch.distributed.all_reduce(values)
+
+    work()
+    return {"bytes_per_s": [args.bytes * rate for rate in repeated(work, calls)]}
+
+
+def answer(measure):
+    done = measure()
+    if is_first:
+        print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda if is_cuda else None, **done}), flush=True)
+
+
+with torch.set_grad_enabled(args.what == "train"):
+    if args.what in ("version", "gemm", "reduce"):
+        answer({"version": dict, "gemm": gemm, "reduce": reduce}[args.what])
+    else:
+        measure = {"train": train, "decode": decode}[args.what]()
+        for _ in sys.stdin if args.turns else range(1):
+            answer(measure)
+if world > 1:
+    torch.distributed.destroy_process_group()

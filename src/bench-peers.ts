@@ -18,7 +18,7 @@ export async function measurePeer(
   for (const name of listed(config.device, ["auto"])) {
     const device = name === "auto" ? (deviceNames()[1] ?? "cpu") : name
     if (config.peer === "llama") for (const one of await besideLlama(config, device, tell)) keep(one)
-    else if (config.peer === "torch") await withTorch(python, (torch, version) => besideTorch(torch, version, config, device, tell, keep))
+    else if (config.peer === "torch") await withTorch(python, (torch) => besideTorch(torch, config, device, tell, keep))
     else {
       const opened = openDevice(device, config.threads).device
       for (const precision of precisionsOf(config.precision)) {

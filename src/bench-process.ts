@@ -63,9 +63,44 @@ function jsonLines(text: string): Record<string, unknown>[] {
 export async function runWell(command: readonly string[], options: RunOptions = {}): Promise<Ran> {
   const ran = await runCommand(command, options)
   if (ran.code === 0) return ran
-  const said = `${ran.stderr}\n${ran.lines.length > 0 ? "" : ran.stdout}`.trim().split("\n").slice(-12).join("\n")
+  const said = tail(`${ran.stderr}\n${ran.lines.length > 0 ? "" : ran.stdout}`)
   throw new AlphaError(`bench: ${command.join(" ")} exits ${ran.code}\n${said}`)
 }
+
+/** A process that answers every line with one. */
+export interface Answering {
+  /** Sends a line, and waits for the JSON object that answers it. Throws AlphaError with what was printed where the process ends instead. */
+  ask(): Promise<Readonly<Record<string, unknown>>>
+  close(): Promise<void>
+}
+
+export function startAnswering(command: readonly string[]): Answering {
+  const child = Bun.spawn([...command], { env: { ...process.env, BUN_BE_BUN: undefined }, stdin: "pipe", stdout: "pipe", stderr: "pipe" })
+  const stderr = child.stderr.text()
+  const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader()
+  let text = ""
+  return {
+    async ask() {
+      child.stdin.write("\n")
+      await child.stdin.flush()
+      for (;;) {
+        const { value, done } = await reader.read()
+        text += value ?? ""
+        const end = text.lastIndexOf("\n") + 1
+        const answer = jsonLines(text.slice(0, end)).at(-1)
+        text = text.slice(end)
+        if (answer !== undefined) return answer
+        if (done) throw new AlphaError(`bench: ${command.join(" ")} exits ${await child.exited}\n${tail(await stderr)}`)
+      }
+    },
+    async close() {
+      child.stdin.end()
+      await child.exited
+    },
+  }
+}
+
+const tail = (text: string): string => text.trim().split("\n").slice(-12).join("\n")
 
 /** Calls `work` with a directory that is gone afterwards. */
 export async function inTemporary<T>(work: (directory: string) => Promise<T>): Promise<T> {

@@ -1,6 +1,7 @@
 /** Speed of the server: a small model is trained, served by a process of its own, and put under load. */
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
+import { isCompiled } from "./base-build.ts"
 import { AlphaError } from "./base-error.ts"
 import { type Load, runLoad } from "./bench-load.ts"
 import type { Measurement } from "./bench-measure.ts"
@@ -23,13 +24,7 @@ export async function benchServe(program: readonly string[], device: string, rou
       "--sampleInterval=none",
     ]
     await runWell([...program, "train", `--data=${text}`, "--run=small", ...training, ...model, "--json"])
-    const server = Bun.spawn([...program, "serve", "--model=small", ...model, "--port=0", "--json"], {
-      stdin: "ignore",
-      stdout: "pipe",
-      stderr: "pipe",
-    })
-    try {
-      const baseUrl = await firstUrl(server.stdout)
+    return await withServer([...program, "serve", "--model=small", ...model], async (baseUrl) => {
       const load: Load = {
         ...{ baseUrl, model: "small", key: undefined, requests: REQUESTS, inputTokens: INPUT, outputTokens: OUTPUT, vocabSize: 16 },
         ...{ rate: Number.POSITIVE_INFINITY, burstiness: 1, concurrency: CONCURRENCY, seed: 1, goodput: {} },
@@ -45,11 +40,31 @@ export async function benchServe(program: readonly string[], device: string, rou
       const name = `cpu-small, ${CONCURRENCY} requests at a time`
       const command = `alpha bench serve --requests=${REQUESTS} --concurrency=${CONCURRENCY} --inputTokens=${INPUT} --outputTokens=${OUTPUT}`
       return [{ bench: "serve", name, device: "", unit: "tokens/s", better: "more", samples, facts: { on: device }, command }]
-    } finally {
-      server.kill()
-      await server.exited
-    }
+    })
   })
+}
+
+/** Starts a server with this command on a free port, calls `work` when it is ready, and ends it. */
+export async function withServer<T>(command: readonly string[], work: (baseUrl: string) => Promise<T>): Promise<T> {
+  const server = Bun.spawn([...command, "--port=0", "--json"], {
+    env: { ...process.env, BUN_BE_BUN: isCompiled ? undefined : process.env.BUN_BE_BUN },
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  })
+  const stderr = server.stderr.text()
+  try {
+    const baseUrl = await firstUrl(server.stdout)
+    while (!(await fetch(`${baseUrl}/ready`)).ok) await Bun.sleep(20)
+    return await work(baseUrl)
+  } catch (error) {
+    server.kill()
+    const said = (await stderr).trim().split("\n").slice(-3).join("\n")
+    throw said === "" ? error : new AlphaError(`bench serve: ${(error as Error).message}; the server said: ${said}`)
+  } finally {
+    server.kill()
+    await server.exited
+  }
 }
 
 /** The address in the first line of JSON that a server prints. */

@@ -6,8 +6,9 @@ import { speedup, statusOf } from "./bench-loop.ts"
 import { inTemporary, runCommand, selfCommand } from "./bench-process.ts"
 import { readTrained, type TrainBench, trainFlags } from "./bench-train.ts"
 import { candidates, halve, isSameLoss, type Knob, knobsOf, type Settings, type Trial } from "./bench-tune.ts"
-import type { BenchTuneConfig } from "./config.ts"
+import { type BenchTuneConfig, envName, findPreset, TRAIN_FIELDS } from "./config.ts"
 import { deviceNames } from "./device.ts"
+import { keepTuned, type Tuned, tunedDevice, tunedFile, tunedProgram } from "./engine.ts"
 
 export interface TuneReport {
   readonly device: string
@@ -17,6 +18,8 @@ export interface TuneReport {
   readonly results: string
   /** File of the winner's variables; undefined where nothing was ok. */
   readonly best: string | undefined
+  /** The entry that `alpha train` will use, and its file. */
+  readonly tuned: (Tuned & { readonly file: string }) | undefined
 }
 
 /** Trains once with these variables. */
@@ -50,7 +53,31 @@ export async function tune(config: BenchTuneConfig, tell: (note: string) => void
   const [winner] = last
   const best = winner === undefined ? undefined : join(config.perfDir, `best-adaptive-env-${time}.env`)
   if (winner !== undefined && best !== undefined) writeAtomic(best, envText(winner, `${preset} ${precision} on ${device}`))
-  return { device, last, trials, results, best }
+  return { device, last, trials, results, best, tuned: keep(config, device, last, knobs) }
+}
+
+/** Keeps the fastest settings that change no bit for `alpha train`; where those are the usual ones, that is what is kept. */
+function keep(
+  { preset: [preset = "cpu-small"], precision, batch }: BenchTuneConfig,
+  device: string,
+  last: readonly Trial[],
+  knobs: readonly Knob[],
+): TuneReport["tuned"] {
+  const [file, place] = [tunedFile(), tunedDevice(device)]
+  const isExact = ({ settings }: Trial) => knobs.every(({ variable, isKernel }) => !isKernel || settings[variable] === undefined)
+  const [winner, usual] = [last.find(isExact), last.find(({ settings }) => Object.keys(settings).length === 0)]
+  if (file === undefined || place === undefined || winner === undefined || usual === undefined) return undefined
+  const fields = new Map(Object.keys(TRAIN_FIELDS).map((name) => [envName(name), name]))
+  const entry: Tuned = {
+    ...place,
+    ...{ preset, precision, batch: batch ?? Number(findPreset(preset).values({ isRandom: false }).batch ?? TRAIN_FIELDS.batch.default) },
+    ...{ program: tunedProgram(), date: new Date().toISOString().slice(0, 10), rate: winner.rate, usual: usual.rate },
+    settings: Object.fromEntries(
+      Object.entries(winner.settings).map(([variable, value]) => [fields.get(variable) as string, Number(value)]),
+    ),
+  }
+  keepTuned(file, entry)
+  return { ...entry, file }
 }
 
 export const settingsText = (settings: Settings): string =>

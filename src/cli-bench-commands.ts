@@ -159,6 +159,7 @@ export const BENCH_COMMANDS: readonly Command[] = [
     positionals: ["url"],
     examples: [
       "alpha bench serve --requests=200 --concurrency=32",
+      "alpha bench serve --preset=gpt2-124m --device=gpu --precision=bf16 --concurrency=1,8,32,128",
       "alpha bench serve --rate=20 --concurrency=1000 --goodput=ttft:200,tpot:50 --json",
     ],
     finish: finishBenchServe,

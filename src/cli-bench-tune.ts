@@ -21,9 +21,16 @@ export async function run({ config, json, print }: Invocation<BenchTuneConfig, t
       loss: String(loss),
     }))
     const end = report.best === undefined ? "no settings were ok" : `the first: set -a; . ${report.best}`
-    return [...(rows.length > 0 ? [formatRows(rows, config.format)] : []), `all trials: ${report.results}`, end].join("\n")
+    return [...(rows.length > 0 ? [formatRows(rows, config.format)] : []), `all trials: ${report.results}`, end, ...kept(report)].join("\n")
   })
   return report.best === undefined && config.requireOk ? EXIT.failure : EXIT.ok
+}
+
+function kept({ tuned }: Awaited<ReturnType<typeof tune>>): string[] {
+  if (tuned === undefined) return []
+  const words = Object.entries(tuned.settings).map(([name, value]) => `${name}=${value}`)
+  const what = words.length === 0 ? "the usual settings, the fastest" : words.join(" ")
+  return [`${tuned.file}: alpha train --preset=${tuned.preset} takes ${what} by itself (--no-tuned: not)`]
 }
 
 /** Draws the history as a page, or renews the README's table. */

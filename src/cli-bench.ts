@@ -1,28 +1,47 @@
 /** `alpha bench serve`: puts load on a server and reports it in the words of vLLM's benchmark. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import { Progress } from "./base-term.ts"
-import { type Load, report, runLoad } from "./bench.ts"
+import { formatMeasurements, type Load, numbers, record, report, runLoad, serveOwn } from "./bench.ts"
 import type { Invocation } from "./cli-command.ts"
-import { type BenchServeConfig, type Environment, goodputLimits } from "./config.ts"
+import { type BenchServeConfig, goodputLimits } from "./config.ts"
 
 export async function serve({ config, environment, json, print }: Invocation<BenchServeConfig>): Promise<number | undefined> {
-  const load = await loadOf(config, environment)
-  // Programs are compiled when they are first needed; that belongs to no request.
-  if (config.warmup > 0) {
-    await runLoad({ ...load, requests: config.warmup, concurrency: config.warmup, rate: Number.POSITIVE_INFINITY, seed: load.seed + 1 })
+  const concurrencies = numbers("concurrency", config.concurrency)
+  const told: Readonly<Record<string, unknown>>[] = []
+  const note = (text: string) => void (json || process.stderr.write(`${text}\n`))
+  if (config.preset.length > 0 || config.checkpoint !== undefined) {
+    await serveOwn(
+      config,
+      concurrencies,
+      (url, concurrency) => loadOf(config, url, undefined, concurrency),
+      note,
+      (one, measurement) => {
+        told.push(one)
+        if (config.record !== undefined) record(config.record, [measurement])
+        note(formatMeasurements([measurement], "table"))
+      },
+    )
+  } else {
+    const key = environment.get("ALPHA_API_KEYS")?.value.split(",")[0]?.trim()
+    for (const concurrency of concurrencies)
+      told.push(await underLoad(await loadOf(config, config.url, key, concurrency), config.warmup, json))
   }
+  print(told.length === 1 ? told[0] : told, () => told.map(table).join("\n\n"))
+  return told.some(({ completed }) => completed !== 0) ? undefined : EXIT.failure
+}
+
+async function underLoad(load: Load, warmup: number, json: boolean): Promise<Record<string, unknown>> {
+  // Programs are compiled when they are first needed; that belongs to no request.
+  if (warmup > 0) await runLoad({ ...load, requests: warmup, concurrency: warmup, rate: Number.POSITIVE_INFINITY, seed: load.seed + 1 })
   const progress = json ? undefined : new Progress({ label: "requests", total: load.requests })
   const result = await runLoad(load, (done) => progress?.update(done))
   progress?.finish()
-  const told = report(load, result)
-  print(told, () => table(told))
-  return result.outcomes.some(({ error }) => error === undefined) ? undefined : EXIT.failure
+  return report(load, result)
 }
 
 /** Asks the server which model there is, and how many tokens it knows. */
-async function loadOf(config: BenchServeConfig, environment: Environment): Promise<Load> {
-  const baseUrl = config.url.replace(/\/+$/, "")
-  const key = environment.get("ALPHA_API_KEYS")?.value.split(",")[0]?.trim()
+async function loadOf(config: BenchServeConfig, url: string, key: string | undefined, concurrency: number): Promise<Load> {
+  const baseUrl = url.replace(/\/+$/, "")
   const answer = await fetch(`${baseUrl}/v1/models`, { headers: key === undefined ? {} : { authorization: `Bearer ${key}` } }).catch(
     (error) => {
       throw new AlphaError(`${baseUrl} cannot be reached: ${(error as Error).message}`, {
@@ -41,7 +60,7 @@ async function loadOf(config: BenchServeConfig, environment: Environment): Promi
       code: EXIT.usage,
     })
   }
-  const { requests, inputTokens, outputTokens, concurrency, burstiness, seed } = config
+  const { inputTokens, outputTokens, burstiness, seed, requests = Math.max(32, 8 * concurrency) } = config
   const rate = config.rate ?? Number.POSITIVE_INFINITY
   // Ids that every tokenizer has.
   const vocabSize = Math.min(model.vocab_size ?? 256, 256)
@@ -66,6 +85,14 @@ function table(told: Readonly<Record<string, unknown>>): string {
       ([key, about]) =>
         `${about.padEnd(32)}p50 ${number(`p50_${key}_ms`, 2)}  p90 ${number(`p90_${key}_ms`, 2)}  p99 ${number(`p99_${key}_ms`, 2)}  mean ${number(`mean_${key}_ms`, 2)} ms`,
     ),
+    ...(told.share_of_offline === undefined
+      ? []
+      : [
+          `${(100 * (told.share_of_offline as number)).toFixed(0)} % of the ${number("offline_throughput", 0)} tokens/s of the same decoding without a server`,
+        ]),
+    ...(told.added_tpot_ms === undefined
+      ? []
+      : [`the server adds ${number("added_ttft_ms", 2)} ms to the first token, ${number("added_tpot_ms", 3)} ms to each further one`]),
     ...(told.errors as string[]).map((error) => `error: ${error}`),
   ].join("\n")
 }

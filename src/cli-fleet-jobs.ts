@@ -27,7 +27,7 @@ import {
 } from "./fleet.ts"
 
 /** Values that were typed, or stand in the file that --config names; variables of this machine are not the other's. */
-function typed(loaded: Loaded<Fields>, fields: Fields): Record<string, unknown> {
+export function typed(loaded: Loaded<Fields>, fields: Fields): Record<string, unknown> {
   const given = Object.keys(fields).filter(
     (name) => name !== "config" && name !== "dryRun" && ["flag", "file"].includes(loaded.origins[name]!.layer),
   )
@@ -35,7 +35,7 @@ function typed(loaded: Loaded<Fields>, fields: Fields): Record<string, unknown> 
 }
 
 /** The policy of the job: fleet.json's, and what was typed. */
-function policyFlags(host: FleetHost, loaded: Loaded<Fields>): string[] {
+export function policyFlags(host: FleetHost, loaded: Loaded<Fields>): string[] {
   const given = typed(loaded, JOB_POLICY)
   return Object.entries(JOB_POLICY).flatMap(([name, row]) => {
     const value = name in given ? given[name] : (host as unknown as Record<string, unknown>)[name]
@@ -105,7 +105,7 @@ export async function stop(invocation: Invocation<FleetStopConfig>): Promise<num
 }
 
 /** "first is running at step 20 of 1000, process 4711". */
-function stands({ name, state, reason, progress, pid }: JobReport): string {
+export function stands({ name, state, reason, progress, pid }: JobReport): string {
   const step =
     progress === null || progress.step === 0 ? "" : ` at step ${progress.step}${progress.steps === null ? "" : ` of ${progress.steps}`}`
   return [`${name} is ${state}${step}`, ...(pid === null ? [] : [`process ${pid}`]), ...(reason === "" ? [] : [reason])].join(", ")

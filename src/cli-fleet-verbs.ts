@@ -31,8 +31,12 @@ export const FLEET_JOB_VERBS: readonly Command[] = [
     examples: [
       "alpha fleet train box --data=book.txt --steps=5000 --run=first",
       "alpha fleet train box --preset=gpt2-124m --data=corpus.bin --idleCommand='sudo poweroff'",
+      "alpha fleet train --label=big --nodes --gpus=8 --accumSteps=16 --data=corpus.bin --run=first",
     ],
-    run: async (invocation) => (await import("./cli-fleet-jobs.ts")).train(invocation),
+    run: async (invocation) =>
+      invocation.config.nodes
+        ? (await import("./cli-fleet-nodes.ts")).trainNodes(invocation)
+        : (await import("./cli-fleet-jobs.ts")).train(invocation),
   }),
   defineCommand({
     name: "fleet resume",

@@ -52,7 +52,14 @@ type Words = Pick<StartRequest, "name" | "argv" | "run" | "configHash" | "slots"
 export async function start({ config, rest, environment, print }: Invocation<HostStartConfig>): Promise<undefined> {
   const words = config.kind === "train" ? await trainWords(rest, environment) : serveWords(rest, environment)
   const name = config.run ?? words.name
-  const report = await startJob(root(), { ...words, name, kind: config.kind, force: config.force, policy: jobPolicy(config) })
+  const report = await startJob(root(), {
+    ...words,
+    name,
+    kind: config.kind,
+    force: config.force,
+    node: config.node,
+    policy: jobPolicy(config),
+  })
   print(report, () => `${report.name}: ${report.state}, process ${report.pid}`)
 }
 
@@ -71,7 +78,7 @@ async function trainWords(rest: readonly string[], environment: Environment): Pr
   const place = runDirectory(values.runsDir, run)
   const named = values.run === undefined && values.resume === undefined ? [`--run=${place.name}`] : []
   const argv = ["train", ...rest, ...named]
-  return { name: place.name, argv, run: resolve(place.directory), configHash: hashOf(loaded), slots: slotsOf(values.device) }
+  return { name: place.name, argv, run: resolve(place.directory), configHash: hashOf(loaded), slots: slotsOf(values.device, values.gpus) }
 }
 
 function serveWords(rest: readonly string[], environment: Environment): Words {
@@ -102,7 +109,8 @@ function hashOf<F extends Fields>(loaded: Loaded<F>): string {
 }
 
 /** A GPU is one for all on the machine; the processor can be shared by directories. */
-function slotsOf(device: string): string[] {
+function slotsOf(device: string, gpus = 1): string[] {
+  if (gpus > 1 && ["auto", "gpu"].includes(device)) return Array.from({ length: gpus }, (_, i) => slotsOf(`gpu:${i}`)).flat()
   const identity = deviceIdentity(device)
   return [identity === "cpu" ? `cpu:${root()}` : `gpu:${identity.replace(/^gpu:/, "")}`]
 }

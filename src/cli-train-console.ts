@@ -121,7 +121,7 @@ function memoryLines(e: MemoryEvent): string[] {
 }
 
 /** The kernels of a step, the longest first. */
-function profileLines({ step, ms, launches, kernels, traceFile }: ProfileEvent): string[] {
+function profileLines({ step, ms, launches, barriers, kernels, traceFile }: ProfileEvent): string[] {
   const named = kernels.some(({ kernel }) => kernel !== undefined)
   const rows = kernels.map((k) => [
     k.op,
@@ -133,7 +133,7 @@ function profileLines({ step, ms, launches, kernels, traceFile }: ProfileEvent):
     k.tflop_per_s === 0 ? "" : k.tflop_per_s.toFixed(2),
   ])
   return [
-    `profile of step ${step}: ${launches} launches, ${ms.toFixed(2)} ms one after another`,
+    `profile of step ${step}: ${launches} launches${barriers === 0 ? "" : ` and ${barriers} barriers`}, ${ms.toFixed(2)} ms one after another`,
     columns(
       [["op", ...(named ? ["kernel"] : []), "launches", "ms", "share", "GB/s", "TFLOP/s"], ...rows],
       named ? [2, 3, 4, 5, 6] : [1, 2, 3, 4, 5],

@@ -101,7 +101,14 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
   let watch: Watch | undefined = server
   const device = deviceOf(config.device, launch, note)
   const met = launch.master === undefined ? undefined : await meet(launch, server?.address, () => worldId(config, device))
-  if (met !== undefined && rank > 0) watch = await watchRanks(met.address, rank, onLost)
+  if (met !== undefined && rank > 0) {
+    watch = await watchRanks(met.address, rank, onLost)
+    if (met.size !== size) {
+      const message = `rank ${rank} is one of ${size} (WORLD_SIZE), rank 0 of ${met.size}`
+      await watch.fail(message, EXIT.usage)
+      throw new AlphaError(message, { hint: "start all ranks by one launcher, or give them the same variables", code: EXIT.usage })
+    }
+  }
   const variables = met === undefined || met.pmi === 0 ? {} : pmiVariables(launch, met.pmi, watch)
   const speaks: MpiLaunch["speaks"] = source === "Open MPI" ? "Open MPI" : source === "PMI" || met?.pmi ? "PMI" : "any"
   return {
@@ -156,6 +163,8 @@ function deviceOf(device: string, { localRank, localSize }: Launch, note: (text:
 interface Meeting {
   /** Where rank 0 watches. */
   readonly address: string
+  /** How many ranks there are by rank 0's variables. */
+  readonly size: number
   /** Port of rank 0's PMI server; 0: the launcher serves the MPI library itself. */
   readonly pmi: number
   /** Identifier of the NCCL world; "" where rank 0 goes by MPI. */
@@ -182,7 +191,7 @@ async function meet(launch: Launch, address: string | undefined, worldId: () => 
   if (rank === 0 && nccl === "" && !hasManager) pmi = servePmi(size, "0.0.0.0")
   const client = await Store.connect(rank === 0 && !isAgentStore ? "127.0.0.1" : host, port, START_MS)
   const key = `alpha/${attempt}/meeting`
-  if (rank === 0) await client.set(key, JSON.stringify({ address, pmi: pmi?.port ?? 0, nccl }))
+  if (rank === 0) await client.set(key, JSON.stringify({ address, size, pmi: pmi?.port ?? 0, nccl }))
   const found = JSON.parse(new TextDecoder().decode(await client.get(key, START_MS))) as Omit<Meeting, "close">
   return {
     ...found,

@@ -11,7 +11,7 @@ import { openRemote } from "./cli-train-remote.ts"
 import { serveTraining } from "./cli-train-serve.ts"
 import { spawnRanks } from "./cli-train-spawn.ts"
 import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
-import { startEngine } from "./engine.ts"
+import { findTuned, startEngine, tunedFile } from "./engine.ts"
 import { modelDirectory, readConfig } from "./gpt.ts"
 import { newestRun, type RunRecord, readRecord } from "./train.ts"
 
@@ -30,10 +30,37 @@ export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | 
     const { serve: _, ...settings } = record.config
     return { values: { ...settings, ...keptWarmup(record), run: directory, resume: directory }, from: `run ${directory}` }
   }
-  if (values.init === undefined) return undefined
+  const tuned = tunedValues(values)
+  if (values.init === undefined) return tuned
   const { model } = readConfig(modelDirectory(values.init, values.runsDir))
   const { vocabSize: _, blockSize, ...fields } = modelFields(model)
-  return { values: { ...fields, ...(model.position === "learned" ? { blockSize } : {}) }, from: values.init }
+  return { values: { ...tuned?.values, ...fields, ...(model.position === "learned" ? { blockSize } : {}) }, from: values.init }
+}
+
+type Tunable = Pick<Values<typeof TRAIN_FIELDS>, "tuned" | "preset" | "precision" | "batch" | "device" | "data" | "dist" | "gpus">
+
+/** What the tuner found for this run. Random data is for measurements, which have settings of their own; ranks share a machine. */
+function tunedFor({ tuned, preset, precision, batch, device, data, gpus }: Tunable): ReturnType<typeof findTuned> {
+  if (!tuned || preset === undefined || data === "random" || gpus !== undefined) return undefined
+  return findTuned(tunedFile(), { preset, precision, batch, device })
+}
+
+function tunedValues(values: Tunable): Base | undefined {
+  const found = tunedFor(values)
+  return found === undefined || found.stale !== undefined ? undefined : { values: found.entry.settings, from: "alpha bench tune" }
+}
+
+/** Names the settings that the tuner chose and nobody overrode, or says why they are not used. */
+function tunedNote({ config, loaded }: Pick<Invocation<TrainInput, typeof TRAIN_FIELDS>, "config" | "loaded">): string | undefined {
+  const found = tunedFor(config)
+  if (found === undefined) return undefined
+  const { settings, date, rate, usual } = found.entry
+  if (found.stale !== undefined)
+    return `tuned settings of ${date} are not used: ${found.stale} (alpha bench tune ${config.preset} renews them)`
+  const used = Object.entries(settings).filter(([name]) => loaded.origins[name as keyof typeof loaded.origins].layer === "base")
+  if (used.length === 0) return undefined
+  const words = used.map(([name, value]) => `${name}=${value}`).join(" ")
+  return `tuned: ${words} (alpha bench tune, ${date}: ${(100 * (rate / usual - 1)).toFixed(1)} % faster; --no-tuned leaves them out)`
 }
 
 /** --resume=or-start: nothing to resume yet. Throws where the run has no name, for the next start would not find it. */
@@ -69,6 +96,8 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
   const isFirst = launch === undefined || launch.rank === 0
   const view = json ? jsonLines() : trainConsole()
   if (launch !== undefined) view.note(launchText(launch))
+  const tuned = resume ? undefined : tunedNote(invocation)
+  if (tuned !== undefined) view.note(tuned)
   const ranks = launch === undefined ? undefined : await openRank(config, launch, view.note)
   const device = ranks?.device ?? config.device
   const threads = ranks?.threads ?? config.threads

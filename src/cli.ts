@@ -69,7 +69,8 @@ export const COMMANDS: readonly Command[] = [
       "alpha train --data=book.txt --serve=8080",
     ],
     finish: finishTrain,
-    base: async (values) => (values.resume || values.init ? (await import("./cli-train.ts")).base(values) : undefined),
+    base: async (values) =>
+      values.resume || values.init || (values.tuned && values.preset) ? (await import("./cli-train.ts")).base(values) : undefined,
     run: async (invocation) => (await import("./cli-train.ts")).run(invocation),
   }),
   defineCommand({

@@ -24,8 +24,17 @@ export type FleetWatchConfig = Values<typeof FLEET_WATCH>
 export const FLEET_STATUS = { ...inGroup("Jobs", { run: text("name of the job", { derive: "all of them" }) }), ...FLEET_SELECT }
 export type FleetStatusConfig = Values<typeof FLEET_STATUS>
 
+const NODES = {
+  nodes: bool("one run over all these machines, a rank on each or --gpus of them (alpha help fleet)", { default: false }),
+  masterPort: int("with --nodes: port at which the first machine brings the ranks together", {
+    derive: "by the run's name",
+    min: 1024,
+    max: 65535,
+  }),
+}
+
 /** The flags of `alpha train`, those of the job, and the machines; `dryRun` is the fleet's. */
-export const FLEET_TRAIN = { ...inGroup("Jobs", FORCE), ...JOB_POLICY, ...TRAIN_FIELDS, ...FLEET_SELECT }
+export const FLEET_TRAIN = { ...inGroup("Jobs", { ...FORCE, ...NODES }), ...JOB_POLICY, ...TRAIN_FIELDS, ...FLEET_SELECT }
 export type FleetTrainConfig = Values<typeof FLEET_TRAIN>
 
 export const FLEET_SERVE = { ...inGroup("Jobs", FORCE), ...JOB_POLICY, ...SERVE, ...FLEET_SELECT }

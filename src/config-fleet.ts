@@ -7,6 +7,7 @@ export const FLEET_HOST = {
   ...inGroup("Connection", {
     host: text("address, or a name of ~/.ssh/config", { derive: "the name of the instance" }),
     user: text("who logs in", { derive: "~/.ssh/config, else your own name", aliases: ["sshUser"] }),
+    address: text("address at which other machines of the fleet reach it", { derive: "host" }),
     port: int("port of its ssh server", { derive: "~/.ssh/config, else 22", min: 1, max: 65535 }),
     key: text("private key file; ~/ is your home", { derive: "~/.ssh/config, else the usual files", aliases: ["sshKey"] }),
     jump: text("machine in between: another instance, or [user@]host[:port]", {}),

@@ -6,7 +6,7 @@ const RUN = { run: text("name of the job", { derive: "the newest" }) }
 /** When a job is started again, ended, or the machine is let go; fleet.json has the same fields. */
 export const JOB_POLICY = inGroup("Job", {
   restart: list("ends after which a job starts again from its last checkpoint (see alpha help fleet)", {
-    default: ["gpu-error", "crashed", "killed"],
+    default: ["gpu-error", "crashed", "killed", "rank-lost"],
   }),
   restarts: int("most restarts in a row that bring no step forward", { default: 3, min: 0 }),
   maxDuration: float("hours after which a job is stopped, with a checkpoint", { optional: true, above: 0, unit: "hours" }),
@@ -20,6 +20,9 @@ export const HOST_START = {
     kind: choice("what is run", ["train", "serve"], { default: "train" }),
     ...RUN,
     force: bool("also where another job has the device", { default: false }),
+    node: text("place among the machines of one run, as 1/2@HOST:PORT of the first", {
+      form: { pattern: /^\d+\/\d+@[^@\s]+:\d+$/, words: "RANK/COUNT@HOST:PORT" },
+    }),
   }),
   ...JOB_POLICY,
 }

@@ -27,6 +27,11 @@ export const SERVE = {
     slots: int("sequences of one model that run together", { default: 32, min: 1, max: 1024 }),
     cache: int("keys and values of one model", { derive: "room for slots × 2048 tokens, at most 1 GiB on the CPU", min: 1, unit: "bytes" }),
     prefixCache: bool("beginnings that earlier requests computed are used again; answers do not change", { default: true }),
+    batchInvariant: choice(
+      "on: the bytes of an answer do not depend on load, batch or cache; off: a GPU may split sums of few rows, which is faster; the CPU knows no faster way",
+      ["on", "off"],
+      { default: "on", spellings: { true: "on", false: "off" } },
+    ),
     queueRequests: int("requests that wait; further ones are answered 429", { default: 256, min: 0 }),
     queueTokens: int("prompt and answer tokens that waiting requests may come to", { default: 1_000_000, min: 1, unit: "tokens" }),
     queueTimeout: float("a request that has not started by then is answered 429", { default: 60, above: 0, max: 86_400, unit: "seconds" }),

@@ -87,6 +87,7 @@ const CHECKPOINTS = inGroup("Run", {
 const OBSERVE = inGroup("Device", {
   profile: int("step at which every kernel is timed alone: time, share, rate of each", { optional: true, bare: "10", min: 1 }),
   traceFile: text("file for the timeline of the profiled step, for chrome://tracing (implies --profile)", {}),
+  tuned: bool("use what alpha bench tune found fastest for this preset on this device: the same bits, sooner", { default: true }),
   dryRun: bool("say what would be trained and what memory it takes, then stop", { default: false }),
 })
 
@@ -126,6 +127,12 @@ const RANKS = inGroup("Ranks", {
   }),
   gpus: int("ranks to start on this host, one per GPU, where no launcher starts them", { optional: true, min: 1, max: 1024 }),
   shardOptimizer: bool("ZeRO-1: each rank keeps the moments of its share of the parameters only", { default: false, aliases: ["zero1"] }),
+  bucketMiB: int("gradients that NCCL sums at a time, while backward goes on with the rest; 0: all at once after it", {
+    default: 0,
+    min: 0,
+    max: 1 << 20,
+    unit: "MiB",
+  }),
   mpiLibrary: text("MPI library to open in place of the one that fits the launcher", {}),
   ncclLibrary: text("NCCL to open in place of libnccl.so.2", {}),
 })

@@ -67,6 +67,7 @@ function compile(plan: Plan, state: CpuState): Executable {
   }
   return {
     plan,
+    barriers: 0,
     submit(inputs) {
       fill(inputs)
       let at = 0

@@ -4,7 +4,7 @@ import { expandHosts } from "./dist-hosts.ts"
 
 /** Where a rank stands. */
 export interface Launch {
-  readonly source: "torchrun" | "environment" | "Open MPI" | "PMI" | "Slurm" | "Indexed Job" | "SkyPilot" | "dstack" | "gpus"
+  readonly source: "torchrun" | "environment" | "Open MPI" | "PMI" | "Slurm" | "Indexed Job" | "SkyPilot" | "dstack" | "node" | "gpus"
   readonly rank: number
   readonly size: number
   /** Among the ranks of this host. */
@@ -27,7 +27,7 @@ const PORT = 29400
 
 /**
  * Reads the variables of the innermost launcher: torchrun or whoever exports RANK, then Open MPI, MPICH's process manager, Slurm, Kubernetes
- * Indexed Jobs, SkyPilot, dstack. Undefined: one process alone. `gpus`: ranks per host where the launcher starts one process per host, or none did.
+ * Indexed Jobs, SkyPilot, dstack, what gives torchrun's arguments of a node (alpha fleet, Kubeflow). Undefined: one process alone. `gpus`: ranks per host where the launcher starts one process per host, or none did.
  * Throws AlphaError where variables are missing, no numbers, or contradict each other.
  */
 export function detectLaunch(env: Env, gpus: number | undefined): Launch | undefined {
@@ -181,7 +181,15 @@ function nodes(env: Env, gpus: number | undefined): Launch | undefined {
               host: env.DSTACK_MASTER_NODE_IP,
               each: count(env, "DSTACK_GPUS_PER_NODE"),
             }
-          : undefined
+          : env.PET_NODE_RANK !== undefined && env.PET_NNODES !== undefined
+            ? {
+                source: "node" as const,
+                node: "PET_NODE_RANK",
+                size: "PET_NNODES",
+                host: env.PET_MASTER_ADDR,
+                each: count(env, "PET_NPROC_PER_NODE"),
+              }
+            : undefined
   if (found === undefined) return undefined
   const [node, size] = [needed(env, found.node, found.source), needed(env, found.size, found.source)]
   const each = Math.max(1, gpus ?? found.each ?? 1)
@@ -194,7 +202,7 @@ function nodes(env: Env, gpus: number | undefined): Launch | undefined {
     size: size * each,
     localRank: 0,
     localSize: each,
-    master: { host: found.host ?? "127.0.0.1", port: count(env, "MASTER_PORT") ?? PORT },
+    master: { host: found.host ?? "127.0.0.1", port: count(env, "PET_MASTER_PORT") ?? count(env, "MASTER_PORT") ?? PORT },
     spawns: each,
   }
 }

@@ -61,12 +61,13 @@ export function openNccl(
       shared = state
       check(n.nccl_share(state.memoryFd, state.memoryBytes, state.semaphoreFd), "mapping the gradients")
     },
-    sumShared() {
+    sumShared(from, to, isLast) {
       if (shared === undefined) throw new TypeError("no shared state is attached")
-      turn += 2
-      shared.signal(turn - 1)
-      check(n.nccl_sum(0, shared.floats, turn - 1, turn), "summing")
-      shared.wait(turn)
+      // CUDA moves the semaphore after the last sum only: Vulkan may be several signals ahead of it until then.
+      turn++
+      shared.signal(turn)
+      check(n.nccl_sum(from, to - from, turn, isLast ? turn + 1 : 0), "summing")
+      if (isLast) shared.wait(++turn)
     },
     close: () => check(n.nccl_close(), "closing"),
   }

@@ -14,8 +14,8 @@ export interface Transport {
   allToAll?(from: Uint8Array, into: Uint8Array): void
   /** On the device: maps state that it shares. */
   attach?(state: SharedState): void
-  /** Adds the attached state over all ranks in place, after what was submitted before and before what is submitted later. */
-  sumShared?(): void
+  /** Adds floats [from, to) of the attached state over all ranks in place, after what was submitted before; `isLast`: and before what is submitted later. */
+  sumShared?(from: number, to: number, isLast: boolean): void
   /** Waits for all ranks without keeping a processor busy. */
   barrier(): void
   close(): void

@@ -137,6 +137,8 @@ export class Resident {
     const pages = Math.floor(cacheBytes(spec, directory, device, limits) / perPage)
     const tokens = tokenizerJson === undefined ? undefined : readVocabulary(tokenizerJson, model.vocabSize)
     const vocabulary = Math.min(model.vocabSize, tokens?.known ?? model.vocabSize)
+    // On the CPU nothing is faster for it.
+    const batchInvariant = limits.batchInvariant || device.name === "cpu"
     const shared: StepModel = {
       model,
       precision: spec.precision,
@@ -144,6 +146,7 @@ export class Resident {
       pageSize: PAGE_SIZE,
       pageCount: pages,
       maxPages: Math.ceil(model.blockSize / PAGE_SIZE),
+      order: batchInvariant ? undefined : "any",
     }
     const facts: ModelFacts = {
       ...spec,
@@ -156,6 +159,7 @@ export class Resident {
       parameters: countParams(model),
       ends: [loaded.ids.eos ?? []].flat(),
       device: device.name,
+      batchInvariant,
       bytes: loaded.state.bytes() + pages * perPage,
       pages,
       pageSize: PAGE_SIZE,

@@ -14,6 +14,8 @@ export interface ServeLimits {
   readonly memoryBytes: number | undefined
   /** Whether pages of earlier requests are used again. */
   readonly prefixCache: boolean
+  /** Whether the bytes of an answer may not depend on who else runs; without it a GPU takes what is fastest. */
+  readonly batchInvariant: boolean
 }
 
 /** The serve job runs until it is told to stop. */
@@ -46,6 +48,8 @@ export interface ModelFacts extends ModelSpec {
   /** End-of-text tokens: chosen, they end an answer. */
   readonly ends: readonly number[]
   readonly device: string
+  /** Whether the bytes of an answer depend on weights, request and device alone. */
+  readonly batchInvariant: boolean
   /** Bytes of weights and pages. */
   readonly bytes: number
   readonly pages: number

@@ -15,6 +15,7 @@ export class StopFilter {
 
   /** The text that is certain now: before a stop text, or no beginning of one. Sets `found`. */
   push(piece: string): string {
+    if (this.#stops.length === 0) return piece
     this.#held += piece
     // The stop text that is complete first ends the answer, the longest of several that end together.
     let [start, end] = [0, Number.POSITIVE_INFINITY]

@@ -68,3 +68,4 @@ export type { DeviceChoice, Engine, Jobs, RunningJob } from "./engine-protocol.t
 export { type Serving, startServing } from "./engine-serve-client.ts"
 export type * from "./engine-serve-protocol.ts"
 export { StopFilter } from "./engine-text.ts"
+export { findTuned, keepTuned, type Tuned, tunedDevice, tunedFile, tunedProgram } from "./engine-tuned.ts"

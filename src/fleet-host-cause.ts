@@ -13,6 +13,7 @@ export const CAUSES = {
   "gpu-memory": "the GPU's memory was not enough",
   "gpu-error": "the GPU or its driver failed",
   crashed: "it broke",
+  "rank-lost": "another rank of its run ended without a word",
   failed: "it gave up with an error",
   usage: "its command line or configuration is wrong",
   data: "a file is missing or damaged",
@@ -43,6 +44,7 @@ export interface Ending {
 const BY_CODE: Readonly<Record<number, Cause>> = { 1: "failed", 2: "usage", 3: "data", 4: "device", 5: "busy" }
 
 const GPU_LOST = /VK_ERROR_DEVICE_LOST|failed during .*\(-4\)/
+const RANK_LOST = /^(rank \d+ .* is lost: .*); all ranks end$/m
 const GPU_MEMORY = /VK_ERROR_OUT_OF_DEVICE_MEMORY/
 
 export function causeOf(ending: Ending): Cause {
@@ -59,6 +61,7 @@ export function causeOf(ending: Ending): Cause {
   if (GPU_MEMORY.test(tail)) return "gpu-memory"
   if (signal === "SIGKILL" || signal === "SIGTERM" || signal === "SIGINT" || signal === "SIGHUP" || code === 130) return "killed"
   if (signal !== null) return "crashed"
+  if (code === 1 && RANK_LOST.test(tail)) return "rank-lost"
   return BY_CODE[code ?? -1] ?? "failed"
 }
 
@@ -66,7 +69,7 @@ export function causeOf(ending: Ending): Cause {
 export function messageOf(ending: Ending, cause: Cause): string {
   const how = ending.signal ?? `exit code ${ending.code}`
   if (ending.asked === "now") return `${how}: killed on request, without a checkpoint`
-  const own = [...ending.tail.matchAll(/^alpha: (.+)$/gm)].at(-1)?.[1]
+  const own = [...ending.tail.matchAll(/^alpha: (.+)$/gm)].at(-1)?.[1] ?? RANK_LOST.exec(ending.tail)?.[1]
   if (own !== undefined && ending.code !== 0) return `${how}: ${own}`
   return `${how}: ${CAUSES[cause]}`
 }

@@ -9,6 +9,7 @@ import { livesHere } from "./base-process.ts"
 import {
   checkName,
   hasRecord,
+  isFollower,
   type JobPolicy,
   type JobRecord,
   jobDirectory,
@@ -33,6 +34,7 @@ export interface StartRequest {
   readonly configHash: string
   readonly slots: readonly string[]
   readonly force: boolean
+  readonly node?: string | undefined
   readonly policy: JobPolicy
 }
 
@@ -45,7 +47,7 @@ export async function startJob(root: string, request: StartRequest): Promise<Job
   if (hasRecord(root, name)) {
     const before = readRecord(root, name)
     const { state } = jobReport(root, name)
-    const isNew = before.kind === "serve" || (before.run !== undefined && !existsSync(before.run))
+    const isNew = before.kind === "serve" || isFollower(before) || (before.run !== undefined && !existsSync(before.run))
     if (isLive(state) || !isNew) {
       throw new AlphaError(`${name} is there already (${state})`, {
         hint: isLive(state)

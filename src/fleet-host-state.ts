@@ -1,7 +1,7 @@
 /** How a job stands: a function of its record, its last words, and whether its processes live. */
 import { bootId, livesHere } from "./base-process.ts"
 import { journalPath } from "./db.ts"
-import { type Exit, type Heartbeat, type JobRecord, logPath, readExits, readHeartbeat, readRecord } from "./fleet-host.ts"
+import { type Exit, type Heartbeat, isFollower, type JobRecord, logPath, readExits, readHeartbeat, readRecord } from "./fleet-host.ts"
 import { lastWrite, type Progress, runProgress } from "./fleet-host-progress.ts"
 
 export const JOB_STATES = ["running", "stalled", "restarting", "crashed", "finished", "stopped", "rebooted"] as const
@@ -48,7 +48,7 @@ export function jobState(facts: JobFacts): { state: JobState; reason: string } {
   const alone = supervisorLives ? "" : "; its supervisor is gone"
   const quiet = now - facts.quietSince
   const patience = Math.max(record.policy.stallAfter * 1000, 10 * (facts.msPerStep ?? 0))
-  if (record.kind === "train" && childLives && quiet > patience) {
+  if (record.kind === "train" && !isFollower(record) && childLives && quiet > patience) {
     return { state: "stalled", reason: `nothing new for ${Math.round(quiet / 1000)} s${alone}` }
   }
   return {

@@ -6,11 +6,13 @@ import { processNamed, thisProcess } from "./base-process.ts"
 import {
   type Exit,
   type Heartbeat,
+  isFollower,
   type JobRecord,
   jobDirectory,
   jobNames,
   linkLog,
   logPath,
+  nodeVariables,
   readRecord,
   readStop,
   writeExit,
@@ -104,7 +106,13 @@ export async function supervise(root: string, name: string): Promise<void> {
     const from = uptime()
     const kills = oomKills()
     const began = Date.now()
-    const child = Bun.spawn([...self(), ...words], { cwd: root, stdin: "ignore", stdout: log, stderr: log })
+    const child = Bun.spawn([...self(), ...words], {
+      cwd: root,
+      env: { ...process.env, ...nodeVariables(record) },
+      stdin: "ignore",
+      stdout: log,
+      stderr: log,
+    })
     record = { ...record, supervisor, child: processNamed(child.pid), attempt: number }
     await lasting(() => writeRecord(root, record))
     let asked: Ending["asked"]
@@ -181,6 +189,7 @@ export async function supervise(root: string, name: string): Promise<void> {
   }
 
   function hasStalled(began: number): boolean {
+    if (isFollower(record)) return false
     const quiet = Date.now() - Math.max(began, lastWrite(signsOfLife(root, record)))
     return quiet > record.policy.stallAfter * 1000
   }

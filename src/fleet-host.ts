@@ -57,6 +57,8 @@ export interface JobRecord {
   readonly environment: readonly string[]
   /** What the job has to itself: "gpu:UUID", "cpu:DIRECTORY". */
   readonly slots: readonly string[]
+  /** Place among the machines of one run: "1/2@HOST:PORT of the first"; absent where it is alone. */
+  readonly node?: string | undefined
   /** Slots are not asked for. */
   readonly force: boolean
   readonly policy: JobPolicy
@@ -75,6 +77,16 @@ export interface JobRecord {
   /** Counted from 1 at each start. */
   readonly attempt: number
 }
+
+/** The variables by which a job finds the other machines of its run: torchrun's for the arguments of a node. */
+export function nodeVariables({ node }: Pick<JobRecord, "node">): Record<string, string> {
+  const [, rank, size, host, port] = /^(\d+)\/(\d+)@(.+):(\d+)$/.exec(node ?? "") ?? []
+  if (rank === undefined || size === undefined || host === undefined || port === undefined) return {}
+  return { PET_NODE_RANK: rank, PET_NNODES: size, PET_MASTER_ADDR: host, PET_MASTER_PORT: port }
+}
+
+/** The journals of a run over several machines are those of the first: of the others silence tells nothing. */
+export const isFollower = ({ node }: Pick<JobRecord, "node">): boolean => node !== undefined && !node.startsWith("0/")
 
 /** heartbeat.json, written every few seconds by the supervisor. */
 export interface Heartbeat {

@@ -38,6 +38,8 @@ export interface Pass {
   readonly recompute?: boolean | undefined
   /** The bits are those that generation finds, on devices whose fastest attention has others. */
   readonly isInvariant?: boolean | undefined
+  /** "any": rows of products may have other bits in other company, where that is faster. */
+  readonly order?: "any" | undefined
 }
 
 /** Name of the state that holds a parameter: the f32 master, or its bf16 copy where a product reads it. */
@@ -56,7 +58,7 @@ export function gptHidden(c: ModelConfig, tokens: Tensor, pass: Pass): Tensor {
   const vector = (name: string, size: number) => t.state(name, "f32", [size])
   const bias = (name: string, size: number) => (c.bias ? vector(`${name}.bias`, size) : undefined)
   const linear = (x: Tensor, name: string, out: number, from: number, activation: op.Activation = "none") =>
-    op.linear({ x, w: matrix(pass, `${name}.weight`, [out, from]), b: bias(name, out) }, { activation, out: act }).y
+    op.linear({ x, w: matrix(pass, `${name}.weight`, [out, from]), b: bias(name, out) }, { activation, out: act, order: pass.order }).y
   const dropout = (x: Tensor, site: number): Tensor =>
     pass.dropout === undefined || c.dropout === 0 ? x : op.dropout({ x, ...pass.dropout }, { p: c.dropout, site }).y
 
@@ -130,7 +132,7 @@ export function gptLoss(c: ModelConfig, tokens: Tensor, targets: Tensor, pass: P
 
 /** Logits (rows, V) f32 of hidden states x (rows, C). */
 export function gptLogits(c: ModelConfig, x: Tensor, pass: Pass): Tensor {
-  const logits = op.linear({ x, w: head(c, pass) }, { activation: "none", out: "f32" }).y
+  const logits = op.linear({ x, w: head(c, pass) }, { activation: "none", out: "f32", order: pass.order }).y
   return c.softCap === undefined ? logits : op.softCap({ x: logits }, { cap: c.softCap }).y
 }
 

@@ -46,8 +46,9 @@ export interface Generator {
 
 /** Positions per page of the cache. */
 const PAGE = 64
-/** Longest prefill chunk, in tokens. */
+/** Longest prefill chunk, in tokens; a device that takes work ahead is not filled by so few. */
 const CHUNK = 256
+const CHUNK_AHEAD = 1024
 /** Chunks up to this size cost about as much as one token: reading the weights dominates. */
 const CHEAP = 32
 
@@ -118,7 +119,7 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
       const computed = all.length - lengths[slot]!
       for (;;) {
         const left = all.subarray(lengths[slot])
-        const T = chunkSize(left.length)
+        const T = chunkSize(left.length, device.ahead > 0 ? CHUNK_AHEAD : CHUNK)
         const [choice] = run([{ ...turn, slot, chunk: left.subarray(0, T) }], T, left.length <= T)().choices
         if (choice !== undefined) return { ...choice, computed }
       }
@@ -170,7 +171,7 @@ function commonStart(a: Int32Array, b: Int32Array): number {
 }
 
 /** Power of two, at most `limit`, for the next chunk of `left` tokens: the whole rest, unless a quarter or more of it would be padding. */
-export function chunkSize(left: number, limit = CHUNK): number {
+export function chunkSize(left: number, limit: number): number {
   const whole = 2 ** Math.ceil(Math.log2(left))
   return Math.min(limit, whole <= CHEAP || left > 0.75 * whole ? whole : whole / 2)
 }

@@ -86,6 +86,8 @@ export interface StepModel {
   readonly pageCount: number
   /** Pages of the longest sequence. */
   readonly maxPages: number
+  /** "any": bits may depend on how many rows run together, where that is faster. */
+  readonly order?: "any" | undefined
 }
 
 /** What a step found, row by row; valid until its next run where it says so. */
@@ -234,7 +236,7 @@ export class Step {
 }
 
 /** B chunks of T tokens through the model and its cache; the logits after each row's last token go to a state (B, V), and one token per row is chosen. */
-function stepPlan({ model, precision, vocabulary, pageSize, pageCount, maxPages }: StepModel, shape: StepShape): Plan {
+function stepPlan({ model, precision, vocabulary, pageSize, pageCount, maxPages, order }: StepModel, shape: StepShape): Plan {
   const { B, T, chooses, adjusted, top, scores } = shape
   return plan(
     trace(`generate ${B}×${T}`, (t) => {
@@ -247,7 +249,7 @@ function stepPlan({ model, precision, vocabulary, pageSize, pageCount, maxPages 
         lengths: perRow("lengths"),
         counts: perRow("counts"),
       }
-      const pass = { precision, T, cache, positions: t.input("positions", "i32", [B * T]) }
+      const pass = { precision, T, order, cache, positions: t.input("positions", "i32", [B * T]) }
       const chosen = () => t.state(`generate.token.${B}`, "i32", [B])
       const hidden = gptHidden(model, shape.follows === true ? chosen() : t.input("tokens", "i32", [B * T]), pass) // (B·T, C)
       if (shape.hidden) t.output("hidden", precision === "f32" ? hidden : op.cast({ x: hidden }, { to: "f32" }).y)

@@ -33,7 +33,7 @@ const texts = new Map<string, PtxEntry>()
 export function ptxOf(kernel: PtxKernel): PtxEntry {
   if (texts.size === 0 && isCompiled)
     for (const [name, entry] of readPtxPack(new Uint8Array(readFileSync(require("alpha:ptx-pack"))))) texts.set(name, entry)
-  const known = texts.get(kernel.name) ?? (isCompiled ? undefined : ptxEntry(kernel))
+  const known = texts.get(kernel.name) ?? (isCompiled && kernel.isMade !== true ? undefined : ptxEntry(kernel))
   if (known === undefined) throw new AlphaError(`kernel ${kernel.name} is not in the PTX pack`, { hint: "npm run build" })
   texts.set(kernel.name, known)
   return known
@@ -97,11 +97,13 @@ export class Pipelines {
     if (wanted.size === 0) return
     this.#isNew = true
     const rows = new BigInt64Array(ROW * wanted.size)
-    ;[...wanted.values()].forEach(({ code, entry, words, push, subgroup }, i) => {
+    // PTX takes longest (0.2 s a text): the cores begin with it.
+    const inOrder = [...wanted].sort(([, a], [, b]) => a.subgroup - b.subgroup)
+    inOrder.forEach(([, { code, entry, words, push, subgroup }], i) => {
       rows.set([ptr(code), code.byteLength, ptr(entry), push, ptr(words), words.length, subgroup].map(BigInt), ROW * i)
     })
     vulkan().gpu_pipelines(this.driver.gpu, rows, wanted.size, availableParallelism())
-    ;[...wanted].forEach(([key, { module }], i) => {
+    inOrder.forEach(([key, { module }], i) => {
       const [handle = 0n, layout = 0n, result = 0n] = rows.subarray(ROW * i + 7, ROW * i + 10)
       if (result !== 0n) {
         throw new AlphaError(`${this.driver.info.facts.name} refuses kernel ${module.name} (VkResult ${result})`, {

@@ -15,7 +15,7 @@ function bytesOf(memory: Memory | undefined): number {
 
 /** Op, kernel and bytes of a launch. */
 export function about({ node, launch }: ScheduledLaunch) {
-  const bytes = Object.values(launch.buffers).reduce((sum, memory) => sum + bytesOf(memory), 0)
+  const bytes = launch.bytes ?? Object.values(launch.buffers).reduce((sum, memory) => sum + bytesOf(memory), 0)
   return { node, op: node.op.name, kernel: launch.variant, bytes }
 }
 

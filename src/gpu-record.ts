@@ -66,7 +66,8 @@ function hostLayout(plan: Plan, schedule: Schedule): HostLayout {
 export interface Slot {
   readonly host: DeviceBuffer
   readonly results: DeviceBuffer
-  readonly recording: Recording
+  /** One after another they are the program; each ends where `ends` says. */
+  readonly recordings: readonly Recording[]
   value: number
 }
 
@@ -85,6 +86,8 @@ export class Recorder {
     readonly memory: GpuMemory,
     readonly pipelines: Pipelines,
     readonly state: GpuState,
+    /** Steps after which a recording ends, the last of all included. */
+    readonly ends: readonly number[],
   ) {
     const { program } = plan
     this.#arena = memory.arena(schedule.arenaBytes, program.name)
@@ -160,7 +163,7 @@ export class Recorder {
     return this.#address(value, undefined as unknown as DeviceBuffer)
   }
 
-  /** A new slot with its recording. */
+  /** A new slot with its recordings. */
   slot(): Slot {
     const { program } = this.plan
     const what = `the inputs of ${program.name}`
@@ -168,15 +171,18 @@ export class Recorder {
     const results = this.driver.buffer(this.#resultBytes, HOST, HOST | 8, `the outputs of ${program.name}`)
     const view = new DataView(host.view(0, host.bytes))
     for (const { value, at, isFloat } of this.#layout.fixed) setCell(view, at, value, isFloat)
-    const recording = this.driver.record((commands) => {
-      this.schedule.steps.forEach((step, i) => {
-        if (i > 0) vulkan().gpu_kernel_barrier(this.driver.gpu, commands)
-        for (const scheduled of step) this.#dispatch(commands, scheduled, host)
-      })
-      vulkan().gpu_barrier(this.driver.gpu, commands)
-      this.#copyOutputs(commands, { host, results })
-    })
-    return { host, results, recording, value: 0 }
+    const recordings = this.ends.map((end, i) =>
+      this.driver.record((commands) => {
+        this.schedule.steps.slice(this.ends[i - 1] ?? 0, end).forEach((step, at) => {
+          if (at > 0) vulkan().gpu_kernel_barrier(this.driver.gpu, commands)
+          for (const scheduled of step) this.#dispatch(commands, scheduled, host)
+        })
+        if (end < this.schedule.steps.length) return
+        vulkan().gpu_barrier(this.driver.gpu, commands)
+        this.#copyOutputs(commands, { host, results })
+      }),
+    )
+    return { host, results, recordings, value: 0 }
   }
 
   #copyOutputs(commands: Recording, { host, results }: Pick<Slot, "host" | "results">): void {
@@ -302,8 +308,8 @@ export class Recorder {
   }
 
   free(slots: readonly Slot[]): void {
-    for (const { host, results, recording } of slots) {
-      this.driver.freeRecording(recording)
+    for (const { host, results, recordings } of slots) {
+      for (const recording of recordings) this.driver.freeRecording(recording)
       host.free()
       results.free()
     }

@@ -1,28 +1,27 @@
 /** Turns a plan into steps of launches: what runs side by side, what waits, where scratch memory lies. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import { chained } from "./gpu-chain.ts"
+import { inOrder, levelsOf, type Placed, type ScheduledLaunch, writtenBy } from "./gpu-order.ts"
+import { stacked } from "./gpu-stack.ts"
 import {
   ARENA_SLAB,
+  type Block,
   type GpuTarget,
   type Launch,
   type Node,
   type Plan,
+  type Program,
+  place,
   type Scratch,
   type Table,
   tensorsOf,
-  withinSlab,
 } from "./program.ts"
 import { byteLength, DTYPE_BYTES } from "./tensor.ts"
-
-export interface ScheduledLaunch {
-  readonly node: Node
-  readonly launch: Launch
-}
 
 export interface Schedule {
   /** Steps in order; launches of one step have no hazard between them. */
   readonly steps: readonly (readonly ScheduledLaunch[])[]
-  /** Where scratch lies in the arena: behind the plan's temporaries, one level's over another's. */
+  /** Where scratch lies in the arena: behind the plan's temporaries, over scratch of other steps. */
   readonly scratch: ReadonlyMap<Scratch, number>
   /** Bytes of the arena with scratch. */
   readonly arenaBytes: number
@@ -53,37 +52,66 @@ function checkSize(bytes: number, what: string): void {
   })
 }
 
-/** Asks every op for its launches. Throws AlphaError when one has none for a GPU. */
+/** Asks every op for its launches, in the program's order. Throws AlphaError when one has none for a GPU. */
+function launchesOf(nodes: readonly Node[], target: GpuTarget): Placed[] {
+  const launches: Placed[] = []
+  for (const node of nodes) {
+    const { op } = node
+    for (const t of tensorsOf(node.outputs)) checkSize(byteLength(t), t.name)
+    if (op.gpu === undefined) throw new AlphaError(`${op.name} has no GPU kernels`, { hint: "use --device=cpu" })
+    op.gpu(node.inputs, node.outputs, node.attrs, (output) => node.accumulate[output], target).forEach((given, step) => {
+      for (const launch of "kernel" in given ? [given] : given) launches.push({ scheduled: { node, launch }, step })
+    })
+  }
+  return launches
+}
+
+/** Places the scratch of all launches behind `start`: each is alive from the first to the last level that names it. */
+function placeScratch(launches: readonly Placed[], levels: readonly number[], start: number) {
+  const blocks = new Map<Scratch, Block>()
+  launches.forEach(({ scheduled: { node, launch } }, i) => {
+    const level = levels[i] as number
+    for (const memory of scratchOf(launch)) {
+      const known = blocks.get(memory)
+      const bytes = scratchBytes(memory)
+      checkSize(bytes, `scratch memory of ${node.op.name}`)
+      if (known === undefined) blocks.set(memory, { bytes, from: level, to: level, offset: 0 })
+      else [known.from, known.to] = [Math.min(known.from, level), Math.max(known.to, level)]
+    }
+  })
+  const arenaBytes = place([...blocks.values()], start)
+  return { arenaBytes, scratch: new Map([...blocks].map(([memory, { offset }]) => [memory, offset])) }
+}
+
+/** The launches of a plan, in as few steps as their hazards allow. */
 export function schedule(plan: Plan, target: GpuTarget): Schedule {
   const { nodes } = plan.program
-  const depth = Math.max(-1, ...plan.levels) + 1
-  const levels = Array.from({ length: depth }, (_, level) => nodes.filter((_, i) => plan.levels[i] === level))
+  const launches = launchesOf(nodes, target)
+  const levels = levelsOf(launches, plan.offsets, target)
   const steps: ScheduledLaunch[][] = []
-  const scratch = new Map<Scratch, number>()
-  const start = Math.ceil(plan.arenaBytes / ALIGN) * ALIGN
-  let arenaBytes = start
-  for (const level of levels) {
-    const first = steps.length
-    let next = start
-    for (const node of level) {
-      const { op } = node
-      for (const t of tensorsOf(node.outputs)) checkSize(byteLength(t), t.name)
-      if (op.gpu === undefined) throw new AlphaError(`${op.name} has no GPU kernels`, { hint: "use --device=cpu" })
-      op.gpu(node.inputs, node.outputs, node.attrs, (output) => node.accumulate[output], target).forEach((step, i) => {
-        const launches = "kernel" in step ? [step] : step
-        const at = first + i
-        steps[at] = [...(steps[at] ?? []), ...launches.map((launch) => ({ node, launch }))]
-        for (const memory of launches.flatMap(scratchOf)) {
-          if (scratch.has(memory)) continue
-          checkSize(scratchBytes(memory), `scratch memory of ${op.name}`)
-          const offset = withinSlab(next, scratchBytes(memory))
-          scratch.set(memory, offset)
-          next = offset + scratchBytes(memory)
-        }
-      })
-    }
-    arenaBytes = Math.max(arenaBytes, next)
-  }
+  launches.forEach(({ scheduled }, i) => {
+    const at = levels[i] as number
+    steps[at] = [...(steps[at] ?? []), scheduled]
+  })
+  const ordered = steps.map((step) => inOrder(step, target))
   const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
-  return { steps: isForward ? chained(steps, target) : steps, scratch, arenaBytes }
+  return {
+    steps: isForward ? chained(stacked(ordered, target), target) : ordered,
+    ...placeScratch(launches, levels, Math.ceil(plan.arenaBytes / ALIGN) * ALIGN),
+  }
 }
+
+/** For each group of states how many steps there are until nothing writes to it or to a group before it any more. */
+export function finalSteps({ nodes, states }: Program, { steps }: Schedule, groups: readonly (readonly string[])[]): number[] {
+  const ids = groups.map((names) => new Set(names.map((name) => states.get(name)?.id)))
+  const groupsOf = new Map(
+    nodes.map((node) => [node, ids.flatMap((own, g) => ([...writtenBy(node)].some((id) => own.has(id)) ? [g] : []))]),
+  )
+  const finals = groups.map(() => 0)
+  steps.forEach((step, i) => {
+    for (const { node } of step) for (const g of groupsOf.get(node) ?? []) finals[g] = i + 1
+  })
+  return finals.map((_, g) => Math.max(...finals.slice(0, g + 1)))
+}
+
+export type { ScheduledLaunch } from "./gpu-order.ts"

@@ -15,6 +15,8 @@ interface Entry {
 
 /** Gradients begin on multiples of this. */
 const ALIGN = 256
+/** Memory for another API is whole pages of the driver's largest size: what that API is told is then what was allocated. */
+const PAGE = 2 << 20
 
 const ARRAYS = { f32: Float32Array, i32: Int32Array, bf16: Uint16Array } as const
 
@@ -101,7 +103,7 @@ export class GpuState implements State {
       bytes += Math.ceil(byteLength({ dtype: "f32", shape }) / ALIGN) * ALIGN
     }
     const semaphore = driver.sharedSemaphore()
-    const buffer = driver.buffer(bytes, LOCAL, LOCAL, "the gradients", true)
+    const buffer = driver.buffer(Math.ceil(bytes / PAGE) * PAGE, LOCAL, LOCAL, "the gradients", true)
     const whole = { buffer, offset: 0, address: buffer.address, bytes, free: () => {} }
     for (const { name, shape } of buffers) {
       const offset = places.get(name) as number
@@ -115,6 +117,7 @@ export class GpuState implements State {
     })
     return {
       floats: bytes / 4,
+      from: new Map([...places].map(([name, offset]) => [name, offset / 4])),
       memoryFd: driver.memoryFd(buffer),
       memoryBytes: buffer.bytes,
       semaphoreFd: semaphore.fd,

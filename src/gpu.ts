@@ -7,7 +7,7 @@ import { GpuMemory } from "./gpu-memory.ts"
 import { Pipelines, pipelineCache } from "./gpu-pipeline.ts"
 import { about, withFlops } from "./gpu-profile.ts"
 import { Recorder, type Slot } from "./gpu-record.ts"
-import { type Schedule, schedule } from "./gpu-schedule.ts"
+import { finalSteps, type Schedule, schedule } from "./gpu-schedule.ts"
 import { GpuState } from "./gpu-state.ts"
 import { openNvml } from "./native.ts"
 import type { Device, Executable, GpuTarget, Plan, RunInputs, RunOutputs } from "./program.ts"
@@ -38,9 +38,12 @@ export function openGpu(which: number | string = 0, debug = false): Device {
 }
 
 /** Names of the usable devices in order: what gpu:N means. Software devices run on the CPU. */
-export function gpus(): { name: string; uuid: string; isSoftware: boolean; problems: readonly string[] }[] {
+export function gpus(): { name: string; driver: string; uuid: string; isSoftware: boolean; problems: readonly string[] }[] {
   const { usable, problems } = findGpus()
-  return usable.map(({ facts }) => ({ name: facts.name, uuid: facts.uuid, isSoftware: kindOf(facts) === "cpu", problems }))
+  return usable.map(({ facts }) => {
+    const { name, driver, driverInfo, uuid } = facts
+    return { name, driver: `${driver} ${driverInfo}`, uuid, isSoftware: kindOf(facts) === "cpu", problems }
+  })
 }
 
 /** Why there is no usable device; for people. */
@@ -73,7 +76,7 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
       return Math.max(0, budget - used)
     },
     state: () => new GpuState(memory),
-    compile: (plan, state) => compile(plan, scheduled(plan), state as GpuState, memory, pipelines, debug),
+    compile: (plan, state, groups = []) => compile(plan, scheduled(plan), groups, state as GpuState, memory, pipelines, debug),
     close() {
       driver.idle("the end")
       pipelines.close()
@@ -83,11 +86,21 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
   }
 }
 
-function compile(plan: Plan, scheduled: Schedule, state: GpuState, memory: GpuMemory, pipelines: Pipelines, debug: boolean): Executable {
+function compile(
+  plan: Plan,
+  scheduled: Schedule,
+  groups: readonly (readonly string[])[],
+  state: GpuState,
+  memory: GpuMemory,
+  pipelines: Pipelines,
+  debug: boolean,
+): Executable {
   const { program } = plan
   const { driver } = memory
   for (const t of program.states.values()) state.ensure(t.name, t.dtype, t.shape)
-  const recorder = new Recorder(plan, scheduled, memory, pipelines, state)
+  const finals = finalSteps(program, scheduled, groups)
+  const ends = [...new Set([...finals, scheduled.steps.length])]
+  const recorder = new Recorder(plan, scheduled, memory, pipelines, state, ends)
   const slots: Slot[] = [recorder.slot()]
   pipelines.save()
   let next = 0
@@ -113,10 +126,15 @@ function compile(plan: Plan, scheduled: Schedule, state: GpuState, memory: GpuMe
   })
   return {
     plan,
-    submit(inputs) {
+    barriers: Math.max(0, scheduled.steps.length - 1),
+    submit(inputs, onFinal) {
       const slot = claim(inputs)
       if (debug) recorder.debug(slot)
-      else slot.value = driver.submit(slot.recording)
+      else
+        slot.recordings.forEach((recording, i) => {
+          slot.value = driver.submit(recording)
+          if (onFinal !== undefined) for (const [group, final] of finals.entries()) if (final === ends[i]) onFinal(group)
+        })
       return outputsOf(slot, slot.value)
     },
     profile(inputs) {

@@ -57,9 +57,10 @@ export function dropoutMask(
   target: GpuTarget,
 ): { mask?: Memory; made: Launch[] } {
   if (threshold === 0) return { made: [] }
-  const words = batch * H * T * Math.ceil(T / 32)
-  const mask = scratch("u32", words)
-  return { mask, made: [launch(tensorMask, { mask, T, H, site, threshold, words, seed, step, row }, groupsFor(words, 1, target))] }
+  const [queries, perRow] = [batch * H * T, Math.ceil(T / 32)]
+  const mask = scratch("u32", queries * perRow)
+  const groups = groupsFor(Math.ceil(queries / 32) * 32 * perRow, 1, target)
+  return { mask, made: [launch(tensorMask, { mask, T, H, site, threshold, queries, seed, step, row }, groups)] }
 }
 
 /** Sizes as the kernels take them. */

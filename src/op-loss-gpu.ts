@@ -8,10 +8,12 @@ import type { Beta } from "./program.ts"
 import { lastDim, rows, type Tensor } from "./tensor.ts"
 
 /** Most bytes of logits at a time, and most rows: a grid's limit. */
-const LOGIT_BYTES = 2 ** 30
+const LOGIT_BYTES = 2 ** 31
 const MOST_ROWS = 65535
 /** Up to so many bytes, which a cache holds, logits stay f32 also where the rest is bf16. */
 const EXACT_BYTES = 2 ** 25
+/** Lanes of a row of logits at most: as many as leave registers for several loads each, with few enough rows under way for a cache. */
+const MOST_LANES = 512
 /** Chunks begin at multiples of so many rows: whole tiles. */
 const ALIGN = 256
 /** Rows of logits begin at multiples of so many elements. */
@@ -51,7 +53,7 @@ export function classifierLaunches(
   const logits = scratch(type, chunk * pitch)
   const slopes = x.dtype === type ? logits : scratch("bf16", chunk * pitch)
   const losses = scratch("f32", R)
-  const lanes = Math.min(1024, Math.max(64, Math.ceil(V / 8 / 64) * 64))
+  const lanes = Math.min(MOST_LANES, Math.max(64, Math.ceil(V / 8 / 64) * 64))
   const constants = { lanes, isCapped: cap === undefined ? 0 : 1, writesGradient: dx === undefined && dw === undefined ? 0 : 1 }
   const steps: (Launch | readonly Launch[])[] = []
   for (let from = 0; from < R; from += chunk) {
@@ -59,7 +61,8 @@ export function classifierLaunches(
     const inputs = part(x, from * C)
     steps.push(...gemm({ layout: "nt", a: inputs, b: w, c: logits, M: n, N: V, K: C, ldc: pitch, order: "forward" }, target))
     const buffers = { logits, targets: part(targets, from), losses: part(losses, from), gradient: slopes }
-    steps.push(launch(crossEntropy, { ...buffers, V, pitch, cap: cap ?? 1 }, n, constants))
+    const values = { ...buffers, V, pitch, cap: cap ?? 1 }
+    steps.push(slopes.dtype === "f32" ? launch(crossEntropy.f32, values, n, constants) : launch(crossEntropy.bf16, values, n, constants))
     const gradient = { a: slopes, lda: pitch, isPadded: true, order: "any" } as const
     const toInput = dx && gemm({ ...gradient, layout: "nn", b: w, c: part(dx, from * C), M: n, N: C, K: V }, target)
     const into = dw && { c: dw, beta: from === 0 ? beta("dw") : 1 }

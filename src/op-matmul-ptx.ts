@@ -1,5 +1,5 @@
 /** Matrix products by Hopper's own instructions: tensor maps of the factors, how K is split, and the launches. */
-import { matmulCombine } from "../shaders/matmul-combine.ts"
+import { matmulCombineSpans } from "../shaders/matmul-combine-spans.ts"
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import type { Finish, PtxLayout } from "../shaders/ptx-gemm-frame.ts"
 import { PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
@@ -9,17 +9,21 @@ import { bestOf } from "./op-matmul-matrix.ts"
 import { epilogueOf, type Sized, sized } from "./op-matmul-portable.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 import { type TensorMapSpec, tensorMapWords } from "./ptx.ts"
+import type { Tensor } from "./tensor.ts"
 
-/** TFLOP/s of the tile on a whole H200, and seconds of a tile's end: measured in the exploration (epilogue about 2 µs). */
-const RATES: Readonly<Record<Gemm["layout"], number>> = { nt: 520, nn: 510, tn: 490 }
-const ENDS = 2e-6
+/** TFLOP/s of the tile on a whole H200, and seconds of a tile's end by the bytes of an element. */
+const RATES: Readonly<Record<Gemm["layout"], number>> = { nt: 520, nn: 510, tn: 530 }
+const ENDS: Readonly<Record<string, number>> = { bf16: 2e-6, f32: 3.5e-6 }
 const DISPATCH = 4e-6
-const BANDWIDTH = 4e12
+/** Bytes per second that the sums of parts are read with. */
+const BANDWIDTH = 3e12
 const MOST_SPLITS = 32
 /** Most bytes of sums of splits. */
 const MOST_PARTS = 2 ** 28
 /** Fewest k steps of a split. */
 const SHORTEST = 8
+/** k steps that the blocks of splits may do beyond their share, as the others have more ends to do. */
+const MOST_EXTRA = 24
 /** Tiles along M that lie side by side: 8 was best of 8, 11 and 16. */
 const GROUP = 8
 
@@ -28,6 +32,15 @@ export interface PtxWay {
   readonly tile: PtxTile
   readonly splits: number
   readonly group: number
+  /** The last k steps, which blocks beyond those of the splits share in spans of so many; 0 and 1 where there is none. */
+  readonly rest: number
+  readonly span: number
+}
+
+/** Row sums of a, which a weight's gradient brings along. */
+export interface RowSums {
+  readonly into: Tensor
+  readonly beta: Tensor | number
 }
 
 /** What the kernel does at the end; undefined where none does it. */
@@ -57,32 +70,88 @@ function kernelOf(g: Sized, target: GpuTarget): GemmKernel | undefined {
 const stepsOf = ({ K }: Gemm): number => Math.ceil(K / STEP)
 const tilesOf = ({ M, N }: Gemm, tile: PtxTile): number => Math.ceil(M / rowsOf(tile)) * Math.ceil(N / columnsOf(tile))
 
+const splitStepsOf = (given: Gemm, { splits, rest }: PtxWay): number => Math.ceil((stepsOf(given) - rest) / splits)
+const spansOf = (given: Gemm, { tile, rest, span }: PtxWay): number => Math.ceil((tilesOf(given, tile) * rest) / span)
+
+/** What is dealt out of the rest: the most tiles that a span touches, the most spans that a tile does, and the pieces there are. */
+function piecesOf(given: Gemm, way: PtxWay) {
+  const { tile, rest, span } = way
+  if (rest === 0) return { perSpan: 0, perTile: 0, all: 0 }
+  const all = tilesOf(given, tile) * rest
+  const touched = (each: number, other: number) =>
+    Array.from(
+      { length: Math.ceil(all / each) },
+      (_, i) => Math.floor((Math.min((i + 1) * each, all) - 1) / other) - Math.floor((i * each) / other) + 1,
+    )
+  const perSpan = touched(span, rest)
+  return { perSpan: Math.max(...perSpan), perTile: Math.max(...touched(rest, span)), all: perSpan.reduce((sum, count) => sum + count, 0) }
+}
+
+/** Parts of the sums of a tile, at most. */
+const partsOf = (given: Gemm, way: PtxWay): number => way.splits + piecesOf(given, way).perTile
+
 /** Seconds by waves of tiles. */
-function cost(given: Gemm, { tile, splits }: PtxWay, { units }: GpuTarget): number {
-  const steps = Math.ceil(stepsOf(given) / splits)
-  const turns = Math.ceil((tilesOf(given, tile) * splits) / units)
+function cost(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
+  const { tile, splits, span, rest } = way
+  const { M, N } = given
+  const tiles = tilesOf(given, tile)
+  const turns = rest > 0 ? 1 : Math.ceil((tiles * splits) / units)
   const step = (2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (RATES[given.layout] * 1e12)
-  const sums = splits > 1 ? DISPATCH + (8 * splits * given.M * given.N) / BANDWIDTH : 0
-  return DISPATCH + turns * (steps * step + ENDS) + sums
+  const { perSpan, all } = piecesOf(given, way)
+  const isWhole = splits === 1 && rest === 0
+  const end = ENDS[isWhole ? dtypeOf(given.c) : "f32"]!
+  const longest = Math.max(turns * (splitStepsOf(given, way) * step + end), rest > 0 ? span * step + perSpan * end : 0)
+  const sums = isWhole ? 0 : DISPATCH + (4 * M * N * (splits + all / tiles + 1)) / BANDWIDTH
+  return DISPATCH + longest + sums
+}
+
+/** Whole splits for all turns, or for one turn as many as there are processors for and a rest for the others. */
+function* waysOf(given: Gemm, { units }: GpuTarget): Generator<PtxWay> {
+  const common = { tile: PTX_TILE, group: GROUP }
+  const [steps, tiles] = [stepsOf(given), tilesOf(given, PTX_TILE)]
+  yield { ...common, splits: 1, rest: 0, span: 1 }
+  if (given.order !== "any") return
+  for (let splits = 2; splits <= Math.min(MOST_SPLITS, Math.floor(steps / SHORTEST)); splits++)
+    if (Math.ceil(steps / splits) * (splits - 1) < steps) yield { ...common, splits, rest: 0, span: 1 } // no split is empty
+  const splits = Math.floor(units / tiles)
+  const others = units - splits * tiles
+  if (splits === 0 || others === 0) return
+  const fewest = Math.max(SHORTEST, Math.ceil((steps * tiles) / units))
+  for (let each = fewest; each < fewest + MOST_EXTRA && splits * each < steps; each++) {
+    const rest = steps - splits * each
+    yield { ...common, splits, rest, span: Math.ceil((tiles * rest) / others) }
+  }
 }
 
 /** The best way to do a product by PTX, and its seconds; undefined where no kernel does it. */
 export function ptxWayOf(given: Gemm, target: GpuTarget): { readonly way: PtxWay; readonly seconds: number } | undefined {
   const g = sized(given)
   if (kernelOf(g, target) === undefined) return undefined
-  const steps = stepsOf(given)
-  const room = Math.floor(MOST_PARTS / (4 * given.M * given.N))
-  const most = given.order === "any" ? Math.min(MOST_SPLITS, Math.floor(steps / SHORTEST), room) : 1
-  const ways = Array.from({ length: Math.max(1, most) }, (_, i): PtxWay => ({ tile: PTX_TILE, splits: i + 1, group: GROUP }))
-  const whole = ways.filter(({ splits }) => Math.ceil(steps / splits) * (splits - 1) < steps) // no split is empty
-  return whole.map((way) => ({ way, seconds: cost(given, way, target) })).reduce((best, one) => (one.seconds < best.seconds ? one : best))
+  const room = MOST_PARTS / (4 * given.M * given.N)
+  let best: { way: PtxWay; seconds: number } | undefined
+  for (const way of waysOf(given, target)) {
+    const seconds = cost(given, way, target)
+    const parts = partsOf(given, way)
+    if (seconds < (best?.seconds ?? Number.POSITIVE_INFINITY) && (parts === 1 || parts <= room)) best = { way, seconds }
+  }
+  return best
 }
 
-/** Undefined where the other kernels do it, or are faster. */
-export function ptxGemmLaunches(given: Gemm, target: GpuTarget): Launches | undefined {
+/**
+ * Whether a product is done in PTX for any number of rows or for none: its activation has other bits in other kernels, and a row's bits may not
+ * depend on how many there are. Where `pre` is kept the program trains, and always has the same rows.
+ */
+export const isBound = ({ order, activation = "none", pre }: Gemm): boolean =>
+  order === "forward" && activation !== "none" && pre === undefined
+
+/** Undefined where the other kernels do it, or are faster; with `rowSums` (of tn in f32) also where they would not come along. */
+export function ptxGemmLaunches(given: Gemm, target: GpuTarget, rowSums?: RowSums): Launches | undefined {
   const best = ptxWayOf(given, target)
-  if (best === undefined || best.seconds >= (bestOf(given, target)?.seconds ?? Number.POSITIVE_INFINITY)) return undefined
-  return ptxLaunchesOf(given, best.way, target)
+  if (best === undefined) return undefined
+  const isFaster = best.seconds < (bestOf(given, target)?.seconds ?? Number.POSITIVE_INFINITY)
+  if (!isFaster && !isBound(given)) return undefined
+  if (rowSums !== undefined && partsOf(given, best.way) === 1) return undefined
+  return ptxLaunchesOf(given, best.way, target, { rowSums })
 }
 
 /** Tensor maps of both factors. */
@@ -114,27 +183,40 @@ function mapsOf({ a, b, M, N, K, lda, ldb }: Sized, layout: PtxLayout) {
   return table("u64", [a as never, ...tensorMapWords(left), b as never, ...tensorMapWords(right)])
 }
 
-/** The launches of a way; `kernel` other than the pack's for trials. */
-export function ptxLaunchesOf(given: Gemm, way: PtxWay, target: GpuTarget, kernelFor = ptxGemmOf): Launches {
+/** The launches of a way; `kernelFor` other than the pack's for trials. */
+export function ptxLaunchesOf(
+  given: Gemm,
+  way: PtxWay,
+  target: GpuTarget,
+  { kernelFor = ptxGemmOf, rowSums }: { readonly kernelFor?: typeof ptxGemmOf; readonly rowSums?: RowSums | undefined } = {},
+): Launches {
   const g = sized(given)
-  const { M, N, c } = g
+  const { M, N } = g
   const layout = layoutOf(g)
+  const { tile, splits, rest, span, group } = way
   const launchOf = (into: Sized, finish: Finish): Launch => {
     const { values } = epilogueOf(into)
     const kernel = kernelFor({ layout, out: dtypeOf(into.c) as "f32" | "bf16", finish })
     if (kernel === undefined) throw new TypeError(`gemm: no PTX kernel for ${layout} ${finish}`)
-    const steps = stepsOf(g)
-    const sizes = { M, N, steps, splitSteps: Math.ceil(steps / way.splits), splits: way.splits, group: way.group }
-    const blocks = Math.min(target.units, tilesOf(g, way.tile) * way.splits)
+    const sizes = { M, N, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, rest, span, group }
+    const wholes = tilesOf(g, tile) * splits
+    const blocks = rest > 0 ? wholes + spansOf(g, way) : Math.min(target.units, wholes)
     return launch(kernel, { maps: mapsOf(g, layout), ...values, ...sizes }, blocks)
   }
-  if (way.splits === 1) return [launchOf(g, finishOf(g) as Finish)]
-  const ld = Math.ceil(N / 8) * 8
-  const parts = scratch("f32", way.splits * M * ld)
+  const most = partsOf(g, way)
+  if (most === 1) return [launchOf(g, finishOf(g) as Finish)]
+  // Row sums have a column of their own, and columns come in eights.
+  const ld = Math.ceil(N / 8) * 8 + (rowSums === undefined ? 0 : 8)
+  const parts = scratch("f32", most * M * ld)
   const { a, b, K, lda, ldb } = g
-  const { values, constants } = epilogueOf({ ...g, c })
+  const { values, constants } = epilogueOf(g)
+  const sizes = { M, N, S: splits, ld, rest, span, group, rows: rowsOf(tile), columns: columnsOf(tile) }
+  const summed = { rowSums: rowSums?.into, sumsBeta: rowSums?.beta ?? 0 }
   return [
-    launchOf({ layout: g.layout, a, b, c: parts, M, N, K, lda, ldb, ldc: ld, order: "any" }, "none"),
-    launch(matmulCombine, { parts, ...values, M, N, S: way.splits, ld }, groupsFor(M * ld, 4, target), constants),
+    launchOf({ layout: g.layout, a, b, c: parts, M, N, K, lda, ldb, ldc: ld, order: "any" }, rowSums === undefined ? "none" : "sums"),
+    launch(matmulCombineSpans, { parts, ...summed, ...values, ...sizes }, groupsFor(M * ld, 4, target), {
+      ...constants,
+      isSummed: rowSums === undefined ? 0 : 1,
+    }),
   ]
 }

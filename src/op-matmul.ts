@@ -5,6 +5,7 @@ import { defineOp, typeOf } from "./op-define.ts"
 import { sideBySide } from "./op-gpu.ts"
 import { biasGradient } from "./op-matmul-bias.ts"
 import { gemm } from "./op-matmul-gpu.ts"
+import { ptxGemmLaunches } from "./op-matmul-ptx.ts"
 import { type Op, tracer, type View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
@@ -54,7 +55,8 @@ export const linear = defineOp({
   doc: "y = act(x·wᵀ + b): x (…, K), w (N, K), b (N), y (…, N); pre = x·wᵀ + b is kept for backward when there is an activation. 2·R·N·K FLOPs.",
   inputs: { x: "grad", w: "grad", b: "grad?" },
   outputs: ["y", "pre"],
-  attrs: {} as { activation: Activation; out: Dtype },
+  /** order "any": the bits of a row may depend on how many there are, where that is faster. */
+  attrs: {} as { activation: Activation; out: Dtype; order?: "any" | undefined },
   act: ["x", "w"],
   shape({ x, w, b }, { activation, out }) {
     if (w.shape.length !== 2 || lastDim(w) !== lastDim(x)) {
@@ -92,8 +94,9 @@ export const linear = defineOp({
       yType: out === "bf16" ? 1 : 0,
       activation: activationIndex(activation),
     }),
-  gpu({ x, w, b }, { y, pre }, { activation }, _, target) {
-    const product = { layout: "nt", a: x, b: w, bias: b, M: rows(x), N: w.shape[0] as number, K: lastDim(x), order: "forward" } as const
+  gpu({ x, w, b }, { y, pre }, { activation, order }, _, target) {
+    const sizes = { M: rows(x), N: w.shape[0] as number, K: lastDim(x) }
+    const product = { layout: "nt", a: x, b: w, bias: b, ...sizes, order: order ?? "forward" } as const
     return y === undefined ? gemm({ ...product, c: pre as Tensor }, target) : gemm({ ...product, c: y, activation, pre }, target)
   },
   backward({ x, w, b }, { pre }, { y }, { activation }) {
@@ -111,6 +114,7 @@ export const linear = defineOp({
     { inputs: { x: [129, 300], w: [65, 300], b: [65] }, attrs: { activation: "none", out: "f32" }, about: "more than one block" },
     { inputs: { x: [40, 96], w: [136, 96], b: [136] }, attrs: { activation: "gelu", out: "bf16" }, about: "whole packs" },
     { inputs: { x: [5, 192], w: [33, 192], b: [33] }, attrs: { activation: "gelu_tanh", out: "f32" }, about: "few rows, several chunks" },
+    { inputs: { x: [70, 1024], w: [48, 1024], b: [48] }, attrs: { activation: "gelu", out: "f32", order: "any" }, about: "any order" },
   ],
 })
 
@@ -239,6 +243,11 @@ export const linearBackwardWeight = defineOp({
   gpu({ x, dy }, { dw, db }, _, beta, target) {
     const [M, N, K] = [lastDim(dy), lastDim(x), rows(x)]
     const product = { layout: "tn", a: dy, b: x, M, N, K, order: "any" } as const
+    // The product reads dy anyway: where it can, it sums its columns by the way.
+    if (dw !== undefined && db !== undefined && target.ptx) {
+      const both = ptxGemmLaunches({ ...product, c: dw, beta: beta("dw") }, target, { into: db, beta: beta("db") ?? 0 })
+      if (both !== undefined) return both
+    }
     const weight = dw === undefined ? [] : gemm({ ...product, c: dw, beta: beta("dw") }, target)
     const bias = db === undefined ? [] : biasGradient(dy, db, K, M, beta("db") ?? 0, target)
     return sideBySide(weight, bias)

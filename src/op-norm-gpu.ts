@@ -39,9 +39,9 @@ export function normLaunches({ x, r, w, b, y, sum, mean, rstd, eps, centred }: N
   const [R, C] = [rows(x), lastDim(x)]
   const layout = rowLayout(C, target)
   const perGroup = 256 / target.subgroupSize
-  const groups = layout === "short" ? groupsForRows(Math.ceil(R / perGroup)) : groupsForRows(R)
   const kind = layout === "short" && R <= perGroup * target.units ? "early" : layout
-  const values = { x, w, b, y: y ?? scratch("f32", R * C), mean, rstd, R, eps }
+  const groups = kind === "early" ? Math.min(R, target.units) : groupsForRows(layout === "short" ? Math.ceil(R / perGroup) : R)
+  const values = { x, w, b, y: y ?? scratch("f32", R * C), mean, rstd, R, eps, share: 1 / C }
   const constants = { C, centred: Number(centred), biased: flag(b), keepsMean: flag(mean), keepsRstd: flag(rstd) }
   if (r === undefined) return [launch(norms[kind], values, groups, constants)]
   return [launch(addNorms[kind], { ...values, r, sum }, groups, { ...constants, keepsSum: flag(sum) })]

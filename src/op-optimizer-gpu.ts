@@ -67,5 +67,7 @@ export function updateLaunches(
     log2: Math.log(beta2),
     eps,
   }
-  return [launch({ adamw, lion, sgd }[rule], values, groupsForRows(list.n))]
+  const count = (tensors: readonly Tensor[]) => tensors.reduce((sum, t) => sum + elements(t), 0)
+  const bytes = (rule === "adamw" ? 28 : 20) * count(params) + 2 * count(copies)
+  return [{ ...launch({ adamw, lion, sgd }[rule], values, groupsForRows(list.n)), bytes }]
 }

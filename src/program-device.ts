@@ -10,8 +10,6 @@ export interface Plan {
   readonly arenaBytes: number
   /** Tensor id → byte offset of its temporary. */
   readonly offsets: ReadonlyMap<number, number>
-  /** Node → level: nodes of one level have no hazard between them and need no barrier. */
-  readonly levels: readonly number[]
 }
 
 /** Values of one run: live scalars as numbers, inputs as arrays. */
@@ -25,6 +23,8 @@ export interface RunOutputs {
 /** State that another API on the same device has mapped, and a semaphore by which the two take turns. */
 export interface SharedState {
   readonly floats: number
+  /** First float of each buffer. */
+  readonly from: ReadonlyMap<string, number>
   /** File descriptors of the memory, whole, and of the timeline semaphore; whoever imports them owns them. */
   readonly memoryFd: number
   readonly memoryBytes: number
@@ -73,8 +73,13 @@ export interface ProfileRow {
 
 export interface Executable {
   readonly plan: Plan
-  /** Runs once; the CPU has finished on return, the GPU has been given the work. */
-  submit(inputs: RunInputs): RunOutputs
+  /** How often a run makes everything wait for everything before. */
+  readonly barriers: number
+  /**
+   * Runs once; the CPU has finished on return, the GPU has been given the work. A device that is given work in parts calls `onFinal(i)` when it has
+   * all that writes to group i of `compile`'s; groups of which it tells nothing are final with the rest.
+   */
+  submit(inputs: RunInputs, onFinal?: (group: number) => void): RunOutputs
   /** Runs once, part by part with nothing side by side, and times each. */
   profile(inputs: RunInputs): { readonly rows: readonly ProfileRow[]; readonly outputs: RunOutputs }
   free(): void
@@ -100,6 +105,7 @@ export interface Device {
   peakBytes(): number | undefined
   /** How the device fares right now; undefined where nothing tells. */
   telemetry(): GpuSample | undefined
-  compile(plan: Plan, state: State): Executable
+  /** `groups`: names of states that others read while the rest still runs, in the order in which the program is done with them. */
+  compile(plan: Plan, state: State, groups?: readonly (readonly string[])[]): Executable
   close(): void
 }

@@ -39,6 +39,8 @@ export interface Launch {
   readonly constants: Readonly<Record<string, number>>
   /** Workgroups along x, y, z. */
   readonly groups: readonly [number, number, number]
+  /** Bytes that it moves, where that is not each of its buffers once. */
+  readonly bytes?: number
 }
 
 /** Steps in order, each waiting for the one before; the launches of one step run side by side. */
@@ -59,4 +61,6 @@ export interface GpuTarget {
   readonly sharedBytes: number
   /** Workgroups of 256 lanes that certainly run at the same time, so that they may wait for each other; 0 where that is not known. */
   readonly resident: number
+  /** Blocks of kernels in PTX, one for each unit, may wait for each other: a model's layers are one launch. */
+  readonly stacks?: boolean
 }

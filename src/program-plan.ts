@@ -1,4 +1,4 @@
-/** The planner: drops what nobody reads, gives every temporary an offset in one arena, finds which nodes need a barrier between them. */
+/** The planner: drops what nobody reads, gives every temporary an offset in one arena. */
 
 import type { Plan } from "./program-device.ts"
 import { type Node, type Program, tensorsOf } from "./program-op.ts"
@@ -8,14 +8,15 @@ const ALIGN = 256
 /** No tensor crosses a multiple of this: a device may allocate at most 4 GiB at once, NVIDIA's a little less. */
 export const ARENA_SLAB = 0xff00_0000
 
-/** One piece of the arena: the temporaries that share it (in-place chains) and when it is alive. */
-interface Block {
+/** One piece of an arena, and when it is alive. */
+export interface Block {
   bytes: number
   from: number
   to: number
   offset: number
-  members: Tensor[]
 }
+/** The temporaries that share a piece: in-place chains. */
+type Shared = Block & { readonly members: Tensor[] }
 
 export function plan(program: Program): Plan {
   removeDead(program)
@@ -23,7 +24,7 @@ export function plan(program: Program): Plan {
   const arenaBytes = place(blocks)
   const offsets = new Map<number, number>()
   for (const block of blocks) for (const t of block.members) offsets.set(t.id, block.offset)
-  return { program, arenaBytes, offsets, levels: levels(program, offsets) }
+  return { program, arenaBytes, offsets }
 }
 
 /** Removes nodes without effect and outputs without reader, last to first. */
@@ -43,14 +44,14 @@ function removeDead(program: Program): void {
 }
 
 /** Lifetimes [from, to] in node indices; outputs of the program live to its end; an in-place output joins its input's block. */
-function liveness(program: Program): Block[] {
+function liveness(program: Program): Shared[] {
   const last = new Map<number, number>()
   program.nodes.forEach((node, index) => {
     for (const t of tensorsOf(node.inputs)) last.set(t.id, index)
   })
   for (const t of program.outputs.values()) last.set(t.id, program.nodes.length)
-  const blockOf = new Map<number, Block>()
-  const blocks: Block[] = []
+  const blockOf = new Map<number, Shared>()
+  const blocks: Shared[] = []
   program.nodes.forEach((node, index) => {
     for (const [name, t] of Object.entries(node.outputs)) {
       if (t === undefined || t.role !== "temp") continue
@@ -79,17 +80,17 @@ const sameLayout = (a: Tensor, b: Tensor): boolean => a.dtype === b.dtype && ele
 const readTwice = (node: Node, t: Tensor): boolean => tensorsOf(node.inputs).filter((other) => other.id === t.id).length > 1
 
 /** `offset`, or the next slab where `bytes` would not end in the same one; what is larger than a slab stays, for devices that can. */
-export function withinSlab(offset: number, bytes: number): number {
+function withinSlab(offset: number, bytes: number): number {
   const room = ARENA_SLAB - (offset % ARENA_SLAB)
   return bytes <= room || bytes > ARENA_SLAB ? offset : offset + room
 }
 
-/** Largest first, each at the lowest offset that is free during its whole life. Returns the arena's bytes. */
-function place(blocks: Block[]): number {
+/** Largest first, each at the lowest offset from `start` on that is free during its whole life. Returns where the last one ends. */
+export function place(blocks: readonly Block[], start = 0): number {
   const placed: Block[] = []
-  let arena = 0
+  let arena = start
   for (const block of blocks.toSorted((a, b) => b.bytes - a.bytes || a.from - b.from)) {
-    let offset = 0
+    let offset = withinSlab(start, block.bytes)
     for (const other of placed) {
       if (other.to < block.from || other.from > block.to) continue
       if (other.offset >= offset + block.bytes) break
@@ -101,36 +102,4 @@ function place(blocks: Block[]): number {
     placed.sort((a, b) => a.offset - b.offset)
   }
   return arena
-}
-
-/** A span of memory a node touches: the arena, or a tensor of its own. */
-interface Span {
-  space: number
-  from: number
-  to: number
-}
-
-/** Level of a node = 1 + the highest level among earlier nodes it has a hazard with (read after write, write after read or write). */
-function levels(program: Program, offsets: ReadonlyMap<number, number>): number[] {
-  const span = (t: Tensor): Span => {
-    const offset = offsets.get(t.id)
-    return offset === undefined ? { space: t.id, from: 0, to: 1 } : { space: -1, from: offset, to: offset + byteLength(t) }
-  }
-  const overlap = (a: Span, b: Span) => a.space === b.space && a.from < b.to && b.from < a.to
-  const seen: { reads: Span[]; writes: Span[]; level: number }[] = []
-  return program.nodes.map((node) => {
-    const written = node.op.writes.flatMap((name) => tensorsOf({ value: node.inputs[name] }))
-    const reads = tensorsOf(node.inputs).map(span)
-    const writes = [...tensorsOf(node.outputs), ...written].map(span)
-    let level = 0
-    for (const before of seen) {
-      if (before.level < level) continue
-      const hazard =
-        before.writes.some((w) => reads.some((r) => overlap(w, r)) || writes.some((x) => overlap(w, x))) ||
-        before.reads.some((r) => writes.some((w) => overlap(r, w)))
-      if (hazard) level = before.level + 1
-    }
-    seen.push({ reads, writes, level })
-    return level
-  })
 }

@@ -103,4 +103,4 @@ export {
   type View,
   type Views,
 } from "./program-op.ts"
-export { ARENA_SLAB, plan, withinSlab } from "./program-plan.ts"
+export { ARENA_SLAB, type Block, place, plan } from "./program-plan.ts"

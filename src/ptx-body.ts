@@ -14,7 +14,7 @@ import {
 type Number = "u32" | "u64" | "f32"
 export type Comparison = "eq" | "ne" | "lt" | "le" | "gt" | "ge"
 /** Type of the elements of a memory access, and the registers they are in. */
-type Element = "u32" | "f32" | "u16"
+type Element = "u32" | "u64" | "f32" | "u16"
 
 /** A place in the text. */
 export interface Label {
@@ -152,6 +152,15 @@ export class PtxBody {
   minFloat(a: F32, b: Operand<"f32">, into?: F32): F32 {
     return this.#two("min.NaN.f32", "f32", a, b, into)
   }
+  /** a, but no further from 0 than `most`; NaN stays. */
+  within(a: F32, most: number): F32 {
+    const made = this.register("f32")
+    this.emit("min.NaN.xorsign.abs.f32", made, a, operandText(most, "f32"))
+    return made
+  }
+  negate(a: F32): F32 {
+    return this.unary("neg.f32", a)
+  }
   /** a·b + c, rounded once. */
   fma(a: F32, b: Operand<"f32">, c: Operand<"f32">, into?: F32): F32 {
     const made = into ?? this.register("f32")
@@ -175,6 +184,13 @@ export class PtxBody {
     const bits = half === 0 ? this.shl(pair, 16) : this.and(pair, 0xffff0000)
     const made = this.register("f32")
     this.emit("mov.b32", made, bits)
+    return made
+  }
+
+  /** The bits of a float. */
+  bits(a: F32): U32 {
+    const made = this.register("u32")
+    this.emit("mov.b32", made, a)
     return made
   }
 
@@ -248,6 +264,10 @@ export class PtxBody {
   /** Loads as many neighbours as `to` has registers. */
   load(element: Element, to: readonly Register[], address: U64, bytes = 0): void {
     this.emit(`ld.global${vector(to)}.${element}`, list(to), at(address, bytes))
+  }
+  /** Has the line of an address brought to the L2 cache. */
+  prefetch(address: U64, bytes = 0): void {
+    this.emit("prefetch.global.L2", at(address, bytes))
   }
   store(element: Element, address: U64, bytes: number, from: readonly Register[]): void {
     this.emit(`st.global${vector(from)}.${element}`, at(address, bytes), list(from))

@@ -97,6 +97,11 @@ export class Ptx extends PtxBody {
     const how = `cp.async.bulk.tensor.${coordinates.length}d.shared::cluster.global.mbarrier::complete_tx::bytes`
     this.emit(how, this.#at(to), source, this.#at(barrier))
   }
+  /** Has a box of a tensor map brought to the L2 cache. */
+  prefetchBox(map: U64, coordinates: readonly Operand<"u32">[]): void {
+    const names = coordinates.map((one) => (typeof one === "number" ? String(one) : one.name)).join(", ")
+    this.emit(`cp.async.bulk.prefetch.tensor.${coordinates.length}d.L2.global`, `[${map.name}, {${names}}]`)
+  }
   /** Neighbouring bytes, a multiple of 16, to shared memory; they count for `barrier`. */
   copyBytes(to: Shared, from: U64, bytes: number, barrier: Shared): void {
     const how = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
@@ -106,12 +111,50 @@ export class Ptx extends PtxBody {
   loadShared(to: readonly F32[], place: Shared): void {
     this.emit(`ld.shared${to.length === 1 ? "" : `.v${to.length}`}.f32`, list(to), this.#at(place))
   }
+  loadSharedWords(to: readonly U32[], place: Shared): void {
+    this.emit(`ld.shared${to.length === 1 ? "" : `.v${to.length}`}.b32`, list(to), this.#at(place))
+  }
+  /** 16 bits, zeros above them. */
+  loadSharedHalf(to: U32, place: Shared): void {
+    this.emit("ld.shared.u16", to, this.#at(place))
+  }
+  storeShared(place: Shared, from: readonly (U32 | F32)[]): void {
+    this.emit(`st.shared${from.length === 1 ? "" : `.v${from.length}`}.b32`, this.#at(place), list(from))
+  }
   /** Four 8 × 8 matrices of 16-bit elements; each lane names one row of 16 bytes. */
   loadMatrix(to: readonly U32[], place: Shared, isTransposed: boolean): void {
     this.emit(`ldmatrix.sync.aligned.m8n8.x4${isTransposed ? ".trans" : ""}.shared.b16`, list(to), this.#at(place))
   }
 
+  // ---- between blocks ----
+
+  /** Loads what another block may have written since this one began. */
+  loadFresh(to: readonly (U32 | F32)[], address: U64, bytes = 0): void {
+    this.emit(`ld.global.cg${to.length === 1 ? "" : `.v${to.length}`}.b32`, list(to), at(address, bytes))
+  }
+  /** Adds to a counter; all that the block wrote before a barrier of its own is seen by who acquires it. */
+  release(counter: U64, count: number): void {
+    this.emit("red.release.gpu.global.add.u32", at(counter), count)
+  }
+  acquire(counter: U64): U32 {
+    const made = this.register("u32")
+    this.emit("ld.acquire.gpu.global.u32", made, at(counter))
+    return made
+  }
+  /** Adds to a counter, whose value before it gives. */
+  fetchAdd(counter: U64, count: number): U32 {
+    const made = this.register("u32")
+    this.emit("atom.acq_rel.gpu.global.add.u32", made, at(counter), count)
+    return made
+  }
+
   // ---- matrix products ----
+
+  /** A warp's sum (16 × 8) += a (16 × 16)·b (16 × 8), b stored along K. */
+  multiplyWarp(sum: readonly F32[], a: readonly (U32 | number)[], b: readonly U32[]): void {
+    const left = `{${a.map((one) => (typeof one === "number" ? one : one.name)).join(", ")}}`
+    this.emit("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", list(sum), left, list(b), list(sum))
+  }
 
   multiplyFence(): void {
     this.emit("wgmma.fence.sync.aligned")

@@ -45,6 +45,8 @@ export interface PtxKernel<B extends Buffers = Buffers, P extends Words = Words,
   readonly cells: readonly PtxCell[]
   /** The module, written when first asked for. */
   readonly text: string
+  /** Made while the program runs, so not in the pack. */
+  readonly isMade?: boolean
 }
 
 export interface PtxCell {

@@ -7,7 +7,7 @@ import { type ChatLogprob, chatLogprob } from "./serve-logprobs.ts"
 import type { Model } from "./serve-models.ts"
 import { constraintOf, newId, samplingOf, unixTime, usageJson } from "./serve-request.ts"
 import { type Parsed, parseRows } from "./serve-shape.ts"
-import { DONE, dataEvent, eventStream } from "./serve-stream.ts"
+import { chunkWriter, DONE, dataEvent, eventStream } from "./serve-stream.ts"
 import { conversationIds } from "./serve-text.ts"
 import { type ToolDelta, ToolReader, type ToolRules, toolRules } from "./serve-tools.ts"
 
@@ -149,26 +149,27 @@ async function* streamed(
 ): AsyncGenerator<string> {
   const usage = stream_options?.include_usage === true ? { usage: null } : {}
   const begun = new Set<number>()
+  const write = chunkWriter(head, usage)
   const chunk = (index: number, delta: object, finish_reason: string | null, logprobs: readonly ChatLogprob[] = []) =>
-    dataEvent({
-      ...head,
-      choices: [
-        { index, delta, logprobs: wantsLogprobs && logprobs.length > 0 ? { content: logprobs, refusal: null } : null, finish_reason },
-      ],
-      ...usage,
-    })
-  for await (const piece of choices) {
+    write({ index, delta, logprobs: wantsLogprobs && logprobs.length > 0 ? { content: logprobs, refusal: null } : null, finish_reason })
+  const eventsOf = (piece: ChoicePiece): string => {
+    let events = ""
     if (!begun.has(piece.index)) {
       begun.add(piece.index)
-      yield chunk(piece.index, { role: "assistant", content: "" }, null)
+      events += chunk(piece.index, { role: "assistant", content: "" }, null)
     }
     const addition = read(piece)
-    if (addition === undefined) continue
+    if (addition === undefined) return events
     const { deltas, logprobs, finish } = addition
     // Log-probabilities go with the first delta of their piece, or alone while its text is held back.
     const parts = deltas.length === 0 && logprobs.length > 0 ? [{}] : deltas.map(chunkDelta)
-    for (const [i, delta] of parts.entries()) yield chunk(piece.index, delta, null, i === 0 ? logprobs : [])
-    if (finish !== null) yield chunk(piece.index, {}, finish)
+    for (const [i, delta] of parts.entries()) events += chunk(piece.index, delta, null, i === 0 ? logprobs : [])
+    if (finish !== null) events += chunk(piece.index, {}, finish)
+    return events
+  }
+  for await (const pieces of choices.batches()) {
+    const events = pieces.map(eventsOf).join("")
+    if (events !== "") yield events
   }
   if (stream_options?.include_usage === true) yield dataEvent({ ...head, choices: [], usage: usageJson(choices.usage()) })
 }

@@ -39,6 +39,8 @@ export interface Usage {
 }
 
 export interface Choices extends AsyncIterable<ChoicePiece> {
+  /** The same pieces, all that have come since the last time together. */
+  batches(): AsyncIterable<readonly ChoicePiece[]>
   /** After the last piece. */
   usage(): Usage
   /** SHA-256 of the weights; known before the first piece. */
@@ -167,7 +169,8 @@ export async function startChoices(context: Context, facts: RequestFacts, order:
   if (facts.signal.aborted) cancel()
   await queue.first()
   return {
-    [Symbol.asyncIterator]: () => queue[Symbol.asyncIterator](),
+    [Symbol.asyncIterator]: () => eachOf(queue.batches()),
+    batches: () => queue.batches(),
     usage: () => ({
       promptTokens: prompts.reduce((sum, ids) => sum + ids.length, 0),
       answerTokens: used.answer,
@@ -214,8 +217,15 @@ class TokenClock {
 /** How long the first word of the engine is waited for, before a stream begins with pings alone. */
 const FIRST_WORD_MS = 5000
 
-/** Pieces between who makes and who reads them. */
-class PieceQueue implements AsyncIterable<ChoicePiece> {
+async function* eachOf<T>(batches: AsyncIterable<readonly T[]>): AsyncGenerator<T> {
+  for await (const batch of batches) yield* batch
+}
+
+/**
+ * Pieces between who makes and who reads them. Who waits is woken after all messages of the engine that have arrived: where the server is behind, a
+ * reader gets the tokens of several steps at once, and one write carries them.
+ */
+class PieceQueue {
   #pieces: ChoicePiece[] = []
   #ended = false
   #error: ApiError | undefined
@@ -223,17 +233,23 @@ class PieceQueue implements AsyncIterable<ChoicePiece> {
 
   push(piece: ChoicePiece): void {
     this.#pieces.push(piece)
-    this.#wake?.()
+    this.#call()
   }
 
   end(): void {
     this.#ended = true
-    this.#wake?.()
+    this.#call()
   }
 
   fail(error: ApiError): void {
     this.#error ??= error
-    this.#wake?.()
+    this.#call()
+  }
+
+  #call(): void {
+    if (this.#wake === undefined) return
+    setImmediate(this.#wake)
+    this.#wake = undefined
   }
 
   /** Resolves with the first piece, or when it takes long; throws what came instead. */
@@ -245,11 +261,11 @@ class PieceQueue implements AsyncIterable<ChoicePiece> {
     if (this.#error !== undefined) throw this.#error
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<ChoicePiece> {
+  async *batches(): AsyncGenerator<readonly ChoicePiece[]> {
     for (;;) {
       const pieces = this.#pieces
       this.#pieces = []
-      yield* pieces
+      if (pieces.length > 0) yield pieces
       if (this.#pieces.length > 0) continue
       if (this.#error !== undefined) throw this.#error
       if (this.#ended) return
@@ -262,7 +278,6 @@ class PieceQueue implements AsyncIterable<ChoicePiece> {
       const timer = ms === undefined ? undefined : setTimeout(resolve, ms)
       this.#wake = () => {
         clearTimeout(timer)
-        this.#wake = undefined
         resolve()
       }
     })

@@ -8,7 +8,7 @@ import { addLogprob, type CompletionLogprobs, noLogprobs, Offsets, tokenText } f
 import type { Model } from "./serve-models.ts"
 import { constraintOf, newId, samplingOf, unixTime, usageJson } from "./serve-request.ts"
 import { type Parsed, parseRows } from "./serve-shape.ts"
-import { DONE, dataEvent, eventStream } from "./serve-stream.ts"
+import { chunkWriter, DONE, dataEvent, eventStream } from "./serve-stream.ts"
 import { gapIds, promptIds } from "./serve-text.ts"
 
 const ROWS = FIELDS["POST /v1/completions"]
@@ -113,11 +113,12 @@ function writers(model: Model, fields: Fields, inputs: readonly Input[], prompts
         return undefined
       }
       case "text": {
+        const sum = piece.tokens.reduce((total, token) => total + token.logprob, 0)
+        if (!wantsLogprobs && state.echoed) return { text: piece.text, logprobs: null, finish_reason: null, sum }
         const { text, logprobs } = echo()
         const starts = piece.tokens.map(({ start }) => start + state.shift)
         const offsets = state.offsets.next(piece.text, starts)
         if (wantsLogprobs) piece.tokens.forEach((token, i) => addLogprob(logprobs, model, { ...token, offset: offsets[i]! }))
-        const sum = piece.tokens.reduce((total, token) => total + token.logprob, 0)
         return { text: text + piece.text, logprobs: wantsLogprobs ? logprobs : null, finish_reason: null, sum }
       }
       case "end": {
@@ -209,11 +210,16 @@ async function* streamed(
   head: object,
 ): AsyncGenerator<string> {
   const usage = stream_options?.include_usage === true ? { usage: null } : {}
-  for await (const piece of choices) {
-    const addition = write(piece)
-    if (addition === undefined) continue
-    const { text, logprobs, finish_reason } = addition
-    yield dataEvent({ ...head, choices: [{ index: piece.index, text, logprobs, finish_reason }], ...usage })
+  const chunk = chunkWriter(head, usage)
+  for await (const pieces of choices.batches()) {
+    let events = ""
+    for (const piece of pieces) {
+      const addition = write(piece)
+      if (addition === undefined) continue
+      const { text, logprobs, finish_reason } = addition
+      events += chunk({ index: piece.index, text, logprobs, finish_reason })
+    }
+    if (events !== "") yield events
   }
   if (stream_options?.include_usage === true) yield dataEvent({ ...head, choices: [], usage: usageJson(choices.usage()) })
 }

@@ -10,7 +10,16 @@ interface Family {
 }
 
 const escaped = (value: string): string => value.replace(/\\/g, "\\\\").replace(/\n/g, "\\n").replace(/"/g, '\\"')
+/** Labels of a request are written once, though every token counts under them. */
+const written = new WeakMap<Labels, string>()
 const labelled = (labels: Labels): string => {
+  const known = written.get(labels)
+  if (known !== undefined) return known
+  const text = labelText(labels)
+  written.set(labels, text)
+  return text
+}
+const labelText = (labels: Labels): string => {
   const pairs = Object.entries(labels).map(([name, value]) => `${name}="${escaped(value)}"`)
   return pairs.length === 0 ? "" : `{${pairs.join(",")}}`
 }

@@ -25,10 +25,10 @@ const modelJson = ({ id, created, loaded, current }: ModelEntry) => ({
   owned_by: "alpha",
   loaded: loaded !== undefined,
   current,
-  batch_invariant: true,
   ...(loaded === undefined
     ? {}
     : {
+        batch_invariant: loaded.facts.batchInvariant,
         fingerprint: loaded.facts.fingerprint,
         max_model_len: loaded.blockSize,
         vocab_size: loaded.vocabSize,

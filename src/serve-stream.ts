@@ -20,6 +20,12 @@ export interface EventOptions {
 }
 
 export const dataEvent = (value: unknown): string => `data: ${JSON.stringify(value)}\n\n`
+
+/** Writes events that differ in one choice only: everything around it is formed once. */
+export function chunkWriter(head: object, rest: object = {}): (choice: object) => string {
+  const [before, after] = JSON.stringify({ ...head, choices: [null], ...rest }).split('"choices":[null]') as [string, string]
+  return (choice) => `data: ${before}"choices":[${JSON.stringify(choice)}]${after}\n\n`
+}
 export const namedEvent = (name: string, value: unknown): string => `event: ${name}\n${dataEvent(value)}`
 export const DONE = "data: [DONE]\n\n"
 

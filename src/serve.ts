@@ -83,6 +83,7 @@ export function startServer(
       queueTokens: config.queueTokens,
       memoryBytes: config.memory,
       prefixCache: config.prefixCache,
+      batchInvariant: config.batchInvariant === "on",
     },
     // One process opens a device once: the words are those of the trainer.
     { device: config.device, threads: config.threads, ...(training === undefined ? {} : { debugGpu: training.debugGpu }) },

@@ -28,6 +28,8 @@ export class StepLog {
   readonly #pending: Submitted[] = []
   /** Milliseconds of every step. */
   readonly #times: number[] = []
+  /** How much of that its results were waited for. */
+  readonly #waits: number[] = []
   #readAt = 0
   /** Milliseconds since the last row, of so many steps. */
   #phases = { data: 0, submit: 0, wait: 0, steps: 0 }
@@ -71,6 +73,7 @@ export class StepLog {
     const { data, submit, wait, steps } = this.#phases
     this.#phases = { data: data + dataMs, submit: submit + submitMs, wait: wait + now - asked, steps: steps + 1 }
     this.#times.push(now - Math.max(at, this.#readAt)) // steps overlap: each has the time from the one before
+    this.#waits.push(now - asked)
     this.#readAt = now
     const { emit, device, job } = this.session
     const { values } = job
@@ -129,13 +132,25 @@ export class StepLog {
     return { data_ms: data / steps, submit_ms: submit / steps, wait_ms: wait / steps }
   }
 
-  /** Over all steps but the first tenth; over all where there are few. */
+  /** Over all steps but the first; over all where there are few. */
   speed(): { tokens_per_s: number; ms_per_step: number } {
-    const steady = this.#times.slice(Math.ceil(this.#times.length / 10))
+    const steady = this.#times.slice(steadyFrom(this.#times, this.#waits))
     const some = steady.length > 0 ? steady : this.#times
     const total = some.reduce((a, b) => a + b, 0)
     return { tokens_per_s: (this.#tokensPerStep * 1000 * some.length) / total || 0, ms_per_step: median(steady) }
   }
+}
+
+/**
+ * Step from which times are speed: the first tenth is none. Where the host was held up there (a library loads, connections are made), the device had
+ * steps ready before they were asked for, which took no time: they end with the first that was waited for, in part.
+ */
+export function steadyFrom(times: readonly number[], waits: readonly number[]): number {
+  const tenth = Math.ceil(times.length / 10)
+  const usual = median(times.slice(tenth))
+  const waited = waits.findIndex((wait, i) => i >= tenth && wait > usual / 2)
+  const isHeldUp = times.slice(tenth, waited).some((ms) => ms < usual / 2)
+  return waited >= 0 && isHeldUp && waited + 1 < times.length ? waited + 1 : tenth
 }
 
 function skipReason(control: ArrayLike<number>, count: number): string {

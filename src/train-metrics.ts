@@ -138,6 +138,8 @@ export interface ProfileEvent {
   /** Time of all launches one after another; the step itself may take less (side by side) or more (waiting). */
   readonly ms: number
   readonly launches: number
+  /** How often the step makes everything wait for everything before; 0 on a CPU. */
+  readonly barriers: number
   readonly kernels: readonly KernelTime[]
   /** File for chrome://tracing, if one was asked for. */
   readonly traceFile: string | undefined

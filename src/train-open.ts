@@ -24,12 +24,13 @@ export async function openRun(
           ({ tokenizerJson }) => ({ tokenizerJson }),
         )
   if (ranks !== undefined) {
-    const { data, tokenizerHash } = prepared
+    const { data, tokenizerHash, model } = prepared
     ranks.requireSame({ dataHash: data.train.hash, valHash: data.val?.hash, tokenizerHash }, "give every rank the same data")
     ranks.requireSame(
       { device: computesLike(device) },
       "ranks need like processors; where these differ, ALPHA_ISA=v3 on all uses what they share",
     )
+    ranks.requireSame({ ...model }, "the run began with another model: leave --resume out, or use its settings on every rank")
     if (job.values.shardOptimizer) ranks.shardParameters(prepared.model)
   }
   const evaluates = prepared.data.val !== undefined && job.values.evalInterval !== undefined

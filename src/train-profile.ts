@@ -7,10 +7,12 @@ import type { KernelTime, ProfileEvent } from "./train-metrics.ts"
 export class StepProfile {
   readonly #rows: (ProfileRow & { readonly program: string })[] = []
   #end = 0
+  #barriers = 0
 
   /** Runs `program` once in place of a submit. */
   run(program: Executable, inputs: RunInputs): RunOutputs {
     const { rows, outputs } = program.profile(inputs)
+    this.#barriers += program.barriers
     const { name } = program.plan.program
     for (const row of rows) this.#rows.push({ ...row, startMs: this.#end + row.startMs, program: name })
     this.#end = Math.max(this.#end, ...this.#rows.slice(-1).map(({ startMs, ms }) => startMs + ms))
@@ -33,6 +35,7 @@ export class StepProfile {
       step,
       ms: total,
       launches: this.#rows.length,
+      barriers: this.#barriers,
       kernels: kernels.sort((a, b) => b.ms - a.ms),
       traceFile,
     }

@@ -4,8 +4,9 @@ import type { ModelConfig } from "./config.ts"
 import { anyOf, gather, type JoinWorld, joinWorld, OrderedSum, requireSame, share, type World } from "./dist.ts"
 import { copyName, type Precision, paramSpecs } from "./gpt.ts"
 import type { Device, State } from "./program.ts"
+import { buckets } from "./train-buckets.ts"
 import type { TrainJob } from "./train-prepare.ts"
-import { type Sharing, summands } from "./train-step.ts"
+import { type RunPlans, type Sharing, summands } from "./train-step.ts"
 
 /** Fields in which ranks may differ: where each computes and writes. */
 const LOCAL = new Set(["device", "threads", "run", "runsDir", "config", "mpiLibrary", "ncclLibrary", "gpus", "resume", "serve"])
@@ -16,6 +17,10 @@ export class Ranks {
   /** Every micro-step starts new sums, which are added in rank order. */
   readonly isOrdered: boolean
   readonly sharing: Sharing
+  /** First floats of the buckets in shared memory, and where the last one ends. */
+  #bounds: readonly number[] = []
+  /** Buckets of this step that have been summed. */
+  #summed = 0
   #sum: OrderedSum | undefined
   #owners = new Map<string, number>()
 
@@ -37,7 +42,7 @@ export class Ranks {
     const { directory, watch } = share(world, { directory: job.directory, watch: launch.watch })
     const settings = Object.entries(values).filter(([name]) => !LOCAL.has(name))
     const hint = "start every rank with the same program and the same settings"
-    requireSame(world, { version: record.version, commit: record.commit, ranks: launch.size, resume: job.resume }, hint)
+    requireSame(world, { version: record.version, commit: record.commit, ranks: launch.size }, hint)
     requireSame(world, Object.fromEntries(settings), hint)
     return Object.assign(new Ranks(world, directory, values.shardOptimizer), { watch: watch ?? "" })
   }
@@ -122,16 +127,33 @@ export class Ranks {
     if (this.isOrdered) {
       this.#sum ??= new OrderedSum(this.world, state, summands(model))
       this.#sum.round(active, round > 0, isLast)
-    } else if (isLast) this.world.transport.sumShared?.()
+      return
+    }
+    while (isLast && this.#summed < this.#bounds.length - 1) this.sumBucket()
+    if (isLast) this.#summed = 0
   }
 
-  /** Before the programs are compiled: where gradients are summed on the device, they get memory that the transport can map. */
-  shareGradients(state: State, model: ModelConfig): void {
-    if (this.isOrdered) return
+  /**
+   * Before the programs are compiled: where gradients are summed on the device, they get memory that the transport can map. Returns the buckets,
+   * in the order in which `micro` is done with them; none where they wait for the end of a step.
+   */
+  shareGradients(state: State, { micro, shape: { model } }: RunPlans, bucketMiB: number): readonly (readonly string[])[] {
+    if (this.isOrdered) return []
     if (state.share === undefined) throw new AlphaError("this device cannot share its memory", { hint: "use --dist=mpi" })
+    const names = summands(model).map(({ name }) => name)
+    const all = buckets(micro.program, names, bucketMiB === 0 ? Number.POSITIVE_INFINITY : bucketMiB * 2 ** 20)
     const shapes = new Map(paramSpecs(model).map(({ name, shape }) => [`grad.${name}`, shape]))
-    const shared = state.share(summands(model).map(({ name }) => ({ name, shape: shapes.get(name) ?? [] })))
+    const shared = state.share(all.flat().map((name) => ({ name, shape: shapes.get(name) ?? [] })))
+    this.#bounds = [...all.map(([first]) => shared.from.get(first as string) as number), shared.floats]
     this.world.transport.attach?.(shared)
+    return all
+  }
+
+  /** The next bucket has its last values on the way: it is summed over ranks while the device goes on. */
+  sumBucket(): void {
+    const [from, to] = this.#bounds.slice(this.#summed) as [number, number]
+    this.#summed++
+    this.world.transport.sumShared?.(from, to, this.#summed === this.#bounds.length - 1)
   }
 
   /** After the update: what each rank updated goes to all. */
@@ -180,4 +202,4 @@ const parameterOf = (moment: string): string => moment.replace(/^[mv]\./, "")
 
 /** Ranks that compute differently would not keep the same weights. */
 export const computesLike = ({ name, description }: Device): string =>
-  name === "cpu" ? (description.split(", ").at(-1) ?? "") : description
+  name === "cpu" ? `cpu, ${description.split(", ").at(-1)}` : description

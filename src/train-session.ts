@@ -46,7 +46,7 @@ export function openSession(
   const { precision } = values
   const { shape, update, whole } = plans
   const state = device.state()
-  ranks?.shareGradients(state, model)
+  const inParts = ranks?.shareGradients(state, plans, values.bucketMiB)
   let trainer: TrainerState = { step: 0, tokens: 0, best: null, stale: 0, dataHash: prepared.data.train.hash, seed: values.seed }
   const isFirst = ranks === undefined || ranks.rank === 0
   if (isFirst && prepared.checkpoint !== undefined) {
@@ -80,7 +80,7 @@ export function openSession(
     ranks,
     trainer,
     whole,
-    micro: device.compile(plans.micro, state),
+    micro: device.compile(plans.micro, state, inParts),
     update: device.compile(update, state),
     evaluation: plans.evaluation && createEvaluator(device, state, shape, plans.evaluation),
     saved: trainer.step,

@@ -177,7 +177,8 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const { batch: rows, context: T, accumSteps, seed } = values
   const { step } = s.trainer
   const profile = values.profile === step + 1 ? new StepProfile() : undefined
-  const run = (program: Executable, inputs: RunInputs) => profile?.run(program, inputs) ?? program.submit(inputs)
+  const run = (program: Executable, inputs: RunInputs, onFinal?: () => void) =>
+    profile?.run(program, inputs) ?? program.submit(inputs, onFinal)
   const tokens = new Int32Array(rows * T)
   const targets = new Int32Array(rows * T)
   const { ranks } = s
@@ -186,6 +187,7 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   for (let first = 0; first < accumSteps; first += size) {
     if (first > 0) await pause()
     const k = first + rank
+    const isLast = first + size >= accumSteps
     if (k < accumSteps) {
       const began = performance.now()
       fillBatch(
@@ -196,9 +198,10 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
       )
       dataMs += performance.now() - began
       const accumulate = first === 0 || ranks?.isOrdered ? 0 : 1
-      run(s.micro, { tokens, targets, accumulate, seed: seed | 0, step, row: k * rows * T })
+      const sums = ranks !== undefined && isLast ? () => ranks.sumBucket() : undefined
+      run(s.micro, { tokens, targets, accumulate, seed: seed | 0, step, row: k * rows * T }, sums)
     }
-    ranks?.endRound(s.state, s.prepared.model, first / size, Math.min(size, accumSteps - first), first + size >= accumSteps)
+    ranks?.endRound(s.state, s.prepared.model, first / size, Math.min(size, accumSteps - first), isLast)
   }
   const lr = learningRate(step, values)
   const out = run(s.update, { lr })

@@ -1,11 +1,12 @@
 /** The gate from end to end with real processes: exit codes, refusals, thresholds that are stored, and the program itself on both sides. */
-import { describe, expect, test } from "bun:test"
+import { describe, expect, setDefaultTimeout, test } from "bun:test"
 import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { appendCsv } from "../src/bench-csv.ts"
 import { deviceClass } from "../src/bench-history.ts"
 
+setDefaultTimeout(60_000)
 const folder = mkdtempSync(join(tmpdir(), "gate-"))
 const cli = join(import.meta.dir, "../src/cli.ts")
 
@@ -103,4 +104,14 @@ test("the program itself on both sides: equal losses, equal counters, no alarm f
   expect([exitCode === 0 || exitCode === 4, stderr]).toEqual([true, ""])
   expect(report.counters.length).toBeGreaterThan(5)
   expect(report.counters.every(({ verdict }: { verdict: string }) => verdict === "ok")).toBe(true)
+})
+
+test("the program itself with another seed is refused: its loss is another", () => {
+  const self = executable("itself", process.execPath, "--no-env-file", cli)
+  const seeded = join(folder, "seeded")
+  writeFileSync(seeded, `#!/bin/sh\n[ "$1" = train ] && set -- "$@" --seed=2\nexec '${self}' "$@"\n`)
+  chmodSync(seeded, 0o755)
+  const { exitCode, stderr } = gate(self, seeded, "--batch=1", "--threads=1", "--device=cpu")
+  expect(exitCode).toBe(1)
+  expect(stderr).toMatch(/the builds compute different losses: A [\d.]+, B [\d.]+/)
 })

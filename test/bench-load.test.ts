@@ -2,6 +2,7 @@
 import { afterAll, expect, test } from "bun:test"
 import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
+import { readCsv } from "../src/bench-csv.ts"
 import { gammaGap, type Load, percentile, report, runLoad } from "../src/bench-load.ts"
 import { startTest, workFolder, writeModel } from "./serve-fake.ts"
 
@@ -93,3 +94,32 @@ test("closed and open loops count what was answered", async () => {
     await server.close()
   }
 })
+
+test("a server of its own: random weights, several loads, beside decoding without a server", () => {
+  const args = [
+    "bench",
+    "serve",
+    "--preset=cpu-small",
+    "--device=cpu",
+    "--threads=1",
+    "--concurrency=1,2",
+    "--requests=4",
+    "--inputTokens=4",
+  ]
+  const { stdout, exitCode } = Bun.spawnSync(
+    [process.execPath, join(import.meta.dir, "../src/cli.ts"), ...args, "--outputTokens=4", "--record=history.csv", "--json"],
+    { cwd: work.path, env: { PATH: process.env.PATH ?? "" } },
+  )
+  expect(exitCode).toBe(0)
+  const [one, two] = JSON.parse(stdout.toString())
+  expect(one).toMatchObject({ completed: 4, failed: 0, max_concurrency: 1, total_output_tokens: 16 })
+  expect(one.share_of_offline).toBeCloseTo(one.output_throughput / one.offline_throughput, 6)
+  expect(one).toHaveProperty("added_ttft_ms")
+  expect(two).toMatchObject({ completed: 4, max_concurrent_requests: 2 })
+  expect(two.added_ttft_ms).toBeUndefined()
+  const rows = readCsv(join(work.path, "history.csv"))
+  expect(rows.map(({ what, beside }) => [what, beside])).toEqual([
+    ["serve cpu-small f32, 1 at a time, 4 + 4 tokens", "the same decode offline"],
+    ["serve cpu-small f32, 2 at a time, 4 + 4 tokens", "the same decode offline"],
+  ])
+}, 60_000)

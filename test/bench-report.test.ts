@@ -1,6 +1,6 @@
 /** The README's table is that of the history; the page draws all of it; the tuner finds what is planted. */
 import { describe, expect, test } from "bun:test"
-import { mkdtempSync, readdirSync, readFileSync } from "node:fs"
+import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { normal } from "../src/base-random.ts"
@@ -10,6 +10,7 @@ import { reportPage } from "../src/bench-report.ts"
 import { candidates, halve, isSameLoss, knobsOf, type Settings, type Trial } from "../src/bench-tune.ts"
 import { settingsText } from "../src/bench-tune-run.ts"
 import { heritageTune } from "../src/config.ts"
+import { keepTuned, type Tuned, tunedDevice, tunedProgram } from "../src/engine.ts"
 
 const root = join(import.meta.dir, "..")
 const history = readCsv(join(root, "perf/history.csv"))
@@ -50,6 +51,21 @@ describe("the history", () => {
     ])
   })
 
+  test("what a newer row measures under another name is left out", () => {
+    const row = (what: string, device = "H200") => ({ date: "2026-01-01", commit: "abc", device, what, value: "1", unit: "x", ratio: "" })
+    const shown = (...rows: Record<string, string>[]) =>
+      readmeTable(rows)
+        .split("\n")
+        .slice(2)
+        .map((line) => line.split(" | ")[1])
+    const old = [row("decode gpt2-124m batch 64 bf16 khr"), row("gemm nt 4096×4096×4096 bf16")]
+    expect(shown(...old, row("infer other bf16 tg128"), row("gemm 64×64×64 f32", "L4"))).toHaveLength(4)
+    expect(shown(...old, row("infer gpt2-124m bf16 tg128"), row("gemm 4096×4096×4096 bf16"))).toEqual([
+      "infer gpt2-124m bf16 tg128",
+      "gemm 4096×4096×4096 bf16",
+    ])
+  })
+
   test("becomes a page with a chart for every measurement, nothing loaded from elsewhere", () => {
     const loop = {
       status: "ok",
@@ -67,6 +83,41 @@ describe("the history", () => {
     expect(page).not.toMatch(/https?:|NaN|Infinity|undefined/)
   })
 })
+
+/** `alpha train` takes the entry by itself, says so, and leaves it where it is told to, overridden or stale. */
+function trainsAsTuned(folder: string, file: string, found: Tuned): void {
+  writeFileSync(join(folder, "text.txt"), "the ship and the sea and the whale ".repeat(100))
+  const entry = { ...found, settings: { callbackYieldEvery: 25 } }
+  let run = 0
+  const train = (...flags: string[]) => {
+    const small = [
+      "--nLayer=1",
+      "--nEmbd=8",
+      "--nHead=1",
+      "--context=8",
+      "--tokenizer=char",
+      "--evalInterval=none",
+      "--sampleInterval=none",
+    ]
+    const args = ["train", "--preset=cpu-small", "--batch=1", "--data=text.txt", "--device=cpu", "--steps=1", `--run=r${run++}`, ...small]
+    const { stdout, stderr } = Bun.spawnSync([process.execPath, "--no-env-file", join(root, "src/cli.ts"), ...args, ...flags], {
+      cwd: folder,
+      env: { ...process.env, XDG_CACHE_HOME: join(folder, "cache") },
+    })
+    return stderr.toString() + stdout.toString()
+  }
+  keepTuned(file, entry)
+  expect(JSON.parse(readFileSync(file, "utf8"))).toHaveLength(1)
+  expect(train()).toMatch(/tuned: callbackYieldEvery=25 \(alpha bench tune, .* % faster; --no-tuned leaves them out\)/)
+  expect(train("--print-config")).toMatch(/callbackYieldEvery +25 +.*alpha bench tune/)
+  for (const flag of ["--no-tuned", "--callbackYieldEvery=2", "--batch=2"]) expect(train(flag)).not.toContain("tuned:")
+  keepTuned(file, { ...entry, program: "0.0.0 abc" })
+  expect(train()).toContain(`are not used: found with alpha 0.0.0 abc, this is ${tunedProgram()} (alpha bench tune cpu-small renews them)`)
+  keepTuned(file, { ...entry, driver: "another" })
+  expect(train("--print-config")).not.toMatch(/callbackYieldEvery +25/)
+  writeFileSync(file, "[damaged")
+  expect(train()).not.toContain("tuned")
+}
 
 describe("the tuner", () => {
   const knobs = knobsOf("gpu", 8)
@@ -126,9 +177,16 @@ describe("the tuner", () => {
           "--batch=1",
           "--iterations=2",
         ],
-        { cwd: folder, env: { ...process.env, ...env } },
+        { cwd: folder, env: { ...process.env, XDG_CACHE_HOME: join(folder, "cache"), ...env } },
       )
-    expect(tune({}).exitCode).toBe(0)
+    const { stdout, exitCode } = tune({})
+    expect(exitCode).toBe(0)
+    const file = join(folder, "cache/alpha/tuned.json")
+    expect(stdout.toString()).toContain(`${file}: alpha train --preset=cpu-small takes `)
+    const [entry, ...others] = JSON.parse(readFileSync(file, "utf8")) as Tuned[]
+    expect(others).toEqual([])
+    expect(entry).toMatchObject({ preset: "cpu-small", precision: "f32", batch: 1, ...tunedDevice("cpu"), program: tunedProgram() })
+    trainsAsTuned(folder, file, entry as Tuned)
     const files = readdirSync(join(folder, "perf")).sort()
     expect(files.map((file) => file.replace(/\d+-\d+/, "TIME"))).toEqual(["best-adaptive-env-TIME.env", "tune-adaptive-env-TIME.csv"])
     const rows = readCsv(join(folder, "perf", files[1]!))
@@ -139,5 +197,5 @@ describe("the tuner", () => {
     expect(tune({ ALPHA_N_HEAD: "7" }).exitCode).toBe(1)
     expect(tune({ ALPHA_N_HEAD: "7", TUNE_REQUIRE_OK: "0" }).exitCode).toBe(0)
     expect(heritageTune({ TUNE_REQUIRE_OK: "0" })).toEqual({ requireOk: "0" })
-  })
+  }, 60_000)
 })

@@ -78,6 +78,11 @@ describe("the launcher", () => {
     expect(detectLaunch(sky, undefined)).toMatchObject({ source: "SkyPilot", rank: 8, size: 16, spawns: 8, master: { host: "10.0.0.4" } })
     const dstack = { DSTACK_NODE_RANK: "0", DSTACK_NODES_NUM: "2", DSTACK_MASTER_NODE_IP: "10.1.0.1", DSTACK_GPUS_PER_NODE: "1" }
     expect(detectLaunch(dstack, undefined)).toMatchObject({ source: "dstack", rank: 0, size: 2, spawns: 1, master: { host: "10.1.0.1" } })
+    const node = { PET_NODE_RANK: "1", PET_NNODES: "2", PET_MASTER_ADDR: "10.2.0.1", PET_MASTER_PORT: "20001" }
+    const master = { host: "10.2.0.1", port: 20001 }
+    expect(detectLaunch(node, undefined)).toMatchObject({ source: "node", rank: 1, size: 2, spawns: 1, master })
+    expect(detectLaunch(node, 4)).toMatchObject({ rank: 4, size: 8, spawns: 4, master })
+    expect(detectLaunch({ ...node, PET_NPROC_PER_NODE: "2" }, undefined)).toMatchObject({ rank: 2, size: 4, spawns: 2, localSize: 2 })
     expect(detectLaunch({ JOB_COMPLETION_INDEX: "1" }, undefined)).toBeUndefined() // one of many jobs that have nothing to do with each other
     expect(detectLaunch({}, 2)).toMatchObject({ source: "gpus", rank: 0, size: 2, spawns: 2 })
   })

@@ -1,8 +1,9 @@
 /** Training on several ranks under real launchers: the bytes of one rank, stops, deaths, and ranks that do not mean the same. */
 import { beforeAll, describe, expect, test } from "bun:test"
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs"
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { gpus } from "../src/gpu.ts"
 import { compareRanks, type Launcher, missing, RUN, STEPS, type Started, startRanks } from "./dist-ranks.ts"
 import { testWith } from "./require.ts"
 import { sampleText } from "./support.ts"
@@ -32,6 +33,18 @@ beforeAll(async () => {
     expect([alone.exitCode, alone.stderr.toString()]).toEqual([0, ""])
   }
 }, TIMEOUT)
+
+/** This program under another version's name. */
+function otherVersion(): string[] {
+  const [from, to] = [join(import.meta.dir, ".."), join(folder, "other")]
+  mkdirSync(to, { recursive: true })
+  for (const name of ["src", "shaders", "native", "build-native.ts", ".bun-out"])
+    cpSync(join(from, name), join(to, name), { recursive: true })
+  symlinkSync(realpathSync(join(from, "node_modules")), join(to, "node_modules"))
+  const about = JSON.parse(readFileSync(join(from, "package.json"), "utf8"))
+  writeFileSync(join(to, "package.json"), JSON.stringify({ ...about, version: "99.0.0" }))
+  return [process.execPath, join(to, "src/cli.ts")]
+}
 
 const withRanks = (launcher: Launcher) => testWith(launcher === "torchrun" ? "torch" : "mpi", missing(launcher))
 const ended = async (started: Started) => await started.end()
@@ -115,24 +128,58 @@ describe("a run that is cut goes on with other ranks and ends in the same bytes"
 })
 
 describe("ranks that do not mean the same are refused", () => {
-  const cases: [string, (rank: number) => string[], RegExp][] = [
-    ["another setting", (rank) => (rank === 1 ? ["--lr=0.5"] : []), /rank 1 has lr 0\.5, rank 0 has 0\.0006/],
-    ["other data", (rank) => (rank === 1 ? [`--data=${join(folder, "other.txt")}`] : []), /rank 1 has data /],
-  ]
-  for (const [about, each, message] of cases) {
-    withRanks("variables")(
-      about,
-      async () => {
-        writeFileSync(join(folder, "other.txt"), sampleText(8001))
-        const run = place(`refused-${about}`)
-        const { codes, err } = await ended(await startRanks(run, "variables", 2, [`--steps=${STEPS}`, "--run=run"], each))
-        expect(codes).not.toContain(0)
-        expect(err).toMatch(message)
-        expect(existsSync(join(run.runsDir, "run", "config.json"))).toBe(false)
-      },
-      TIMEOUT,
-    )
+  type Case = { flags?: (rank: number) => string[]; own?: Parameters<typeof startRanks>[5]; says: RegExp }
+  const cases: Record<string, () => Case> = {
+    "another setting": () => ({
+      flags: (rank) => (rank === 1 ? ["--lr=0.5"] : []),
+      says: /rank 1 has lr 0\.5, rank 0 has 0\.0006/,
+    }),
+    "another file": () => ({
+      flags: (rank) => (rank === 1 ? [`--data=${join(folder, "other.txt")}`] : []),
+      says: /rank 1 has data ".*other\.txt", rank 0 has ".*book\.txt"/,
+    }),
+    "other data under the same name": () => {
+      const places = [0, 1].map((rank) => {
+        const own = join(folder, `host-${rank}`)
+        mkdirSync(own, { recursive: true })
+        writeFileSync(join(own, "here.txt"), "and ".repeat(rank) + sampleText(8000))
+        return own
+      })
+      return {
+        flags: () => ["--data=here.txt", "--tokenizer=char"],
+        own: (rank) => ({ cwd: places[rank] as string }),
+        says: /rank 1 has dataHash "[0-9a-f]+", rank 0 has "[0-9a-f]+"/,
+      }
+    },
+    "another version": () => {
+      const other = otherVersion()
+      return { own: (rank) => (rank === 1 ? { command: other } : {}), says: /rank 1 has version "99\.0\.0", rank 0 has "[\d.]+"/ }
+    },
+    "another number of ranks": () => ({
+      own: (rank) => (rank === 1 ? { env: { WORLD_SIZE: "3" } } : {}),
+      says: /rank 1 is one of 3 \(WORLD_SIZE\), rank 0 of 2/,
+    }),
   }
+  const isRefused = async (about: string, { flags, own, says }: Case) => {
+    writeFileSync(join(folder, "other.txt"), sampleText(8001))
+    const run = place(`refused-${about}`)
+    const { codes, err } = await ended(await startRanks(run, "variables", 2, [`--steps=${STEPS}`, "--run=run"], flags, own))
+    expect(codes).not.toContain(0)
+    expect(err).toMatch(says)
+    expect(existsSync(join(run.runsDir, "run", "config.json"))).toBe(false)
+  }
+  for (const [about, of] of Object.entries(cases)) withRanks("variables")(about, () => isRefused(about, of()), TIMEOUT)
+
+  const canMix = missing("variables") ?? (gpus().length === 0 ? "no usable Vulkan device" : undefined)
+  testWith("vulkan", canMix)(
+    "another kind of device",
+    () =>
+      isRefused("device", {
+        flags: (rank) => (rank === 1 ? ["--device=gpu:0"] : []),
+        says: /rank 1 has device "(?!cpu).*", rank 0 has "cpu, /,
+      }),
+    TIMEOUT,
+  )
 
   withRanks("variables")(
     "more ranks than micro-batches",

@@ -68,13 +68,21 @@ export interface Started {
 
 const LAUNCHER_MS = 3000
 
-/** Starts `size` ranks; `each` adds flags of one rank. */
+/** What a rank started by variables has of its own: another program, directory, variables. */
+interface Own {
+  readonly command?: readonly string[]
+  readonly cwd?: string
+  readonly env?: Record<string, string>
+}
+
+/** Starts `size` ranks; `each` adds flags of one rank, `own` what else is its own. */
 export async function startRanks(
   run: RankRun,
   launcher: Launcher,
   size: number,
   flags: readonly string[],
   each: (rank: number) => readonly string[] = () => [],
+  own: (rank: number) => Own = () => ({}),
 ): Promise<Started> {
   const env = cleanEnv()
   const options = { stdin: "ignore", stdout: "ignore", stderr: "pipe" } as const
@@ -84,8 +92,9 @@ export async function startRanks(
     for (let rank = 0; rank < size; rank++) {
       const ranks = { RANK: rank, WORLD_SIZE: size, LOCAL_RANK: rank, LOCAL_WORLD_SIZE: size, MASTER_PORT: port }
       const variables = Object.fromEntries(Object.entries(ranks).map(([name, value]) => [name, String(value)]))
-      const own = { ...env, ...variables, MASTER_ADDR: "127.0.0.1" }
-      children.push(Bun.spawn(commandOf(run, [...flags, ...each(rank)]), { ...options, env: own }))
+      const { command = run.command, cwd = process.cwd(), env: more } = own(rank)
+      const words = commandOf({ ...run, command }, [...flags, ...each(rank)])
+      children.push(Bun.spawn(words, { ...options, cwd, env: { ...env, ...variables, MASTER_ADDR: "127.0.0.1", ...more } }))
     }
     // A launcher ends the ranks whose fellow has died; so late that they end by themselves first, once they have met.
     for (const child of children)

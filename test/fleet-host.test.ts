@@ -51,6 +51,8 @@ const ENDINGS: readonly [string, Partial<Ending>][] = [
   ["device", { code: 4 }],
   ["busy", { code: 5 }],
   ["failed", { code: 77 }],
+  ["rank-lost", { code: 1, tail: "step 3\nrank 1 (host gpu7, process 4711) is lost: it ended without a word; all ranks end" }],
+  ["data", { code: 3, tail: "rank 1 (host gpu7, process 4711) is lost: data x.txt does not exist; all ranks end" }],
 ]
 
 test("every cause is told from exit code, signal, kernel and log", () => {

@@ -96,6 +96,8 @@ export interface FleetOptions {
   readonly trusted?: boolean
   readonly fields?: Record<string, unknown>
   readonly diskMiB?: number
+  /** All hosts on loopback, at ports of their own: they reach each other. */
+  readonly loopback?: boolean
   /** What `alpha` is on this side: the source, or a built binary, which starts faster. */
   readonly program?: readonly string[]
 }
@@ -103,7 +105,7 @@ export interface FleetOptions {
 /** Starts hosts with these names; all keys are pinned unless `trusted` is false. `diskMiB` gives each a small disk to deploy to (root only). */
 export async function startFleet(
   names: Readonly<Record<string, "openssh" | "busybox">>,
-  { trusted = true, fields = {}, diskMiB, program = SOURCE }: FleetOptions = {},
+  { trusted = true, fields = {}, diskMiB, loopback = false, program = SOURCE }: FleetOptions = {},
 ): Promise<TestFleet> {
   // A name that stumbles wherever a path is not quoted or a % not doubled.
   const folder = mkdtempSync(join(tmpdir(), "fleet 5%h "))
@@ -111,7 +113,7 @@ export async function startFleet(
   const key = join(folder, "id")
   run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", key])
   const hosts = await Promise.all(
-    Object.entries(names).map(([name, kind]) => startHost(place, name, kind, readFileSync(`${key}.pub`, "utf8"), diskMiB)),
+    Object.entries(names).map(([name, kind]) => startHost(place, name, kind, readFileSync(`${key}.pub`, "utf8"), diskMiB, loopback)),
   )
   const file = join(folder, "fleet.json")
   const sockets = join(place, "s")
@@ -179,6 +181,7 @@ async function startHost(
   kind: "openssh" | "busybox",
   publicKey: string,
   diskMiB?: number,
+  loopback = false,
 ): Promise<TestHost> {
   const own = join(folder, name)
   const root = kind === "busybox" ? join(own, "root") : "/"
@@ -191,7 +194,7 @@ async function startHost(
     mkdirSync(deploy)
     run(["mount", "-t", "tmpfs", "-o", `size=${diskMiB}m`, "none", deploy])
   }
-  const net = isRoot ? makeNetwork() : undefined
+  const net = isRoot && !loopback ? makeNetwork() : undefined
   const address = net?.address ?? "127.0.0.1"
   const port = net ? 22 : await freePort()
   const place = { own, root, home, address, port, net }

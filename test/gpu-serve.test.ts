@@ -39,6 +39,19 @@ withGpu(
 )
 
 withGpu(
+  "without batch invariance answers are whole too, and the model says that it has none",
+  async () => {
+    const engine = new ServeEngine({ slots: 4, batchInvariant: false }, openGpu(0))
+    const facts = await engine.load(makeModel("free", { blockSize: 64 }), { precision: "bf16" })
+    expect(facts.batchInvariant).toBe(false)
+    const told = await Promise.all([3, 5, 7].map((id) => engine.ask({ prompt: Int32Array.of(id, 2, 9), maxTokens: 6, ignoreEnd: true })))
+    await engine.stop()
+    expect(told.map(({ ids, finished }) => [ids.length, finished?.reason])).toEqual([6, 6, 6].map((count) => [count, "length"]))
+  },
+  SLOWEST_MS,
+)
+
+withGpu(
   "steps that the device has before their tokens are known say what others say; ends, cancels and lost pages between them",
   async () => {
     const device = openGpu(0)

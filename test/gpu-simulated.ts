@@ -8,12 +8,19 @@ import { byteLength, elements, type Tensor } from "../src/tensor.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 
 /** A device of `subgroupSize` lanes; a portable one unless it has matrices. `resident`: workgroups that may make chains; simulated one after the other, so 1. */
-export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none", resident = 0, ptx = false): Device {
+export function simulatedDevice(
+  subgroupSize: number,
+  matrix: GpuTarget["matrix"] = "none",
+  resident = 0,
+  ptx = false,
+  stacks = false,
+): Device {
   const isPortable = matrix === "none"
   const target: GpuTarget = {
     subgroupSize,
     matrix,
     ptx,
+    stacks,
 
     hasMatrixFunctions: !isPortable,
     units: 2,
@@ -35,6 +42,7 @@ export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"
       const steps = schedule(plan, target)
       return {
         plan,
+        barriers: steps.steps.length - 1,
         submit: (inputs) => run(plan, steps, state as CpuState, inputs, subgroupSize),
         profile: (inputs) => ({ rows: [], outputs: run(plan, steps, state as CpuState, inputs, subgroupSize) }),
         free() {},

@@ -233,3 +233,16 @@ for (const path of PATHS) {
     SLOW,
   )
 }
+
+test("a product of few rows is split where rows may differ in other company, and only there", () => {
+  const memory = (dtype: "f32" | "bf16", elements: number): Scratch => ({ kind: "scratch", dtype, elements })
+  const [M, N, K] = [64, 768, 3072]
+  const product = (order: Gemm["order"]): Gemm => {
+    const [a, b, c] = [memory("bf16", M * K), memory("bf16", N * K), memory("bf16", M * N)]
+    return { layout: "nt", a, b, c, M, N, K, order }
+  }
+  for (const matrix of ["nv2", "khr"] as const) {
+    expect(wayOf(product("forward"), target(matrix))?.splits).toBe(1)
+    expect(wayOf(product("any"), target(matrix))?.splits).toBeGreaterThan(1)
+  }
+})

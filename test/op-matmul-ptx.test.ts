@@ -6,12 +6,12 @@ import type { PtxTile } from "../shaders/ptx-gemm-tile.ts"
 import { targetOf } from "../src/gpu-info.ts"
 import type { VulkanFacts } from "../src/native.ts"
 import { type Activation, activate, activateDerivative } from "../src/op-activation.ts"
-import { linear, linearBackwardWeight } from "../src/op-matmul.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
-import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
+import { type PtxWay, ptxGemmLaunches, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
-import { type GpuTarget, type Launch, type Memory, plan, type Scratch, trace } from "../src/program.ts"
+import type { GpuTarget, Launch, Memory, Scratch } from "../src/program.ts"
 import { type Kernel, simulate } from "../src/spirv.ts"
+import type { Tensor } from "../src/tensor.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 import type { Timing } from "./ptx-run.ts"
 
@@ -52,13 +52,31 @@ interface Asked {
   readonly scale?: number
   readonly beta?: number
   readonly splits?: number
+  /** The last so many k steps of all tiles are shared by others in spans of so many. */
+  readonly rest?: readonly [rest: number, span: number]
+  /** The sums of a's rows are added to so many times what is there. */
+  readonly sumsBeta?: number
   readonly tile?: PtxTile
   readonly timing?: Timing
 }
 
 /** Runs a product; its worst error in units of the allowed one, and the bits of c. */
 function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
-  const { layout, size, out, activation = "none", derivative, bias, scale, beta, splits = 1, tile = PTX_TILE, timing = "random" } = asked
+  const {
+    layout,
+    size,
+    out,
+    activation = "none",
+    derivative,
+    bias,
+    scale,
+    beta,
+    splits = 1,
+    rest: [rest, span] = [0, 1],
+    sumsBeta,
+    tile = PTX_TILE,
+    timing = "random",
+  } = asked
   const [M, N, K] = size
   const up = (x: number) => Math.ceil(x / 8) * 8
   const [lda, ldb, ldc] = [up(layout === "tn" ? M : K), up(layout === "nt" ? K : N), up(N)]
@@ -76,6 +94,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     return given instanceof Uint16Array ? Float64Array.from(given, fromBf16) : Float64Array.from(given)
   }
   const [a, b] = [place("bf16", (layout === "tn" ? K : M) * lda, true), place("bf16", (layout === "nt" ? N : K) * ldb, true)]
+  const rowSums = place("f32", M, true)
   const [c, pre, biases] = [place(out, M * ldc, beta !== undefined), place(out, M * ldc, derivative !== undefined), place("f32", N, true)]
   // What lies beyond a row's end may be anything: it must not reach the sums.
   for (const [memory, ld, used] of [
@@ -103,10 +122,11 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     ...(scale !== undefined && { scale }),
     ...(beta !== undefined && { beta }),
   }
-  const [cBefore, preBefore] = [numbers(c), numbers(pre)]
-  const way: PtxWay = { tile, splits, group: 2 }
+  const [cBefore, preBefore, sumsBefore] = [numbers(c), numbers(pre), numbers(rowSums)]
+  const way: PtxWay = { tile, splits, group: 2, rest, span }
   const kernelFor: typeof ptxGemmOf = (wanted) => (tile === PTX_TILE ? ptxGemmOf(wanted) : ptxGemm({ ...wanted, tile }))
-  for (const launch of ptxLaunchesOf(request, way, target, kernelFor).flat() as Launch[]) {
+  const more = { kernelFor, ...(sumsBeta !== undefined && { rowSums: { into: rowSums as never as Tensor, beta: sumsBeta } }) }
+  for (const launch of ptxLaunchesOf(request, way, target, more).flat() as Launch[]) {
     const viewOf = (memory: Memory) => {
       if (!bytes.has(memory)) bytes.set(memory, new Float32Array((memory as Scratch).elements).fill(Number.NaN))
       const { buffer, byteLength } = bytes.get(memory)!
@@ -123,7 +143,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
       simulate(kernel, { variant, grid: groups, buffers: Object.fromEntries(buffers), push, params, constants, subgroupSize: 32 } as never)
     }
   }
-  const [as, bs, cs, pres, bias_] = [a, b, c, pre, biases].map(numbers) as Float64Array[]
+  const [as, bs, cs, pres, bias_, sums_] = [a, b, c, pre, biases, rowSums].map(numbers) as Float64Array[]
   const allowed = (x: number) => (out === "bf16" ? 2 ** -8 * Math.abs(x) : 0) + 2e-5 * Math.sqrt(K)
   let error = 0
   const compare = (seen: number, x: number) => {
@@ -131,6 +151,9 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     error = e <= error ? error : Number.isNaN(e) ? Number.POSITIVE_INFINITY : e
   }
   for (let m = 0; m < M; m++) {
+    let rowSum = (sumsBeta ?? 0) * sumsBefore[m]!
+    for (let k = 0; k < K; k++) rowSum += as![layout === "tn" ? k * lda + m : m * lda + k]!
+    if (sumsBeta !== undefined) compare(sums_![m]!, rowSum)
     for (let n = 0; n < N; n++) {
       let z = 0
       for (let k = 0; k < K; k++) z += as![layout === "tn" ? k * lda + m : m * lda + k]! * bs![layout === "nt" ? n * ldb + k : k * ldb + n]!
@@ -181,6 +204,10 @@ const CASES: readonly Asked[] = [
   // Sums of splits, the last of fewer steps, with the epilogue behind them.
   { layout: "tn", size: [264, 200, 300], out: "f32", beta: 1, splits: 3, timing: "late" },
   { layout: "nn", size: [264, 200, 300], out: "bf16", derivative: "silu", splits: 4 },
+  // A rest of k steps, dealt out: tiles in several spans, spans of several tiles; the sums of dy's columns on the way.
+  { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5, timing: "late" },
+  { layout: "tn", size: [131, 61, 200], out: "f32", splits: 1, rest: [5, 3] },
+  { layout: "tn", size: [131, 61, 100], out: "f32", splits: 3, sumsBeta: 0 },
 ]
 for (const asked of CASES) {
   const { layout, size, tile, ...rest } = asked
@@ -204,6 +231,13 @@ test("products go by PTX where the device has it, and only there", () => {
   expect(kernelsOf(forward, { ...h200, ptx: false }).join()).not.toContain("ptx")
 })
 
+test("an activation's bits do not depend on the number of rows: without pre all go by PTX", () => {
+  for (const M of [1, 8, 16, 17, 40, 64, 65, 100, 300, 16384])
+    expect(kernelsOf(asked("nt", M, 3072, 768, { order: "forward", activation: "gelu_tanh" }), h200).join()).toContain("ptx")
+  for (const given of [{ M: 8 }, { M: 8, N: 3076, activation: "gelu_tanh" as const }, { M: 40, N: 3076, activation: "gelu_tanh" as const }])
+    expect(kernelsOf(asked("nt", given.M, given.N ?? 3072, 768, { order: "forward", ...given }), h200).join()).not.toContain("ptx")
+})
+
 test("a device with Hopper's chip and the extension has PTX, unless HELIOS_DISABLE_PTX is 1", () => {
   const shape = { m: 16, n: 16, k: 16, a: 1000141000, result: 1, scope: 3, invocations: 0 }
   const facts = (name: string, extensions: readonly string[]) =>
@@ -219,9 +253,20 @@ test("a device with Hopper's chip and the extension has PTX, unless HELIOS_DISAB
 
 test("a weight's gradient is split so that every processor has a tile", () => {
   const { way } = ptxWayOf(asked("tn", 2304, 768, 65536), h200)!
-  expect(Math.ceil((36 * way.splits) / 132) / ((36 * way.splits) / 132)).toBeLessThan(1.1)
-  expect(kernelsOf(asked("tn", 2304, 768, 65536), h200)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5", "matmul_combine.f32"])
+  expect(way.splits).toBe(3) // 36 tiles three times, and 24 processors for the rest
+  expect(Math.ceil((36 * way.rest) / way.span)).toBe(24)
+  expect((2048 - way.rest) / 3).toBeGreaterThan(way.span)
+  expect(ptxWayOf(asked("tn", 768, 768, 65536), h200)!.way).toMatchObject({ splits: 11, rest: 0 })
+  expect(kernelsOf(asked("tn", 2304, 768, 65536), h200)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5", "matmul_combine_spans.f32"])
   expect(kernelsOf(asked("tn", 64, 64, 64), h200).join()).not.toContain("ptx")
+})
+
+test("the sums of dy's columns come with the product where it has parts", () => {
+  const into = asked("tn", 1, 1, 1).c as never as Tensor
+  const variants = (...[M, N, K]: readonly [number, number, number]) =>
+    ptxGemmLaunches(asked("tn", M, N, K), h200, { into, beta: 0 })?.map((one) => (one as Launch).variant)
+  expect(variants(2304, 768, 16384)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5_sums", "matmul_combine_spans.f32"])
+  expect(variants(50304, 768, 8192)).toBeUndefined()
 })
 
 test("rows that are not aligned to 16 bytes, and factors in f32, go another way", () => {

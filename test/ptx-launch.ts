@@ -21,6 +21,10 @@ export function runPtxLaunch(
   const addressOf = (given: Memory | undefined): number => {
     if (given === undefined) return 0
     if ("kind" in given && given.kind === "part") return addressOf(given.of) + given.from * sizeOf(given.of.dtype)
+    if ("kind" in given && given.kind === "table" && given.dtype !== "u64") {
+      const array = { f32: Float32Array, u32: Uint32Array, i32: Int32Array }[given.dtype]
+      return memory.place(new Uint8Array(array.from(given.values as number[]).buffer))
+    }
     if ("kind" in given && given.kind === "table") {
       const words = given.values.map((value) => (typeof value === "object" ? BigInt(addressOf(value)) : BigInt(value ?? 0)))
       return memory.place(new Uint8Array(BigUint64Array.from(words).buffer))

@@ -1,5 +1,7 @@
 /** Runs PTX text for sm_90a on the CPU, warp by warp: asynchronous copies and products take effect as late, as early or as randomly as the rules allow. */
-import { Barrier, copyBox, factorAddress, type GlobalMemory, readMap } from "./ptx-memory.ts"
+import { barrier, blockBarrier } from "./ptx-barrier.ts"
+import { type Barrier, copyBox, factorAddress, type GlobalMemory, readMap } from "./ptx-memory.ts"
+import { multiply, multiplyWarp } from "./ptx-multiply.ts"
 import { type Instruction, type PtxText, readPtx, type Value } from "./ptx-text.ts"
 
 /** When copies arrive and products are summed: at once, at random, or only when somebody waits for them. */
@@ -17,14 +19,14 @@ export interface PtxLaunch {
   readonly seed?: number
 }
 
-const LANES = 32
-const ALL = Array.from({ length: LANES }, (_, i) => i)
+export const LANES = 32
+export const ALL = Array.from({ length: LANES }, (_, i) => i)
 const word = new DataView(new ArrayBuffer(8))
-const bitsOf = (x: number): number => {
+export const bitsOf = (x: number): number => {
   word.setFloat32(0, x)
   return word.getUint32(0)
 }
-const floatOf = (bits: number): number => {
+export const floatOf = (bits: number): number => {
   word.setUint32(0, bits)
   return word.getFloat32(0)
 }
@@ -33,7 +35,7 @@ const toBf16 = (x: number): number => {
   return Number.isNaN(x) ? 0x7fff : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16
 }
 
-interface Warp {
+export interface Warp {
   readonly number: number
   readonly words: Map<string, Uint32Array>
   readonly longs: Map<string, BigUint64Array>
@@ -46,9 +48,11 @@ interface Warp {
   /** Products by group, the newest last; the last group is open. */
   products: (() => void)[][]
   isWaiting: boolean
+  /** Asks again and again for what another block has to say. */
+  isSpinning: boolean
 }
 
-class Block {
+export class Block {
   readonly shared = new DataView(new ArrayBuffer(49152 + 1024))
   readonly barriers = new Map<number, Barrier>()
   copies: (() => void)[] = []
@@ -74,6 +78,7 @@ class Block {
       loads: [],
       products: [[]],
       isWaiting: false,
+      isSpinning: false,
     }))
   }
 
@@ -99,30 +104,39 @@ class Block {
   }
 
   run(): void {
-    for (let idle = 0; this.warps.some(({ lanes }) => lanes.length > 0); ) {
-      let moved = false
-      const order = this.launch.timing === "early" ? this.warps : this.warps.toSorted(() => this.random() - 0.5)
-      for (const warp of order) {
-        const most = this.launch.timing === "random" ? 1 + Math.floor(this.random() * 400) : 4000
-        warp.isWaiting = false
-        for (let i = 0; i < most && warp.lanes.length > 0 && !warp.isWaiting; i++) {
-          this.#step(warp)
-          moved ||= !warp.isWaiting
-        }
-      }
-      // Late copies come when nothing else can move; random ones also by themselves.
-      const due = this.copies.filter(() => (this.launch.timing === "late" ? !moved : this.random() < 0.4))
-      if (due.length > 0) {
-        this.copies = this.copies.filter((copy) => !due.includes(copy))
-        for (const copy of due) copy()
-      }
-      idle = moved || due.length > 0 || this.copies.length > 0 ? 0 : idle + 1
-      if (idle > 2) throw new Error(`deadlock: ${this.#where()}`)
+    for (let idle = 0; this.isRunning; ) {
+      idle = this.turn() ? 0 : idle + 1
+      if (idle > 2) throw new Error(`deadlock: ${this.where()}`)
     }
+  }
+  get isRunning(): boolean {
+    if (this.warps.some(({ lanes }) => lanes.length > 0)) return true
     if (this.copies.length > 0) throw new Error("the block ended while copies were under way")
+    return false
   }
 
-  #where(): string {
+  /** Lets every warp go on for a while; whether anything happened. */
+  turn(): boolean {
+    let moved = false
+    const order = this.launch.timing === "early" ? this.warps : this.warps.toSorted(() => this.random() - 0.5)
+    for (const warp of order) {
+      const most = this.launch.timing === "random" ? 1 + Math.floor(this.random() * 400) : 4000
+      warp.isWaiting = false
+      for (let i = 0; i < most && warp.lanes.length > 0 && !warp.isWaiting; i++) {
+        this.#step(warp)
+        moved ||= !warp.isWaiting && !warp.isSpinning
+      }
+    }
+    // Late copies come when nothing else can move; random ones also by themselves.
+    const due = this.copies.filter(() => (this.launch.timing === "late" ? !moved : this.random() < 0.4))
+    if (due.length > 0) {
+      this.copies = this.copies.filter((copy) => !due.includes(copy))
+      for (const copy of due) copy()
+    }
+    return moved || due.length > 0 || this.copies.length > 0
+  }
+
+  where(): string {
     const at = ({ lanes, pc }: Warp) => this.ptx.instructions[Math.min(...lanes.map((lane) => pc[lane]!))]?.line
     return this.warps.flatMap((warp) => (warp.lanes.length === 0 ? [] : [`warp ${warp.number} at ${at(warp)}`])).join("; ")
   }
@@ -176,7 +190,7 @@ class Block {
 }
 
 /** 32-bit value of an operand in a lane. */
-function read(b: Block, w: Warp, value: Value, lane: number): number {
+export function read(b: Block, w: Warp, value: Value, lane: number): number {
   if (value.kind === "register") return b.word(w, value.name)[lane]!
   if (value.kind === "number") return Number(BigInt.asUintN(32, value.value))
   if (value.kind === "float") return value.bits
@@ -195,13 +209,13 @@ function read(b: Block, w: Warp, value: Value, lane: number): number {
   }
   throw new Error(`cannot read ${JSON.stringify(value)}`)
 }
-const readLong = (b: Block, w: Warp, value: Value, lane: number): bigint =>
+export const readLong = (b: Block, w: Warp, value: Value, lane: number): bigint =>
   value.kind === "number" ? BigInt.asUintN(64, value.value) : b.long(w, (value as { name: string }).name)[lane]!
 const readFloat = (b: Block, w: Warp, value: Value, lane: number): number => floatOf(read(b, w, value, lane))
-const nameOf = (value: Value | undefined): string => (value as { name: string }).name
-const listOf = (value: Value): readonly Value[] => (value.kind === "list" ? value.of : [value])
+export const nameOf = (value: Value | undefined): string => (value as { name: string }).name
+export const listOf = (value: Value): readonly Value[] => (value.kind === "list" ? value.of : [value])
 
-function sharedAddress(b: Block, w: Warp, value: Value, lane: number): number {
+export function sharedAddress(b: Block, w: Warp, value: Value, lane: number): number {
   const { base, bytes } = value as Extract<Value, { kind: "address" }>
   const address = read(b, w, base, lane) + bytes
   if (address >= 49152) throw new Error(`shared address ${address}`)
@@ -211,7 +225,7 @@ function globalAddress(b: Block, w: Warp, value: Value, lane: number): number {
   const { base, bytes } = value as Extract<Value, { kind: "address" }>
   return Number(readLong(b, w, base, lane)) + bytes
 }
-function barrierAt(b: Block, w: Warp, value: Value, lane: number): Barrier {
+export function barrierAt(b: Block, w: Warp, value: Value, lane: number): Barrier {
   const address = sharedAddress(b, w, value, lane)
   const found = b.barriers.get(address)
   if (found === undefined) throw new Error(`no barrier at ${address}`)
@@ -246,8 +260,13 @@ const FLOAT: Record<string, (a: number, b: number, c: number) => number> = {
   ex2: (a) => 2 ** a,
   lg2: (a) => Math.log2(a),
   rcp: (a) => 1 / a,
+  rsqrt: (a) => 1 / Math.sqrt(a),
+  neg: (a) => -a,
   mov: (a) => a,
 }
+/** The smaller magnitude with the product's sign. */
+const within = (a: number, b: number): number =>
+  Number.isNaN(a + b) ? Number.NaN : Math.sign(a) * Math.sign(b) * Math.min(Math.abs(a), Math.abs(b))
 const COMPARE: Record<string, (a: number | bigint, b: number | bigint) => boolean> = {
   eq: (a, b) => a === b,
   ne: (a, b) => a !== b,
@@ -279,15 +298,41 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       if (type === "u64") b.long(w, nameOf(first))[lane] = BigInt(number!)
       else b.word(w, nameOf(first))[lane] = type === "f32" ? bitsOf(float!) : Number(number)
     }
-  } else if (op.startsWith("ld.shared")) {
+  } else if (op === "ld.shared.u16") {
+    for (const lane of lanes) b.word(w, nameOf(first))[lane] = b.shared.getUint16(sharedAddress(b, w, second, lane), true)
+  } else if (op.startsWith("ld.shared") || op.startsWith("st.shared")) {
+    const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]
     for (const lane of lanes) {
-      const address = sharedAddress(b, w, second, lane)
-      const registers = listOf(first)
+      const address = sharedAddress(b, w, place, lane)
       if (address % (4 * registers.length) !== 0) throw new Error(`shared address ${address} is not aligned`)
       registers.forEach((register, i) => {
-        b.word(w, nameOf(register))[lane] = b.shared.getUint32(address + 4 * i, true)
+        if (verb === "st") b.shared.setUint32(address + 4 * i, read(b, w, register, lane), true)
+        else b.word(w, nameOf(register))[lane] = b.shared.getUint32(address + 4 * i, true)
       })
     }
+  } else if (verb === "red" || verb === "atom") {
+    const [place, value] = verb === "red" ? [first, second] : [second, third]
+    for (const lane of lanes) {
+      const { view, offset } = b.launch.memory.at(globalAddress(b, w, place, lane), 4)
+      const before = view.getUint32(offset, true)
+      if (verb === "atom") b.word(w, nameOf(first))[lane] = before
+      view.setUint32(offset, before + read(b, w, value, lane), true)
+    }
+  } else if (verb === "ld" && type === "u64") {
+    for (const lane of lanes) {
+      const { view, offset } = b.launch.memory.at(globalAddress(b, w, second, lane), 8)
+      b.long(w, nameOf(first))[lane] = view.getBigUint64(offset, true)
+    }
+  } else if (verb === "mma") multiplyWarp(b, w, operands)
+  else if (verb === "ld" && parts[1] === "acquire") {
+    const before = Uint32Array.from(b.word(w, nameOf(first)))
+    for (const lane of lanes) {
+      const { view, offset } = b.launch.memory.at(globalAddress(b, w, second, lane), 4)
+      b.word(w, nameOf(first))[lane] = view.getUint32(offset, true)
+    }
+    w.isSpinning = lanes.every((lane) => b.word(w, nameOf(first))[lane] === before[lane])
+  } else if (verb === "prefetch") {
+    for (const lane of lanes) b.launch.memory.at(globalAddress(b, w, first, lane), 1)
   } else if (verb === "ld" || verb === "st") {
     const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]
     const size = type === "u16" ? 2 : 4
@@ -355,6 +400,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
         done.complete(bytes)
       })
     }
+  } else if (op.startsWith("cp.async.bulk.prefetch")) {
+    for (const lane of lanes) readMap(b.launch.memory, globalAddress(b, w, first, lane))
   } else if (verb === "cp") {
     for (const lane of lanes) {
       const [to, map, done] = [sharedAddress(b, w, first, lane), globalAddress(b, w, second, lane), barrierAt(b, w, third, lane)]
@@ -385,7 +432,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     for (const group of w.products.splice(0, Math.max(0, w.products.length - 1 - pending))) for (const product of group) product()
   } else {
     const isFloat = type === "f32"
-    const compute = (isFloat ? FLOAT : INTEGER)[verb]
+    const isWithin = op === "min.NaN.xorsign.abs.f32"
+    const compute = isWithin ? within : (isFloat ? FLOAT : INTEGER)[verb]
     if (compute === undefined) throw new Error("unknown instruction")
     const to = b.word(w, nameOf(first))
     const of = isFloat ? readFloat : read
@@ -410,74 +458,22 @@ function later(b: Block, copy: () => void): void {
   else b.copies.push(due)
 }
 
-function blockBarrier(b: Block, w: Warp, id: number, threads: number): void {
-  const key = `${id}`
-  const arrived = b.arrived.get(key) ?? new Set()
-  b.arrived.set(key, arrived)
-  if (arrived.has(-1 - w.number)) {
-    arrived.delete(-1 - w.number) // released
-    return
-  }
-  arrived.add(w.number)
-  if ([...arrived].filter((one) => one >= 0).length * LANES < threads) {
-    w.isWaiting = true
-    return
-  }
-  for (const one of [...arrived]) {
-    if (one < 0) continue
-    arrived.delete(one)
-    if (one !== w.number) arrived.add(-1 - one)
-  }
-}
-
-function barrier(b: Block, w: Warp, op: string, operands: readonly Value[], lanes: readonly number[]): void {
-  for (const lane of lanes) {
-    if (op.startsWith("mbarrier.init")) b.barriers.set(sharedAddress(b, w, operands[0]!, lane), new Barrier(read(b, w, operands[1]!, lane)))
-    else if (op.includes("expect_tx")) barrierAt(b, w, operands[1]!, lane).arrive(read(b, w, operands[2]!, lane))
-    else if (op.startsWith("mbarrier.arrive")) barrierAt(b, w, operands[1]!, lane).arrive()
-    else {
-      const isOver = barrierAt(b, w, operands[1]!, lane).isOver(read(b, w, operands[2]!, lane))
-      b.word(w, nameOf(operands[0]))[lane] = isOver ? 1 : 0
-      if (!isOver) w.isWaiting = true
-    }
-  }
-}
-
-/** 16 rows of a product of 64 × N × 16: those of this warp. */
-function multiply(b: Block, w: Warp, [sum, a, descriptor, adds, , , along]: readonly Value[]): void {
-  for (const load of w.loads.splice(0)) load()
-  const registers = listOf(sum!).map((one) => b.word(w, nameOf(one)))
-  const left = listOf(a!).map((one) => b.word(w, nameOf(one)))
-  const place = readLong(b, w, descriptor!, 0)
-  const isSum = read(b, w, adds!, 0) !== 0
-  const alongN = Number((along as { value: bigint }).value) !== 0
-  const width = registers.length * 2
-  const product = () => {
-    const right = b.factor(place, width, alongN)
-    const values = new Float64Array(16)
-    for (let row = 0; row < 16; row++) {
-      for (let k = 0; k < 16; k++) {
-        const pair = left[(row >> 3) + 2 * (k >> 3)]![4 * (row & 7) + ((k & 7) >> 1)]!
-        values[k] = floatOf(k & 1 ? pair & 0xffff0000 : pair << 16)
-      }
-      for (let n = 0; n < width; n++) {
-        const to = registers[4 * (n >> 3) + 2 * (row >> 3) + (n & 1)]!
-        const lane = 4 * (row & 7) + ((n & 7) >> 1)
-        let total = isSum ? floatOf(to[lane]!) : 0
-        for (let k = 0; k < 16; k++) total += values[k]! * right[16 * n + k]!
-        to[lane] = bitsOf(total)
-      }
-    }
-  }
-  const isNow =
-    b.launch.timing === "early" || (b.launch.timing === "random" && b.random() < 0.5 && w.products.every((group) => group.length === 0))
-  if (isNow) product()
-  else w.products.at(-1)!.push(product)
-}
-
-/** Runs a launch, block after block. Throws where it would hang, stray, or leave lanes of a warp behind. */
+/** Runs a launch, block after block, or all at once where they wait for each other. Throws where it would hang, stray, or leave lanes of a warp behind. */
 export function runPtx(launch: PtxLaunch): void {
   const ptx = readPtx(launch.text)
   const [X, Y, Z] = launch.blocks
-  for (let z = 0; z < Z; z++) for (let y = 0; y < Y; y++) for (let x = 0; x < X; x++) new Block(ptx, launch, [x, y, z]).run()
+  const blockAt = (i: number) => new Block(ptx, launch, [i % X, Math.floor(i / X) % Y, Math.floor(i / (X * Y))])
+  const count = X * Y * Z
+  if (!launch.text.includes("ld.acquire.gpu")) {
+    for (let i = 0; i < count; i++) blockAt(i).run()
+    return
+  }
+  let running = Array.from({ length: count }, (_, i) => blockAt(i))
+  for (let turns = 0; running.length > 0; turns++) {
+    for (const block of running) block.turn()
+    running = running.filter((block) => block.isRunning)
+    if (turns > MOST_TURNS) throw new Error(`deadlock: ${running.map((block) => block.where()).join("; ")}`)
+  }
 }
+/** Turns of blocks that wait for each other; a spin is a turn. */
+const MOST_TURNS = 1e5

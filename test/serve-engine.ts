@@ -90,6 +90,7 @@ export const LIMITS: ServeLimits = {
   queueTokens: 1e7,
   memoryBytes: undefined,
   prefixCache: true,
+  batchInvariant: true,
 }
 
 /** All that a request told. */

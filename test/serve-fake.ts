@@ -136,6 +136,7 @@ export function fakeEngine(): FakeEngine {
         parameters: 1000,
         ends: [tokenizer.special.get("<|endoftext|>")!],
         device: "fake",
+        batchInvariant: true,
         bytes: 1000,
         pages: 64,
         pageSize: 16,

@@ -176,6 +176,18 @@ test("a followed run swaps to its new best checkpoint; no request fails or is mi
   expect([missing.status, ((await missing.json()) as Json).error.code]).toEqual([404, "model_not_found"])
 })
 
+test("--batch-invariant=off changes nothing on the CPU, and the model says so", async () => {
+  const ask = async (flags: readonly string[]) => {
+    const { url, post } = await start([`--model=${tiny}`, ...flags])
+    const { data } = (await (await fetch(`${url}/v1/models`)).json()) as Json
+    const { choices } = (await (await post("/v1/completions", { prompt: "the sea", max_tokens: 20, seed: 4 })).json()) as Json
+    return { invariant: data[0].batch_invariant, text: choices[0].text }
+  }
+  const usual = await ask([])
+  expect(usual.invariant).toBe(true)
+  expect(await ask(["--batch-invariant=off"])).toEqual(usual)
+})
+
 /** A request that outlasts the signal on any machine. */
 const LONG = { prompt: "the sea", max_tokens: 4000, n: 8, ignore_eos: true, stream: true }
 

@@ -1,6 +1,7 @@
 /** The kernels of shaders/, simulated, against plain loops in f64: odd sizes, every variant, every subgroup size. */
 import { describe, expect, test } from "bun:test"
 import { type ActivationName, activationBackward, activations } from "../shaders/activation.ts"
+import { crossEntropy } from "../shaders/classifier.ts"
 import { add, eachElement } from "../shaders/elementwise.ts"
 import { columnSum } from "../shaders/reduce.ts"
 import { activate, activateDerivative } from "../src/op.ts"
@@ -39,6 +40,40 @@ test("column sums add to what is there as beta says", () => {
     y.data,
     Float64Array.from(y.values, (before, c) => x.values.reduce((sum, v, i) => sum + (i % C === c ? v : 0), 0.5 * before)),
   )
+})
+
+describe.each(DTYPES)("cross-entropy, %s", (dtype) => {
+  // More packs than all lanes take at once, some left over, and some that are not all logits; the target in each of these.
+  test.each([undefined, 3])("soft cap %p", (softCap) => {
+    const [V, pitch, lanes] = [2100, 2112, 64]
+    const targets = [5, -1, 2099, 2050, 3]
+    const nan = targets.length - 1
+    const logits = sample(targets.length * pitch, dtype)
+    const values = Float64Array.from(logits.values)
+    if (logits.data instanceof Uint16Array) logits.data[nan * pitch + 7] = 0x7fc0
+    else logits.data[nan * pitch + 7] = Number.NaN
+    const losses = new Float32Array(targets.length)
+    const kernel = crossEntropy[dtype] as typeof crossEntropy.f32
+    simulate(kernel, {
+      variant: `${kernel.name}.${dtype}`,
+      grid: [targets.length],
+      buffers: { logits: logits.data, targets: Int32Array.from(targets), losses, gradient: logits.data },
+      push: { V, pitch, cap: softCap ?? 1 },
+      constants: { lanes, isCapped: softCap === undefined ? 0 : 1 },
+    })
+    const gradient = valuesOf(logits.data)
+    targets.forEach((target, r) => {
+      const row = Array.from({ length: pitch }, (_, v) => gradient[r * pitch + v] as number)
+      if (r === nan) return expect([losses[r], ...row.filter((slope) => !Number.isNaN(slope))]).toEqual([Number.NaN])
+      const z = Array.from(values.subarray(r * pitch, r * pitch + V), (v) => (softCap === undefined ? v : softCap * Math.tanh(v / softCap)))
+      const lse = Math.log(z.reduce((sum, v) => sum + Math.exp(v), 0))
+      const slopes = z.map((v, i) => (Math.exp(v - lse) - Number(i === target)) * (softCap === undefined ? 1 : 1 - (v / softCap) ** 2))
+      expect(row.slice(V)).toEqual(Array(pitch - V).fill(0))
+      if (target < 0) return expect([losses[r], ...row.filter((slope) => slope !== 0)]).toEqual([0])
+      expect(losses[r]).toBeCloseTo(lse - z[target]!, 4)
+      expect(relativeL2(row.slice(0, V), slopes)).toBeLessThan(TOLERANCE[dtype])
+    })
+  })
 })
 
 const kinds = Object.keys(activations) as ActivationName[]

@@ -1,0 +1,205 @@
+/** Attention in the decode kernel: 64 positions of a head by two warps; the blocks' sums are merged by whoever needs the result. */
+import type { F32, U32, U64 } from "../src/ptx.ts"
+import {
+  ALL_WORKERS,
+  addressOf,
+  eachUnit,
+  type Frame,
+  HEAD,
+  PAGE,
+  PAGE_PLACES,
+  pitchOf,
+  unitsAtOnce,
+  type Visit,
+  visit,
+  WORKERS,
+  waitFull,
+  workOf,
+} from "./ptx-decode-frame.ts"
+
+/** Shared memory of a pair: the query, the weights, what its two warps tell each other. */
+const QUERY = 0
+const WEIGHTS = 4 * HEAD
+const TOLD = 8 * HEAD
+const PAIR_BYTES = 1024
+/** Blocks whose sums are read together. */
+const TOGETHER = 8
+const QUAD = 4
+/** Positions of a place. */
+const ROWS = PAGE / PAGE_PLACES
+
+const exp2 = ({ k }: Frame, x: F32): F32 => k.unary("ex2.approx.ftz.f32", x)
+
+/** All units of this block: partial outputs, their maxima and sums go to the work memory, the new position into the cache. */
+export function attend(f: Frame): void {
+  const { k, warp, visits } = f
+  k.comment("attention")
+  eachUnit(f, (unit) => {
+    k.if(k.compare("eq", k.rem(unit.number, unitsAtOnce(f.places)), k.shr(warp, 1)), () => attendUnit(f, unit))
+    k.add(visits, 2 * PAGE_PLACES, visits)
+  })
+}
+
+function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U32; length: U32 }): void {
+  const { k, stack, places, warp, lane, work, visits, pages } = f
+  const { C, maxPages } = stack
+  const heads = C / HEAD
+  const at = workOf(stack)
+  const own = k.and(f.thread, 63) // key, and column
+  const isFirst = k.compare("eq", own, 0)
+  const pair = k.shr(warp, 1)
+  const shared = k.mad(pair, PAIR_BYTES, places.x)
+  const sync = () => syncPair(f, pair)
+  // q, k and v of the new position
+  const head = k.madWide(k.mad(b, 3 * C, k.mul(h, HEAD)), 2, k.addLong(work, at.qkv))
+  const half = (address: U64, bytes: number): U32 => {
+    const made = k.register("u32")
+    k.emit("ld.global.cg.u16", made, `[${address.name}+${bytes}]`)
+    return made
+  }
+  const float = (bits: U32): F32 => k.unpackBf16(bits, 0)
+  const column = k.madWide(own, 2, head)
+  const [q, newKey, newValue] = [half(column, 0), half(column, 2 * C), half(column, 4 * C)]
+  const factor = Math.fround(Math.fround(stack.scale) * Math.fround(Math.LOG2E))
+  k.storeShared({ base: k.mad(own, 4, shared), bytes: QUERY }, [k.mulFloat(float(q), factor)])
+  const place = k.sub(length, k.mul(part, PAGE)) // of the new position; beyond the block in all but the last
+  k.if(k.compare("lt", place, PAGE), () => {
+    const page = k.register("u32")
+    k.load("u32", [page], k.madWide(k.mad(b, maxPages, part), 4, pages))
+    const cell = k.mad(k.mad(k.mad(page, heads, h), PAGE, place), HEAD, own)
+    k.store("u16", k.madWide(cell, 2, addressOf(f, "kPages")), 0, [newKey])
+    k.store("u16", k.madWide(cell, 2, addressOf(f, "vPages")), 0, [newValue])
+  })
+  sync()
+  const visitOf = (part: number) => visit(f, k.add(visits, part))
+  const [keys, values] = [0, PAGE_PLACES].map((first) => Array.from({ length: PAGE_PLACES }, (_, i) => visitOf(first + i))) as [
+    Visit[],
+    Visit[],
+  ]
+  for (const place of keys) waitFull(f, place)
+  const isNew = k.compare("eq", own, place)
+  const sees = k.compare("le", own, place)
+  const isLower = k.compare("lt", own, ROWS)
+  const row = k.mad(k.and(own, ROWS - 1), 2 * HEAD, k.select(isLower, keys[0]!.base, keys[1]!.base, "u32"))
+  const score = k.variable("f32", 0)
+  for (let d = 0; d < HEAD; d += 8) {
+    const words = k.registers("u32", 4)
+    k.loadSharedWords(words, { base: row, bytes: 2 * d })
+    k.when(isNew, () => k.loadFresh(words, head, 2 * (C + d)))
+    words.forEach((word, i) => {
+      if (i % 2 === 0) return
+      const factors = k.registers("f32", 4)
+      k.loadShared(factors, { base: shared, bytes: QUERY + 4 * (d + 2 * (i - 1)) })
+      for (const [j, pair] of [words[i - 1]!, word].entries())
+        for (const half of [0, 1] as const) k.fma(factors[2 * j + half]!, k.unpackBf16(pair, half), score, score)
+    })
+  }
+  const seen = k.select(sees, score, Number.NEGATIVE_INFINITY, "f32")
+  let top = seen
+  for (let mask = 1; mask < 32; mask *= 2) top = k.maxFloat(top, k.exchangeFloat(top, mask))
+  const told = k.mad(k.and(warp, 1), 4, shared)
+  k.storeShared({ base: told, bytes: TOLD }, [top])
+  sync()
+  k.when(isFirst, () => keys.forEach(({ empty }) => k.arrive(empty)))
+  const tops = k.registers("f32", 2)
+  k.loadShared(tops, { base: shared, bytes: TOLD })
+  top = k.maxFloat(tops[0]!, tops[1]!)
+  const weight = k.select(sees, exp2(f, k.subFloat(seen, top)), 0, "f32")
+  k.storeShared({ base: k.mad(own, 4, shared), bytes: WEIGHTS }, [weight])
+  sync()
+  // the sum in the order of the other kernels: four keys 16 apart, neighbours by twos and fours, the fours in order
+  const lane16 = k.mad(k.and(lane, 15), 4, shared)
+  const four = [0, 1, 2, 3].map((j) => {
+    const one = k.register("f32")
+    k.loadShared([one], { base: lane16, bytes: WEIGHTS + 64 * j })
+    return one
+  })
+  let sum = four.reduce((a, c) => k.addFloat(a, c))
+  for (const mask of [1, 2]) sum = k.addFloat(sum, k.exchangeFloat(sum, mask))
+  const fours = [0, 4, 8, 12].map((from) => {
+    const one = k.register("f32")
+    k.emit("shfl.sync.idx.b32", one, sum, from, 31, -1)
+    return one
+  })
+  const total = fours.reduce((a, c) => k.addFloat(a, c))
+  for (const place of values) waitFull(f, place)
+  const out = k.variable("f32", 0)
+  const lines = values.map(({ base }) => k.mad(own, 2, base))
+  const fresh = float(newValue)
+  for (let j = 0; j < PAGE; j += QUAD) {
+    const weights = k.registers("f32", QUAD)
+    k.loadShared(weights, { base: shared, bytes: WEIGHTS + 4 * j })
+    weights.forEach((factor, i) => {
+      const bits = k.register("u32")
+      k.loadSharedHalf(bits, { base: lines[Math.floor(j / ROWS)]!, bytes: 2 * HEAD * ((j % ROWS) + i) })
+      // what lies behind the newest position is anything, also no number
+      const old = k.select(k.compare("gt", place, j + i), float(bits), 0, "f32")
+      k.fma(factor, k.select(k.compare("eq", place, j + i), fresh, old, "f32"), out, out)
+    })
+  }
+  const index = k.mad(k.mad(b, maxPages, part), heads, h)
+  k.store("f32", k.madWide(k.mad(index, HEAD, own), 4, k.addLong(work, at.outputs)), 0, [out])
+  const statistics = k.madWide(index, 8, k.addLong(work, at.statistics))
+  k.when(isFirst, () => k.store("f32", statistics, 0, [top, total]))
+  sync()
+  k.when(isFirst, () => values.forEach(({ empty }) => k.arrive(empty)))
+}
+
+/** A pair's barrier; its number must stand in the text. */
+function syncPair({ k }: Frame, pair: U32): void {
+  k.emit("bar.sync", k.add(pair, ALL_WORKERS + 1), 64)
+}
+
+/** y of all rows to shared memory, in bf16: the blocks' outputs merged in their order. */
+export function mergeOutputs(f: Frame): void {
+  const { k, stack, places, thread, work, blocks } = f
+  const { C, rows, maxPages } = stack
+  const at = workOf(stack)
+  k.comment("outputs of attention, merged")
+  for (let first = 0; first < rows * C; first += 32 * WORKERS * QUAD) {
+    const item = k.mad(thread, QUAD, first)
+    k.if(k.compare("lt", item, rows * C), () => {
+      const [b, column] = [k.div(item, C), k.rem(item, C)]
+      const count = blocks.slice(1).reduce((found, value, i) => k.select(k.compare("eq", b, i + 1), value, found, "u32"), blocks[0]!)
+      const start = k.mul(b, maxPages)
+      const outputs = k.madWide(k.mad(start, C, column), 4, k.addLong(work, at.outputs))
+      const statistics = k.madWide(k.mad(start, C / HEAD, k.div(column, HEAD)), 8, k.addLong(work, at.statistics))
+      const [max, sum] = [k.variable("f32", Number.NEGATIVE_INFINITY), k.variable("f32", 0)]
+      const out = Array.from({ length: QUAD }, () => k.variable("f32", 0))
+      const from = k.variable("u32", 0)
+      k.while(
+        "MERGE",
+        () => k.compare("lt", from, count),
+        () => {
+          const read = Array.from({ length: TOGETHER }, (_, i) => {
+            const [values, facts] = [k.registers("f32", QUAD), k.registers("f32", 2)]
+            const isThere = k.compare("lt", k.add(from, i), count)
+            k.when(isThere, () => {
+              k.loadFresh(facts, statistics, (8 * i * C) / HEAD)
+              k.loadFresh(values, outputs, 4 * i * C)
+            })
+            return { values, facts, isThere }
+          })
+          const end = k.label("MERGED")
+          for (const { values, facts, isThere } of read) {
+            k.jump(end, isThere, false)
+            const top = k.maxFloat(max, facts[0]!)
+            const [old, own] = [exp2(f, k.subFloat(max, top)), exp2(f, k.subFloat(facts[0]!, top))]
+            k.fma(sum, old, k.mulFloat(facts[1]!, own), sum)
+            out.forEach((one, e) => k.fma(one, old, k.mulFloat(values[e]!, own), one))
+            k.copy(max, top)
+          }
+          k.place(end)
+          k.add(from, TOGETHER, from)
+          k.addLong(outputs, 4 * TOGETHER * C, outputs)
+          k.addLong(statistics, (8 * TOGETHER * C) / HEAD, statistics)
+        },
+      )
+      const isThere = k.compare("gt", count, 0)
+      const share = k.unary("rcp.approx.ftz.f32", sum)
+      const [x, y, z, w] = out.map((one) => k.select(isThere, k.mulFloat(one, share), 0, "f32")) as [F32, F32, F32, F32]
+      const to = k.mad(b, pitchOf(C), k.mad(column, 2, places.x))
+      k.storeShared({ base: to, bytes: 0 }, [k.packBf16(x, y), k.packBf16(z, w)])
+    })
+  }
+}

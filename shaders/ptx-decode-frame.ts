@@ -1,0 +1,187 @@
+/** What the parts of the decode kernel share: sizes, shared memory, the ring of places that the weights come through, the barrier of all blocks. */
+import type { Ptx, Shared, U32, U64 } from "../src/ptx.ts"
+import type { PtxActivation } from "./ptx-gemm-frame.ts"
+
+/** A stack of equal layers of the GPT-2 family, and the sequences that grow by one token each. */
+export interface DecodeStack {
+  /** Sequences, up to 4. */
+  readonly rows: number
+  /** Channels: a multiple of 256, up to 1024; heads of 64 each. */
+  readonly C: number
+  /** Channels between the two products of the MLP. */
+  readonly F: number
+  readonly layers: number
+  readonly activation: PtxActivation | "none"
+  /** Factor of q·k. */
+  readonly scale: number
+  readonly eps: number
+  readonly hasBias: boolean
+  /** Pages of 64 positions that a sequence has at most. */
+  readonly maxPages: number
+  /** One for each processor. */
+  readonly blocks: number
+}
+
+export const HEAD = 64
+export const PAGE = 64
+/** Columns of a tile: those of one matrix instruction. */
+export const TILE = 8
+/** Warps that multiply; one more brings the weights. */
+export const WORKERS = 7
+export const THREADS = 32 * (WORKERS + 1)
+/** The barrier of all workers; from the next on, those of pairs of warps. */
+export const ALL_WORKERS = 1
+
+/** Addresses of a layer, 8 bytes each, in this order. */
+export const LAYER = [
+  ...["attnNormW", "attnNormB", "qkvW", "qkvB", "kPages", "vPages", "projW", "projB"],
+  ...["mlpNormW", "mlpNormB", "upW", "upB", "downW", "downB"],
+] as const
+/** Behind the layers: those of the last norm. */
+export const LAST = ["normW", "normB"] as const
+
+/** Numbers of a row that a place of the ring holds; its 8 rows have 16 bytes between them, so that they begin in different banks. */
+export const CHUNK = 256
+const PLACE = 8 * (2 * CHUNK + 16)
+/** Places that the keys of a unit of attention take, and its values. */
+export const PAGE_PLACES = 2
+const SHARED = 49152
+/** Bytes for attention's scores, which lie where the rows of x lie in other steps. */
+const SCORES = 4096
+
+/** Bytes from one row of x to the next. */
+export const pitchOf = (K: number): number => 2 * K + 16
+export interface Places {
+  readonly count: number
+  readonly x: number
+  readonly full: number
+  readonly empty: number
+  readonly bytes: number
+}
+
+/** Shared memory: the ring, the rows of x, the ring's barriers. Throws a RangeError where it does not hold a unit of attention. */
+export function placesOf({ rows, F, C }: DecodeStack): Places {
+  const x = Math.max(rows * pitchOf(Math.max(F, C)), SCORES)
+  const count = Math.floor((SHARED - x - 256) / PLACE)
+  if (count < 2 * PAGE_PLACES) throw new RangeError(`decode: ${rows} rows of ${F} do not fit into shared memory`)
+  const full = count * PLACE + Math.ceil(x / 16) * 16
+  return { count, x: count * PLACE, full, empty: full + 8 * count, bytes: full + 16 * count }
+}
+
+/** Work memory between the steps: offsets in bytes. */
+export function workOf({ rows, C, F, maxPages }: DecodeStack) {
+  const [stream, qkv] = [0, 4 * rows * C]
+  const hidden = qkv + 6 * rows * C
+  const outputs = hidden + 2 * rows * F
+  const statistics = outputs + 4 * rows * maxPages * C
+  return { stream, qkv, hidden, outputs, statistics, bytes: statistics + (8 * rows * maxPages * C) / HEAD }
+}
+
+export interface Frame {
+  readonly k: Ptx
+  readonly stack: DecodeStack
+  readonly places: Places
+  readonly block: U32
+  readonly warp: U32
+  readonly lane: U32
+  readonly thread: U32
+  /** 0, which the assembler does not know. */
+  readonly zero: U32
+  /** Addresses of this layer's row of the table. */
+  readonly layer: U64
+  readonly work: U64
+  readonly sync: U64
+  /** Arrivals at which the barrier of all blocks opens next. */
+  readonly target: U32
+  /** Visits of the ring so far, by this block. */
+  readonly visits: U32
+  readonly pages: U64
+  /** Per sequence: positions before this one, and blocks of 64 of them with it (0: no sequence). */
+  readonly lengths: readonly U32[]
+  readonly blocks: readonly U32[]
+  /** The most of `blocks`. */
+  readonly most: U32
+}
+
+/** A place of the ring on its visit number n. */
+export interface Visit {
+  readonly base: U32
+  readonly full: Exclude<Shared, number>
+  readonly empty: Exclude<Shared, number>
+  readonly parity: U32
+}
+
+export function visit({ k, places }: Frame, n: U32): Visit {
+  const place = k.rem(n, places.count)
+  const barrier = k.shl(place, 3)
+  return {
+    base: k.add(k.mul(place, PLACE), k.base),
+    full: { base: barrier, bytes: places.full },
+    empty: { base: barrier, bytes: places.empty },
+    parity: k.and(k.div(n, places.count), 1),
+  }
+}
+
+/**
+ * Waits until the place holds what this visit brings. A barrier tells one phase from the next only, and other warps make the visits between: so first
+ * the visit before must be over. The one before that is, where a warp makes one of as many visits as there are places, or the step began since.
+ */
+export function waitFull({ k }: Frame, { full, empty, parity }: Visit): void {
+  k.wait(empty, k.xor(parity, 1))
+  k.wait(full, parity)
+}
+
+/** Tiles that are worked on at the same time, each by a warp, and units of attention, each by two. */
+export const tilesAtOnce = ({ count }: Places): number => Math.min(WORKERS, count)
+export const unitsAtOnce = ({ count }: Places): number =>
+  Math.min(Math.floor(WORKERS / 2), Math.max(1, Math.floor((count + 2 * PAGE_PLACES - 1) / (2 * PAGE_PLACES))))
+
+/** Address number `name` of the layer. */
+export function addressOf({ k, layer }: Pick<Frame, "k" | "layer">, name: (typeof LAYER)[number]): U64 {
+  const made = k.register("u64")
+  k.load("u64", [made], layer, 8 * LAYER.indexOf(name))
+  return made
+}
+
+/** Tiles of this block: block, block + blocks, … */
+export const tilesOf = ({ k, stack, block }: Frame, N: number): U32 => k.div(k.sub(N / TILE + stack.blocks - 1, block), stack.blocks)
+
+/** All blocks' workers wait for each other; what they wrote before is seen after. */
+export function gridBarrier({ k, stack, thread, sync, target }: Frame): void {
+  k.comment("---- all blocks")
+  k.syncBlock(ALL_WORKERS, 32 * WORKERS)
+  k.add(target, stack.blocks, target)
+  k.if(k.compare("eq", thread, 0), () => {
+    k.release(sync, 1)
+    k.while(
+      "SPIN",
+      () => k.compare("lt", k.acquire(sync), target),
+      () => {},
+    )
+  })
+  k.syncBlock(ALL_WORKERS, 32 * WORKERS)
+}
+
+/** body(b, h, page of the sequence) for the units of attention of this block that exist: one head and 64 positions of a sequence each. */
+export function eachUnit(f: Frame, body: (unit: { b: U32; h: U32; part: U32; length: U32; number: U32 }) => void): void {
+  const { k, stack, block, most, lengths, blocks } = f
+  const heads = stack.C / HEAD
+  const unit = k.variable("u32", block)
+  const number = k.variable("u32", 0)
+  const units = k.mul(most, stack.rows * heads)
+  const of = (values: readonly U32[], b: U32) =>
+    values.slice(1).reduce((found, value, i) => k.select(k.compare("eq", b, i + 1), value, found, "u32"), values[0]!)
+  k.while(
+    "UNIT",
+    () => k.compare("lt", unit, units),
+    () => {
+      const [h, rest] = [k.rem(unit, heads), k.div(unit, heads)]
+      const [b, part] = stack.rows === 1 ? [k.variable("u32", 0), rest] : [k.div(rest, most), k.rem(rest, most)]
+      k.if(k.compare("lt", part, of(blocks, b)), () => {
+        body({ b, h, part, length: of(lengths, b), number })
+        k.add(number, 1, number)
+      })
+      k.add(unit, stack.blocks, unit)
+    },
+  )
+}

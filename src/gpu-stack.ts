@@ -1,0 +1,112 @@
+/** Equal layers that one token of a few sequences goes through become one launch in PTX: the whole stack of a model of the GPT-2 family. */
+import { type DecodeStack, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
+import { sha256 } from "./base-file.ts"
+import type { GpuTarget, Launch, Memory, Node, Table } from "./program.ts"
+import type { PtxKernel } from "./ptx.ts"
+import { lastDim, rows, type Tensor } from "./tensor.ts"
+
+/** Launches that run side by side, with the nodes they belong to. */
+type Step = readonly { readonly node: Node; readonly launch: Launch }[]
+
+/** Nodes of a layer behind its first norm. */
+const KINDS = ["linear", "attention_cached", "linear", "add_layer_norm", "linear", "linear", "add_layer_norm"] as const
+const MOST_ROWS = 2
+const MOST_CHANNELS = 1024
+
+const input = ({ inputs }: Node, name: string): Tensor | undefined => inputs[name] as Tensor | undefined
+const nodeOf = (step: Step | undefined): Node | undefined => (step?.length === 1 ? step[0]!.node : undefined)
+
+/** `steps` with the stack of layers as one, where the device takes it and the sizes fit. */
+export function stacked(steps: readonly Step[], target: GpuTarget): readonly Step[] {
+  if (target.stacks !== true) return steps
+  const from = steps.findIndex((_, i) => nodeOf(steps[i])?.op.name === "layer_norm" && layerAt(steps, i + 1) !== undefined)
+  if (from < 0) return steps
+  const layers: Node[][] = []
+  for (let layer = layerAt(steps, from + 1); layer !== undefined; layer = layerAt(steps, from + 1 + KINDS.length * layers.length))
+    layers.push(layer)
+  const to = from + 1 + KINDS.length * layers.length
+  const first = nodeOf(steps[from])!
+  const launch = stackOf(first, layers, target)
+  if (launch === undefined || !isAlone([...steps.slice(0, from), ...steps.slice(to)], first, layers)) return steps
+  return [...steps.slice(0, from), [{ node: first, launch }], ...steps.slice(to)]
+}
+
+/** The nodes of a layer from a step on, one a step, each with what the one before gives. */
+function layerAt(steps: readonly Step[], from: number): Node[] | undefined {
+  const nodes = KINDS.map((_, i) => nodeOf(steps[from + i]))
+  const isLayer = nodes.every((node, i) => {
+    if (node?.op.name !== KINDS[i]) return false
+    const given = input(node!, KINDS[i] === "attention_cached" ? "qkv" : KINDS[i] === "add_layer_norm" ? "r" : "x")
+    return given !== undefined && given === nodeOf(steps[from + i - 1])?.outputs.y
+  })
+  return isLayer ? (nodes as Node[]) : undefined
+}
+
+/** Whether nobody else reads what the stack keeps to itself. */
+function isAlone(others: readonly Step[], first: Node, layers: readonly Node[][]): boolean {
+  const nodes = [first, ...layers.flat()]
+  const own = new Set(nodes.flatMap(({ outputs }) => Object.values(outputs)).filter((t) => t !== nodes.at(-1)!.outputs.y))
+  return others.flat().every(({ node }) => Object.values(node.inputs).every((t) => !own.has(t as Tensor)))
+}
+
+function stackOf(first: Node, layers: readonly Node[][], { units }: GpuTarget): Launch | undefined {
+  const stack = sizesOf(first, layers, units)
+  if (stack === undefined) return undefined
+  const attention = layers[0]![1]!
+  const addresses = layers.flatMap(([qkv, cached, proj, mlpNorm, up, down], i) => {
+    const norm = i === 0 ? first : (layers[i - 1]!.at(-1) as Node)
+    const of = (node: Node | undefined) => [input(node as Node, "w"), input(node as Node, "b")]
+    const row = [
+      ...of(norm),
+      ...of(qkv),
+      ...["kPages", "vPages"].map((pages) => input(cached as Node, pages)),
+      ...of(proj),
+      ...of(mlpNorm),
+      ...of(up),
+      ...of(down),
+    ]
+    if (row.length !== LAYER.length) throw new TypeError("stack: addresses of a layer")
+    return row
+  })
+  const last = layers.at(-1)!.at(-1) as Node
+  const table: Table = { kind: "table", dtype: "u64", values: [...addresses, input(last, "w"), input(last, "b")] }
+  const zeros = (count: number): Table => ({ kind: "table", dtype: "u32", values: Array.from({ length: count }, () => 0) })
+  const name = `decode_${sha256(new TextEncoder().encode(JSON.stringify(stack))).slice(0, 16)}`
+  const buffers: Record<string, Memory | undefined> = {
+    ...{ table, sync: zeros(2), work: zeros(workOf(stack).bytes / 4) },
+    ...{ pages: input(attention, "pages"), lengths: input(attention, "lengths"), counts: input(attention, "counts") },
+    ...{ x: input(first, "x"), y: last.outputs.y },
+  }
+  const kernel = Object.assign(ptxDecode(name, stack), { isMade: true }) as unknown as PtxKernel
+  return { kernel, variant: name, buffers, push: {}, params: {}, constants: {}, groups: [units, 1, 1] }
+}
+
+/** Sizes of the stack; undefined where the kernel does not do it. */
+function sizesOf(first: Node, layers: readonly Node[][], units: number): DecodeStack | undefined {
+  const x = input(first, "x")
+  const all = layers.map(([qkv, cached, proj, mlpNorm, up, down, norm]): DecodeStack | undefined => {
+    const { attrs } = cached as Node
+    const [R, C, F] = [rows(x!), lastDim(x!), (input(up!, "w") as Tensor).shape[0] as number]
+    const hasBias = input(qkv!, "b") !== undefined
+    const isRegular =
+      attrs.T === 1 &&
+      attrs.headDim === 64 &&
+      attrs.pageSize === 64 &&
+      attrs.nHead === attrs.nKvHead &&
+      (attrs.nHead as number) * 64 === C &&
+      [qkv, proj, up, down].every((node) => (input(node!, "b") !== undefined) === hasBias && input(node!, "w")!.dtype === "bf16") &&
+      [first, mlpNorm, norm].every((node) => (input(node!, "b") !== undefined) === hasBias && node!.attrs.eps === first.attrs.eps) &&
+      [qkv, proj, down].every((node) => node!.attrs.activation === "none") &&
+      [first, qkv, cached, proj, mlpNorm, up, down, norm].every((node) => node!.outputs.y?.dtype === "bf16") &&
+      x!.dtype === "f32"
+    if (!isRegular || R > MOST_ROWS || C % 256 !== 0 || C > MOST_CHANNELS || F % 256 !== 0) return undefined
+    return {
+      ...{ rows: R, C, F, layers: layers.length, hasBias, blocks: units, maxPages: lastDim(input(cached!, "pages")!) },
+      activation: up!.attrs.activation as DecodeStack["activation"],
+      scale: attrs.scale as number,
+      eps: first.attrs.eps as number,
+    }
+  })
+  const [one] = all
+  return all.every((other) => JSON.stringify(other) === JSON.stringify(one)) ? one : undefined
+}

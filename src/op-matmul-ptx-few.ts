@@ -1,0 +1,58 @@
+/** Matrix products of few rows by Hopper's own instructions: which tile, and the launch. */
+import { ptxFewOf } from "../shaders/ptx-few-list.ts"
+import { depthOf, FEW_TILES, type FewTile, placeBytes, STEP, warpsOf } from "../shaders/ptx-few-tile.ts"
+import { activationIndex } from "./op-activation.ts"
+import { dtypeOf, type GpuTarget, type Launches, launch, table } from "./op-gpu.ts"
+import { sized } from "./op-matmul-portable.ts"
+import { isBound, ptxWayOf } from "./op-matmul-ptx.ts"
+import type { Gemm } from "./op-matmul-request.ts"
+import { tensorMapWords } from "./ptx.ts"
+
+/** Rows that these kernels are for; below, those of matmul-skinny.ts do it. */
+const [FEWEST, MOST] = [17, 64]
+/** Of an H200: seconds from a copy's start to its arrival from the L2 cache, of a step with nothing to load, of a tile's beginning and end. Estimates. */
+const LATENCY = 8e-7
+const STEP_SECONDS = 1.1e-7
+const ENDS = 1e-6
+/** Bytes per second of the device's memory, and that one processor brings. */
+const BANDWIDTH = 4e12
+const UNIT_BANDWIDTH = 8e10
+
+const tilesOf = ({ M, N }: Gemm, { rows, columns }: FewTile): number => Math.ceil(M / rows) * Math.ceil(N / columns)
+
+/** Seconds by tiles per processor, each of which waits for its factors. */
+function cost(given: Gemm, tile: FewTile, { units }: GpuTarget): number {
+  const turns = Math.ceil(tilesOf(given, tile) / units)
+  const rate = Math.min(UNIT_BANDWIDTH, (depthOf(tile) * placeBytes(tile)) / LATENCY)
+  const step = Math.max(placeBytes(tile) / rate, (STEP_SECONDS * Math.ceil(warpsOf(tile) / 4) * tile.each) / 16)
+  return ENDS + Math.max(turns * (Math.ceil(given.K / STEP) * step + ENDS / 4), (2 * given.N * given.K) / BANDWIDTH)
+}
+
+/** The tiles for a product, the fastest first; none where these kernels do not do it. */
+export function fewTiles(given: Gemm, target: GpuTarget): readonly FewTile[] {
+  const { layout, a, b, M, lda, ldb, pre, derivative, beta, scale, order } = sized(given)
+  const isPlain = [pre, derivative, beta, scale].every((part) => part === undefined)
+  if (!target.ptx || !isPlain || order !== "forward" || layout !== "nt" || M > MOST) return []
+  if (dtypeOf(a) !== "bf16" || dtypeOf(b) !== "bf16" || [lda, ldb].some((size) => size % 8 !== 0)) return []
+  const seconds = new Map(FEW_TILES.map((tile) => [tile, cost(given, tile, target)]))
+  return FEW_TILES.toSorted((x, y) => seconds.get(x)! - seconds.get(y)!)
+}
+
+/** Undefined where other kernels do it. */
+export function ptxFewLaunches(given: Gemm, target: GpuTarget): Launches | undefined {
+  const isOurs = isBound(given) ? ptxWayOf(given, target) !== undefined : given.M >= FEWEST
+  const [tile] = isOurs ? fewTiles(given, target) : []
+  return tile && fewLaunches(given, tile, target)
+}
+
+/** The launch of a product by a tile. */
+export function fewLaunches(given: Gemm, tile: FewTile, target: GpuTarget): Launches {
+  const { a, b, c, bias, M, N, K, lda, ldb, ldc, activation = "none" } = sized(given)
+  if ([a, b].some((memory) => "kind" in memory && memory.kind === "table")) throw new TypeError("gemm: a factor is a table")
+  const map = (rows: number, ld: number, box: number) =>
+    tensorMapWords({ element: "bf16", size: [K, rows], strides: [2 * ld], box: [STEP, box], swizzle: "128B" })
+  const maps = table("u64", [a as never, ...map(M, lda, tile.rows), b as never, ...map(N, ldb, tile.columns)])
+  const sizes = { M, N, steps: Math.ceil(K / STEP), ldc, activation: activationIndex(activation) }
+  const kernel = ptxFewOf.get(tile)![dtypeOf(c) as "f32" | "bf16"]
+  return [launch(kernel, { maps, bias, c, ...sizes }, Math.min(target.units, tilesOf(given, tile)))]
+}
