@@ -65,6 +65,10 @@ export class Ptx extends PtxBody {
     this.emit("fence.mbarrier_init.release.cluster")
     this.emit("fence.proxy.async")
   }
+  /** What this thread has read of shared memory has been read before a copy that a later arrival lets go writes there. */
+  fenceCopies(): void {
+    this.emit("fence.proxy.async.shared::cta")
+  }
   /** Waits until the phase of this parity is over. */
   wait(place: Shared, parity: Operand<"u32">): void {
     const [again, p] = [this.label("WAIT"), this.register("pred")]
