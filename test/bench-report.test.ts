@@ -51,6 +51,21 @@ describe("the history", () => {
     ])
   })
 
+  test("what a newer row measures under another name is left out", () => {
+    const row = (what: string, device = "H200") => ({ date: "2026-01-01", commit: "abc", device, what, value: "1", unit: "x", ratio: "" })
+    const shown = (...rows: Record<string, string>[]) =>
+      readmeTable(rows)
+        .split("\n")
+        .slice(2)
+        .map((line) => line.split(" | ")[1])
+    const old = [row("decode gpt2-124m batch 64 bf16 khr"), row("gemm nt 4096×4096×4096 bf16")]
+    expect(shown(...old, row("infer other bf16 tg128"), row("gemm 64×64×64 f32", "L4"))).toHaveLength(4)
+    expect(shown(...old, row("infer gpt2-124m bf16 tg128"), row("gemm 4096×4096×4096 bf16"))).toEqual([
+      "infer gpt2-124m bf16 tg128",
+      "gemm 4096×4096×4096 bf16",
+    ])
+  })
+
   test("becomes a page with a chart for every measurement, nothing loaded from elsewhere", () => {
     const loop = {
       status: "ok",
