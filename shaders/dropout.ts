@@ -1,9 +1,43 @@
 /** Dropout by counter. */
-import { act, type Body, type F32, f32, i32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
+import { act, type Body, constant, type F32, f32, type I32, i32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
 import { randomBits, randomBlockAfter } from "./random.ts"
 
 /** x·scale where the 24 high bits reach the threshold, else 0, also where x is not finite. */
 const kept = (k: Body, bits: U32, threshold: U32, x: F32, scale: F32): F32 => bits.shr(8).ge(threshold).select(x.mul(scale), k.f32(0))
+
+/** What a kernel declares that drops elements of its own accord; `drops` 0: it does not. */
+export const DROPS = {
+  push: { site: u32, threshold: u32, scale: f32 },
+  params: { seed: i32, step: i32, row: i32 },
+  constants: { drops: constant(u32, 0) },
+} as const
+export interface Drops {
+  readonly site: U32
+  readonly threshold: U32
+  readonly scale: F32
+  readonly seed: I32
+  readonly step: I32
+  readonly row: I32
+  readonly drops: U32
+}
+
+/** Four neighbours, from element 4·place of rows of C on (a multiple of 4), as `dropout` leaves them; others as they are. */
+export function dropped(
+  k: Body,
+  { site, threshold, scale, seed, step, row, drops }: Drops,
+  C: U32,
+  place: U32,
+  values: readonly F32[],
+): readonly F32[] {
+  if (values.length !== 4) return values
+  const out = values.map((value) => k.var(f32, value))
+  k.if(drops.ne(0), () => {
+    const source = { seed: seed.toU32(), stream: site, step: step.toU32() }
+    const begin = row.toU32().toU64().mul(C.toU64()).shr(2)
+    randomBlockAfter(k, source, begin, place).forEach((bits, j) => out[j]!.update((value) => kept(k, bits, threshold, value, scale)))
+  })
+  return out.map((value) => value.get())
+}
 
 const declared = {
   workgroup: 256,

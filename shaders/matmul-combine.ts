@@ -31,7 +31,7 @@ export const matmulCombine = kernel({
       })
       const done = sums.map((sum) => sum.get())
       k.if(
-        isWhole,
+        isWhole.and(n.lt(N)), // rows of parts may be longer
         () => finish(k, e, m, n, done),
         () => done.forEach((sum, j) => k.if(n.add(j).lt(N), () => finish(k, e, m, n.add(j), [sum]))),
       )

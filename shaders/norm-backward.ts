@@ -15,6 +15,7 @@ import {
   type Var,
   write,
 } from "../src/spirv.ts"
+import { DROPS, dropped } from "./dropout.ts"
 import { ROW_LAYOUTS, type RowLayoutName, Rows } from "./row.ts"
 
 /** Most columns of a short row: what a subgroup of 64 lanes holds. */
@@ -49,7 +50,8 @@ function normBackward(layout: RowLayoutName) {
       dw: readWrite(f32),
       db: readWrite(f32),
     },
-    push: { R: u32 },
+    push: { R: u32, ...DROPS.push },
+    params: DROPS.params,
     constants: {
       C: constant(u32, 768),
       centred: constant(u32, 1),
@@ -57,13 +59,14 @@ function normBackward(layout: RowLayoutName) {
       branches: constant(u32, 1),
       keepsW: constant(u32, 1),
       keepsB: constant(u32, 1),
+      ...DROPS.constants,
     },
     variants: [
       { x: "f32", dy: "f32" },
       { x: "f32", dy: "bf16" },
       { x: "bf16", dy: "bf16" },
     ],
-    body(k, { x, dy, w, mean, rstd, dsum, dx, dr, dw, db, R, C, centred, adds, branches, keepsW, keepsB }) {
+    body(k, { x, dy, w, mean, rstd, dsum, dx, dr, dw, db, R, C, centred, adds, branches, keepsW, keepsB, ...given }) {
       const rows = new Rows(k, ROW_LAYOUTS[layout], C)
       const partials = [
         { to: dw, keeps: keepsW, sums: rows.zeros(), term: ({ h, d }: Columns) => d.map((value, j) => value.mul(h[j]!)) },
@@ -105,7 +108,7 @@ function normBackward(layout: RowLayoutName) {
           k.if(adds.ne(0), () => added().forEach((value, j) => out[j]!.add(value)))
           const result = out.map((value) => value.get())
           rows.store(dx, r, p, result)
-          k.if(branches.ne(0), () => rows.store(dr, r, p, result))
+          k.if(branches.ne(0), () => rows.store(dr, r, p, dropped(k, given, C, rows.place(r, p), result)))
           for (const { to, keeps, sums, term } of partials) {
             k.if(keeps.ne(0), () => {
               const terms = term(columns)
@@ -157,7 +160,8 @@ function combine(
 }
 
 /**
- * With h = (x − mean)·rstd and g = dy·w: dx[r,c] = rstd[r]·(g − mean(g) − h·mean(g·h)) + dsum[r,c], without mean(g) where not centred; dr is dx as bf16;
+ * With h = (x − mean)·rstd and g = dy·w: dx[r,c] = rstd[r]·(g − mean(g) − h·mean(g·h)) + dsum[r,c], without mean(g) where not centred; dr is dx as bf16,
+ * after the dropout of the branch where it drops (not in uneven rows);
  * dw[p,c] = Σ dy·h and db[p,c] = Σ dy over the rows that workgroup p took, whose column sums are the gradients.
  * x, dy, dsum, dx, dr (R, C), w (C), mean, rstd (R), dw, db (groups, C). Grid: any. Layouts as in `norms`.
  * Moves R·C·(2·x + dy + dsum + dr) bytes. Source: arXiv:1607.06450, arXiv:1910.07467, differentiated.

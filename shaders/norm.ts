@@ -1,5 +1,6 @@
 /** Layer norm and RMS norm, forward, alone or behind the residual sum. */
 import { type Body, type Bool, choice, constant, type F32, f32, kernel, read, readWrite, type U32, u32, write } from "../src/spirv.ts"
+import { DROPS, type Drops, dropped } from "./dropout.ts"
 import { ROW_LAYOUTS, type RowLayoutName, Rows, type Source, type Target } from "./row.ts"
 
 interface Operands {
@@ -19,8 +20,9 @@ interface Operands {
   readonly mean: { set(r: U32, value: F32): void }
   readonly rstd: { set(r: U32, value: F32): void }
 }
-/** What is added to x, and where the sum goes when it is kept. */
+/** What is added to x after its dropout, and where the sum goes when it is kept. */
 interface Residual {
+  readonly drops: Drops
   readonly r: Source
   readonly sum: Source & Target
   readonly keepsSum: Bool
@@ -83,14 +85,20 @@ function norm(k: Body, kind: Kind, operands: Operands, residual?: Residual): voi
 }
 
 /** Adds r to the values held and writes the sum where it is kept; returns how the columns that are not held are read from then on. */
-function addResidual(k: Body, rows: Rows, x: Source, { r: added, sum, keepsSum }: Residual, r: U32, values: ReturnType<Rows["hold"]>) {
+function addResidual(k: Body, rows: Rows, x: Source, residual: Residual, r: U32, values: ReturnType<Rows["hold"]>) {
+  const { r: added, sum, keepsSum, drops } = residual
   const parts = rows.hold((p) => rows.load(added, r, p))
+  const left = (p: U32, given: readonly F32[]) => dropped(k, drops, rows.C, rows.place(r, p), given)
   const both = (p: U32) => {
     const own = rows.load(x, r, p)
-    return rows.load(added, r, p).map((value, j) => own[j]!.add(value))
+    return left(p, rows.load(added, r, p)).map((value, j) => own[j]!.add(value))
   }
   rows.held((p, i) => {
-    values[i]!.forEach((value, j) => value.add(parts[i]![j]!.get()))
+    const given = left(
+      p,
+      parts[i]!.map((value) => value.get()),
+    )
+    values[i]!.forEach((value, j) => value.add(given[j]!))
     const sums = values[i]!.map((value) => value.get())
     k.if(keepsSum, () => rows.store(sum, r, p, sums))
   })
@@ -143,14 +151,17 @@ function addNorm(layout: Kind) {
     name: `add_norm_${layout}`,
     workgroup: 256,
     buffers: { x: read(f32), r: read(choice("r")), y: write(choice("y")), sum: readWrite(f32), ...statistics },
-    push: { R: u32, eps: f32, share: f32 },
-    constants: { ...constants, keepsSum: constant(u32, 1) },
-    body: (k, { r, sum, keepsSum, ...operands }) => norm(k, layout, operands, { r, sum, keepsSum: keepsSum.ne(0) }),
+    push: { R: u32, eps: f32, share: f32, ...DROPS.push },
+    params: DROPS.params,
+    constants: { ...constants, keepsSum: constant(u32, 1), ...DROPS.constants },
+    body: (k, { r, sum, keepsSum, site, threshold, scale, seed, step, row, drops, ...operands }) =>
+      norm(k, layout, operands, { r, sum, keepsSum: keepsSum.ne(0), drops: { site, threshold, scale, seed, step, row, drops } }),
   })
 }
 
 /**
  * sum[r,c] = x[r,c] + r[r,c] (f32, written when kept; it may lie where x does), y = norm of the sum, as in `norms`; y may lie where r does.
+ * drops: r goes through dropout first; not in uneven rows.
  * Moves R·C·(8 + r + y) bytes.
  */
 export const addNorms = { short: addNorm("short"), early: addNorm("early"), long: addNorm("long"), uneven: addNorm("uneven") }

@@ -31,7 +31,7 @@ export function bring(f: Frame): void {
       bringWeights(f, addressOf(f, "projW"), C, C)
       bringWeights(f, addressOf(f, "upW"), F, C)
       bringWeights(f, addressOf(f, "downW"), C, F)
-      k.addLong(layer, 8 * LAYER.length, layer)
+      k.add(layer, 8 * LAYER.length, layer)
       k.sub(left, 1, left)
     },
   )

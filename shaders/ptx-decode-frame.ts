@@ -56,16 +56,23 @@ export interface Places {
   readonly x: number
   readonly full: number
   readonly empty: number
+  /** The addresses of all layers, and of the last norm. */
+  readonly table: number
   readonly bytes: number
 }
 
-/** Shared memory: the ring, the rows of x, the ring's barriers. Throws a RangeError where it does not hold a unit of attention. */
-export function placesOf({ rows, F, C }: DecodeStack): Places {
+/** Addresses in the table. */
+export const addressesOf = ({ layers }: DecodeStack): number => LAYER.length * layers + LAST.length
+
+/** Shared memory: the ring, the rows of x, the ring's barriers, the addresses. Throws a RangeError where it does not hold a unit of attention. */
+export function placesOf(stack: DecodeStack): Places {
+  const { rows, F, C } = stack
   const x = Math.max(rows * pitchOf(Math.max(F, C)), SCORES)
-  const count = Math.floor((SHARED - x - 256) / PLACE)
+  const table = 8 * addressesOf(stack)
+  const count = Math.floor((SHARED - x - table) / (PLACE + 16))
   if (count < 2 * PAGE_PLACES) throw new RangeError(`decode: ${rows} rows of ${F} do not fit into shared memory`)
-  const full = count * PLACE + Math.ceil(x / 16) * 16
-  return { count, x: count * PLACE, full, empty: full + 8 * count, bytes: full + 16 * count }
+  const full = count * PLACE + x
+  return { count, x: count * PLACE, full, empty: full + 8 * count, table: full + 16 * count, bytes: full + 16 * count + table }
 }
 
 /** Work memory between the steps: offsets in bytes. */
@@ -87,8 +94,8 @@ export interface Frame {
   readonly thread: U32
   /** 0, which the assembler does not know. */
   readonly zero: U32
-  /** Addresses of this layer's row of the table. */
-  readonly layer: U64
+  /** Bytes of the table before this layer's row. */
+  readonly layer: U32
   readonly work: U64
   readonly sync: U64
   /** Arrivals at which the barrier of all blocks opens next. */
@@ -136,10 +143,11 @@ export const tilesAtOnce = ({ count }: Places): number => Math.min(WORKERS, coun
 export const unitsAtOnce = ({ count }: Places): number =>
   Math.min(Math.floor(WORKERS / 2), Math.max(1, Math.floor((count + 2 * PAGE_PLACES - 1) / (2 * PAGE_PLACES))))
 
-/** Address number `name` of the layer. */
-export function addressOf({ k, layer }: Pick<Frame, "k" | "layer">, name: (typeof LAYER)[number]): U64 {
+/** Address number `name` of the layer; behind the last one, those of the last norm. */
+export function addressOf({ k, layer, places }: Frame, name: (typeof LAYER)[number] | (typeof LAST)[number]): U64 {
   const made = k.register("u64")
-  k.load("u64", [made], layer, 8 * LAYER.indexOf(name))
+  const at = [...LAYER, ...LAST].indexOf(name) % LAYER.length
+  k.loadSharedLong(made, { base: layer, bytes: places.table + 8 * at })
   return made
 }
 

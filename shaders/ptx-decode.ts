@@ -6,6 +6,7 @@ import { attend, mergeOutputs } from "./ptx-decode-attention.ts"
 import { bring } from "./ptx-decode-bring.ts"
 import {
   ALL_WORKERS,
+  addressesOf,
   addressOf,
   type DecodeStack,
   type Frame,
@@ -129,14 +130,11 @@ function work(f: Frame, given: { x: U64; y: U64 }): void {
       stage(f, hiddens, F)
       workers(f)
       down()
-      k.addLong(layer, 8 * LAYER.length, layer)
+      k.add(layer, 8 * LAYER.length, layer)
       k.sub(left, 1, left)
     },
   )
-  const [lastW, lastB] = [k.register("u64"), k.register("u64")]
-  k.load("u64", [lastW], layer)
-  k.load("u64", [lastB], layer, 8)
-  const last = norm(f, lastW, hasBias ? lastB : undefined)
+  const last = norm(f, addressOf(f, "normW"), hasBias ? addressOf(f, "normB") : undefined)
   gridBarrier(f)
   k.if(k.compare("eq", f.block, 0), () =>
     last(stream, (row, pack, words) => k.store("u32", k.madWide(k.mad(row, C / 8, lane), 16, given.y), 512 * pack, words)),
@@ -184,13 +182,20 @@ export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
         for (let i = 0; i < places.count; i++) for (const first of [places.full, places.empty]) k.barrierInit(first + 8 * i, 1)
         k.fenceBarrierInit()
       })
+      for (let first = 0; first < addressesOf(stack); first += THREADS) {
+        const [at, words] = [k.add(thread, first), k.registers("u32", 2)]
+        k.if(k.compare("lt", at, addressesOf(stack)), () => {
+          k.load("u32", words, k.madWide(at, 8, given.table))
+          k.storeShared({ base: k.shl(at, 3), bytes: places.table }, words)
+        })
+      }
       k.syncBlock()
       const frame: Frame = {
         ...{ k, stack, places, thread, warp, work: given.work, sync: given.sync, pages: given.pages },
         lane: k.and(thread, 31),
         block: k.special("%ctaid.x"),
         zero: k.special("%ctaid.y"),
-        layer: k.variable("u64", given.table),
+        layer: k.variable("u32", 0),
         target: k.variable("u32", 0),
         visits: k.variable("u32", 0),
         ...lengthsOf(k, stack, given.lengths, given.counts),

@@ -138,7 +138,8 @@ export class Rows {
     if (this.layout.pack === 4) to.pack(4).set(place, values)
     else to.set(place, values[0]!)
   }
-  private place(r: U32 | number, p: U32): U32 {
+  /** Number of pack p of row r among all packs. */
+  place(r: U32 | number, p: U32): U32 {
     return r === 0 ? p : this.packs.mul(r).add(p)
   }
 }

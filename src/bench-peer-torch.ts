@@ -44,7 +44,7 @@ const ROWS: Readonly<Record<"cpu" | "gpu", readonly Row[]>> = {
 
 /** The rows that the configuration asks for. */
 function rowsOf(config: BenchPeerConfig, kind: "cpu" | "gpu"): Row[] {
-  const cases = listed(config.case)
+  const cases = listed(config.case).filter((name) => name === "train" || (config.gpus ?? 1) === 1)
   const presets = listed(config.preset)
   if (presets.length === 0) return ROWS[kind].filter((one) => cases.includes(one.case))
   return presets.flatMap((preset) =>
@@ -74,23 +74,26 @@ export async function besideTorch(
   const threads = config.threads ?? availableParallelism()
   for (const one of rowsOf(config, isGpu ? "gpu" : "cpu")) {
     const model = presetModel(one.preset)
+    const ranks = config.gpus ?? 1
     const shape = {
       ...{ layers: model.nLayer, heads: model.nHead, width: model.nEmbd, vocab: model.vocabSize, batch: one.batch },
-      ...{ device: isGpu ? "cuda" : "cpu", threads: isGpu ? undefined : threads, seconds: config.seconds },
+      ...{ device: isGpu ? "cuda" : "cpu", threads: isGpu ? undefined : Math.max(1, Math.floor(threads / ranks)), seconds: config.seconds },
     }
     // On a CPU PyTorch's bf16 is often slower than its f32: the faster counts.
     const dtypes = one.precision === "bf16" && !isGpu ? ["bf16", "f32"] : [one.precision]
     const variants = dtypes.flatMap((dtype) =>
-      [false, true]
-        .filter((compile) => (compile ? config.compile : config.eager))
-        .map((compile): Variant => {
-          const name = `PyTorch ${torch.version.split("+")[0]} ${compile ? "compiled" : "eager"}${dtypes.length > 1 ? ` ${dtype}` : ""}`
-          return { name, open: () => openTorch(torch, one, { ...shape, dtype, compile }, config, model.blockSize) }
-        }),
+      ranks > 1
+        ? parallelVariants(torch, one, { ...shape, dtype }, config, model.blockSize, dtypes.length > 1 ? ` ${dtype}` : "")
+        : [false, true]
+            .filter((compile) => (compile ? config.compile : config.eager))
+            .map((compile): Variant => {
+              const name = `PyTorch ${torch.version.split("+")[0]} ${compile ? "compiled" : "eager"}${dtypes.length > 1 ? ` ${dtype}` : ""}`
+              return { name, open: () => openTorch(torch, one, { ...shape, dtype, compile }, config, model.blockSize) }
+            }),
     )
     const ours = one.case === "train" ? await oursToTrain(one, config, device) : () => inferOurs(one, config, device)
     const measured = await alternate(ours, variants, config.rounds, tell)
-    const command = `alpha bench peer torch --case=${one.case} --preset=${one.preset} --device=${device} --precision=${one.precision} --batch=${one.batch}`
+    const command = `alpha bench peer torch --case=${one.case} --preset=${one.preset} --device=${device} --precision=${one.precision} --batch=${one.batch}${ranks > 1 ? ` --gpus=${ranks}` : ""}`
     const last = { ...measured, command: `${command}${one.context === undefined ? "" : ` --context=${one.context}`}` }
     const { peer } = last
     tell(
@@ -98,6 +101,32 @@ export async function besideTorch(
     )
     keep(last)
   }
+}
+
+/** PyTorch's data parallelism: the compiler cuts at DDP's buckets, or DDP stands around what was compiled; a fresh process for each turn. */
+function parallelVariants(
+  torch: Torch,
+  { context }: Row,
+  flags: TorchFlags,
+  { compile, eager, gpus }: BenchPeerConfig,
+  blockSize: number,
+  about: string,
+): Variant[] {
+  const ways = [
+    ...(eager ? [{ name: "DDP eager", more: {} }] : []),
+    ...(compile ? [{ name: "DDP compiled", more: { compile: true } }] : []),
+    ...(compile ? [{ name: "DDP around compiled", more: { compile: true, static: true } }] : []),
+  ]
+  return ways.map(({ name, more }) => ({
+    name: `PyTorch ${torch.version.split("+")[0]} ${name}${about}`,
+    open: () => ({
+      run: async () => {
+        const answer = await torch.ask("train", { ...flags, ...more, context: context ?? blockSize }, gpus)
+        return { samples: answer.tokens_per_s ?? [], peakBytes: answer.peak_bytes }
+      },
+      close: async () => {},
+    }),
+  }))
 }
 
 function openTorch(torch: Torch, one: Row, flags: TorchFlags, config: BenchPeerConfig, blockSize: number) {
@@ -113,11 +142,20 @@ function openTorch(torch: Torch, one: Row, flags: TorchFlags, config: BenchPeerC
 }
 
 /** Training in a process of its own, as many steps every time. */
-async function oursToTrain(one: Row, { threads, seconds }: BenchPeerConfig, device: string): Promise<() => Promise<Measurement>> {
+async function oursToTrain(one: Row, { threads, seconds, gpus = 1 }: BenchPeerConfig, device: string): Promise<() => Promise<Measurement>> {
   const { preset, precision, batch, context } = one
-  const job = { preset, device, precision, threads, batch, context, steps: undefined, seconds, flags: FORM }
+  const flagsOf = (ranks: number) => (gpus > 1 ? [...FORM, `--accumSteps=${ranks}`, ...(ranks > 1 ? [`--gpus=${ranks}`] : [])] : FORM)
+  const own = gpus > 1 && threads !== undefined ? Math.max(1, Math.floor(threads / gpus)) : threads
+  const job = { preset, device, precision, threads: own, batch, context, steps: undefined, seconds, flags: flagsOf(gpus) }
   const steps = await stepsFor(selfCommand(), quickly(job))
-  return () => benchTrain(selfCommand(), { ...job, steps }, 1)
+  if (gpus === 1) return () => benchTrain(selfCommand(), { ...job, steps }, 1)
+  const alone = await benchTrain(selfCommand(), { ...job, steps, flags: flagsOf(1) }, 1)
+  const rate = median(alone.samples)
+  return async () => {
+    const measured = await benchTrain(selfCommand(), { ...job, steps }, 1)
+    const facts = { ...measured.facts, "one rank": Math.round(rate), efficiency: median(measured.samples) / rate / gpus }
+    return { ...measured, name: `${measured.name}, ${gpus} ranks`, facts }
+  }
 }
 
 /** As `alpha bench infer` cuts them to the model. */

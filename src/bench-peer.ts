@@ -23,7 +23,8 @@ export interface TorchAnswer {
 /** PyTorch, run with flags of the script. */
 export interface Torch {
   readonly version: string
-  ask(what: string, flags: TorchFlags): Promise<TorchAnswer>
+  /** `ranks` of it by its own launcher, one GPU each; rank 0 answers. */
+  ask(what: string, flags: TorchFlags, ranks?: number): Promise<TorchAnswer>
   /** A process that measures again whenever it is asked. */
   open(what: string, flags: TorchFlags): Answering
 }
@@ -37,8 +38,9 @@ export async function withTorch<T>(python: string, work: (torch: Torch) => Promi
   return await inTemporary(async (directory) => {
     const path = join(directory, "bench-peer.py")
     writeFileSync(path, script)
-    const command = (what: string, flags: TorchFlags) => [
-      ...[python, path, what],
+    const launcher = (ranks: number) => ["-m", "torch.distributed.run", "--standalone", `--nproc-per-node=${ranks}`]
+    const command = (what: string, flags: TorchFlags, ranks = 1) => [
+      ...[python, ...(ranks > 1 ? launcher(ranks) : []), path, what],
       ...Object.entries(flags).flatMap(([name, value]) =>
         value === undefined || value === false ? [] : [`--${name}`, ...(value === true ? [] : [String(value)])],
       ),
@@ -53,7 +55,7 @@ export async function withTorch<T>(python: string, work: (torch: Torch) => Promi
     }
     return await work({
       version: (found.lines.at(-1) as unknown as TorchAnswer).torch,
-      ask: async (what, flags) => (await runWell(command(what, flags))).lines.at(-1) as unknown as TorchAnswer,
+      ask: async (what, flags, ranks) => (await runWell(command(what, flags, ranks))).lines.at(-1) as unknown as TorchAnswer,
       open: (what, flags) => startAnswering(command(what, { ...flags, turns: true })),
     })
   })

@@ -8,6 +8,11 @@ const WHAT = inGroup("What", {
     default: "torch",
   }),
   case: list("torch: train, infer", { default: ["train", "infer"] }),
+  gpus: int("torch: ranks on this host that train together, beside PyTorch's DDP; each has --batch rows", {
+    optional: true,
+    min: 1,
+    max: 64,
+  }),
   ...pick(BENCH, "preset", "device", "precision", "threads", "batch", "context", "prompt", "generate"),
 })
 

@@ -1,6 +1,7 @@
 /** Turns a plan into steps of launches: what runs side by side, what waits, where scratch memory lies. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import { chained } from "./gpu-chain.ts"
+import { fused } from "./gpu-fuse.ts"
 import { inOrder, levelsOf, type Placed, type ScheduledLaunch, writtenBy } from "./gpu-order.ts"
 import { stacked } from "./gpu-stack.ts"
 import {
@@ -85,7 +86,7 @@ function placeScratch(launches: readonly Placed[], levels: readonly number[], st
 
 /** The launches of a plan, in as few steps as their hazards allow. */
 export function schedule(plan: Plan, target: GpuTarget): Schedule {
-  const { nodes } = plan.program
+  const nodes = fused(plan)
   const launches = launchesOf(nodes, target)
   const levels = levelsOf(launches, plan.offsets, target)
   const steps: ScheduledLaunch[][] = []
@@ -102,14 +103,12 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
 }
 
 /** For each group of states how many steps there are until nothing writes to it or to a group before it any more. */
-export function finalSteps({ nodes, states }: Program, { steps }: Schedule, groups: readonly (readonly string[])[]): number[] {
+export function finalSteps({ states }: Program, { steps }: Schedule, groups: readonly (readonly string[])[]): number[] {
   const ids = groups.map((names) => new Set(names.map((name) => states.get(name)?.id)))
-  const groupsOf = new Map(
-    nodes.map((node) => [node, ids.flatMap((own, g) => ([...writtenBy(node)].some((id) => own.has(id)) ? [g] : []))]),
-  )
+  const groupsOf = (node: Node) => ids.flatMap((own, g) => ([...writtenBy(node)].some((id) => own.has(id)) ? [g] : []))
   const finals = groups.map(() => 0)
   steps.forEach((step, i) => {
-    for (const { node } of step) for (const g of groupsOf.get(node) ?? []) finals[g] = i + 1
+    for (const { node } of step) for (const g of groupsOf(node)) finals[g] = i + 1
   })
   return finals.map((_, g) => Math.max(...finals.slice(0, g + 1)))
 }

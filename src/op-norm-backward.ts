@@ -1,7 +1,7 @@
 /** Gradients of layer norm and RMS norm. */
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
-import { normBackwardLaunches } from "./op-norm-gpu.ts"
+import { type Dropped, normBackwardLaunches } from "./op-norm-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, rows, shapeText, type Tensor } from "./tensor.ts"
 
@@ -27,6 +27,8 @@ const normBackwardKernel = nativeKernel("norm_backward", {
 interface NormBackwardAttrs {
   /** bf16: dx is wanted in bf16 too, as the gradient of the branch that was added. */
   readonly branch?: "bf16" | undefined
+  /** On a GPU, where dr goes through dropout on the way. */
+  readonly dropped?: Dropped
 }
 
 const at = (view: View, i: number): number => view.data[i] as number
@@ -133,8 +135,8 @@ export const rmsNormBackward = defineOp({
       xType: typeOf(x),
       dyType: typeOf(dy),
     }),
-  gpu: ({ x, w, rstd, dy, dsum }, { dx, dr, dw }, _, beta, target) =>
-    normBackwardLaunches({ x, w, rstd, dy, dsum, dx, dr, dw }, beta, target),
+  gpu: ({ x, w, rstd, dy, dsum }, { dx, dr, dw }, { dropped }, beta, target) =>
+    normBackwardLaunches({ x, w, rstd, dy, dsum, dx, dr, dw, dropped }, beta, target),
   cases: [
     { inputs: { x: [1, 1], w: [1], rstd: [1], dy: [1, 1] } },
     { inputs: { x: [2, 3, 37], w: [37], rstd: [2, 3], dy: [2, 3, 37] }, about: "odd sizes" },
@@ -185,8 +187,8 @@ export const layerNormBackward = defineOp({
       xType: typeOf(x),
       dyType: typeOf(dy),
     }),
-  gpu: ({ x, w, mean, rstd, dy, dsum }, { dx, dr, dw, db }, _, beta, target) =>
-    normBackwardLaunches({ x, w, mean, rstd, dy, dsum, dx, dr, dw, db }, beta, target),
+  gpu: ({ x, w, mean, rstd, dy, dsum }, { dx, dr, dw, db }, { dropped }, beta, target) =>
+    normBackwardLaunches({ x, w, mean, rstd, dy, dsum, dx, dr, dw, db, dropped }, beta, target),
   cases: [
     { inputs: { x: [1, 1], w: [1], mean: [1], rstd: [1], dy: [1, 1] } },
     { inputs: { x: [2, 3, 37], w: [37], mean: [2, 3], rstd: [2, 3], dy: [2, 3, 37] }, about: "odd sizes" },

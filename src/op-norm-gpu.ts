@@ -21,6 +21,26 @@ export function rowLayout(columns: number, { subgroupSize }: GpuTarget): "short"
   return columns <= HELD_COLUMNS * subgroupSize ? "short" : "long"
 }
 
+/** Dropout of the branch that is added; only nodes made of two have it (gpu-fuse.ts). */
+export interface Dropped {
+  readonly p: number
+  readonly site: number
+  readonly seed: Tensor
+  readonly step: Tensor
+  readonly row: Tensor
+}
+const dropsOf = (dropped: Dropped | undefined) => ({
+  values: {
+    site: dropped?.site ?? 0,
+    threshold: Math.ceil((dropped?.p ?? 0) * 2 ** 24),
+    scale: 1 / (1 - (dropped?.p ?? 0)),
+    seed: dropped?.seed ?? 0,
+    step: dropped?.step ?? 0,
+    row: dropped?.row ?? 0,
+  },
+  constants: { drops: flag(dropped) },
+})
+
 interface Norm {
   readonly x: Tensor
   readonly r?: Tensor
@@ -32,10 +52,11 @@ interface Norm {
   readonly rstd: Absent
   readonly eps: number
   readonly centred: boolean
+  readonly dropped?: Dropped | undefined
 }
 
 /** y and what else is wanted, in one pass. */
-export function normLaunches({ x, r, w, b, y, sum, mean, rstd, eps, centred }: Norm, target: GpuTarget): Launches {
+export function normLaunches({ x, r, w, b, y, sum, mean, rstd, eps, centred, dropped }: Norm, target: GpuTarget): Launches {
   const [R, C] = [rows(x), lastDim(x)]
   const layout = rowLayout(C, target)
   const perGroup = 256 / target.subgroupSize
@@ -44,7 +65,8 @@ export function normLaunches({ x, r, w, b, y, sum, mean, rstd, eps, centred }: N
   const values = { x, w, b, y: y ?? scratch("f32", R * C), mean, rstd, R, eps, share: 1 / C }
   const constants = { C, centred: Number(centred), biased: flag(b), keepsMean: flag(mean), keepsRstd: flag(rstd) }
   if (r === undefined) return [launch(norms[kind], values, groups, constants)]
-  return [launch(addNorms[kind], { ...values, r, sum }, groups, { ...constants, keepsSum: flag(sum) })]
+  const drops = dropsOf(dropped)
+  return [launch(addNorms[kind], { ...values, r, sum, ...drops.values }, groups, { ...constants, keepsSum: flag(sum), ...drops.constants })]
 }
 
 interface NormBackward {
@@ -58,11 +80,13 @@ interface NormBackward {
   readonly dr: Absent
   readonly dw: Absent
   readonly db?: Absent
+  readonly dropped?: Dropped | undefined
 }
 
 /** dx and partial sums in one pass over the rows, then the partial sums' columns. */
 export function normBackwardLaunches(operands: NormBackward, beta: Beta<Tensor>, target: GpuTarget): Launches {
   const { x, w, mean, rstd, dy, dsum, dx, dr, dw, db } = operands
+  const drops = dropsOf(operands.dropped)
   const [R, C] = [rows(x), lastDim(x)]
   const layout = rowLayout(C, target)
   const atOnce = layout === "short" ? 128 / target.subgroupSize : 1
@@ -82,9 +106,9 @@ export function normBackwardLaunches(operands: NormBackward, beta: Beta<Tensor>,
   )
   const backward = launch(
     normBackwards[layout],
-    { x, dy, w, mean, rstd, dsum, dx: dx ?? scratch(x.dtype, R * C), dr, dw: partialW, db: partialB, R },
+    { x, dy, w, mean, rstd, dsum, dx: dx ?? scratch(x.dtype, R * C), dr, dw: partialW, db: partialB, R, ...drops.values },
     groups,
-    { C, centred: flag(mean), adds: flag(dsum), branches: flag(dr), keepsW: flag(dw), keepsB: flag(db) },
+    { C, centred: flag(mean), adds: flag(dsum), branches: flag(dr), keepsW: flag(dw), keepsB: flag(db), ...drops.constants },
   )
   return sums.length === 0 ? [backward] : [backward, sums]
 }

@@ -3,7 +3,7 @@ import { AlphaError } from "./base-error.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
 import { expectVectors, layerNormBackward, rmsNormBackward } from "./op-norm-backward.ts"
-import { normLaunches } from "./op-norm-gpu.ts"
+import { type Dropped, normLaunches } from "./op-norm-gpu.ts"
 import type { View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, type Tensor } from "./tensor.ts"
 
@@ -28,6 +28,8 @@ const normKernel = nativeKernel("norm", {
 interface NormAttrs {
   readonly eps: number
   readonly out: Dtype
+  /** On a GPU, where r goes through dropout on the way. */
+  readonly dropped?: Dropped
 }
 
 const at = (view: View, i: number): number => view.data[i] as number
@@ -161,7 +163,8 @@ export const addRmsNorm = defineOp({
   },
   reference: ({ x, r, w }, { y, sum, rstd }, { eps }) => referenceNorm({ x, r, w, y, sum, rstd }, eps, false),
   cpu: ({ x, r, w }, { y, sum, rstd }, a) => callNorm({ x, r, w, b: undefined, y, sum, mean: undefined, rstd }, a, false),
-  gpu: ({ x, r, w }, { y, sum, rstd }, { eps }, _, target) => normLaunches({ x, r, w, y, sum, rstd, eps, centred: false }, target),
+  gpu: ({ x, r, w }, { y, sum, rstd }, { eps, dropped }, _, target) =>
+    normLaunches({ x, r, w, y, sum, rstd, eps, centred: false, dropped }, target),
   backward({ r, w }, { sum, rstd }, { y, sum: dsum }) {
     const dy = needed("add_rms_norm", y)
     const branch = r.dtype === "bf16" ? r.dtype : undefined
@@ -191,8 +194,8 @@ export const addLayerNorm = defineOp({
   },
   reference: ({ x, r, w, b }, { y, sum, mean, rstd }, { eps }) => referenceNorm({ x, r, w, b, y, sum, mean, rstd }, eps, true),
   cpu: ({ x, r, w, b }, { y, sum, mean, rstd }, a) => callNorm({ x, r, w, b, y, sum, mean, rstd }, a, true),
-  gpu: ({ x, r, w, b }, { y, sum, mean, rstd }, { eps }, _, target) =>
-    normLaunches({ x, r, w, b, y, sum, mean, rstd, eps, centred: true }, target),
+  gpu: ({ x, r, w, b }, { y, sum, mean, rstd }, { eps, dropped }, _, target) =>
+    normLaunches({ x, r, w, b, y, sum, mean, rstd, eps, centred: true, dropped }, target),
   backward({ r, w, b }, { sum, mean, rstd }, { y, sum: dsum }) {
     const dy = needed("add_layer_norm", y)
     const branch = r.dtype === "bf16" ? r.dtype : undefined

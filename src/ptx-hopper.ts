@@ -65,6 +65,10 @@ export class Ptx extends PtxBody {
     this.emit("fence.mbarrier_init.release.cluster")
     this.emit("fence.proxy.async")
   }
+  /** What this thread has read of shared memory has been read before a copy that a later arrival lets go writes there. */
+  fenceCopies(): void {
+    this.emit("fence.proxy.async.shared::cta")
+  }
   /** Waits until the phase of this parity is over. */
   wait(place: Shared, parity: Operand<"u32">): void {
     const [again, p] = [this.label("WAIT"), this.register("pred")]
@@ -109,6 +113,9 @@ export class Ptx extends PtxBody {
   }
   loadSharedWords(to: readonly U32[], place: Shared): void {
     this.emit(`ld.shared${to.length === 1 ? "" : `.v${to.length}`}.b32`, list(to), this.#at(place))
+  }
+  loadSharedLong(to: U64, place: Shared): void {
+    this.emit("ld.shared.u64", to, this.#at(place))
   }
   /** 16 bits, zeros above them. */
   loadSharedHalf(to: U32, place: Shared): void {

@@ -9,6 +9,8 @@ import type { Measurement } from "../src/bench-measure.ts"
 import { alternate } from "../src/bench-peer.ts"
 import { ourProduct, parseShapes } from "../src/bench-peer-gemm.ts"
 import { openCpu } from "../src/cpu.ts"
+import { missing } from "./dist-ranks.ts"
+import { testWith } from "./require.ts"
 
 test("shapes: cubes and M,N,K", () => {
   expect(parseShapes("1024^3;64,128,256")).toEqual([
@@ -78,12 +80,15 @@ test("they run in turns, the fastest variant counts, and one that cannot run is 
   expect(notes).toEqual(["broken is left out: no compiler"])
 })
 
-test("alpha bench peer: one command writes rows with the ratios of the same run", () => {
+/** A folder, and the command run in it with a stand-in for Python. */
+function standIn() {
   const folder = mkdtempSync(join(tmpdir(), "peer-"))
   // Answers for each of the script's works; products agree with ours where they are exact.
   writeFileSync(
     join(folder, "python.ts"),
-    `const [, what, ...flags] = process.argv.slice(2)
+    `const words = process.argv.slice(2)
+const ranks = words[0] === "-m" ? Number(words[3]?.split("=")[1]) : 1
+const [, what, ...flags] = ranks > 1 ? words.slice(4) : words
 const shapes = flags[flags.indexOf("--shapes") + 1]?.split(",").map((shape) => shape.split("x").map(Number)) ?? []
 const count = Number(flags[flags.indexOf("--check") + 1] ?? 0)
 const element = (i: number) => (((Math.imul(i, 2654435761) >>> 20) % 17) - 8) / 8
@@ -93,7 +98,7 @@ const at = ([M, N, K]: number[], i: number) => {
   return sum + Number(process.env.WRONG ?? 0)
 }
 const results = shapes.map((shape) => ({ shape, ms: [1, 2], checked: flags.includes("--check") ? Array.from({ length: count }, (_, i) => at(shape, i)) : [] }))
-const answer = () => console.log(JSON.stringify({ torch: "2.9.0+x", tokens_per_s: [100, 200], ...(what === "gemm" ? { results } : {}) }))
+const answer = () => console.log(JSON.stringify({ torch: "2.9.0+x", tokens_per_s: [100 * ranks, 200 * ranks], ...(what === "gemm" ? { results } : {}) }))
 if (!flags.includes("--turns")) answer()
 else for await (const _ of console) answer()
 `,
@@ -109,6 +114,11 @@ else for await (const _ of console) answer()
     })
     return { stdout: stdout.toString(), stderr: stderr.toString(), exitCode }
   }
+  return { folder, run }
+}
+
+test("alpha bench peer: one command writes rows with the ratios of the same run", () => {
+  const { folder, run } = standIn()
   const train = [
     "peer",
     "torch",
@@ -142,4 +152,16 @@ else for await (const _ of console) answer()
     { cwd: folder },
   )
   expect([exitCode, stderr.toString()]).toEqual([4, expect.stringContaining("false has no PyTorch")])
+})
+
+testWith("mpi", missing("variables"))("several ranks beside PyTorch's own launcher and data parallelism", () => {
+  const { folder, run } = standIn()
+  const sizes = ["--preset=cpu-small", "--batch=1", "--rounds=1", "--seconds=0.01"]
+  const { exitCode, stdout, stderr } = run(["peer", "torch", ...sizes, "--gpus=2", "--record"])
+  expect(exitCode, stderr).toBe(0)
+  const [row, ...others] = readCsv(join(folder, "perf/history.csv"))
+  expect(others).toEqual([])
+  expect(row).toMatchObject({ what: "train cpu-small batch 1 f32, 2 ranks", beside: "PyTorch 2.9.0 DDP eager", beside_samples: "200 400" })
+  expect(row?.command).toEndWith("--batch=1 --gpus=2")
+  expect(JSON.parse(stdout)[0].facts).toMatchObject({ "one rank": expect.any(Number), efficiency: expect.any(Number) })
 })

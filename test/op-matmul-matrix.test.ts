@@ -1,5 +1,6 @@
 /** Matrix products by matrix instructions, in the kernel simulator against f64: every tile, layout, edge, split and epilogue. */
 import { expect, test } from "bun:test"
+import { matmulCombine } from "../shaders/matmul-combine.ts"
 import { checkCase, muon, variants } from "../src/op.ts"
 import { activate, activateDerivative } from "../src/op-activation.ts"
 import { matmulOps } from "../src/op-matmul.ts"
@@ -245,4 +246,21 @@ test("a product of few rows is split where rows may differ in other company, and
     expect(wayOf(product("forward"), target(matrix))?.splits).toBe(1)
     expect(wayOf(product("any"), target(matrix))?.splits).toBeGreaterThan(1)
   }
+})
+
+test("the sum of parts whose rows are longer than those of c writes no further than c's", () => {
+  const [M, N, S, ld] = [3, 20, 2, 24]
+  const parts = Float32Array.from({ length: S * M * ld }, (_, i) => (i % ld < N ? i : Number.NaN))
+  const c = new Float32Array(M * N)
+  const bytes = (of: Float32Array) => new Uint8Array(of.buffer as ArrayBuffer)
+  const none = { bias: new Uint8Array(0), pre: new Uint8Array(0), addend: new Uint8Array(0) }
+  simulate(
+    matmulCombine as never as Kernel<Record<never, never>>,
+    {
+      ...{ variant: "matmul_combine.f32", grid: [1, 1, 1], subgroupSize: 32, constants: {} },
+      ...{ buffers: { parts: bytes(parts), ...none, c: bytes(c) }, push: { M, N, S, ld, ldc: N, scale: 1 }, params: { beta: 0 } },
+    } as never,
+  )
+  const wanted = Array.from(c, (_, i) => 2 * (Math.floor(i / N) * ld + (i % N)) + M * ld)
+  expect(Array.from(c)).toEqual(wanted)
 })

@@ -4,7 +4,7 @@ import type { Value } from "./ptx-text.ts"
 
 /** 16 rows of a product of 64 × N × 16: those of this warp. */
 export function multiply(b: Block, w: Warp, [sum, a, descriptor, adds, , , along]: readonly Value[]): void {
-  for (const load of w.loads.splice(0)) load()
+  for (const { load } of w.loads.splice(0)) load()
   const registers = listOf(sum!).map((one) => b.word(w, nameOf(one)))
   const left = listOf(a!).map((one) => b.word(w, nameOf(one)))
   const place = readLong(b, w, descriptor!, 0)
@@ -36,7 +36,7 @@ export function multiply(b: Block, w: Warp, [sum, a, descriptor, adds, , , along
 
 /** A warp's product of 16 × 8, all of K at once. */
 export function multiplyWarp(b: Block, w: Warp, [to, a, right, sum]: readonly Value[]): void {
-  for (const load of w.loads.splice(0)) load()
+  for (const { load } of w.loads.splice(0)) load()
   const words = (list: Value) => listOf(list).map((one) => Uint32Array.from(ALL, (lane) => read(b, w, one, lane)))
   const [left, columns, before] = [words(a!), words(right!), words(sum!)]
   const half = (pair: number, k: number): number => floatOf(k & 1 ? pair & 0xffff0000 : pair << 16)

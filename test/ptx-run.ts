@@ -44,7 +44,7 @@ export interface Warp {
   lanes: readonly number[]
   isTogether: boolean
   /** Loads of matrices whose registers nobody has used yet. */
-  loads: (() => void)[]
+  loads: { readonly into: ReadonlySet<string>; readonly load: () => void }[]
   /** Products by group, the newest last; the last group is open. */
   products: (() => void)[][]
   isWaiting: boolean
@@ -279,6 +279,8 @@ const COMPARE: Record<string, (a: number | bigint, b: number | bigint) => boolea
 function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes: readonly number[]): void {
   const [first, second, third, fourth] = operands as readonly [Value, Value, Value, Value]
   const [verb = ""] = parts
+  if (w.loads.length > 0 && verb === "mov" && operands.some((one) => w.loads.some(({ into }) => into.has(nameOf(one)))))
+    for (const { load } of w.loads.splice(0)) load()
   const type = parts.at(-1)!
   if (verb === "setp") {
     const to = b.word(w, nameOf(first))
@@ -298,6 +300,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       if (type === "u64") b.long(w, nameOf(first))[lane] = BigInt(number!)
       else b.word(w, nameOf(first))[lane] = type === "f32" ? bitsOf(float!) : Number(number)
     }
+  } else if (op === "ld.shared.u64") {
+    for (const lane of lanes) b.long(w, nameOf(first))[lane] = b.shared.getBigUint64(sharedAddress(b, w, second, lane), true)
   } else if (op === "ld.shared.u16") {
     for (const lane of lanes) b.word(w, nameOf(first))[lane] = b.shared.getUint16(sharedAddress(b, w, second, lane), true)
   } else if (op.startsWith("ld.shared") || op.startsWith("st.shared")) {
@@ -382,6 +386,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     for (const lane of lanes) b.word(w, nameOf(first))[lane] = any ? 1 : 0
   } else if (verb === "bar" && parts[1] === "sync") {
     blockBarrier(b, w, read(b, w, first, 0), second === undefined ? b.launch.threads : read(b, w, second, 0))
+  } else if (op === "fence.proxy.async.shared::cta") {
+    for (const load of w.loads.splice(0)) load()
   } else if (/^(bar|setmaxnreg|fence|wgmma)/.test(verb) && !/mma_async|wait_group|commit/.test(op)) {
     // order and budgets: nothing to compute
   } else if (verb === "mbarrier") barrier(b, w, op, operands, lanes)
@@ -422,7 +428,7 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       })
     if (rows.some((row) => row % 16 !== 0)) throw new Error("a row of a matrix is not aligned")
     if (b.launch.timing === "early") load()
-    else w.loads.push(load)
+    else w.loads.push({ into: new Set(listOf(first).map(nameOf)), load })
   } else if (op.startsWith("wgmma.mma_async")) multiply(b, w, operands)
   else if (op.startsWith("wgmma.commit")) w.products.push([])
   else if (op.startsWith("wgmma.wait_group")) {

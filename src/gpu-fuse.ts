@@ -1,0 +1,47 @@
+/** Two nodes that are one on a GPU: dropout of a branch with the norm that adds it, and with the norm's gradient that makes the branch's. */
+import { type Node, type Plan, tensorsOf } from "./program.ts"
+import { lastDim, type Tensor } from "./tensor.ts"
+
+const ADDS = new Set(["add_layer_norm", "add_rms_norm"])
+const GRADIENTS = new Set(["layer_norm_backward", "rms_norm_backward"])
+
+/** Rows of other widths are not aligned to the packs of random numbers. */
+const PACK = 8
+
+/**
+ * The nodes of a plan, dropouts that a norm does on the way left out. Such a dropout works in place, on what nobody else reads: so the memory of
+ * its value is the norm's to read (or to write) at the norm's own turn.
+ */
+export function fused({ program, offsets }: Plan): readonly Node[] {
+  const readers = new Map<number, number>()
+  const makers = new Map<number, Node>()
+  const count = (t: Tensor) => readers.set(t.id, (readers.get(t.id) ?? 0) + 1)
+  for (const t of program.outputs.values()) count(t)
+  for (const node of program.nodes) {
+    tensorsOf(node.inputs).forEach(count)
+    for (const t of tensorsOf(node.outputs)) makers.set(t.id, node)
+  }
+  const isInPlace = (x: Tensor, y: Tensor) => offsets.get(x.id) !== undefined && offsets.get(x.id) === offsets.get(y.id)
+  const isAlone = ({ op, inputs, outputs }: Node): boolean => {
+    const [x, y] = [inputs.x as Tensor, outputs.y]
+    return op.name === "dropout" && y !== undefined && readers.get(x.id) === 1 && isInPlace(x, y) && lastDim(x) % PACK === 0
+  }
+  const droppedBy = ({ inputs: { seed, step, row }, attrs }: Node) => ({ ...attrs, seed, step, row })
+  const gone = new Set<Node>()
+  const made = new Map<Node, Node>()
+  for (const node of program.nodes) {
+    if (ADDS.has(node.op.name)) {
+      const r = node.inputs.r as Tensor
+      const dropout = makers.get(r.id)
+      if (dropout === undefined || !isAlone(dropout) || readers.get(r.id) !== 1) continue
+      gone.add(dropout)
+      made.set(node, { ...node, inputs: { ...node.inputs, r: dropout.inputs.x }, attrs: { ...node.attrs, dropped: droppedBy(dropout) } })
+    } else if (node.op.name === "dropout" && !gone.has(node) && isAlone(node)) {
+      const maker = makers.get((node.inputs.x as Tensor).id)
+      if (maker === undefined || !GRADIENTS.has(maker.op.name) || maker.outputs.dr?.id !== (node.inputs.x as Tensor).id) continue
+      gone.add(node)
+      made.set(maker, { ...maker, outputs: { ...maker.outputs, dr: node.outputs.y }, attrs: { ...maker.attrs, dropped: droppedBy(node) } })
+    }
+  }
+  return program.nodes.filter((node) => !gone.has(node)).map((node) => made.get(node) ?? node)
+}

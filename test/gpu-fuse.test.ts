@@ -1,0 +1,55 @@
+/** Dropout inside the norms of a GPU: the same masks, and gradients, as on the CPU, which has it as a step of its own. */
+import { expect, test } from "bun:test"
+import { resolveModel } from "../src/config.ts"
+import { openCpu } from "../src/cpu.ts"
+import { initialise, paramSpecs, refreshCopies } from "../src/gpt.ts"
+import { schedule } from "../src/gpu-schedule.ts"
+import type { Device, GpuTarget } from "../src/program.ts"
+import { microPlan } from "../src/train-step.ts"
+import { simulatedDevice } from "./gpu-simulated.ts"
+import { relativeL2 } from "./support.ts"
+
+const size = { vocabSize: 40, blockSize: 16, nLayer: 2, nHead: 2, nEmbd: 32, dropout: 0.3, initStd: 0.2 }
+const MODELS = {
+  "layer norm": resolveModel({ ...size, activation: "gelu_tanh", bias: true }),
+  "RMS norm": resolveModel({ ...size, norm: "rmsnorm", position: "rope", bias: false }),
+}
+const [B, T] = [2, 8]
+const PORTABLE: GpuTarget = {
+  subgroupSize: 8,
+  matrix: "none",
+  ptx: false,
+  hasMatrixFunctions: false,
+  units: 2,
+  sharedBytes: 32768,
+  resident: 0,
+}
+
+/** Loss and gradients of one micro-step. */
+function step(device: Device, model: (typeof MODELS)["layer norm"], recompute: boolean) {
+  const state = device.state()
+  initialise(device, state, model, 5)
+  refreshCopies(device, state, model, "bf16")
+  const run = device.compile(microPlan({ model, precision: "bf16", B, T }, recompute), state)
+  const tokens = Int32Array.from({ length: B * T }, (_, i) => (i * i * 7 + 3) % 40)
+  const targets = Int32Array.from({ length: B * T }, (_, i) => (i * 11 + 5) % 40)
+  run.submit({ tokens, targets, accumulate: 0, seed: 9, step: 4, row: 16 })
+  const grads = paramSpecs(model).map(({ name }) => ({ name, values: Float32Array.from(state.read(`grad.${name}`)) }))
+  return { loss: state.read("sum.loss")[0] as number, grads }
+}
+
+const dropouts = (model: (typeof MODELS)["layer norm"], recompute: boolean): number =>
+  schedule(microPlan({ model, precision: "bf16", B, T }, recompute), PORTABLE)
+    .steps.flat()
+    .filter(({ launch }) => launch.kernel.name === "dropout").length
+
+for (const [name, model] of Object.entries(MODELS)) {
+  for (const recompute of name === "RMS norm" ? [true] : [false]) {
+    test(`${name}${recompute ? ", activations computed again" : ""}: the norms' dropouts are no launches; masks and gradients are the CPU's`, () => {
+      expect(dropouts(model, recompute)).toBe(recompute ? 3 : 2) // the embedding's, and what begins a layer is read twice
+      const [cpu, gpu] = [step(openCpu(1), model, recompute), step(simulatedDevice(8), model, recompute)]
+      expect(Math.abs(gpu.loss / cpu.loss - 1)).toBeLessThan(0.01)
+      for (const [i, { name, values }] of gpu.grads.entries()) expect(relativeL2(values, cpu.grads[i]!.values), name).toBeLessThan(0.05)
+    }, 60_000)
+  }
+}
