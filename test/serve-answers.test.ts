@@ -358,31 +358,6 @@ test("embeddings come as numbers and as base64 of the same", async () => {
   expect(await post("/v1/embeddings", { input: "a", dimensions: 8 })).toMatchObject({ status: 400, error: { param: "dimensions" } })
 })
 
-test("tokens that come together leave in few writes, each as an event of its own", async () => {
-  const text = "the ship and the sea and the whale ".repeat(8)
-  server.engine.script = () => ({ text })
-  const tokens = tokenizer.encode(text).length
-  for (const [path, body] of [
-    ["/v1/completions", { prompt: "x", max_tokens: 500 }],
-    ["/v1/chat/completions", { model: "chat", messages: [{ role: "user", content: "x" }], max_tokens: 500 }],
-  ] as const) {
-    const answer = await fetch(server.url + path, { method: "POST", body: JSON.stringify({ ...body, stream: true }) })
-    let [reads, all] = [0, ""]
-    for await (const bytes of answer.body!.pipeThrough(new TextDecoderStream())) {
-      reads++
-      all += bytes
-    }
-    const texts = all
-      .split("\n\n")
-      .filter((event) => event.startsWith("data: {"))
-      .map((event) => JSON.parse(event.slice(6)).choices[0])
-      .flatMap(({ text: own, delta }) => own || delta?.content || [])
-    expect(texts.join("")).toBe(text)
-    expect(texts).toHaveLength(tokens)
-    expect(reads).toBeLessThan(tokens)
-  }
-})
-
 test("models, tokenize and detokenize", async () => {
   const list = (await (await fetch(`${server.url}/v1/models`)).json()) as Json
   expect(form.violations(form.MODELS, list)).toEqual([])
