@@ -1,5 +1,5 @@
 /** What ptxas says of the kernels in PTX, where it is installed: they must assemble without spills, their products must not wait for each other. */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { availableParallelism, tmpdir } from "node:os"
 import { join } from "node:path"
 import { AlphaError } from "./src/base-error.ts"
@@ -11,7 +11,65 @@ export function findPtxas(): string | undefined {
   return file !== undefined && existsSync(file) ? file : undefined
 }
 
-/** Registers and spills of a kernel. Throws AlphaError with what ptxas says: C7512 and C7513 mean that products were put one after another. */
+/** First registers of sum and left factor of every product in a cubin, in its order. */
+export function productsOf(cubin: Uint8Array<ArrayBuffer>): readonly { readonly sum: number; readonly left: number }[] {
+  const view = new DataView(cubin.buffer, cubin.byteOffset, cubin.byteLength)
+  const sections = Number(view.getBigUint64(0x28, true))
+  const found: { sum: number; left: number }[] = []
+  for (let i = 0; i < view.getUint16(0x3c, true); i++) {
+    const header = sections + i * view.getUint16(0x3a, true)
+    const isCode = view.getUint32(header + 4, true) === 1 && (view.getBigUint64(header + 8, true) & 4n) !== 0n
+    const [from, bytes] = [0x18, 0x20].map((field) => Number(view.getBigUint64(header + field, true))) as [number, number]
+    // HGMMA with the left factor in registers: its number in bits 0-11, the sum in 16-23, the left factor in 24-31.
+    for (let at = from; isCode && at < from + bytes; at += 16)
+      if ((view.getUint16(at, true) & 0xfff) === 0xdf0) found.push({ sum: view.getUint8(at + 2), left: view.getUint8(at + 3) })
+  }
+  return found
+}
+
+/** The left factors of a text's products, by their first register. */
+const leftsOf = (text: string): readonly string[] =>
+  [...text.matchAll(/wgmma\.mma_async[^;]*?\{[^}]*\}, \{(%r\d+)[^}]*\}/g)].map(([, left]) => left!)
+
+/** A left factor that a loop of the text reads and does not write. */
+export function onlyRead(text: string): string | undefined {
+  const lines = text.split("\n")
+  const labels = new Map(lines.flatMap((line, i) => (/^\w+:$/.test(line) ? [[line.slice(0, -1), i] as const] : [])))
+  for (const [end, line] of lines.entries()) {
+    const begin = labels.get(/\bbra (\w+);/.exec(line)?.[1] ?? "") ?? end
+    if (begin >= end) continue
+    const loop = lines.slice(begin, end)
+    const written = new Set(loop.flatMap((one) => /^\t(?:@\S+ )?[\w.:]+ (\{[^}]*\}|[%\w]+),/.exec(one)?.[1]?.match(/%r\d+/g) ?? []))
+    const found = leftsOf(loop.join("\n")).find((left) => !written.has(left))
+    if (found !== undefined) return found
+  }
+  return undefined
+}
+
+/**
+ * What is wrong with the registers of left factors, as ptxas 12.8 and 13.0 give those that a loop only reads to others: a loop must write them, be it where a
+ * jump never goes (there they are set to 0), and each of those must have registers of its own.
+ */
+export function misplaced(text: string, cubin: Uint8Array<ArrayBuffer>): string | undefined {
+  const read = onlyRead(text)
+  if (read !== undefined) return `a loop reads left factor ${read} and does not write it`
+  const kept = new Set([...text.matchAll(/mov\.b32 (%r\d+), 0;/g)].map(([, register]) => register!))
+  const lefts = leftsOf(text)
+  if (!lefts.some((left) => kept.has(left))) return undefined
+  const products = productsOf(cubin)
+  if (products.length !== lefts.length) return `${lefts.length} products became ${products.length}`
+  const places = Map.groupBy(products.keys(), (i) => lefts[i]!)
+  const registersOf = (left: string) => new Set(places.get(left)!.map((i) => products[i]!.left))
+  for (const left of new Set(lefts.filter((one) => kept.has(one)))) {
+    const own = registersOf(left)
+    const others = new Set(lefts.filter((other) => other !== left && [...registersOf(other)].some((register) => own.has(register))))
+    if (own.size !== 1 || others.size > 0)
+      return `left factor ${left} is in registers ${[...own].join(", ")}, with ${[...others].join(", ")}`
+  }
+  return undefined
+}
+
+/** Registers and spills of a kernel. Throws AlphaError with what ptxas says; products that it puts one after another are an error too. */
 async function assemble(ptxas: string, folder: string, { name, text }: Pick<PtxKernel, "name" | "text">): Promise<number> {
   const file = join(folder, `${name}.ptx`)
   writeFileSync(file, text)
@@ -19,7 +77,9 @@ async function assemble(ptxas: string, folder: string, { name, text }: Pick<PtxK
   const [said, errors, code] = await Promise.all([new Response(run.stdout).text(), new Response(run.stderr).text(), run.exited])
   const all = said + errors
   const spilled = [...all.matchAll(/(\d+) bytes spill/g)].some(([, bytes]) => bytes !== "0")
-  if (code !== 0 || spilled || /C751[23]/.test(all)) throw new AlphaError(`kernel ${name}: ptxas says\n${all.trim()}`)
+  if (code !== 0 || spilled || /wgmma.*serialized/.test(all)) throw new AlphaError(`kernel ${name}: ptxas says\n${all.trim()}`)
+  const fault = misplaced(text, new Uint8Array(readFileSync(`${file}.cubin`)))
+  if (fault !== undefined) throw new AlphaError(`kernel ${name}: ${fault}`)
   return Number(/Used (\d+) registers/.exec(all)?.[1])
 }
 

@@ -10,10 +10,12 @@ interface Head {
   readonly b: U32
 }
 
+/** Whether bit `place` is set. */
+const isKept = (k: Ptx, word: U32, place: number) => k.compare("ne", k.and(word, 2 ** place), 0)
 /** factor where bit `place` is set, else 0. */
-export function dropoutFactor(k: Ptx, word: U32, place: number, factor: F32): F32 {
-  return k.select(k.compare("ne", k.and(word, 2 ** place), 0), factor, 0, "f32")
-}
+export const dropoutFactor = (k: Ptx, word: U32, place: number, factor: F32): F32 => k.select(isKept(k, word, place), factor, 0, "f32")
+/** x where bit `place` is set, else 0. */
+export const dropped = (k: Ptx, word: U32, place: number, x: F32): F32 => k.select(isKept(k, word, place), x, 0, "f32")
 
 /** Where queries are rows: for unit j of keys the two words of each of the lane's rows, moved so that its first column is bit 0. */
 export function queryBits(k: Ptx, { column }: Role, { mask, T, H, h, b }: Head, row: (which: 0 | 1) => U32) {
@@ -36,13 +38,14 @@ export function keyBits(k: Ptx, { warp, lane, column }: Role, { mask, T, H, h, b
   const key = k.add(firstKey, k.shl(warp, 4))
   const word = k.min(k.shr(key, 5), k.sub(words, 1))
   const shift = k.add(k.and(key, 31), k.shr(lane, 2))
-  const start = k.mul(k.mad(b, H, h), T)
+  const start = k.madLong(k.mad(k.mul(k.mad(b, H, h), T), words, word), 4, mask)
+  const rowBytes = k.shl(words, 2)
   return (i: U32): readonly U32[] => {
     const first = k.add(k.shl(i, 6), column)
     return range(16).map((at) => {
       const query = k.min(k.add(first, 8 * (at >> 1) + (at & 1)), k.sub(T, 1))
       const made = k.register("u32")
-      k.load("u32", [made], k.madLong(k.mad(k.add(start, query), words, word), 4, mask))
+      k.load("u32", [made], k.madLong(query, rowBytes, start))
       return k.shiftRight(made, shift)
     })
   }

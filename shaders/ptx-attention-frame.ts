@@ -1,7 +1,9 @@
 /** What the kernels of Hopper's attention share: who does what, products of fragments with units, weights, masks, dropout, stores. */
 import type { F32, Predicate, Ptx, U32, U64 } from "../src/ptx.ts"
-import { initRing, type Slot } from "./ptx-attention-ring.ts"
-import { type ALONG_COLUMNS, type ALONG_ROWS, type AttentionTile, COLUMNS, registersOf, rowsOf } from "./ptx-attention-tile.ts"
+import { bring, giveBack, initRing, type Position, pass, type Slot, take } from "./ptx-attention-ring.ts"
+import { type ALONG_COLUMNS, type ALONG_ROWS, type AttentionTile, COLUMNS, partsOf, ROWS, registersOf } from "./ptx-attention-tile.ts"
+import type { Turn } from "./ptx-attention-turn.ts"
+import { quadOf, transposeQuad } from "./ptx-quad.ts"
 
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
@@ -54,21 +56,49 @@ export function roles(k: Ptx, tile: AttentionTile, produce: () => void, consume:
   k.emit("ret")
 }
 
-/** First position of the block when late ones, which see most, come first; and of the warpgroup. */
-export const lateFirst = (k: Ptx, tile: AttentionTile): U32 =>
-  k.mul(k.sub(k.sub(k.special("%nctaid.x"), 1), k.special("%ctaid.x")), rowsOf(tile))
+/** Positions of a warpgroup's own rows come as units, those of the first warpgroup first: of each of `wholes`, a head's width. */
+export function bringRows(
+  k: Ptx,
+  tile: AttentionTile,
+  at: Position,
+  { first, b }: Turn,
+  wholes: readonly { readonly map: U64; readonly column: U32 }[],
+): void {
+  for (const group of range(tile.groups)) {
+    const position = k.add(first, ROWS * group)
+    for (const { map, column } of wholes)
+      for (const part of range(partsOf(tile))) bring(k, at, map, [k.add(column, COLUMNS * part), position, b])
+  }
+}
 
 /**
- * Left factors (64, columns of a head) straight from memory: for every 16 columns four registers. `row` gives the address of the head's first
- * column at one of the lane's two rows.
+ * The warpgroup's own rows as left factors (64, columns of a head), one after another: for every 16 columns four registers. The other warpgroups' units
+ * are passed. Its own go back at once: the fence holds the copy that comes next until they have been read.
  */
-export function fragments(k: Ptx, { tile, column }: Role, row: (which: 0 | 1) => U64): readonly (readonly U32[])[] {
-  const starts = ([0, 1] as const).map((which) => k.addLong(row(which), k.long(k.shl(column, 1))))
-  return range(tile.D / 16).map((step) => {
-    const to = k.registers("u32", 4)
-    to.forEach((register, i) => k.load("u32", [register], starts[i & 1]!, 32 * step + 16 * (i >> 1)))
-    return to
-  })
+export function takeRows(k: Ptx, role: Role, at: Position, wholes: readonly (readonly (readonly U32[])[])[]): void {
+  const { tile, warpgroup, warp, lane, isFirstLane } = role
+  const line = k.add(k.shl(warp, 4), k.and(lane, 15))
+  const start = k.shl(line, 7)
+  const turn = k.xor(k.shr(lane, 4), k.and(lane, 7))
+  const each = COLUMNS / 16
+  for (const group of range(tile.groups))
+    k.if(
+      k.compare("eq", warpgroup, group),
+      () => {
+        for (const whole of wholes)
+          for (const part of range(partsOf(tile))) {
+            const slot = take(k, at)
+            const begin = k.add(slot.memory, start)
+            range(each).forEach((step) => {
+              const base = k.add(begin, k.shl(k.xor(turn, 2 * step), 4))
+              k.loadMatrix(whole[each * part + step]!, { base, bytes: 0 }, false)
+            })
+            k.fenceCopies()
+            giveBack(k, slot, isFirstLane)
+          }
+      },
+      () => pass(k, at, wholes.length * partsOf(tile), isFirstLane),
+    )
 }
 
 /**
@@ -77,6 +107,18 @@ export function fragments(k: Ptx, { tile, column }: Role, row: (which: 0 | 1) =>
  */
 export function keepApart(k: Ptx, left: readonly (readonly U32[])[], T: U32): void {
   k.if(k.compare("eq", T, 0), () => left.flat().forEach((register) => k.copy(register, 0)))
+}
+
+/**
+ * Before a wait for products: ptxas would put work that stands here behind the wait, where nothing is left to hide it; it moves none across a jump. T is
+ * never 0.
+ */
+export function settle(k: Ptx, T: U32): void {
+  k.if(k.compare("eq", T, 0), () => {
+    const never = k.label("NEVER")
+    k.place(never)
+    k.jump(never)
+  })
 }
 
 /** sum ← left · units (or + where `adds`), 16 of the summed extent at a time. */
@@ -126,22 +168,26 @@ export function quadSum(k: Ptx, x: F32): F32 {
   return sum
 }
 
-/** Writes sums (64, columns) · factors as bf16 to the rows whose address `row` gives, where `has`. */
+/** Writes sums (64, columns) · factors as bf16 to the rows whose address `row` gives, where `has`: 16 bytes at once, for which the quad exchanges. */
 export function storeRows(
   k: Ptx,
-  { column }: Role,
+  { lane, column }: Role,
   sums: readonly (readonly F32[])[],
   factors: readonly [F32, F32],
   row: (which: 0 | 1) => { readonly address: U64; readonly has: Predicate },
 ): void {
+  const quad = quadOf(k, lane)
   for (const which of [0, 1] as const) {
     const { address, has } = row(which)
-    const start = k.addLong(address, k.long(k.shl(column, 1)))
+    const start = k.addLong(address, k.long(k.shl(column, 3)))
     sums.forEach((part, p) => {
-      for (const block of range(part.length / 4)) {
-        const [low, high] = [0, 1].map((e) => k.mulFloat(part[4 * block + 2 * which + e]!, factors[which]))
-        const pair = k.packBf16(low!, high!)
-        k.when(has, () => k.store("u32", start, 2 * (COLUMNS * p + 8 * block), [pair]))
+      for (const half of range(2)) {
+        const words = range(4).map((j) => {
+          const [low, high] = [0, 1].map((e) => k.mulFloat(part[16 * half + 4 * j + 2 * which + e]!, factors[which]))
+          return k.packBf16(low!, high!)
+        })
+        const wide = transposeQuad(k, quad, words)
+        k.when(has, () => k.store("u32", start, 2 * (COLUMNS * p + 32 * half), wide))
       }
     })
   }

@@ -5,15 +5,15 @@ import { ptxAttentionQueries } from "./ptx-attention-queries.ts"
 import type { AttentionTile } from "./ptx-attention-tile.ts"
 
 /** Warpgroups that share what one lane brings: as many as have registers enough. */
-export const ATTENTION_GROUPS = {
-  forward: { 64: 3, 128: 2 },
-  queries: { 64: 3, 128: 2 },
-  keys: { 64: 2, 128: 2 },
+const GROUPS = {
+  forward: { 64: { plain: 3, dropout: 2 }, 128: { plain: 2, dropout: 2 } },
+  queries: { 64: { plain: 3, dropout: 3 }, 128: { plain: 2, dropout: 2 } },
+  keys: { 64: { plain: 2, dropout: 2 }, 128: { plain: 2, dropout: 2 } },
 } as const
 
-/** One of each for a head size, without and with dropout. */
+/** One of each for a head size, without or with dropout. */
 function kernelsOf(D: AttentionTile["D"], drops: boolean) {
-  const tile = (pass: keyof typeof ATTENTION_GROUPS): AttentionTile => ({ D, groups: ATTENTION_GROUPS[pass][D], drops })
+  const tile = (pass: keyof typeof GROUPS): AttentionTile => ({ D, groups: GROUPS[pass][D][drops ? "dropout" : "plain"], drops })
   return { forward: ptxAttention(tile("forward")), queries: ptxAttentionQueries(tile("queries")), keys: ptxAttentionKeys(tile("keys")) }
 }
 

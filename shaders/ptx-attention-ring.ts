@@ -66,7 +66,7 @@ export function take(k: Ptx, at: Position): Slot {
 }
 
 /** The warp has read the unit. */
-export function giveBack(k: Ptx, slot: Slot, isFirstLane: Predicate): void {
+export function giveBack(k: Ptx, slot: Pick<Slot, "barriers">, isFirstLane: Predicate): void {
   k.syncWarp()
   k.when(isFirstLane, () => k.arrive({ base: slot.barriers, bytes: PLACES.empty }))
 }
@@ -74,4 +74,17 @@ export function giveBack(k: Ptx, slot: Slot, isFirstLane: Predicate): void {
 /** Passes `count` units that this warpgroup does not need. */
 export function pass(k: Ptx, at: Position, count: number, isFirstLane: Predicate): void {
   for (let i = 0; i < count; i++) giveBack(k, take(k, at), isFirstLane)
+}
+
+/** Passes as many units as a register says. */
+export function passAll(k: Ptx, at: Position, count: U32, isFirstLane: Predicate): void {
+  const left = k.variable("u32", count)
+  k.while(
+    "PASS",
+    () => k.compare("ne", left, 0),
+    () => {
+      pass(k, at, 1, isFirstLane)
+      k.sub(left, 1, left)
+    },
+  )
 }

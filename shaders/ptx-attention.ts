@@ -1,14 +1,12 @@
 /** Causal attention on Hopper: two or three warpgroups of 64 queries each share the keys and values that one lane brings. bf16. */
-import { type F32, type Ptx, type PtxKernel, ptxKernel, type U64 } from "../src/ptx.ts"
+import { type F32, type Predicate, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, u32, u64, write } from "../src/spirv.ts"
 import { bringKeys, type Sizes } from "./ptx-attention-bring.ts"
 import { dropoutFactor, queryBits } from "./ptx-attention-dropout.ts"
 import {
   asLeft,
   columnAt,
-  fragments,
   keepApart,
-  lateFirst,
   maskDiagonal,
   multiply,
   quadSum,
@@ -17,8 +15,9 @@ import {
   roles,
   rowAt,
   storeRows,
+  takeRows,
 } from "./ptx-attention-frame.ts"
-import { begin, giveBack, type Position, pass, type Slot, take } from "./ptx-attention-ring.ts"
+import { begin, giveBack, type Position, pass, passAll, type Slot, take } from "./ptx-attention-ring.ts"
 import {
   ALONG_COLUMNS,
   ALONG_ROWS,
@@ -30,8 +29,9 @@ import {
   threadsOf,
   tileName,
 } from "./ptx-attention-tile.ts"
+import { eachTurn, rowsOfTurn } from "./ptx-attention-turn.ts"
 
-const buffers = { maps: read(u64), qkv: read(bf16), mask: read(u32), y: write(bf16), lse: write(f32) } as const
+const buffers = { maps: read(u64), turns: read(u64), mask: read(u32), y: write(bf16), lse: write(f32) } as const
 const push = { T: u32, H: u32, K: u32, scale: f32, factor: f32 } as const
 export type PtxAttention = PtxKernel<typeof buffers, typeof push, Readonly<Record<never, never>>>
 
@@ -49,128 +49,201 @@ interface Softmax {
   readonly sums: readonly [F32, F32]
 }
 
-/** Where a row's largest score passes its reference by too much: a new reference, and what was summed in its terms. Other rows keep their bits. */
-function refer(k: Ptx, { scale2, reference, sums }: Softmax, scores: readonly F32[], out: readonly (readonly F32[])[]): void {
-  const tops = ([0, 1] as const).map((which) => {
+/** The largest of the lane's two rows of scores, over all four lanes that have them. */
+const largest = (k: Ptx, scores: readonly F32[]): readonly F32[] =>
+  ([0, 1] as const).map((which) => {
     const own = scores.filter((_, i) => rowAt(i) === which)
     let top = k.maxFloat(own[0]!, own[1]!)
     for (const score of own.slice(2)) top = k.maxFloat(top, score)
     for (const mask of [1, 2]) top = k.maxFloat(top, k.exchangeFloat(top, mask))
     return top
   })
+
+/**
+ * Where a row's largest score passes its reference by too much: a new reference, and the sum of weights in its terms. Other rows keep their bits. Returns
+ * whether there is one in the warp, and what the rows of the products with the values are then to be multiplied by.
+ */
+function refer(
+  k: Ptx,
+  { scale2, reference, sums }: Softmax,
+  tops: readonly F32[],
+): { readonly any: Predicate; readonly factors: readonly F32[] } {
   const excess = tops.map((top, which) => k.fma(top, scale2, reference[which]!))
   const passes = excess.map((one) => k.compare("gt", one, SLACK))
   const any = k.any(k.either(passes[0]!, passes[1]!))
-  k.if(any, () => {
-    const factors = excess.map((one, which) => {
+  const factors = passes.map(() => k.variable("f32", 1))
+  k.if(any, () =>
+    excess.forEach((one, which) => {
       const factor = k.unary("ex2.approx.ftz.f32", k.subFloat(0, one))
       k.select(passes[which]!, k.subFloat(0, k.mulFloat(tops[which]!, scale2)), reference[which]!, "f32", reference[which]!)
-      const scaled = k.select(passes[which]!, factor, 1, "f32")
-      k.mulFloat(sums[which]!, scaled, sums[which]!)
-      return scaled
-    })
-    for (const part of out) part.forEach((value, i) => k.mulFloat(value, factors[rowAt(i)]!, value))
-  })
+      k.select(passes[which]!, factor, 1, "f32", factors[which]!)
+      k.mulFloat(sums[which]!, factors[which]!, sums[which]!)
+    }),
+  )
+  return { any, factors }
 }
 
-function consume(k: Ptx, role: Role, { qkv, mask, y, lse, T, H, K, scale, factor }: Given): void {
-  const { tile, warpgroup, row, isFirstLane, always } = role
-  const parts = partsOf(tile)
-  const [h, b] = [k.special("%ctaid.y"), k.special("%ctaid.z")]
-  const first = lateFirst(k, tile)
-  const units = k.shr(k.add(k.min(k.add(first, rowsOf(tile)), T), ROWS - 1), 6)
-  const own = k.add(first, k.mul(warpgroup, ROWS))
-  const diagonal = k.shr(own, 6)
-  const count = k.select(k.compare("lt", own, T), k.add(diagonal, 1), 0, "u32")
-  const width = k.mul(k.add(H, k.shl(K, 1)), 2 * tile.D)
-  const rowOf = (which: 0 | 1) => k.add(k.add(own, row), 8 * which)
-  const inside = (which: 0 | 1) => k.min(rowOf(which), k.sub(T, 1))
-  const head = k.addLong(qkv, k.long(k.mul(h, 2 * tile.D)))
-  const queries = fragments(k, role, (which) => k.madLong(k.mad(b, T, inside(which)), width, head))
+/** What stays in registers from turn to turn and from unit to unit. */
+interface State {
+  readonly at: Position
+  readonly queries: readonly (readonly U32[])[]
+  /** Of a unit, and of the next, whose product is under way meanwhile. */
+  readonly scores: readonly [readonly F32[], readonly F32[]]
+  readonly weights: readonly (readonly U32[])[]
+  readonly out: readonly (readonly F32[])[]
+  readonly softmax: Softmax
+}
 
-  const scale2 = k.mulFloat(scale, Math.LOG2E)
-  const softmax: Softmax = {
-    scale2,
-    reference: [k.variable("f32", UNSET), k.variable("f32", UNSET)],
-    sums: [k.variable("f32", 0), k.variable("f32", 0)],
-  }
-  const scores = k.registers("f32", 32)
-  const weights = range(4).map(() => k.registers("u32", 4))
-  const out = range(parts).map(() => range(32).map(() => k.variable("f32", 0)))
-  const bits = tile.drops ? queryBits(k, role, { mask, T, H, h, b }, inside) : undefined
+/** The next units of the ring are the keys of these scores; the product is not committed yet. */
+function score(k: Ptx, { tile, always }: Role, { at, queries }: State, scores: readonly F32[]): readonly Slot[] {
+  const keys = range(partsOf(tile)).map(() => take(k, at))
+  k.multiplyFence()
+  multiply(k, scores, queries, keys, ALONG_COLUMNS, k.not(always), always)
+  return keys
+}
 
-  const at: Position = begin(k, 0)
-  const j = k.variable("u32", 0)
-  /** Barriers of the values of the unit before, which the last products still read. */
-  const before: Slot[] = range(parts).map(() => ({
-    memory: k.variable("u32", 0),
-    barriers: k.variable("u32", 0),
-    statistics: k.variable("u32", 0),
-  }))
-  const release = () => before.forEach((slot) => giveBack(k, slot, isFirstLane))
-  k.while(
-    "KEYS",
-    () => k.compare("lt", j, count),
-    () => {
-      const isNotFirst = k.compare("ne", j, 0)
-      const keys = range(parts).map(() => take(k, at))
-      k.multiplyFence()
-      multiply(k, scores, queries, keys, ALONG_COLUMNS, k.not(always), always)
-      k.multiplyCommit()
-      k.multiplyWait(0)
-      keepApart(k, queries, T)
-      for (const slot of keys) giveBack(k, slot, isFirstLane)
-      k.if(isNotFirst, release)
-      k.if(k.compare("eq", j, diagonal), () => maskDiagonal(k, role, scores, "queries"))
-      refer(k, softmax, scores, out)
-      const words = bits?.(j)
-      scores.forEach((score, i) => {
-        const which = rowAt(i)
-        k.unary("ex2.approx.ftz.f32", k.fma(score, scale2, softmax.reference[which]), score)
-        k.addFloat(softmax.sums[which], score, softmax.sums[which])
-        if (words !== undefined) k.mulFloat(score, dropoutFactor(k, words[which]![columnAt(i) >> 5]!, columnAt(i) & 31, factor), score)
-      })
-      asLeft(k, scores, weights)
-      const values = range(parts).map(() => take(k, at))
-      k.multiplyFence()
-      out.forEach((part, p) => multiply(k, part, weights, [values[p]!], ALONG_ROWS, always, always))
-      k.multiplyCommit()
-      values.forEach((slot, p) => k.copy(before[p]!.barriers, slot.barriers))
-      k.add(j, 1, j)
-    },
-  )
-  k.multiplyWait(0)
-  k.if(k.compare("ne", count, 0), release)
-  k.while(
-    "PASS",
-    () => k.compare("lt", j, units),
-    () => {
-      pass(k, at, 2 * parts, isFirstLane)
-      k.add(j, 1, j)
-    },
-  )
+/** The next units are the values of the weights at hand; the products are not committed yet. */
+function weigh(k: Ptx, { tile, always }: Role, { at, weights, out }: State): readonly Slot[] {
+  const values = range(partsOf(tile)).map(() => take(k, at))
+  k.multiplyFence()
+  out.forEach((part, p) => multiply(k, part, weights, [values[p]!], ALONG_ROWS, always, always))
+  return values
+}
 
-  const totals = softmax.sums.map((sum) => quadSum(k, sum))
-  const place = (which: 0 | 1) => ({ row: k.mad(b, T, rowOf(which)), has: k.compare("lt", rowOf(which), T) })
-  const wide = k.mul(H, 2 * tile.D)
-  const own2 = k.addLong(y, k.long(k.mul(h, 2 * tile.D)))
-  const inverse = totals.map((total) => k.unary("rcp.rn.f32", total)) as [F32, F32]
-  storeRows(k, role, out, inverse, (which) => {
-    const { row: at, has } = place(which)
-    return { address: k.madLong(at, wide, own2), has }
+/**
+ * Scores of unit j become weights. Meanwhile what was begun is multiplied, the values of the unit before and the next's queries with keys; `release` gives
+ * their units back.
+ */
+function weight(k: Ptx, state: State, scores: readonly F32[], j: U32, T: U32, words: Words | undefined, release: () => void): void {
+  const { weights, out, softmax, queries } = state
+  const { any, factors } = refer(k, softmax, largest(k, scores))
+  const bits = words?.of(j)
+  scores.forEach((score, i) => {
+    const row = rowAt(i)
+    k.unary("ex2.approx.ftz.f32", k.fma(score, softmax.scale2, softmax.reference[row]), score)
+    k.addFloat(softmax.sums[row], score, softmax.sums[row])
+    if (bits !== undefined) k.mulFloat(score, dropoutFactor(k, bits[row]![columnAt(i) >> 5]!, columnAt(i) & 31, words!.factor), score)
   })
-  for (const which of [0, 1] as const) {
-    const { row: at, has } = place(which)
-    const value = k.mulFloat(k.subFloat(k.unary("lg2.approx.f32", totals[which]!), softmax.reference[which]), Math.LN2)
-    const address = k.madLong(k.mad(at, H, h), 4, lse)
-    k.when(k.both(has, k.compare("eq", role.column, 0)), () => k.store("f32", address, 0, [value]))
+  // The jump keeps the assembler from waiting before all weights are there.
+  k.if(any, () => {
+    k.multiplyWait(0)
+    for (const part of out) part.forEach((value, i) => k.mulFloat(value, factors[rowAt(i)]!, value))
+  })
+  k.multiplyWait(0)
+  keepApart(k, queries, T)
+  release()
+  asLeft(k, scores, weights)
+}
+
+/** All units of a turn that a warpgroup's queries see. */
+function units(k: Ptx, role: Role, state: State, count: U32, all: U32, T: U32, words: Words | undefined): void {
+  const { tile, isFirstLane } = role
+  const { at, scores } = state
+  const parts = partsOf(tile)
+  const j = k.variable("u32", 0)
+  const back = (slots: readonly Slot[]) => {
+    for (const slot of slots) giveBack(k, slot, isFirstLane)
   }
+  /** Unit j, with its scores in `which`; another follows. */
+  const next = (which: 0 | 1, isFirst: boolean) => {
+    const slots = [...(isFirst ? [] : weigh(k, role, state)), ...score(k, role, state, scores[1 - which]!)]
+    k.multiplyCommit()
+    weight(k, state, scores[which], j, T, words, () => back(slots))
+    k.add(j, 1, j)
+  }
+  const copy = (to: readonly F32[], from: readonly F32[]) => to.forEach((one, i) => k.copy(one, from[i]!))
+  const keys = score(k, role, state, scores[0])
+  k.multiplyCommit()
+  k.multiplyWait(0)
+  back(keys)
+  k.if(
+    k.compare("eq", count, 1),
+    () => copy(scores[1], scores[0]),
+    () => {
+      next(0, true)
+      k.while(
+        "KEYS",
+        () => k.compare("lt", k.add(j, 2), count),
+        () => {
+          next(1, false)
+          next(0, false)
+        },
+      )
+      k.if(k.compare("lt", k.add(j, 1), count), () => {
+        next(1, false)
+        copy(scores[1], scores[0])
+      })
+    },
+  )
+  const barriers = k.registers("u32", parts)
+  k.if(k.compare("ne", j, 0), () => {
+    weigh(k, role, state).forEach((slot, p) => k.copy(barriers[p]!, slot.barriers))
+    k.multiplyCommit()
+  })
+  maskDiagonal(k, role, scores[1], "queries")
+  weight(k, state, scores[1], j, T, words, () =>
+    k.if(k.compare("ne", j, 0), () => barriers.forEach((one) => giveBack(k, { barriers: one }, isFirstLane))),
+  )
+  const more = k.compare("lt", count, all)
+  k.if(more, () => pass(k, at, parts, isFirstLane))
+  const values = weigh(k, role, state)
+  k.multiplyCommit()
+  k.multiplyWait(0)
+  back(values)
+  k.if(more, () => passAll(k, at, k.sub(k.mul(k.sub(all, count), 2 * parts), parts), isFirstLane))
+}
+
+interface Words {
+  readonly of: ReturnType<typeof queryBits>
+  readonly factor: F32
+}
+
+function consume(k: Ptx, role: Role, { turns, mask, y, lse, T, H, scale, factor }: Given): void {
+  const { tile, isFirstLane } = role
+  const parts = partsOf(tile)
+  const state: State = {
+    at: begin(k, 0),
+    queries: range(tile.D / 16).map(() => k.registers("u32", 4)),
+    scores: [k.registers("f32", 32), k.registers("f32", 32)],
+    weights: range(4).map(() => k.registers("u32", 4)),
+    out: range(parts).map(() => k.registers("f32", 32)),
+    softmax: {
+      scale2: k.mulFloat(scale, Math.LOG2E),
+      reference: [k.register("f32"), k.register("f32")],
+      sums: [k.register("f32"), k.register("f32")],
+    },
+  }
+  const { at, out, softmax } = state
+  eachTurn(k, turns, false, ({ first, h, b }) => {
+    const { own, diagonal, rowOf, inside } = rowsOfTurn(k, role, T, first)
+    const all = k.shr(k.add(k.min(k.add(first, rowsOf(tile)), T), ROWS - 1), 6)
+    for (const one of softmax.reference) k.copy(one, UNSET)
+    for (const one of [...softmax.sums, ...out.flat()]) k.copy(one, 0)
+    takeRows(k, role, at, [state.queries])
+    const words = tile.drops ? { of: queryBits(k, role, { mask, T, H, h, b }, inside), factor } : undefined
+    k.if(
+      k.compare("lt", own, T),
+      () => units(k, role, state, k.add(diagonal, 1), all, T, words),
+      () => passAll(k, at, k.mul(all, 2 * parts), isFirstLane),
+    )
+    const totals = softmax.sums.map((sum) => quadSum(k, sum))
+    const rows = ([0, 1] as const).map((which) => ({ at: k.mad(b, T, rowOf(which)), has: k.compare("lt", rowOf(which), T) }))
+    const wide = k.mul(H, 2 * tile.D)
+    const head = k.addLong(y, k.long(k.mul(h, 2 * tile.D)))
+    const inverse = totals.map((total) => k.unary("rcp.approx.ftz.f32", total)) as [F32, F32]
+    storeRows(k, role, out, inverse, (which) => ({ address: k.madLong(rows[which]!.at, wide, head), has: rows[which]!.has }))
+    rows.forEach(({ at, has }, which) => {
+      const value = k.mulFloat(k.subFloat(k.unary("lg2.approx.f32", totals[which]!), softmax.reference[which as 0 | 1]), Math.LN2)
+      const address = k.madLong(k.mad(at, H, h), 4, lse)
+      k.when(k.both(has, k.compare("eq", role.column, 0)), () => k.store("f32", address, 0, [value]))
+    })
+  })
 }
 
 /**
  * y = softmax(scale·q·kᵀ, causal)·v and lse (ln Σ e^score) as in attention.ts, weights rounded to bf16 before they meet v. A row's weights are
  * 2^(score − reference); the reference follows its largest score when that is more than 8 ahead. qkv (B·T, (H + 2K)·D), y (B·T, H·D), lse (B·T, H);
- * mask: dropout's bits as attention_tensor_mask makes them. maps: of qkv as (B, T, columns). Grid: (⌈T / (64·groups)⌉, H, B).
+ * mask: dropout's bits as attention_tensor_mask makes them. maps: of qkv as (B, T, columns). turns: 64·groups queries of a head. Grid: columns of turns.
  * 2·B·T·T·H·D FLOP (and the masked part of the last units). The online softmax and its lazy scaling: FlashAttention-2 and -4 (Dao et al.).
  */
 export function ptxAttention(tile: AttentionTile): PtxAttention {
@@ -185,7 +258,7 @@ export function ptxAttention(tile: AttentionTile): PtxAttention {
       roles(
         k,
         tile,
-        () => bringKeys(k, tile, given),
+        () => bringKeys(k, tile, given, "forward"),
         (role) => consume(k, role, given),
       )
     },

@@ -4,6 +4,7 @@ import { availableParallelism, hostname } from "node:os"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { readHolder } from "./base-process.ts"
+import { watchParent } from "./cli-train-spawn.ts"
 import type { TrainInput } from "./config.ts"
 import { deviceNames } from "./device.ts"
 import {
@@ -97,6 +98,8 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
     releaseLock(directory)
     process.stdout.write("", () => mpi().mpi_exit(code))
   }
+  const cause = "the process that started it is gone (killed)"
+  const release = watchParent(() => onLost({ rank, who: `rank ${rank}`, cause, code: EXIT.failure }))
   const server = rank === 0 ? watchServer(size, START_MS, onLost) : undefined
   let watch: Watch | undefined = server
   const device = deviceOf(config.device, launch, note)
@@ -142,6 +145,7 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
       await watch?.fail(error.message, error instanceof AlphaError ? error.code : EXIT.failure)
     },
     async end() {
+      release()
       watch?.bye()
       await Bun.sleep(50)
       watch?.close()

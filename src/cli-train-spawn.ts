@@ -7,6 +7,23 @@ import type { Launch } from "./dist.ts"
 /** After a rank has failed, one that does not end is killed. */
 const END_MS = 30_000
 
+/** Names the process that has started a rank; its end is the rank's. */
+const PARENT = "LAUNCHER_PID"
+const LOOK_MS = 500
+
+/** Calls `onEnd` when the process that has started this rank is gone; returns what ends the watch. Nothing where another launcher has. */
+export function watchParent(onEnd: () => void): () => void {
+  const parent = process.env[PARENT]
+  if (parent === undefined) return () => {}
+  const timer = setInterval(() => {
+    if (String(process.ppid) === parent) return
+    clearInterval(timer)
+    onEnd()
+  }, LOOK_MS)
+  timer.unref()
+  return () => clearInterval(timer)
+}
+
 /** The variables of one rank, torchrun's. */
 export function rankVariables(launch: Launch, local: number, port: number): Record<string, string> {
   return {
@@ -16,6 +33,7 @@ export function rankVariables(launch: Launch, local: number, port: number): Reco
     LOCAL_WORLD_SIZE: String(launch.spawns),
     MASTER_ADDR: launch.master?.host ?? "127.0.0.1",
     MASTER_PORT: String(port),
+    [PARENT]: String(process.pid),
   }
 }
 

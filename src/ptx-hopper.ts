@@ -65,6 +65,10 @@ export class Ptx extends PtxBody {
     this.emit("fence.mbarrier_init.release.cluster")
     this.emit("fence.proxy.async")
   }
+  /** What this thread has read of shared memory has been read before a copy that a later arrival lets go writes there. */
+  fenceCopies(): void {
+    this.emit("fence.proxy.async.shared::cta")
+  }
   /** Waits until the phase of this parity is over. */
   wait(place: Shared, parity: Operand<"u32">): void {
     const [again, p] = [this.label("WAIT"), this.register("pred")]
@@ -97,6 +101,10 @@ export class Ptx extends PtxBody {
   prefetchBox(map: U64, coordinates: readonly Operand<"u32">[]): void {
     const names = coordinates.map((one) => (typeof one === "number" ? String(one) : one.name)).join(", ")
     this.emit(`cp.async.bulk.prefetch.tensor.${coordinates.length}d.L2.global`, `[${map.name}, {${names}}]`)
+  }
+  /** The same for neighbouring bytes, a multiple of 16. */
+  prefetchBytes(from: U64, bytes: number): void {
+    this.emit("cp.async.bulk.prefetch.L2.global", at(from), bytes)
   }
   /** Neighbouring bytes, a multiple of 16, to shared memory; they count for `barrier`. */
   copyBytes(to: Shared, from: U64, bytes: number, barrier: Shared): void {

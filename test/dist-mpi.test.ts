@@ -127,6 +127,20 @@ describe("a run that is cut goes on with other ranks and ends in the same bytes"
   }
 })
 
+withRanks("variables")(
+  "--gpus: where the process that started the ranks is killed, they end too",
+  async () => {
+    const run = place("orphans")
+    const flags = [`--data=${data}`, `--runsDir=${run.runsDir}`, "--run=run", ...RUN, "--steps=1000000", "--gpus=2"]
+    const parent = Bun.spawn([...command, "train", ...flags], { stdout: "ignore", stderr: "pipe" })
+    while (!existsSync(join(run.runsDir, "run/last")) && parent.exitCode === null) await Bun.sleep(20)
+    parent.kill("SIGKILL")
+    expect(await parent.stderr.text()).toContain("the process that started it is gone") // ends when both ranks have
+    expect(existsSync(join(run.runsDir, "run/lock"))).toBe(false)
+  },
+  TIMEOUT,
+)
+
 describe("ranks that do not mean the same are refused", () => {
   type Case = { flags?: (rank: number) => string[]; own?: Parameters<typeof startRanks>[5]; says: RegExp }
   const cases: Record<string, () => Case> = {

@@ -21,7 +21,8 @@ const find = (program: string) => Bun.which(program, { PATH: `${process.env.PATH
 const [sshd, dropbear, busybox, ssh, ip] = ["sshd", "dropbear", "busybox", "ssh", "ip"].map(find)
 const isRoot = process.getuid?.() === 0
 
-const missingSsh = sshd && ssh ? undefined : "openssh-server or openssh-client is not installed"
+/** Why no OpenSSH host can be started here. */
+export const missingSsh = sshd && ssh ? undefined : "openssh-server or openssh-client is not installed"
 /** The BusyBox host lives in a root directory of its own, with /dev and /proc mounted there. */
 const canMount = isRoot && Bun.spawnSync(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], { stderr: "ignore" }).exitCode === 0
 const missing =

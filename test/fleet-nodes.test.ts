@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { livesHere } from "../src/base-process.ts"
 import { hasRecord, readExits, readRecord } from "../src/fleet-host.ts"
 import { compareRanks, missing } from "./dist-ranks.ts"
-import { sshTest, startFleet, type TestFleet } from "./fleet-hosts.ts"
+import { missingSsh, sshTest, startFleet, type TestFleet } from "./fleet-hosts.ts"
 import { testWith } from "./require.ts"
 import { sampleText } from "./support.ts"
 
@@ -75,14 +75,14 @@ const last = (deploy: string, run: string): string => {
 const causes = (deploy: string, run: string) => readExits(deploy, run).map(({ cause }) => cause)
 const rank = (deploy: string, run: string): number => readRecord(deploy, run).child?.pid as number
 
-const rankTest = testWith("mpi", missing("variables"))
+const rankTest = testWith("mpi", missing("variables") ?? missingSsh)
 
 rankTest(
   "two machines end in the bytes of one, though they are stopped with one checkpoint and go on in between",
   async () => {
     const fleet = await fleetOf()
     const [one, two] = HOSTS.map((name) => fleet.host(name).deploy) as [string, string]
-    const begun = await start(fleet, "--steps=1500", "--run=first")
+    const begun = await start(fleet, "--steps=1000", "--run=first")
     process.kill(rank(one, "first"), "SIGSTOP") // however fast this machine is: the run is not over yet
     expect([begun.code, begun.hosts.map(({ message }) => message.replace(/ is .*/, ""))], begun.stderr).toEqual([
       0,
@@ -104,7 +104,7 @@ rankTest(
     expect(logs.stdout).toMatch(/^one \| rank 0 of 2 \(node; .*store /m)
     expect(logs.stdout).toMatch(/^two \| rank 1 of 2 \(node; /m)
 
-    const alone = Bun.spawnSync([...CLI, "train", ...SMALL, "--steps=1500", "--run=alone"], { cwd: one, stderr: "pipe" })
+    const alone = Bun.spawnSync([...CLI, "train", ...SMALL, "--steps=1000", "--run=alone"], { cwd: one, stderr: "pipe" })
     expect(alone.exitCode, alone.stderr.toString()).toBe(0)
     compareRanks(join(one, "runs/alone"), join(one, "runs/first"))
   },

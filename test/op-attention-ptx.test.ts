@@ -1,38 +1,21 @@
 /** Hopper's attention, its instructions run one by one, against the f64 reference: partial units, shared key heads, wide heads, dropout, large scores. */
 import { expect, test } from "bun:test"
-import { attention, attentionBackward, checkCase } from "../src/op.ts"
 import { attentionLaunches } from "../src/op-attention-gpu.ts"
-import { counters } from "../src/op-attention-heads.ts"
-import type { GpuTarget, Launch, Op } from "../src/program.ts"
+import type { GpuTarget, Launch } from "../src/program.ts"
 import type { Tensor } from "../src/tensor.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
+import { testAttention } from "./op-attention-cases.ts"
 
 const CASES = [
   { B: 1, T: 200, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, about: "two blocks, partial units" },
   { B: 2, T: 130, nHead: 2, nKvHead: 1, headDim: 64, scale: 0.125, dropout: 0.25, about: "shared key heads, two sequences, dropout" },
   { B: 1, T: 70, nHead: 1, nKvHead: 1, headDim: 128, scale: 0.09, about: "wide heads" },
   { B: 1, T: 3, nHead: 2, nKvHead: 1, headDim: 128, scale: 0.09, about: "few rows, wide heads" },
+  { B: 1, T: 330, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, about: "many units, blocks with several turns" },
   { B: 1, T: 130, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "scores that pass their references" },
 ]
 
-for (const { B, T, about, dropout = 0, ...heads } of CASES) {
-  const device = simulatedDevice(32, "nv2", 0, true)
-  const { nHead: H, nKvHead: K, headDim: D } = heads
-  const attrs = { ...heads, T, dropout, site: 3 }
-  const qkv = [B * T, (H + 2 * K) * D]
-  const run = (op: unknown, given: Record<string, number[]>) => {
-    const inputs = { ...given, ...(dropout > 0 ? counters : {}) }
-    const { worst, tensor } = checkCase(device, { op: op as Op, opCase: { inputs, attrs }, index: 1, act: "bf16", beta: 0 })
-    expect(worst, tensor).toBeLessThanOrEqual(1)
-  }
-  test(`attention, ${about}`, () => run(attention, { qkv }), 120_000)
-  if (heads.scale < 1)
-    test(
-      `attention_backward, ${about}`,
-      () => run(attentionBackward, { qkv, y: [B * T, H * D], lse: [B * T, H], dy: [B * T, H * D] }),
-      120_000,
-    )
-}
+testAttention(simulatedDevice(32, "nv2", 0, true), CASES, 120_000)
 
 test("it is chosen on Hopper for bf16 and heads of 64 and 128, and not where bits must be those of generation", () => {
   const target: GpuTarget = {

@@ -1,9 +1,6 @@
 /** The matrix kernels of attention in the simulator, against the f64 reference: whole and partial tiles, shared key heads, large scores. */
-import { expect, test } from "bun:test"
-import { attention, attentionBackward, checkCase } from "../src/op.ts"
-import { counters } from "../src/op-attention-heads.ts"
-import type { Op } from "../src/program.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
+import { testAttention } from "./op-attention-cases.ts"
 
 const TILES = [
   { B: 1, T: 128, nHead: 1, nKvHead: 1, headDim: 64, scale: 0.125, about: "whole tiles" },
@@ -21,23 +18,5 @@ const FRAGMENTS = [
   { B: 1, T: 256, nHead: 2, nKvHead: 2, headDim: 32, scale: 0.2, dropout: 0.3, about: "fragments of narrow heads, dropout" },
   { B: 1, T: 256, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "fragments, large scores" },
 ]
-const cases = (path: "nv2" | "khr", list: readonly (Omit<(typeof TILES)[number], "dropout"> & { readonly dropout?: number })[]) =>
-  list.map((given) => ({ ...given, path }))
-for (const { path, B, T, about, dropout = 0, ...heads } of [...cases("nv2", TILES), ...cases("khr", FRAGMENTS)]) {
-  const device = simulatedDevice(32, path)
-  const { nHead: H, nKvHead: K, headDim: D } = heads
-  const attrs = { ...heads, T, dropout, site: 3 }
-  const qkv = [B * T, (H + 2 * K) * D]
-  const run = (op: unknown, given: Record<string, number[]>) => {
-    const inputs = { ...given, ...(dropout > 0 ? counters : {}) }
-    const { worst, tensor } = checkCase(device, { op: op as Op, opCase: { inputs, attrs }, index: 1, act: "bf16", beta: 0 })
-    expect(worst, tensor).toBeLessThanOrEqual(1)
-  }
-  test(`attention, ${about}`, () => run(attention, { qkv }), 60_000)
-  if (heads.scale < 1)
-    test(
-      `attention_backward, ${about}`,
-      () => run(attentionBackward, { qkv, y: [B * T, H * D], lse: [B * T, H], dy: [B * T, H * D] }),
-      60_000,
-    )
-}
+testAttention(simulatedDevice(32, "nv2"), TILES, 60_000)
+testAttention(simulatedDevice(32, "khr"), FRAGMENTS, 60_000)

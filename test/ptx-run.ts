@@ -384,6 +384,8 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     for (const lane of lanes) b.word(w, nameOf(first))[lane] = any ? 1 : 0
   } else if (verb === "bar" && parts[1] === "sync") {
     blockBarrier(b, w, read(b, w, first, 0), second === undefined ? b.launch.threads : read(b, w, second, 0))
+  } else if (op === "fence.proxy.async.shared::cta") {
+    for (const { load } of w.loads.splice(0)) load()
   } else if (/^(bar|setmaxnreg|fence|wgmma)/.test(verb) && !/mma_async|wait_group|commit/.test(op)) {
     // order and budgets: nothing to compute
   } else if (verb === "mbarrier") barrier(b, w, op, operands, lanes)
@@ -401,7 +403,11 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       })
     }
   } else if (op.startsWith("cp.async.bulk.prefetch")) {
-    for (const lane of lanes) readMap(b.launch.memory, globalAddress(b, w, first, lane))
+    for (const lane of lanes) {
+      const address = globalAddress(b, w, first, lane)
+      if (parts.includes("tensor")) readMap(b.launch.memory, address)
+      else b.launch.memory.at(address + read(b, w, second, lane) - 16, 16)
+    }
   } else if (verb === "cp") {
     for (const lane of lanes) {
       const [to, map, done] = [sharedAddress(b, w, first, lane), globalAddress(b, w, second, lane), barrierAt(b, w, third, lane)]

@@ -1,6 +1,6 @@
 /** The PTX language: text, tensor maps, the pack; what ptxas says of every kernel where it is installed. */
 import { expect, test } from "bun:test"
-import { checkPtx, findPtxas } from "../build-ptx.ts"
+import { checkPtx, findPtxas, onlyRead } from "../build-ptx.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, periodOf, placesOf } from "../shaders/ptx-gemm-tile.ts"
@@ -187,6 +187,15 @@ test("the pack gives back what was packed", () => {
 })
 
 const ptxas = findPtxas()
+test("a loop writes the left factors that it reads, as ptxas gives the registers of others away", () => {
+  for (const { name, text } of ptxKernels) expect({ name, left: onlyRead(text) }).toEqual({ name, left: undefined })
+  const product = (left: string) => `\twgmma.mma_async.m64n8k16 {%f0, %f1, %f2, %f3}, {${left}, %r2, %r3, %r4}, %d0, %p0, 1, 1, 0;`
+  const loop = (write: string) => ["LOOP_0:", write, product("%r1"), "\tbra LOOP_0;"].join("\n")
+  expect(onlyRead(loop("\tmov.b32 %r5, %r1;"))).toBe("%r1")
+  expect(onlyRead(loop("\t@%p1 mov.b32 %r1, 0;"))).toBeUndefined()
+  expect(onlyRead(loop("\tldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1, %r2, %r3, %r4}, [%r9];"))).toBeUndefined()
+})
+
 testWith("ptxas", ptxas === undefined ? "ptxas is not in PTXAS or PATH" : undefined)(
   "ptxas takes every kernel without spills and without serialising its products, and says where it does not",
   async () => {

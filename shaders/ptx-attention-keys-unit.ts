@@ -1,0 +1,179 @@
+/** A unit of queries in the gradient of Hopper's attention for keys and values: weights, slopes, and their products with queries and gradients. */
+import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
+import { asLeft, keepApart, maskDiagonal, multiply, type Role, range, settle } from "./ptx-attention-frame.ts"
+import { giveBack, type Position, type Slot, take } from "./ptx-attention-ring.ts"
+import { ALONG_COLUMNS, ALONG_ROWS, partsOf } from "./ptx-attention-tile.ts"
+
+/** x at a place of the scores, 0 where that is dropped. */
+export type Kept = (x: F32, place: number) => F32
+
+/** What stays in registers from unit to unit. */
+export interface State {
+  readonly at: Position
+  readonly keys: readonly (readonly U32[])[]
+  readonly values: readonly (readonly U32[])[]
+  readonly scores: readonly F32[]
+  readonly slopes: readonly F32[]
+  /** Left factors: weights, then slopes, in one or in two. */
+  readonly left: readonly (readonly (readonly U32[])[])[]
+  readonly sums: { readonly keys: readonly F32[]; readonly values: readonly F32[] }
+  /** Of a head of 128, whether the block's columns are the second 64. */
+  readonly isSecond: Predicate | undefined
+  readonly scale2: F32
+  /** Dropout's, of what it keeps. */
+  readonly factor: F32
+  /** Never 0. */
+  readonly T: U32
+}
+
+/** The lane's −lse·log2 e and −δ of the 16 queries whose columns it has. */
+function statisticsOf(k: Ptx, { column }: Role, slot: Slot): readonly { readonly log: F32; readonly delta: F32 }[] {
+  const base = k.add(slot.statistics, k.shl(column, 3))
+  return range(8).flatMap((block) => {
+    const all = k.registers("f32", 4)
+    k.loadShared(all, { base, bytes: 64 * block })
+    return [0, 2].map((i) => ({ log: all[i]!, delta: all[i + 1]! }))
+  })
+}
+
+/** The unit whose columns the block makes. */
+function chosen(k: Ptx, units: readonly Slot[], isSecond: State["isSecond"]): Slot {
+  const [first, second] = units
+  if (isSecond === undefined || second === undefined) return first!
+  const pick = (of: "memory" | "barriers" | "statistics") => k.select(isSecond, second[of], first![of], "u32")
+  return { memory: pick("memory"), barriers: first!.barriers, statistics: first!.statistics }
+}
+
+/** A unit of queries by itself: nothing is under way before or after. */
+export function aloneUnit(k: Ptx, role: Role, state: State, isDiagonal: Predicate, keptOf: (() => Kept) | undefined): void {
+  const { tile, always, isFirstLane } = role
+  const { at, scores, slopes, left, sums, isSecond, scale2, factor, T } = state
+  const parts = range(partsOf(tile))
+  const queries = parts.map(() => take(k, at))
+  k.multiplyFence()
+  multiply(k, scores, state.keys, queries, ALONG_COLUMNS, k.not(always), always)
+  k.multiplyCommit()
+  const gradients = parts.map(() => take(k, at))
+  k.multiplyFence()
+  multiply(k, slopes, state.values, gradients, ALONG_COLUMNS, k.not(always), always)
+  k.multiplyCommit()
+  const queryOf = () => {
+    const known = statisticsOf(k, role, queries[0]!)
+    return (i: number) => known[2 * (i >> 2) + (i & 1)]!
+  }
+  const before = queryOf()
+  k.multiplyWait(1)
+  k.if(isDiagonal, () => maskDiagonal(k, role, scores, "keys"))
+  scores.forEach((score, i) => {
+    k.unary("ex2.approx.ftz.f32", k.fma(score, scale2, before(i).log), score)
+  })
+  const dropped = keptOf?.()
+  asLeft(k, dropped === undefined ? scores : scores.map(dropped), left[0]!)
+  k.multiplyFence()
+  multiply(k, sums.values, left[0]!, [chosen(k, gradients, isSecond)], ALONG_ROWS, always, always)
+  k.multiplyCommit()
+  k.multiplyWait(0) // weights and slopes share registers
+  // Loaded again, as registers are short.
+  const after = queryOf()
+  const kept = keptOf?.()
+  slopes.forEach((slope, i) => {
+    if (kept === undefined) k.addFloat(slope, after(i).delta, slope)
+    else k.fma(kept(slope, i), factor, after(i).delta, slope)
+    k.mulFloat(slope, scores[i]!, slope)
+  })
+  asLeft(k, slopes, left[0]!)
+  k.multiplyFence()
+  multiply(k, sums.keys, left[0]!, [chosen(k, queries, isSecond)], ALONG_ROWS, always, always)
+  k.multiplyCommit()
+  k.multiplyWait(0)
+  keepApart(k, [...state.keys, ...state.values], T)
+  for (const slot of [...queries, ...gradients]) giveBack(k, slot, isFirstLane)
+}
+
+/** A slot in registers that change. */
+const heldSlot = (k: Ptx): Slot => {
+  const [memory, barriers, statistics] = k.registers("u32", 3)
+  return { memory: memory!, barriers: barriers!, statistics: statistics! }
+}
+function hold(k: Ptx, to: Slot, from: Slot): void {
+  for (const of of ["memory", "barriers", "statistics"] as const) k.copy(to[of], from[of])
+}
+
+/**
+ * The units of queries from the diagonal to the last, heads of 64. While the scores of one become weights, the products of the unit before with its slopes are
+ * under way, then this one's slopes; while these are scaled, the products with the weights and the scores of the next.
+ */
+export function unitsInTurn(k: Ptx, role: Role, state: State, [diagonal, end]: readonly [U32, U32]): void {
+  const { always, isFirstLane } = role
+  const { at, scores, slopes, left, sums, scale2, T } = state
+  const never = k.not(always)
+  const [weights, rising] = [left[0]!, left[1]!]
+  const [now, before] = [heldSlot(k), heldSlot(k)]
+  const i = k.variable("u32", diagonal)
+  const score = () => {
+    hold(k, now, take(k, at))
+    k.multiplyFence()
+    multiply(k, scores, state.keys, [now], ALONG_COLUMNS, never, always)
+    k.multiplyCommit()
+  }
+  const withSlopes = () => {
+    k.multiplyFence()
+    multiply(k, sums.keys, rising, [before], ALONG_ROWS, always, always)
+    k.multiplyCommit()
+  }
+
+  /** Nothing is under way before and after. */
+  const unit = (isLast: boolean) => {
+    const isLater = k.compare("ne", i, diagonal)
+    const gradients = take(k, at)
+    k.if(isLater, withSlopes)
+    k.multiplyFence()
+    multiply(k, slopes, state.values, [gradients], ALONG_COLUMNS, never, always)
+    k.multiplyCommit()
+    const logs = statisticsOf(k, role, now)
+    k.if(
+      isLater,
+      () => undefined,
+      () => maskDiagonal(k, role, scores, "keys"),
+    )
+    scores.forEach((score, place) => {
+      if (place === 16) {
+        settle(k, T)
+        k.multiplyWait(1)
+        k.if(isLater, () => giveBack(k, before, isFirstLane))
+      }
+      k.unary("ex2.approx.ftz.f32", k.fma(score, scale2, logs[2 * (place >> 2) + (place & 1)]!.log), score)
+    })
+    asLeft(k, scores, weights)
+    k.multiplyFence()
+    multiply(k, sums.values, weights, [gradients], ALONG_ROWS, always, always)
+    k.multiplyCommit()
+    const deltas = statisticsOf(k, role, now)
+    hold(k, before, now)
+    if (!isLast) score()
+    k.multiplyWait(isLast ? 1 : 2)
+    slopes.forEach((slope, place) => {
+      const { delta } = deltas[2 * (place >> 2) + (place & 1)]!
+      k.addFloat(slope, delta, slope)
+      const pair = weights[place >> 3]![(place & 7) >> 1]!
+      k.mulFloat(slope, k.unpackBf16(pair, (place & 1) as 0 | 1), slope)
+    })
+    asLeft(k, slopes, rising)
+    settle(k, T)
+    k.multiplyWait(0)
+    keepApart(k, [...state.keys, ...state.values], T)
+    giveBack(k, gradients, isFirstLane)
+    k.add(i, 1, i)
+  }
+  score()
+  k.multiplyWait(0)
+  k.while(
+    "QUERIES",
+    () => k.compare("lt", k.add(i, 1), end),
+    () => unit(false),
+  )
+  unit(true)
+  withSlopes()
+  k.multiplyWait(0)
+  giveBack(k, before, isFirstLane)
+}
