@@ -129,24 +129,33 @@ static VkResult make_function(Gpu *d, PipelineRow *row) {
 typedef struct PipelineQueue {
   Gpu *d;
   PipelineRow *rows;
-  int64_t count, next;
+  int64_t count, next, started;
+  pthread_t threads[64];
 } PipelineQueue;
 
 static void *make_pipelines(void *arg) {
   PipelineQueue *q = arg;
-  for (int64_t i; (i = __atomic_fetch_add(&q->next, 1, __ATOMIC_RELAXED)) < q->count;)
-    q->rows[i].result = q->rows[i].subgroup < 0 ? make_function(q->d, &q->rows[i]) : make_pipeline(q->d, &q->rows[i]);
+  for (int64_t i; (i = __atomic_fetch_add(&q->next, 1, __ATOMIC_RELAXED)) < q->count;) {
+    PipelineRow *row = &q->rows[i];
+    int64_t result = row->subgroup < 0 ? make_function(q->d, row) : make_pipeline(q->d, row);
+    __atomic_store_n(&row->result, result, __ATOMIC_RELEASE); /* the handles are there before it */
+  }
   return 0;
 }
 
-/** Makes all pipelines of the rows, on up to `threads` threads (at most 64); handles or results are in the rows. */
-void gpu_pipelines(Gpu *d, PipelineRow *rows, int64_t count, int64_t threads) {
-  PipelineQueue q = {d, rows, count, 0};
-  pthread_t others[63];
-  int64_t started = 0;
-  while (started < threads - 1 && started < count - 1 && started < 63 && !pthread_create(&others[started], 0, make_pipelines, &q)) started++;
-  make_pipelines(&q);
-  for (int64_t i = 0; i < started; i++) pthread_join(others[i], 0);
+/** Begins to make all pipelines of the rows, which must stay where they are, on up to `threads` threads (at most 64); handles and results come into the rows. */
+PipelineQueue *gpu_pipelines(Gpu *d, PipelineRow *rows, int64_t count, int64_t threads) {
+  PipelineQueue *q = calloc(1, sizeof *q);
+  q->d = d, q->rows = rows, q->count = count;
+  while (q->started < threads && q->started < count && q->started < 64 && !pthread_create(&q->threads[q->started], 0, make_pipelines, q)) q->started++;
+  if (!q->started) make_pipelines(q);
+  return q;
+}
+
+/** Returns when all pipelines are made. */
+void gpu_pipelines_made(PipelineQueue *q) {
+  for (int64_t i = 0; i < q->started; i++) pthread_join(q->threads[i], 0);
+  free(q);
 }
 
 void gpu_pipeline_free(Gpu *d, int64_t pipeline, int64_t layout) {

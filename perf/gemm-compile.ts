@@ -26,7 +26,7 @@ function compile({ gpu, code, entry: name = "main", push, constants, subgroup }:
   const row = BigInt64Array.from(
     [hostAddress(code), code.byteLength, hostAddress(entry), push, hostAddress(constants), constants.length, subgroup, 0, 0, 0].map(BigInt),
   )
-  vulkan().gpu_pipelines(gpu as never, row, 1, 1)
+  vulkan().gpu_pipelines_made(vulkan().gpu_pipelines(gpu as never, row, 1, 0))
   const seconds = (performance.now() - start) / 1000
   return { handle: row[7]!, layout: row[8]!, error: row[9] === 0n ? "" : `VkResult ${row[9]}`, seconds }
 }

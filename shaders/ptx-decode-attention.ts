@@ -1,14 +1,16 @@
 /** Attention in the decode kernel: 64 positions of a head by two warps; the blocks' sums are merged by whoever needs the result. */
-import type { F32, U32, U64 } from "../src/ptx.ts"
+import type { F32, Predicate, U32 } from "../src/ptx.ts"
 import {
   ALL_WORKERS,
   addressOf,
+  awaitAll,
   eachUnit,
   type Frame,
   HEAD,
   PAGE,
   PAGE_PLACES,
   pitchOf,
+  syncWorkers,
   unitsAtOnce,
   type Visit,
   visit,
@@ -21,6 +23,7 @@ import {
 const QUERY = 0
 const WEIGHTS = 4 * HEAD
 const TOLD = 8 * HEAD
+const NEW_KEY = TOLD + 16
 const PAIR_BYTES = 1024
 /** Blocks whose sums are read together. */
 const TOGETHER = 8
@@ -34,6 +37,7 @@ const exp2 = ({ k }: Frame, x: F32): F32 => k.unary("ex2.approx.ftz.f32", x)
 export function attend(f: Frame): void {
   const { k, warp, visits } = f
   k.comment("attention")
+  syncWorkers(f) // rows of x lie where the scores go
   eachUnit(f, (unit) => {
     k.if(k.compare("eq", k.rem(unit.number, unitsAtOnce(f.places)), k.shr(warp, 1)), () => attendUnit(f, unit))
     k.add(visits, 2 * PAGE_PLACES, visits)
@@ -51,17 +55,15 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
   const shared = k.mad(pair, PAIR_BYTES, places.x)
   const sync = () => syncPair(f, pair)
   // q, k and v of the new position
-  const head = k.madWide(k.mad(b, 3 * C, k.mul(h, HEAD)), 2, k.addLong(work, at.qkv))
-  const half = (address: U64, bytes: number): U32 => {
-    const made = k.register("u32")
-    k.emit("ld.global.cg.u16", made, `[${address.name}+${bytes}]`)
-    return made
-  }
+  const pairOf = k.madWide(k.mad(b, 3 * C, k.mad(h, HEAD, k.and(own, HEAD - 2))), 4, k.addLong(work, at.qkv))
+  const [words, tags] = [k.registers("u32", 3), k.registers("u32", 3)]
+  awaitAll(f, f.tag, tags, () => words.forEach((word, i) => k.loadVolatile([word, tags[i]!], pairOf, 4 * C * i)))
+  const isUpper = k.compare("ne", k.and(own, 1), 0)
+  const [q, newKey, newValue] = words.map((word) => k.select(isUpper, k.shr(word, 16), k.and(word, 0xffff), "u32")) as [U32, U32, U32]
   const float = (bits: U32): F32 => k.unpackBf16(bits, 0)
-  const column = k.madWide(own, 2, head)
-  const [q, newKey, newValue] = [half(column, 0), half(column, 2 * C), half(column, 4 * C)]
   const factor = Math.fround(Math.fround(stack.scale) * Math.fround(Math.LOG2E))
   k.storeShared({ base: k.mad(own, 4, shared), bytes: QUERY }, [k.mulFloat(float(q), factor)])
+  k.storeShared({ base: k.mad(k.shr(own, 1), 4, shared), bytes: NEW_KEY }, [words[1]!])
   const place = k.sub(length, k.mul(part, PAGE)) // of the new position; beyond the block in all but the last
   k.if(k.compare("lt", place, PAGE), () => {
     const page = k.register("u32")
@@ -80,12 +82,12 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
   const isNew = k.compare("eq", own, place)
   const sees = k.compare("le", own, place)
   const isLower = k.compare("lt", own, ROWS)
-  const row = k.mad(k.and(own, ROWS - 1), 2 * HEAD, k.select(isLower, keys[0]!.base, keys[1]!.base, "u32"))
+  const cached = k.mad(k.and(own, ROWS - 1), 2 * HEAD, k.select(isLower, keys[0]!.base, keys[1]!.base, "u32"))
+  const row = k.select(isNew, k.add(shared, NEW_KEY), cached, "u32")
   const score = k.variable("f32", 0)
   for (let d = 0; d < HEAD; d += 8) {
     const words = k.registers("u32", 4)
     k.loadSharedWords(words, { base: row, bytes: 2 * d })
-    k.when(isNew, () => k.loadFresh(words, head, 2 * (C + d)))
     words.forEach((word, i) => {
       if (i % 2 === 0) return
       const factors = k.registers("f32", 4)
@@ -138,9 +140,9 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
     })
   }
   const index = k.mad(k.mad(b, maxPages, part), heads, h)
-  k.store("f32", k.madWide(k.mad(index, HEAD, own), 4, k.addLong(work, at.outputs)), 0, [out])
-  const statistics = k.madWide(index, 8, k.addLong(work, at.statistics))
-  k.when(isFirst, () => k.store("f32", statistics, 0, [top, total]))
+  k.storeVolatile(k.madWide(k.mad(index, HEAD, own), 8, k.addLong(work, at.outputs)), 0, [out, f.tag])
+  const statistics = k.madWide(index, 16, k.addLong(work, at.statistics))
+  k.when(isFirst, () => k.storeVolatile(statistics, 0, [top, f.tag, total, f.tag]))
   sync()
   k.when(isFirst, () => values.forEach(({ empty }) => k.arrive(empty)))
 }
@@ -151,19 +153,20 @@ function syncPair({ k }: Frame, pair: U32): void {
 }
 
 /** y of all rows to shared memory, in bf16: the blocks' outputs merged in their order. */
-export function mergeOutputs(f: Frame): void {
-  const { k, stack, places, thread, work, blocks } = f
+export function mergeOutputs(f: Frame, isWanted: Predicate): void {
+  const { k, stack, places, thread, work, blocks, tag } = f
   const { C, rows, maxPages } = stack
   const at = workOf(stack)
   k.comment("outputs of attention, merged")
+  syncWorkers(f) // scores lie where the outputs go
   for (let first = 0; first < rows * C; first += 32 * WORKERS * QUAD) {
     const item = k.mad(thread, QUAD, first)
-    k.if(k.compare("lt", item, rows * C), () => {
+    k.if(k.both(isWanted, k.compare("lt", item, rows * C)), () => {
       const [b, column] = [k.div(item, C), k.rem(item, C)]
       const count = blocks.slice(1).reduce((found, value, i) => k.select(k.compare("eq", b, i + 1), value, found, "u32"), blocks[0]!)
       const start = k.mul(b, maxPages)
-      const outputs = k.madWide(k.mad(start, C, column), 4, k.addLong(work, at.outputs))
-      const statistics = k.madWide(k.mad(start, C / HEAD, k.div(column, HEAD)), 8, k.addLong(work, at.statistics))
+      const outputs = k.madWide(k.mad(start, C, column), 8, k.addLong(work, at.outputs))
+      const statistics = k.madWide(k.mad(start, C / HEAD, k.div(column, HEAD)), 16, k.addLong(work, at.statistics))
       const [max, sum] = [k.variable("f32", Number.NEGATIVE_INFINITY), k.variable("f32", 0)]
       const out = Array.from({ length: QUAD }, () => k.variable("f32", 0))
       const from = k.variable("u32", 0)
@@ -172,14 +175,19 @@ export function mergeOutputs(f: Frame): void {
         () => k.compare("lt", from, count),
         () => {
           const read = Array.from({ length: TOGETHER }, (_, i) => {
-            const [values, facts] = [k.registers("f32", QUAD), k.registers("f32", 2)]
-            const isThere = k.compare("lt", k.add(from, i), count)
-            k.when(isThere, () => {
-              k.loadFresh(facts, statistics, (8 * i * C) / HEAD)
-              k.loadFresh(values, outputs, 4 * i * C)
-            })
-            return { values, facts, isThere }
+            const tags = Array.from({ length: QUAD + 2 }, () => k.variable("u32", tag))
+            const zeros = (count: number) => Array.from({ length: count }, () => k.variable("f32", 0))
+            return { values: zeros(QUAD), facts: zeros(2), tags, isThere: k.compare("lt", k.add(from, i), count) }
           })
+          const all = read.flatMap(({ tags }) => tags)
+          awaitAll(f, tag, all, () =>
+            read.forEach(({ values, facts, tags, isThere }, i) =>
+              k.when(isThere, () => {
+                k.loadVolatile([facts[0]!, tags[0]!, facts[1]!, tags[1]!], statistics, (16 * i * C) / HEAD)
+                for (const e of [0, 2]) k.loadVolatile([values[e]!, tags[e + 2]!, values[e + 1]!, tags[e + 3]!], outputs, 8 * (i * C + e))
+              }),
+            ),
+          )
           const end = k.label("MERGED")
           for (const { values, facts, isThere } of read) {
             k.jump(end, isThere, false)
@@ -191,8 +199,8 @@ export function mergeOutputs(f: Frame): void {
           }
           k.place(end)
           k.add(from, TOGETHER, from)
-          k.addLong(outputs, 4 * TOGETHER * C, outputs)
-          k.addLong(statistics, (8 * TOGETHER * C) / HEAD, statistics)
+          k.addLong(outputs, 8 * TOGETHER * C, outputs)
+          k.addLong(statistics, (16 * TOGETHER * C) / HEAD, statistics)
         },
       )
       const isThere = k.compare("gt", count, 0)

@@ -1,4 +1,4 @@
-/** What the parts of the decode kernel share: sizes, shared memory, the ring of places that the weights come through, the barrier of all blocks. */
+/** What the parts of the decode kernel share: sizes, shared memory, the ring of places that the weights come through, numbers that carry their step. */
 import type { Ptx, Shared, U32, U64 } from "../src/ptx.ts"
 import type { PtxActivation } from "./ptx-gemm-frame.ts"
 
@@ -75,13 +75,17 @@ export function placesOf(stack: DecodeStack): Places {
   return { count, x: count * PLACE, full, empty: full + 8 * count, table: full + 16 * count, bytes: full + 16 * count + table }
 }
 
-/** Work memory between the steps: offsets in bytes. */
+/**
+ * Work memory between the steps: offsets in bytes. Every word of 32 bits has a tag behind it, which says of which layer and launch it is: who needs
+ * it asks until it is there. Nothing is written again before all have read it, for what they make of it is waited for in turn.
+ */
 export function workOf({ rows, C, F, maxPages }: DecodeStack) {
-  const [stream, qkv] = [0, 4 * rows * C]
-  const hidden = qkv + 6 * rows * C
-  const outputs = hidden + 2 * rows * F
-  const statistics = outputs + 4 * rows * maxPages * C
-  return { stream, qkv, hidden, outputs, statistics, bytes: statistics + (8 * rows * maxPages * C) / HEAD }
+  const [branch, stream] = [0, 8 * rows * C] // after attention, after the MLP
+  const qkv = stream + 8 * rows * C
+  const hidden = qkv + 12 * rows * C
+  const outputs = hidden + 4 * rows * F
+  const statistics = outputs + 8 * rows * maxPages * C
+  return { branch, stream, qkv, hidden, outputs, statistics, bytes: statistics + (16 * rows * maxPages * C) / HEAD }
 }
 
 export interface Frame {
@@ -97,9 +101,8 @@ export interface Frame {
   /** Bytes of the table before this layer's row. */
   readonly layer: U32
   readonly work: U64
-  readonly sync: U64
-  /** Arrivals at which the barrier of all blocks opens next. */
-  readonly target: U32
+  /** Of what this layer writes; that of the layer before is one less. */
+  readonly tag: U32
   /** Visits of the ring so far, by this block. */
   readonly visits: U32
   readonly pages: U64
@@ -154,20 +157,16 @@ export function addressOf({ k, layer, places }: Frame, name: (typeof LAYER)[numb
 /** Tiles of this block: block, block + blocks, … */
 export const tilesOf = ({ k, stack, block }: Frame, N: number): U32 => k.div(k.sub(N / TILE + stack.blocks - 1, block), stack.blocks)
 
-/** All blocks' workers wait for each other; what they wrote before is seen after. */
-export function gridBarrier({ k, stack, thread, sync, target }: Frame): void {
-  k.comment("---- all blocks")
-  k.syncBlock(ALL_WORKERS, 32 * WORKERS)
-  k.add(target, stack.blocks, target)
-  k.if(k.compare("eq", thread, 0), () => {
-    k.release(sync, 1)
-    k.while(
-      "SPIN",
-      () => k.compare("lt", k.acquire(sync), target),
-      () => {},
-    )
-  })
-  k.syncBlock(ALL_WORKERS, 32 * WORKERS)
+/** The block's workers wait for each other. */
+export const syncWorkers = ({ k }: Frame): void => k.syncBlock(ALL_WORKERS, 32 * WORKERS)
+
+/** Repeats `load` until all words of `tags` are `tag`. */
+export function awaitAll({ k }: Frame, tag: U32, tags: readonly U32[], load: () => void): void {
+  const again = k.label("AWAIT")
+  k.place(again)
+  load()
+  const difference = tags.map((one) => k.xor(one, tag)).reduce((all, one) => k.or(all, one))
+  k.jump(again, k.compare("ne", difference, 0))
 }
 
 /** body(b, h, page of the sequence) for the units of attention of this block that exist: one head and 64 positions of a sequence each. */

@@ -1,5 +1,5 @@
 /** A matrix product of the decode kernel: the rows of x lie in shared memory, a warp takes 8 columns and sums all of K in order. */
-import type { F32, U32, U64 } from "../src/ptx.ts"
+import type { F32, Predicate, U32, U64 } from "../src/ptx.ts"
 import { CHUNK, type Frame, pitchOf, TILE, tilesAtOnce, tilesOf, visit, waitFull } from "./ptx-decode-frame.ts"
 
 /** Steps of 16 in a part of K; those whose x is loaded before the weights are there; the one from which on the next part is looked for. */
@@ -23,8 +23,8 @@ export interface Product {
   finish(at: Columns, sums: readonly [F32, F32]): void
 }
 
-/** Begins a product before its x is known: what the epilogue reads is on its way. Returns the rest, x being in shared memory. */
-export function product(f: Frame, { N, K, bias, early, finish }: Product): () => void {
+/** Begins a product before its x is known: what the epilogue reads is on its way. Returns whether this block has any columns, and the rest, x being in shared memory. */
+export function product(f: Frame, { N, K, bias, early, finish }: Product): { readonly isWanted: Predicate; readonly run: () => void } {
   const { k, stack, places, warp, lane, block, visits } = f
   const atOnce = tilesAtOnce(places)
   const count = tilesOf(f, N)
@@ -43,7 +43,8 @@ export function product(f: Frame, { N, K, bias, early, finish }: Product): () =>
   }
   k.comment(`${N} columns of ${K}`)
   prepare()
-  return () => {
+  const isWanted = k.compare("gt", count, 0)
+  const run = () =>
     k.while(
       "GROUP",
       () => k.compare("lt", base, count),
@@ -58,7 +59,7 @@ export function product(f: Frame, { N, K, bias, early, finish }: Product): () =>
         prepare()
       },
     )
-  }
+  return { isWanted, run }
 }
 
 /** What a warp multiplies first in a part of K. */

@@ -1,20 +1,20 @@
-/** One token of a few sequences through all layers in one launch: blocks that stay, a barrier of all of them between steps. */
-import { type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
+/** One token of a few sequences through all layers in one launch: blocks that stay, and wait for each number that they need. */
+import { type F32, type Predicate, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
 import { attend, mergeOutputs } from "./ptx-decode-attention.ts"
 import { bring } from "./ptx-decode-bring.ts"
 import {
-  ALL_WORKERS,
   addressesOf,
   addressOf,
+  awaitAll,
   type DecodeStack,
   type Frame,
-  gridBarrier,
   LAYER,
   PAGE,
   pitchOf,
   placesOf,
+  syncWorkers,
   THREADS,
   WORKERS,
   workOf,
@@ -25,7 +25,7 @@ import { norm } from "./ptx-decode-norm.ts"
 const buffers = {
   /** Addresses by layer as LAYER and LAST name them. */
   table: read(u64),
-  /** Two words, 0 before and after. */
+  /** Blocks that have left, 0 before and after; launches so far. */
   sync: readWrite(u32),
   work: readWrite(f32),
   pages: read(u32),
@@ -36,9 +36,10 @@ const buffers = {
 }
 
 export { type DecodeStack, LAYER, workOf } from "./ptx-decode-frame.ts"
-export type DecodeKernel = PtxKernel<typeof buffers>
 
-const workers = ({ k }: Frame) => k.syncBlock(ALL_WORKERS, 32 * WORKERS)
+/** Tags of a launch. */
+const TAGS = 256
+export type DecodeKernel = PtxKernel<typeof buffers>
 
 /** Packs of 8 numbers of a row of x to shared memory. */
 const toShared =
@@ -46,46 +47,58 @@ const toShared =
   (row: U32, pack: number, words: readonly U32[]): void =>
     k.storeShared({ base: k.mad(row, pitchOf(stack.C), k.shl(lane, 4)), bytes: places.x + 512 * pack }, words)
 
-/** Rows of K numbers in bf16 from the work memory to shared memory. */
-function stage({ k, stack, thread, places }: Frame, from: U64, K: number): void {
-  const perRow = K / 8
-  const held: { at: U32; words: U32[]; first: number }[] = []
+/** Rows of K numbers in bf16, when they are there, from the work memory to shared memory. */
+function stage(f: Frame, from: U64, K: number, isWanted: Predicate): void {
+  const { k, stack, thread, places, tag } = f
+  const perRow = K / 4
   const all = stack.rows * perRow
-  const isThere = (at: U32, first: number, body: () => void) =>
-    first + 32 * WORKERS <= all ? body() : k.if(k.compare("lt", at, all), body)
-  for (let first = 0; first < all; first += 32 * WORKERS) {
-    const at = k.add(thread, first)
-    const words = k.registers("u32", 4)
-    isThere(at, first, () => k.loadFresh(words, k.madWide(at, 16, from)))
-    held.push({ at, words, first })
+  const held = Array.from({ length: Math.ceil(all / (32 * WORKERS)) }, (_, i) => {
+    const at = k.add(thread, 32 * WORKERS * i)
+    return {
+      at,
+      words: [k.variable("u32", 0), k.variable("u32", 0)],
+      tags: [k.variable("u32", tag), k.variable("u32", tag)],
+      isThere: k.compare("lt", at, all),
+    }
+  })
+  const tags = held.flatMap((one) => one.tags)
+  k.if(isWanted, () =>
+    awaitAll(f, tag, tags, () => {
+      for (const { at, words, tags, isThere } of held) {
+        const address = k.madWide(at, 16, from)
+        k.when(isThere, () => k.loadVolatile([words[0]!, tags[0]!, words[1]!, tags[1]!], address))
+      }
+    }),
+  )
+  syncWorkers(f)
+  for (const { at, words, isThere } of held) {
+    const base = k.mad(k.div(at, perRow), pitchOf(K), k.shl(k.rem(at, perRow), 3))
+    k.when(isThere, () => k.storeShared({ base, bytes: places.x }, words))
   }
-  for (const { at, words, first } of held)
-    isThere(at, first, () => {
-      const base = k.mad(k.div(at, perRow), pitchOf(K), k.shl(k.rem(at, perRow), 4))
-      k.storeShared({ base, bytes: places.x }, words)
-    })
 }
 
 function work(f: Frame, given: { x: U64; y: U64 }): void {
-  const { k, stack, layer, lane } = f
+  const { k, stack, layer, lane, tag } = f
   const { C, F, hasBias } = stack
   const at = workOf(stack)
-  const [stream, qkvs, hiddens] = [at.stream, at.qkv, at.hidden].map((bytes) => k.addLong(f.work, bytes)) as [U64, U64, U64]
-  const biasOf = (name: "attnNormB" | "qkvB" | "projB" | "mlpNormB" | "upB" | "downB") => (hasBias ? addressOf(f, name) : undefined)
+  const [branch, stream, qkvs, hiddens] = [at.branch, at.stream, at.qkv, at.hidden].map((bytes) => k.addLong(f.work, bytes)) as Four
+  const biasOf = (name: "attnNormB" | "qkvB" | "projB" | "mlpNormB" | "upB" | "downB" | "normB") =>
+    hasBias ? addressOf(f, name) : undefined
   const place = (row: U32, width: number, column: U32, bytes: number, from: U64) => k.madWide(k.mad(row, width, column), bytes, from)
-  /** What is added to: x at first. */
-  const source = k.variable("u64", given.x)
-  const added = (name: "projB" | "downB", K: number) => {
-    const before = [k.variable("f32", 0), k.variable("f32", 0)]
+  /** A product that is added to what `before` holds. */
+  const added = (name: "projB" | "downB", K: number, before: U64, after: U64) => {
+    const old = [k.variable("f32", 0), k.variable("f32", 0)] as const
+    const ignored = k.registers("u32", 2)
     return product(f, {
       N: C,
       K,
       bias: biasOf(name),
-      early: ({ row, column }) => k.loadFresh(before, place(row, C, column, 4, source)),
+      // this block has seen it, or written it itself
+      early: ({ row, column }) => k.loadVolatile([old[0], ignored[0]!, old[1], ignored[1]!], place(row, C, column, 8, before)),
       finish({ row, column }, sums) {
-        const branch = k.packBf16(...sums)
-        const after = before.map((one, i) => k.addFloat(one, k.unpackBf16(branch, i as 0 | 1)))
-        k.store("f32", place(row, C, column, 4, stream), 0, after)
+        const sum = k.packBf16(...sums)
+        const [first, second] = old.map((one, i) => k.addFloat(one, k.unpackBf16(sum, i as 0 | 1))) as [F32, F32]
+        k.storeVolatile(place(row, C, column, 8, after), 0, [first, tag, second, tag])
       },
     })
   }
@@ -97,9 +110,11 @@ function work(f: Frame, given: { x: U64; y: U64 }): void {
       finish({ row, column }, sums) {
         const { activation } = stack
         const out = isHidden && activation !== "none" ? sums.map((sum) => ptxActivations[activation].value(k, sum)) : sums
-        k.store("u32", place(row, N, column, 2, to), 0, [k.packBf16(out[0]!, out[1]!)])
+        k.storeVolatile(place(row, N, column, 4, to), 0, [k.packBf16(out[0]!, out[1]!), tag])
       },
     })
+  const before = k.sub(tag, 1)
+  copyIn(f, given.x, stream, before)
   const left = k.variable("u32", stack.layers)
   k.while(
     "LAYER",
@@ -107,46 +122,57 @@ function work(f: Frame, given: { x: U64; y: U64 }): void {
     () => {
       const attnNorm = norm(f, addressOf(f, "attnNormW"), biasOf("attnNormB"))
       const qkv = stored(3 * C, biasOf("qkvB"), qkvs, false)
-      gridBarrier(f)
-      attnNorm(source, toShared(f))
-      workers(f)
-      qkv()
-      gridBarrier(f)
+      attnNorm(stream, before, qkv.isWanted, toShared(f))
+      syncWorkers(f)
+      qkv.run()
       attend(f)
-      const proj = added("projB", C)
-      gridBarrier(f)
-      mergeOutputs(f)
-      workers(f)
-      proj()
-      k.copy(source, stream)
+      const proj = added("projB", C, stream, branch)
+      mergeOutputs(f, proj.isWanted)
+      syncWorkers(f)
+      proj.run()
       const mlpNorm = norm(f, addressOf(f, "mlpNormW"), biasOf("mlpNormB"))
       const up = stored(F, biasOf("upB"), hiddens, true)
-      gridBarrier(f)
-      mlpNorm(stream, toShared(f))
-      workers(f)
-      up()
-      const down = added("downB", F)
-      gridBarrier(f)
-      stage(f, hiddens, F)
-      workers(f)
-      down()
+      mlpNorm(branch, tag, up.isWanted, toShared(f))
+      syncWorkers(f)
+      up.run()
+      const down = added("downB", F, branch, stream)
+      stage(f, hiddens, F, down.isWanted)
+      syncWorkers(f)
+      down.run()
       k.add(layer, 8 * LAYER.length, layer)
+      k.copy(before, tag)
+      k.add(tag, 1, tag)
       k.sub(left, 1, left)
     },
   )
-  const last = norm(f, addressOf(f, "normW"), hasBias ? addressOf(f, "normB") : undefined)
-  gridBarrier(f)
-  k.if(k.compare("eq", f.block, 0), () =>
-    last(stream, (row, pack, words) => k.store("u32", k.madWide(k.mad(row, C / 8, lane), 16, given.y), 512 * pack, words)),
+  const last = norm(f, addressOf(f, "normW"), biasOf("normB"))
+  last(stream, before, k.compare("eq", f.block, 0), (row, pack, words) =>
+    k.store("u32", k.madWide(k.mad(row, C / 8, lane), 16, given.y), 512 * pack, words),
   )
-  leave(f)
+}
+type Four = [U64, U64, U64, U64]
+
+/** x to where the layers look for it, a part by each block. */
+function copyIn({ k, stack, block, thread }: Frame, x: U64, stream: U64, tag: U32): void {
+  const at = k.mad(block, 32 * WORKERS, thread)
+  const all = stack.rows * stack.C
+  k.while(
+    "COPY",
+    () => k.compare("lt", at, all),
+    () => {
+      const value = k.register("f32")
+      k.load("f32", [value], k.madWide(at, 4, x))
+      k.storeVolatile(k.madWide(at, 8, stream), 0, [value, tag])
+      k.add(at, 32 * WORKERS * stack.blocks, at)
+    },
+  )
 }
 
-/** The last block to come makes the counters 0 for the next launch. */
-function leave({ k, stack, thread, sync }: Frame): void {
+/** The last block to come counts the launch, so that the next one has tags of its own. */
+function leave(k: Ptx, { blocks }: DecodeStack, thread: U32, sync: U64, launch: U32): void {
   k.if(k.compare("eq", thread, 0), () => {
-    const before = k.fetchAdd(k.addLong(sync, 4), 1)
-    k.if(k.compare("eq", before, stack.blocks - 1), () => k.store("u32", sync, 0, [k.variable("u32", 0), k.variable("u32", 0)]))
+    const before = k.fetchAdd(sync, 1)
+    k.if(k.compare("eq", before, blocks - 1), () => k.store("u32", sync, 0, [k.variable("u32", 0), k.add(launch, 1)]))
   })
 }
 
@@ -189,21 +215,26 @@ export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
           k.storeShared({ base: k.shl(at, 3), bytes: places.table }, words)
         })
       }
+      const launch = k.register("u32")
+      k.load("u32", [launch], given.sync, 4)
       k.syncBlock()
       const frame: Frame = {
-        ...{ k, stack, places, thread, warp, work: given.work, sync: given.sync, pages: given.pages },
+        ...{ k, stack, places, thread, warp, work: given.work, pages: given.pages },
         lane: k.and(thread, 31),
         block: k.special("%ctaid.x"),
         zero: k.special("%ctaid.y"),
         layer: k.variable("u32", 0),
-        target: k.variable("u32", 0),
+        tag: k.add(k.mul(launch, TAGS), 2),
         visits: k.variable("u32", 0),
         ...lengthsOf(k, stack, given.lengths, given.counts),
       }
       k.if(
         k.compare("eq", warp, WORKERS),
         () => bring(frame),
-        () => work(frame, given),
+        () => {
+          work(frame, given)
+          leave(k, stack, thread, given.sync, launch)
+        },
       )
       k.emit("ret")
     },

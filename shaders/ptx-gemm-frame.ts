@@ -68,33 +68,45 @@ function cornerOf(k: Ptx, f: Frame, tile: U32): Pick<Place, "row" | "column"> {
 }
 
 /**
- * `body` for every tile of this block. Blocks below `tiles` take whole splits, split after split, every one as many steps on as there are blocks; the
- * others a span of the rest each. Both walk along a line of k steps: `splitSteps` for each tile of each split, or `rest` for each tile.
+ * `body` for every tile of this block. Blocks below `tiles` take whole splits, split after split; the others a span each of the line of the rest: `rest`
+ * k steps of one tile after the other.
  */
 export function eachTile(k: Ptx, f: Frame, body: (place: Place) => void): void {
   const block = k.special("%ctaid.x")
+  const stride = k.special("%nctaid.x")
   const isRest = k.compare("ge", block, f.tiles)
   const index = k.sub(block, f.tiles)
-  const choose = (rest: U32, whole: U32) => k.select(isRest, rest, whole, "u32")
-  const period = choose(f.rest, f.splitSteps)
-  const at = choose(k.mul(index, f.span), k.mul(block, f.splitSteps))
-  const end = choose(k.min(k.mad(index, f.span, f.span), k.mul(f.perSplit, f.rest)), k.mul(f.tiles, f.splitSteps))
-  const stride = k.mul(k.special("%nctaid.x"), f.splitSteps)
+  const whole = k.variable("u32", block)
+  const at = k.mul(index, f.span)
+  const end = k.min(k.add(at, f.span), k.mul(f.perSplit, f.rest))
   const wholeSteps = k.sub(f.steps, f.rest)
+  const choose = (rest: U32, other: U32) => k.select(isRest, rest, other, "u32")
   k.while(
     "TILE",
-    () => k.compare("lt", at, end),
+    () => k.compare("lt", choose(at, whole), choose(end, f.tiles)),
     () => {
-      const number = k.div(at, period)
-      const inPeriod = k.sub(at, k.mul(number, period))
-      const whole = k.div(number, f.perSplit)
-      const before = k.div(k.mul(number, f.rest), f.span) // the first block that has a part of this tile's rest
-      const split = choose(k.sub(k.add(f.splits, index), before), whole)
-      const firstStep = choose(k.add(wholeSteps, inPeriod), k.mul(whole, f.splitSteps))
-      const left = choose(k.min(k.sub(period, inPeriod), k.sub(end, at)), k.sub(wholeSteps, firstStep))
-      const stepCount = k.min(left, period)
-      body({ split, ...cornerOf(k, f, choose(number, k.sub(number, k.mul(whole, f.perSplit)))), firstStep, stepCount })
-      k.add(at, choose(stepCount, stride), at)
+      const [tile, split, firstStep, stepCount] = k.registers("u32", 4) as [U32, U32, U32, U32]
+      const be = (...values: readonly [U32, U32, U32, U32]) =>
+        [tile, split, firstStep, stepCount].forEach((to, i) => k.copy(to, values[i]!))
+      k.if(
+        isRest,
+        () => {
+          const number = k.div(at, f.rest)
+          const begin = k.mul(number, f.rest)
+          const inRest = k.sub(at, begin)
+          const first = k.div(begin, f.span) // the first block that has a part of this tile's rest
+          const count = k.min(k.sub(f.rest, inRest), k.sub(end, at))
+          be(number, k.sub(k.add(f.splits, index), first), k.add(wholeSteps, inRest), count)
+        },
+        () => {
+          const of = k.div(whole, f.perSplit)
+          const first = k.mul(of, f.splitSteps)
+          be(k.sub(whole, k.mul(of, f.perSplit)), of, first, k.min(k.sub(wholeSteps, first), f.splitSteps))
+        },
+      )
+      body({ split, ...cornerOf(k, f, tile), firstStep, stepCount })
+      k.add(at, stepCount, at)
+      k.add(whole, stride, whole)
     },
   )
 }

@@ -54,9 +54,42 @@ export function gather<T>({ size, transport }: World, value: T): T[] {
   return Array.from({ length: size }, (_, r) => decode(all.subarray(r * longest, r * longest + (lengths[r] as number))) as T)
 }
 
-/** Whether any rank says so. */
-export function anyOf({ transport }: World, mine: boolean): boolean {
-  return transport.allGather(Uint8Array.of(mine ? 1 : 0)).includes(1)
+/** Most calls between two questions of a `Vote`. */
+const MOST_CALLS = 1000
+
+/**
+ * Whether any rank says so, asked about every `everyMs`: an answer by way of the device waits for all that it was given. Between two questions all
+ * ranks let the same number of calls pass, which rank 0 finds by its clock; 0: every call asks.
+ */
+export class Vote {
+  #left = 0
+  #passed = 0
+  #askedAt: number | undefined
+
+  constructor(
+    private readonly world: World,
+    private readonly everyMs: number,
+    private readonly clock: () => number = () => performance.now(),
+  ) {}
+
+  anyOf(mine: boolean): boolean {
+    if (this.#left > 0) {
+      this.#left--
+      return false
+    }
+    const wish = this.#wish()
+    const all = this.world.transport.allGather(Uint8Array.of(mine ? 1 : 0, wish & 255, wish >> 8))
+    this.#left = this.#passed = (all[1] as number) + 256 * (all[2] as number)
+    return all.some((byte, i) => i % 3 === 0 && byte === 1)
+  }
+
+  /** Calls to let pass: as many as fit, at most twice as many as the last time, for the first ones are slow or fast for reasons of their own. */
+  #wish(): number {
+    const now = this.clock()
+    const ms = this.#askedAt === undefined ? Number.POSITIVE_INFINITY : (now - this.#askedAt) / (this.#passed + 1)
+    this.#askedAt = now
+    return Math.max(0, Math.min(Math.floor(this.everyMs / ms) - 1, 2 * this.#passed + 1, MOST_CALLS))
+  }
 }
 
 /** Throws AlphaError naming the first rank whose value of a name differs from rank 0's, and both values. */

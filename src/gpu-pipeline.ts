@@ -6,7 +6,7 @@ import { isCompiled } from "./base-build.ts"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { sha256, writeAtomic } from "./base-file.ts"
 import type { Driver } from "./gpu-driver.ts"
-import type { VulkanFacts } from "./native.ts"
+import type { Handle, VulkanFacts } from "./native.ts"
 import { hostAddress as ptr, vulkan } from "./native.ts"
 import type { GpuTarget, Launch } from "./program.ts"
 import { type PtxEntry, type PtxKernel, ptxEntry, readPtxPack } from "./ptx.ts"
@@ -57,10 +57,26 @@ interface Wanted {
   readonly subgroup: number
 }
 
+/** Pipelines that threads of the shim are making from these rows; all that these point at must outlive it. */
+interface Begun {
+  readonly keys: ReadonlySet<string>
+  readonly entries: readonly (readonly [key: string, wanted: Wanted])[]
+  readonly rows: BigInt64Array
+  readonly queue: Handle
+}
+
 /** 8-byte cells of a row of gpu_pipelines. */
 const ROW = 10
+/** VkResult of what is not made yet. */
+const NOT_READY = 1n
 /** VK_SHADER_STAGE_COMPUTE_BIT. */
 const COMPUTE = 0x20
+
+/** What the shim has written to row i. */
+const madeAt = (rows: BigInt64Array, i: number) => {
+  const result = Atomics.load(rows, ROW * i + 9) // first: the handles are there before it
+  return { result, handle: rows[ROW * i + 7] as bigint, layout: rows[ROW * i + 8] as bigint }
+}
 
 const keyOf = (variant: string, constants: Readonly<Record<string, number>>): string => `${variant} ${JSON.stringify(constants)}`
 
@@ -70,6 +86,7 @@ const pushOf = ({ push }: Module): number => push.reduce((sum, { type }) => sum 
 
 export class Pipelines {
   readonly #made = new Map<string, Pipeline>()
+  #begun: Begun[] = []
   readonly #file: string | undefined
   #isNew = false
 
@@ -86,33 +103,53 @@ export class Pipelines {
     return this.#made.get(keyOf(variant, constants)) as Pipeline
   }
 
-  /** Makes what the launches need and there is not yet, on all cores. Throws AlphaError naming a kernel whose module the driver refuses. */
-  prepare(launches: readonly Launch[]): void {
+  /** Begins to make what the launches need and there is not yet, on all cores, while the host goes on. */
+  begin(launches: readonly Launch[]): void {
     const wanted = new Map<string, Wanted>()
     for (const { kernel, variant, constants } of launches) {
       const key = keyOf(variant, constants)
-      if (this.#made.has(key) || wanted.has(key)) continue
+      if (this.#made.has(key) || wanted.has(key) || this.#begun.some(({ keys }) => keys.has(key))) continue
       wanted.set(key, "text" in kernel ? this.#ptx(ptxOf(kernel)) : this.#spirv(moduleOf(kernel, variant), constants))
     }
     if (wanted.size === 0) return
     this.#isNew = true
-    const rows = new BigInt64Array(ROW * wanted.size)
     // PTX takes longest (0.2 s a text): the cores begin with it.
-    const inOrder = [...wanted].sort(([, a], [, b]) => a.subgroup - b.subgroup)
-    inOrder.forEach(([, { code, entry, words, push, subgroup }], i) => {
+    const entries = [...wanted].sort(([, a], [, b]) => a.subgroup - b.subgroup)
+    const rows = new BigInt64Array(new ArrayBuffer(8 * ROW * entries.length)) // a small array without a buffer of its own may move
+    entries.forEach(([, { code, entry, words, push, subgroup }], i) => {
       rows.set([ptr(code), code.byteLength, ptr(entry), push, ptr(words), words.length, subgroup].map(BigInt), ROW * i)
+      rows[ROW * i + 9] = NOT_READY
     })
-    vulkan().gpu_pipelines(this.driver.gpu, rows, wanted.size, availableParallelism())
-    inOrder.forEach(([key, { module }], i) => {
-      const [handle = 0n, layout = 0n, result = 0n] = rows.subarray(ROW * i + 7, ROW * i + 10)
-      if (result !== 0n) {
-        throw new AlphaError(`${this.driver.info.facts.name} refuses kernel ${module.name} (VkResult ${result})`, {
-          hint: "text" in module ? "HELIOS_DISABLE_PTX=1 avoids kernels in PTX" : "HELIOS_DISABLE_COOP_MAT=1 avoids matrix kernels",
-          code: EXIT.device,
-        })
-      }
-      this.#made.set(key, { module, handle, layout })
+    const queue = vulkan().gpu_pipelines(this.driver.gpu, rows, entries.length, availableParallelism()) as Handle
+    this.#begun.push({ keys: new Set(wanted.keys()), entries, rows, queue })
+  }
+
+  /** Waits until what the launches need is made. Throws AlphaError naming a kernel whose module the driver refuses. */
+  prepare(launches: readonly Launch[]): void {
+    this.begin(launches)
+    for (const { variant, constants } of launches) {
+      const key = keyOf(variant, constants)
+      const begun = this.#begun.find(({ keys }) => keys.has(key))
+      if (begun !== undefined && !this.#made.has(key)) this.#take(begun, key)
+    }
+    this.#begun = this.#begun.filter((begun) => {
+      const isOpen = begun.entries.some(([key]) => !this.#made.has(key))
+      if (!isOpen) vulkan().gpu_pipelines_made(begun.queue)
+      return isOpen
     })
+  }
+
+  #take({ entries, rows }: Begun, key: string): void {
+    const i = entries.findIndex(([own]) => own === key)
+    while (madeAt(rows, i).result === NOT_READY) Bun.sleepSync(1)
+    const { handle, layout, result } = madeAt(rows, i)
+    const { module } = (entries[i] as Begun["entries"][number])[1]
+    if (result === 0n) this.#made.set(key, { module, handle, layout })
+    else
+      throw new AlphaError(`${this.driver.info.facts.name} refuses kernel ${module.name} (VkResult ${result})`, {
+        hint: "text" in module ? "HELIOS_DISABLE_PTX=1 avoids kernels in PTX" : "HELIOS_DISABLE_COOP_MAT=1 avoids matrix kernels",
+        code: EXIT.device,
+      })
   }
 
   #spirv(module: Module, constants: Readonly<Record<string, number>>): Wanted {
@@ -168,6 +205,13 @@ export class Pipelines {
   }
 
   close(): void {
+    for (const { entries, rows, queue } of this.#begun.splice(0)) {
+      vulkan().gpu_pipelines_made(queue)
+      entries.forEach(([key, { module }], i) => {
+        const { handle, layout, result } = madeAt(rows, i)
+        if (result === 0n) this.#made.set(key, { module, handle, layout })
+      })
+    }
     this.save()
     for (const { module, handle, layout } of this.#made.values()) {
       if ("text" in module) vulkan().gpu_function_free(this.driver.gpu, handle, layout)

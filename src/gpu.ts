@@ -76,6 +76,7 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
       return Math.max(0, budget - used)
     },
     state: () => new GpuState(memory),
+    begin: (plan) => pipelines.begin(scheduled(plan).steps.flatMap((step) => step.map(({ launch }) => launch))),
     compile: (plan, state, groups = []) => compile(plan, scheduled(plan), groups, state as GpuState, memory, pipelines, debug),
     close() {
       driver.idle("the end")

@@ -105,6 +105,8 @@ export interface Device {
   peakBytes(): number | undefined
   /** How the device fares right now; undefined where nothing tells. */
   telemetry(): GpuSample | undefined
+  /** Begins to compile for `plan` what takes long, beside what the caller does until `compile`; absent where nothing takes long. */
+  begin?(plan: Plan): void
   /** `groups`: names of states that others read while the rest still runs, in the order in which the program is done with them. */
   compile(plan: Plan, state: State, groups?: readonly (readonly string[])[]): Executable
   close(): void

@@ -102,6 +102,9 @@ export class PtxBody {
   and(a: U32, b: Operand<"u32">): U32 {
     return this.#two("and.b32", "u32", a, b)
   }
+  or(a: U32, b: Operand<"u32">): U32 {
+    return this.#two("or.b32", "u32", a, b)
+  }
   xor(a: U32, b: Operand<"u32">, into?: U32): U32 {
     return this.#two("xor.b32", "u32", a, b, into)
   }

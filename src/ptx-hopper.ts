@@ -102,6 +102,10 @@ export class Ptx extends PtxBody {
     const names = coordinates.map((one) => (typeof one === "number" ? String(one) : one.name)).join(", ")
     this.emit(`cp.async.bulk.prefetch.tensor.${coordinates.length}d.L2.global`, `[${map.name}, {${names}}]`)
   }
+  /** The same for neighbouring bytes, a multiple of 16. */
+  prefetchBytes(from: U64, bytes: number): void {
+    this.emit("cp.async.bulk.prefetch.L2.global", at(from), bytes)
+  }
   /** Neighbouring bytes, a multiple of 16, to shared memory; they count for `barrier`. */
   copyBytes(to: Shared, from: U64, bytes: number, barrier: Shared): void {
     const how = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
@@ -131,18 +135,13 @@ export class Ptx extends PtxBody {
 
   // ---- between blocks ----
 
-  /** Loads what another block may have written since this one began. */
-  loadFresh(to: readonly (U32 | F32)[], address: U64, bytes = 0): void {
-    this.emit(`ld.global.cg${to.length === 1 ? "" : `.v${to.length}`}.b32`, list(to), at(address, bytes))
+  /** Loads what other blocks write while this one runs; words that were stored together by twos are seen together. */
+  loadVolatile(to: readonly (U32 | F32)[], address: U64, bytes = 0): void {
+    this.emit(`ld.volatile.global.v${to.length}.b32`, list(to), at(address, bytes))
   }
-  /** Adds to a counter; all that the block wrote before a barrier of its own is seen by who acquires it. */
-  release(counter: U64, count: number): void {
-    this.emit("red.release.gpu.global.add.u32", at(counter), count)
-  }
-  acquire(counter: U64): U32 {
-    const made = this.register("u32")
-    this.emit("ld.acquire.gpu.global.u32", made, at(counter))
-    return made
+  /** Stores two or four words for blocks that wait for them. */
+  storeVolatile(address: U64, bytes: number, from: readonly (U32 | F32)[]): void {
+    this.emit(`st.volatile.global.v${from.length}.b32`, at(address, bytes), list(from))
   }
   /** Adds to a counter, whose value before it gives. */
   fetchAdd(counter: U64, count: number): U32 {

@@ -48,7 +48,7 @@ export async function runEvaluation(s: Session, flag: StopFlag, pause: Pause): P
     yieldNow: async () => {
       await Bun.sleep(0)
       await pause()
-      if (isStopped(s, flag)) throw new Stopped()
+      if (isStopped(s, flag, "evaluation")) throw new Stopped()
     },
   })
   const { step, best } = s.trainer
@@ -104,4 +104,5 @@ async function drawSamples(s: Session, flag: StopFlag, pause: Pause): Promise<vo
 }
 
 /** Whether this process, or any rank, was asked to stop: ranks stop after the same step. */
-export const isStopped = ({ ranks }: Session, flag: StopFlag): boolean => ranks?.anyOf(flag.stopped) ?? flag.stopped
+export const isStopped = ({ ranks }: Session, flag: StopFlag, before: "step" | "evaluation"): boolean =>
+  ranks?.anyOf(flag.stopped, before) ?? flag.stopped

@@ -1,7 +1,7 @@
 /** One run on several ranks: what they agree on before it, what they exchange in every step, what rank 0 collects for a checkpoint. */
 import { AlphaError } from "./base-error.ts"
 import type { ModelConfig } from "./config.ts"
-import { anyOf, gather, type JoinWorld, joinWorld, OrderedSum, requireSame, share, type World } from "./dist.ts"
+import { gather, type JoinWorld, joinWorld, OrderedSum, requireSame, share, Vote, type World } from "./dist.ts"
 import { copyName, type Precision, paramSpecs } from "./gpt.ts"
 import type { Device, State } from "./program.ts"
 import { buckets } from "./train-buckets.ts"
@@ -10,6 +10,9 @@ import { type RunPlans, type Sharing, summands } from "./train-step.ts"
 
 /** Fields in which ranks may differ: where each computes and writes. */
 const LOCAL = new Set(["device", "threads", "run", "runsDir", "config", "mpiLibrary", "ncclLibrary", "gpus", "resume", "serve"])
+
+/** How long a stop may wait until all ranks know of it, where asking keeps the host from giving the device steps ahead. */
+const STOP_MS = 1000
 
 export class Ranks {
   readonly rank: number
@@ -21,6 +24,7 @@ export class Ranks {
   #bounds: readonly number[] = []
   /** Buckets of this step that have been summed. */
   #summed = 0
+  readonly #votes: Readonly<Record<"step" | "evaluation", Vote>>
   #sum: OrderedSum | undefined
   #owners = new Map<string, number>()
 
@@ -32,6 +36,7 @@ export class Ranks {
     this.rank = world.rank
     this.size = world.size
     this.isOrdered = world.transport.sumShared === undefined
+    this.#votes = { step: new Vote(world, this.isOrdered ? 0 : STOP_MS), evaluation: new Vote(world, 0) }
     this.sharing = { apart: this.isOrdered, owns: (name) => !isSharded || this.#owners.get(name) === this.rank }
   }
 
@@ -69,8 +74,8 @@ export class Ranks {
   }
 
   /** Whether any rank was asked to stop; they must stop at the same point. */
-  anyOf(mine: boolean): boolean {
-    return anyOf(this.world, mine)
+  anyOf(mine: boolean, before: "step" | "evaluation"): boolean {
+    return this.#votes[before].anyOf(mine)
   }
 
   /** Rank 0's value, on all. */

@@ -128,7 +128,7 @@ async function loop(s: Session, flag: StopFlag, started: number, pause: Pause): 
     if (isStale(s)) status = "early_stop"
   }
   while (s.trainer.step < values.steps && status !== "early_stop") {
-    if (isStopped(s, flag)) {
+    if (isStopped(s, flag, "step")) {
       if (s.trainer.step === 0) throw new Stopped()
       status = "stopped"
       break

@@ -328,25 +328,23 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       b.long(w, nameOf(first))[lane] = view.getBigUint64(offset, true)
     }
   } else if (verb === "mma") multiplyWarp(b, w, operands)
-  else if (verb === "ld" && parts[1] === "acquire") {
-    const before = Uint32Array.from(b.word(w, nameOf(first)))
-    for (const lane of lanes) {
-      const { view, offset } = b.launch.memory.at(globalAddress(b, w, second, lane), 4)
-      b.word(w, nameOf(first))[lane] = view.getUint32(offset, true)
-    }
-    w.isSpinning = lanes.every((lane) => b.word(w, nameOf(first))[lane] === before[lane])
-  } else if (verb === "prefetch") {
+  else if (verb === "prefetch") {
     for (const lane of lanes) b.launch.memory.at(globalAddress(b, w, first, lane), 1)
   } else if (verb === "ld" || verb === "st") {
     const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]
     const size = type === "u16" ? 2 : 4
+    if (parts[1] === "volatile" && verb === "ld") w.isSpinning = true
     for (const lane of lanes) {
       const { view, offset } = b.launch.memory.at(globalAddress(b, w, place, lane), size * registers.length)
       registers.forEach((register, i) => {
         const at = offset + size * i
         if (verb === "st")
           size === 2 ? view.setUint16(at, read(b, w, register, lane), true) : view.setUint32(at, read(b, w, register, lane), true)
-        else b.word(w, nameOf(register))[lane] = size === 2 ? view.getUint16(at, true) : view.getUint32(at, true)
+        else {
+          const value = size === 2 ? view.getUint16(at, true) : view.getUint32(at, true)
+          if (b.word(w, nameOf(register))[lane] !== value) w.isSpinning = false
+          b.word(w, nameOf(register))[lane] = value
+        }
       })
     }
   } else if (verb === "cvt" && op === "cvt.rn.bf16x2.f32") {
@@ -405,7 +403,11 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       })
     }
   } else if (op.startsWith("cp.async.bulk.prefetch")) {
-    for (const lane of lanes) readMap(b.launch.memory, globalAddress(b, w, first, lane))
+    for (const lane of lanes) {
+      const address = globalAddress(b, w, first, lane)
+      if (parts.includes("tensor")) readMap(b.launch.memory, address)
+      else b.launch.memory.at(address + read(b, w, second, lane) - 16, 16)
+    }
   } else if (verb === "cp") {
     for (const lane of lanes) {
       const [to, map, done] = [sharedAddress(b, w, first, lane), globalAddress(b, w, second, lane), barrierAt(b, w, third, lane)]
@@ -468,7 +470,7 @@ export function runPtx(launch: PtxLaunch): void {
   const [X, Y, Z] = launch.blocks
   const blockAt = (i: number) => new Block(ptx, launch, [i % X, Math.floor(i / X) % Y, Math.floor(i / (X * Y))])
   const count = X * Y * Z
-  if (!launch.text.includes("ld.acquire.gpu")) {
+  if (!launch.text.includes("ld.volatile")) {
     for (let i = 0; i < count; i++) blockAt(i).run()
     return
   }
