@@ -109,6 +109,17 @@ export function keepApart(k: Ptx, left: readonly (readonly U32[])[], T: U32): vo
   k.if(k.compare("eq", T, 0), () => left.flat().forEach((register) => k.copy(register, 0)))
 }
 
+/**
+ * Before a wait for products that others follow: a jump, as ptxas would else put all work that stands here behind the wait. T is never 0.
+ */
+export function settle(k: Ptx, T: U32): void {
+  k.if(k.compare("eq", T, 0), () => {
+    const never = k.label("NEVER")
+    k.place(never)
+    k.jump(never)
+  })
+}
+
 /** sum ← left · units (or + where `adds`), 16 of the summed extent at a time. */
 export function multiply(
   k: Ptx,

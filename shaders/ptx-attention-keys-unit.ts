@@ -1,6 +1,6 @@
 /** A unit of queries in the gradient of Hopper's attention for keys and values: weights, slopes, and their products with queries and gradients. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
-import { asLeft, keepApart, maskDiagonal, multiply, type Role, range } from "./ptx-attention-frame.ts"
+import { asLeft, keepApart, maskDiagonal, multiply, type Role, range, settle } from "./ptx-attention-frame.ts"
 import { giveBack, type Position, type Slot, take } from "./ptx-attention-ring.ts"
 import { ALONG_COLUMNS, ALONG_ROWS, partsOf } from "./ptx-attention-tile.ts"
 
@@ -137,6 +137,11 @@ export function unitsInTurn(k: Ptx, role: Role, state: State, [diagonal, end]: r
       () => maskDiagonal(k, role, scores, "keys"),
     )
     scores.forEach((score, place) => {
+      if (place === 16) {
+        settle(k, T)
+        k.multiplyWait(1)
+        k.if(isLater, () => giveBack(k, before, isFirstLane))
+      }
       k.unary("ex2.approx.ftz.f32", k.fma(score, scale2, logs[2 * (place >> 2) + (place & 1)]!.log), score)
     })
     asLeft(k, scores, weights)
@@ -144,11 +149,9 @@ export function unitsInTurn(k: Ptx, role: Role, state: State, [diagonal, end]: r
     multiply(k, sums.values, weights, [gradients], ALONG_ROWS, always, always)
     k.multiplyCommit()
     const deltas = statisticsOf(k, role, now)
-    const barriers = k.variable("u32", before.barriers)
     hold(k, before, now)
     if (!isLast) score()
     k.multiplyWait(isLast ? 1 : 2)
-    k.if(isLater, () => giveBack(k, { barriers }, isFirstLane))
     slopes.forEach((slope, place) => {
       const { delta } = deltas[2 * (place >> 2) + (place & 1)]!
       k.addFloat(slope, delta, slope)
@@ -156,6 +159,7 @@ export function unitsInTurn(k: Ptx, role: Role, state: State, [diagonal, end]: r
       k.mulFloat(slope, k.unpackBf16(pair, (place & 1) as 0 | 1), slope)
     })
     asLeft(k, slopes, rising)
+    settle(k, T)
     k.multiplyWait(0)
     keepApart(k, [...state.keys, ...state.values], T)
     giveBack(k, gradients, isFirstLane)
