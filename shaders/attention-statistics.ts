@@ -3,6 +3,8 @@ import { bf16, f32, kernel, read, u32, write } from "../src/spirv.ts"
 
 /** Lanes that sum one row and head. */
 const SUMMING = 4
+/** Loads of y and of dy in flight for each: all of a head of 64. */
+const AHEAD = 2
 /** Positions of a unit; a head's last unit is filled up with zeros. */
 export const STATISTICS_UNIT = 64
 
@@ -31,14 +33,20 @@ export const attentionStatistics = kernel({
         .mul(H)
         .add(h)
       const sum = k.var(f32, 0)
-      k.for(part, D.shr(3), SUMMING, (d) => {
-        const at = source.mul(D.shr(3)).add(d)
-        const [left, right] = [y.pack(8).at(at), dy.pack(8).at(at)]
-        left.forEach((value, e) => sum.set(value.fma(right[e]!, sum.get())))
+      const packs = D.shr(3)
+      const exponent = lse.at(source)
+      k.for(part, packs, SUMMING * AHEAD, (d) => {
+        const loaded = Array.from({ length: AHEAD }, (_, i) => {
+          const own = d.add(i * SUMMING)
+          const at = source.mul(packs).add(own.min(packs.sub(1)))
+          return { isPack: own.lt(packs), left: y.pack(8).at(at), right: dy.pack(8).at(at) }
+        })
+        for (const { isPack, left, right } of loaded)
+          k.if(isPack, () => left.forEach((value, e) => sum.set(value.fma(right[e]!, sum.get()))))
       })
       for (const mask of [1, 2]) sum.add(k.subgroupShuffleXor(sum.get(), mask))
       const isInside = t.lt(T)
-      const log = isInside.select(lse.at(source).mul(-Math.LOG2E), 0)
+      const log = isInside.select(exponent.mul(-Math.LOG2E), 0)
       const delta = isInside.select(sum.get().neg(), 0)
       const place = b.mul(H).add(h).mul(P).add(t)
       k.if(part.eq(0).and(first.add(k.lane.shr(2)).lt(rows)), () => statistics.pack(2).set(place, [log, delta]))

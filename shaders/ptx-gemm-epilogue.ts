@@ -228,7 +228,7 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
           const to = range(4).map(() => k.variable("u32", 0))
           const p = k.both(k.compare("gt", part.rowsLeft, 64 * unit + 8 * h), k.compare("gt", part.storeLeft, first))
           const address = k.addLong(part.address(unit, h), toPre)
-          k.when(p, () => k.load("u32", to, address, first * size))
+          k.when(p, () => k.load("u32", to, address, first * size, "wide"))
           return to
         })
       }

@@ -264,9 +264,9 @@ export class PtxBody {
     this.emit(`ld.param.${kind}`, made, `[${name}]`)
     return made
   }
-  /** Loads as many neighbours as `to` has registers. */
-  load(element: Element, to: readonly Register[], address: U64, bytes = 0): void {
-    this.emit(`ld.global${vector(to)}.${element}`, list(to), at(address, bytes))
+  /** Loads as many neighbours as `to` has registers; "wide": what lies around, 256 bytes, shall come to the L2 cache too. */
+  load(element: Element, to: readonly Register[], address: U64, bytes = 0, reach: "wide" | "" = ""): void {
+    this.emit(`ld.global${reach === "wide" ? ".L2::256B" : ""}${vector(to)}.${element}`, list(to), at(address, bytes))
   }
   /** Has the line of an address brought to the L2 cache. */
   prefetch(address: U64, bytes = 0): void {
