@@ -1,5 +1,5 @@
 /**
- * Speed of attention on the first Vulkan device: bun perf/attention.ts [--only=REGEX] [--way=REGEX] [--chosen] [--runs=10] [--warm=150] [--peer=PYTHON].
+ * Speed of attention on the first Vulkan device: bun perf/attention.ts [--only=REGEX] [--way=REGEX] [--chosen] [--runs=10] [--warm=500] [--peer=PYTHON].
  * --build=FILE writes an executable for a machine without Bun. Per shape: the portable kernels, matrices of subgroups, tiles of workgroups (--chosen: only
  * those in use), then PTX: TFLOP/s of forward and backward (2 and 5 products over half of T × T), each many times in one recording behind --warm milliseconds of
  * load, as clocks idle low; milliseconds of every launch; and the relative L2 distance of y and dqkv from those of the first way (bf16 rounding gives
@@ -25,7 +25,7 @@ const { values: flags } = parseArgs({
     only: { type: "string", default: "" },
     chosen: { type: "boolean", default: false },
     runs: { type: "string", default: "10" },
-    warm: { type: "string", default: "150" },
+    warm: { type: "string", default: "500" },
     way: { type: "string", default: "" },
     peer: { type: "string", default: "" },
   },
@@ -101,13 +101,13 @@ function run(
     return (performance.now() - start) / count
   }
   submitFor(Number(flags.warm))
-  const whole = median(Array.from({ length: 3 }, () => submitFor(Number(flags.warm) / 3)))
   const times = new Map<string, number[]>()
   for (let i = 0; i < Number(flags.runs); i++)
     for (const { kernel, ms } of compiled.profile(inputs).rows) {
       if (!times.has(kernel ?? "")) times.set(kernel ?? "", [])
       times.get(kernel ?? "")!.push(ms)
     }
+  const whole = median(Array.from({ length: 5 }, () => submitFor(Number(flags.warm) / 5)))
   return {
     whole,
     ms: new Map([...times].map(([name, list]) => [name, median(list)])),

@@ -23,7 +23,7 @@ function normal(k: Ptx, x: F32): F32 {
   const [constant, ...rest] = ERFC
   const top = rest.at(-1)!
   const sum = rest.slice(0, -1).reduceRight<F32>((inner, coefficient) => k.fma(inner, t, coefficient), k.variable("f32", top))
-  const exponent = k.subFloat(k.fma(sum, t, constant), k.mulFloat(z, z))
+  const exponent = k.fma(k.negate(z), z, k.fma(sum, t, constant))
   const tail = k.mulFloat(k.mulFloat(t, 0.5), exp2(k, k.mulFloat(exponent, Math.LOG2E)))
   return k.select(k.compare("lt", x, 0), tail, k.subFloat(1, tail), "f32")
 }

@@ -110,8 +110,7 @@ export function keepApart(k: Ptx, left: readonly (readonly U32[])[], T: U32): vo
 }
 
 /**
- * Before a wait for products: ptxas would put work that stands here behind the wait, where nothing is left to hide it; it moves none across a jump. T is
- * never 0.
+ * Before a wait for products that others follow: a jump, as ptxas would else put all work that stands here behind the wait. T is never 0.
  */
 export function settle(k: Ptx, T: U32): void {
   k.if(k.compare("eq", T, 0), () => {

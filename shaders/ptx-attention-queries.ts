@@ -4,7 +4,7 @@ import { bf16, f32, read, u32, u64, write } from "../src/spirv.ts"
 import { bringKeys, type Sizes } from "./ptx-attention-bring.ts"
 import { queryBits } from "./ptx-attention-dropout.ts"
 import { type Role, range, roles, storeRows, takeRows } from "./ptx-attention-frame.ts"
-import { aloneUnit, type State, unitsInTurn } from "./ptx-attention-queries-unit.ts"
+import { type State, unit } from "./ptx-attention-queries-unit.ts"
 import { begin, giveBack, passAll } from "./ptx-attention-ring.ts"
 import { type AttentionTile, partsOf, ROWS, rowsOf, SHARED_BYTES, SLOTS, threadsOf, tileName } from "./ptx-attention-tile.ts"
 import { eachTurn, rowsOfTurn } from "./ptx-attention-turn.ts"
@@ -19,13 +19,11 @@ function consume(k: Ptx, role: Role, { turns, statistics, mask, dqkv, T, H, K, s
   const { tile, isFirstLane } = role
   const parts = partsOf(tile)
   const steps = range(tile.D / 16)
-  /** Wide heads, dropout and three warpgroups leave too few registers or slots for products of two units at once. */
-  const inTurn = parts === 1 && !tile.drops && tile.groups === 2
   const state: State = {
     at: begin(k, 0),
     queries: steps.map(() => k.registers("u32", 4)),
     gradients: steps.map(() => k.registers("u32", 4)),
-    scores: range(inTurn ? 2 : 1).map(() => k.registers("f32", 32)),
+    scores: k.registers("f32", 32),
     slopes: k.registers("f32", 32),
     left: range(4).map(() => k.registers("u32", 4)),
     out: range(parts).map(() => k.registers("f32", 32)),
@@ -46,20 +44,17 @@ function consume(k: Ptx, role: Role, { turns, statistics, mask, dqkv, T, H, K, s
     for (const one of out.flat()) k.copy(one, 0)
     takeRows(k, role, at, [state.queries, state.gradients])
     const bits = tile.drops ? queryBits(k, role, { mask, T, H, h, b }, inside) : undefined
-    if (inTurn) k.if(k.compare("ne", count, 0), () => unitsInTurn(k, role, state, count))
-    else {
-      const j = k.variable("u32", 0)
-      k.while(
-        "KEYS",
-        () => k.compare("lt", j, count),
-        () => {
-          aloneUnit(k, role, state, [j, diagonal], bits?.(j), factor)
-          k.add(j, 1, j)
-        },
-      )
-      k.multiplyWait(0)
-      if (3 * parts <= SLOTS) k.if(k.compare("ne", count, 0), () => before.forEach((barriers) => giveBack(k, { barriers }, isFirstLane)))
-    }
+    const j = k.variable("u32", 0)
+    k.while(
+      "KEYS",
+      () => k.compare("lt", j, count),
+      () => {
+        unit(k, role, state, [j, diagonal], bits?.(j), factor)
+        k.add(j, 1, j)
+      },
+    )
+    k.multiplyWait(0)
+    if (3 * parts <= SLOTS) k.if(k.compare("ne", count, 0), () => before.forEach((barriers) => giveBack(k, { barriers }, isFirstLane)))
     passAll(k, at, k.mul(k.sub(all, count), 2 * parts), isFirstLane)
     const base = k.addLong(dqkv, k.long(k.mul(h, 2 * tile.D)))
     storeRows(k, role, out, [scale, scale], (which) => ({

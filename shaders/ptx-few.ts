@@ -1,5 +1,5 @@
 /** Matrix products of few rows on Hopper: many blocks with small tiles, each with as many bytes under way as shared memory holds. */
-import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
+import { type F32, type Predicate, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, u32, u64, write } from "../src/spirv.ts"
 import { type FewMemory, storeFew } from "./ptx-few-epilogue.ts"
 import { depthOf, type FewTile, fewTileName, placeBytes, placesOf, ROW_BYTES, STEP, warpsOf } from "./ptx-few-tile.ts"
@@ -13,7 +13,7 @@ const buffers = (out: typeof f32 | typeof bf16) => ({
 const push = { M: u32, N: u32, steps: u32, ldc: u32, activation: u32 } as const
 export type FewKernel = PtxKernel<ReturnType<typeof buffers>, typeof push, Readonly<Record<never, never>>>
 
-/** Places of the ring, and as many boxes of b again, after which the L2 cache is asked for b. */
+/** Boxes of b, after those that the ring holds, that the L2 cache is asked for. */
 const AHEAD = 16
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
@@ -25,22 +25,21 @@ interface Frame {
   readonly M: U32
   readonly N: U32
   readonly steps: U32
-  /** Tiles of c down, and all. */
-  readonly down: U32
-  readonly tiles: U32
+  /** The block's first row and column, from its first column to its next tile's. */
+  readonly row: U32
+  readonly column: U32
+  readonly stride: U32
 }
 
-/** `body` for every tile of this block, with its first row and column. */
-function eachTile(k: Ptx, { tile, down, tiles }: Frame, body: (row: U32, column: U32) => void): void {
-  const t = k.special("%ctaid.x")
-  const stride = k.special("%nctaid.x")
+/** `body` for every tile of this block, with its first column. */
+function eachTile(k: Ptx, { N, column, stride }: Frame, body: (column: U32) => void): void {
+  const at = k.variable("u32", column)
   k.while(
     "TILE",
-    () => k.compare("lt", t, tiles),
+    () => k.compare("lt", at, N),
     () => {
-      const across = k.div(t, down)
-      body(k.mul(k.sub(t, k.mul(across, down)), tile.rows), k.mul(across, tile.columns))
-      k.add(t, stride, t)
+      body(at)
+      k.add(at, stride, at)
     },
   )
 }
@@ -68,21 +67,13 @@ function advance(k: Ptx, { memory, barrier, parity }: Position, tile: FewTile): 
   })
 }
 
-/** One lane brings all steps of all tiles, without a stop between tiles. */
-function bring(k: Ptx, frame: Frame, maps: U64): void {
-  const { tile, places, down, tiles, steps } = frame
-  const end = k.label("BROUGHT")
-  k.jump(end, k.compare("ne", frame.lane, 0))
-  const mapB = k.addLong(maps, 128)
-  k.acquireMap(maps)
-  k.acquireMap(mapB)
+/** One lane brings a factor of all steps of all tiles, without a stop between tiles; `also` is done with every step. */
+function bring(k: Ptx, frame: Frame, map: U64, factor: "a" | "b", also: (inAll: U32) => void): void {
+  const { tile, places, steps, row } = frame
   const at = position(k, 1)
   const inAll = k.mul(steps, STEP)
-  k.comment("the box of b that the L2 cache is asked for next")
-  const [soonTile, soonStep] = boxOf(k, frame, k.variable("u32", depthOf(tile) + AHEAD))
-  const soon = k.mul(soonStep, STEP)
-  const stride = k.special("%nctaid.x")
-  eachTile(k, frame, (row, column) => {
+  const [rows, from] = factor === "a" ? [tile.rows, 0] : [tile.columns, places.b]
+  eachTile(k, frame, (column) => {
     const kx = k.variable("u32", 0)
     k.while(
       "BRING",
@@ -90,41 +81,62 @@ function bring(k: Ptx, frame: Frame, maps: U64): void {
       () => {
         const full = { base: at.barrier, bytes: places.full }
         k.wait({ base: at.barrier, bytes: places.empty }, at.parity)
-        k.expect(full, placeBytes(tile))
-        k.copyBox({ base: at.memory, bytes: places.b }, mapB, full, [kx, column])
-        k.copyBox({ base: at.memory, bytes: 0 }, maps, full, [kx, row])
+        k.expect(full, rows * ROW_BYTES)
+        k.copyBox({ base: at.memory, bytes: from }, map, full, [kx, factor === "a" ? row : column])
         advance(k, at, tile)
-        const first = k.mul(k.div(soonTile, down), tile.columns)
-        k.when(k.compare("lt", soonTile, tiles), () => k.prefetchBox(mapB, [soon, first]))
-        k.add(soon, STEP, soon)
-        const isNext = k.compare("ge", soon, inAll)
-        k.when(isNext, () => {
-          k.copy(soon, 0)
-          k.add(soonTile, stride, soonTile)
-        })
+        also(inAll)
         k.add(kx, STEP, kx)
       },
     )
   })
-  k.place(end)
 }
 
-/** Tile and step of this block's box number q. */
-function boxOf(k: Ptx, { steps }: Frame, q: U32): readonly [tile: U32, step: U32] {
-  const turn = k.div(q, steps)
-  return [k.add(k.special("%ctaid.x"), k.mul(turn, k.special("%nctaid.x"))), k.sub(q, k.mul(turn, steps))]
-}
-
-/** Boxes of b that the ring has no room for yet: a lane asks for each. */
-function fill(k: Ptx, frame: Frame, maps: U64): void {
-  const { tile, down, tiles, lane } = frame
+/** a by one warp, b by another, whose other lanes first ask the L2 cache for what the ring has no room for. */
+function produce(k: Ptx, frame: Frame, maps: U64, isSecond: Predicate): void {
+  const { tile, steps, N, lane, column, stride } = frame
+  const end = k.label("BROUGHT")
   const mapB = k.addLong(maps, 128)
-  const [t, step] = boxOf(k, frame, k.add(lane, depthOf(tile)))
-  const isThere = k.both(k.compare("lt", lane, AHEAD), k.compare("lt", t, tiles))
-  k.if(isThere, () => {
-    k.acquireMap(mapB)
-    k.prefetchBox(mapB, [k.mul(step, STEP), k.mul(k.div(t, down), tile.columns)])
-  })
+  k.if(
+    isSecond,
+    () => {
+      k.comment("lane l asks for box l behind the ring's; lane 0 goes on with one for each that it brings")
+      k.acquireMap(mapB)
+      const step = k.add(lane, depthOf(tile) - 1)
+      const isNext = k.compare("ge", step, steps)
+      const soon = k.variable("u32", k.select(isNext, k.add(column, stride), column, "u32"))
+      k.when(isNext, () => k.sub(step, steps, step))
+      const isThere = k.both(k.both(k.compare("lt", step, steps), k.compare("lt", soon, N)), k.compare("le", lane, AHEAD))
+      const isFirst = k.compare("eq", lane, 0)
+      k.if(k.both(isThere, k.not(isFirst)), () => k.prefetchBox(mapB, [k.shl(step, 6), soon]))
+      k.jump(end, isFirst, false)
+      const kx = k.variable("u32", (depthOf(tile) + AHEAD) * STEP)
+      const all = k.shl(steps, 6)
+      k.copy(soon, column)
+      for (const _ of range(2)) {
+        const isBeyond = k.compare("ge", kx, all)
+        k.when(isBeyond, () => {
+          k.sub(kx, all, kx)
+          k.add(soon, stride, soon)
+        })
+      }
+      bring(k, frame, mapB, "b", (inAll) => {
+        const p = k.both(k.compare("lt", soon, N), k.compare("lt", kx, inAll))
+        k.when(p, () => k.prefetchBox(mapB, [kx, soon]))
+        k.add(kx, STEP, kx)
+        const isOver = k.compare("ge", kx, inAll)
+        k.when(isOver, () => {
+          k.copy(kx, 0)
+          k.add(soon, stride, soon)
+        })
+      })
+    },
+    () => {
+      k.jump(end, k.compare("ne", lane, 0))
+      k.acquireMap(maps)
+      bring(k, frame, maps, "a", () => {})
+    },
+  )
+  k.place(end)
 }
 
 /** A step's factors in registers: a by 16 of K, b by 16 of K and 8 columns. */
@@ -161,6 +173,7 @@ function consume(k: Ptx, frame: Frame, warp: U32, memory: FewMemory): void {
     b: range(blocks).map(() => range(2).map(() => k.registers("u32", 4))),
     from: k.register("u32"),
   }))
+  const none = k.shr(steps, 31)
   const load = ({ a, b, from }: Fragments): void => {
     k.wait({ base: at.barrier, bytes: places.full }, at.parity)
     atA.forEach((offset, i) => k.loadMatrix(a[i]!, { base: k.add(at.memory, offset), bytes: 0 }, false))
@@ -171,28 +184,31 @@ function consume(k: Ptx, frame: Frame, warp: U32, memory: FewMemory): void {
     k.copy(from, at.barrier)
     advance(k, at, tile)
   }
-  const none = k.shr(steps, 31)
-  const multiply = ({ a, b, from }: Fragments): void => {
-    for (const i of range(4)) {
-      sums.forEach((sum, j) => k.multiplyWarp(sum, a[i]!, b[j]![i >> 1]!.slice(2 * (i & 1), 2 * (i & 1) + 2)))
-      if (i !== 2) continue
-      k.comment("the last of the place's loads has come, as its product is there: this 0 keeps the assembler from arriving earlier")
-      k.add(from, k.and(k.bits(sums.at(-1)![0]!), none), from)
-    }
+  /** The place may be filled again, once all is in registers; this 0 keeps the assembler from arriving earlier. */
+  const giveBack = ({ a, b, from }: Fragments, isThere: Predicate): void => {
+    const all = [...a, ...b.flat()].map((loaded) => loaded[3]!).reduce((x, y) => k.xor(x, y))
+    const base = k.add(from, k.and(all, none))
     k.syncWarp()
-    k.when(isFirstLane, () => k.arrive({ base: from, bytes: places.empty }))
+    k.when(k.both(isFirstLane, isThere), () => k.arrive({ base, bytes: places.empty }))
   }
-  eachTile(k, frame, (row, column) => {
-    const store = storeFew(k, { ...frame, row: k.add(row, strip), column: k.add(column, firstColumn) }, blocks, memory)
+  const multiply = ({ a, b }: Fragments, i: number): void =>
+    sums.forEach((sum, j) => k.multiplyWarp(sum, a[i]!, b[j]![i >> 1]!.slice(2 * (i & 1), 2 * (i & 1) + 2)))
+  eachTile(k, frame, (column) => {
+    const store = storeFew(k, { ...frame, row: k.add(frame.row, strip), column: k.add(column, firstColumn) }, blocks, memory)
     for (const sum of sums) for (const one of sum) k.copy(one, 0)
     load(sets[0]!)
+    giveBack(sets[0]!, isFirstLane)
     const i = k.variable("u32", 1)
     const [again, done] = [k.label("STEP"), k.label("DONE")]
     k.place(again)
     k.comment("a step's factors are loaded before the step before it is multiplied")
     sets.forEach((now, which) => {
-      k.if(k.compare("lt", i, steps), () => load(sets[1 - which]!))
-      multiply(now)
+      const next = sets[1 - which]!
+      const hasNext = k.compare("lt", i, steps)
+      k.if(hasNext, () => load(next))
+      multiply(now, 0)
+      giveBack(next, hasNext)
+      for (const part of [1, 2, 3]) multiply(now, part)
       k.add(i, 1, i)
       k.jump(which === 0 ? done : again, k.compare(which === 0 ? "gt" : "le", i, steps))
     })
@@ -203,8 +219,7 @@ function consume(k: Ptx, frame: Frame, warp: U32, memory: FewMemory): void {
 
 /**
  * c = epilogue(a·bᵀ) (M, N), a (M, K), b (N, K) bf16, summed in f32 by one product of 16 of K after the other: the bits are those of the other
- * kernels of matrix instructions. Grid: as many blocks as there are processors, or tiles. 2·M·N·K FLOP; reads b ⌈M / rows⌉ times, from the
- * L2 cache but for the first. Sources: PTX ISA 8.0 (mma, ldmatrix, cp.async.bulk.tensor, mbarrier).
+ * kernels of matrix instructions. Grid: (any, ⌈M / rows⌉). 2·M·N·K FLOP; reads b ⌈M / rows⌉ times, from the L2 cache but for the first. Sources: PTX ISA 8.0 (mma, ldmatrix, cp.async.bulk.tensor, mbarrier).
  */
 export function ptxFew(tile: FewTile, out: "f32" | "bf16"): FewKernel {
   const [places, warps] = [placesOf(tile), warpsOf(tile)]
@@ -219,12 +234,12 @@ export function ptxFew(tile: FewTile, out: "f32" | "bf16"): FewKernel {
       const { M, N, steps, maps } = given
       const thread = k.special("%tid.x")
       const warp = k.uniform(k.shr(thread, 5))
-      const down = k.div(k.add(M, tile.rows - 1), tile.rows)
-      const tiles = k.mul(down, k.div(k.add(N, tile.columns - 1), tile.columns))
-      const frame: Frame = { tile, places, lane: k.and(thread, 31), M, N, steps, down, tiles }
+      const row = k.mul(k.special("%ctaid.y"), tile.rows)
+      const [column, stride] = ["%ctaid.x", "%nctaid.x"].map((name) => k.mul(k.special(name), tile.columns)) as [U32, U32]
+      const frame: Frame = { tile, places, lane: k.and(thread, 31), M, N, steps, row, column, stride }
       k.if(k.compare("eq", thread, 0), () => {
         for (const i of range(depthOf(tile))) {
-          k.barrierInit(places.full + 8 * i, 1)
+          k.barrierInit(places.full + 8 * i, 2)
           k.barrierInit(places.empty + 8 * i, warps)
         }
         k.fenceBarrierInit()
@@ -232,12 +247,7 @@ export function ptxFew(tile: FewTile, out: "f32" | "bf16"): FewKernel {
       k.syncBlock()
       k.if(
         k.compare("ge", warp, warps),
-        () =>
-          k.if(
-            k.compare("eq", warp, warps),
-            () => bring(k, frame, maps),
-            () => fill(k, frame, maps),
-          ),
+        () => produce(k, frame, maps, k.compare("gt", warp, warps)),
         () => consume(k, frame, warp, { ...given, out }),
       )
       k.emit("ret")

@@ -43,6 +43,10 @@ function casesOf(config: BenchGateConfig, job: TrainBench, steps: number): Reado
       const { msPerStep, loss } = await trainOnce(program, flags)
       return { metrics: { [`train ${name} ms/step`]: msPerStep }, loss: String(loss) }
     },
+    async cpu(program) {
+      const { cpuMs, loss } = await trainOnce(program, flags)
+      return { metrics: { [`cpu ${name} ms of ${steps} steps`]: cpuMs }, loss: String(loss) }
+    },
     async infer(program) {
       const args = [`--preset=${presetOf(config)}`, `--device=${device}`, `--precision=${precision}`, "--batch=1", "--rounds=3"]
       const { stdout } = await runWell([...program, "bench", "infer", ...args, `--seconds=${config.seconds}`, "--json"])

@@ -15,8 +15,9 @@ export interface Ran {
   readonly stdout: string
   readonly stderr: string
   readonly code: number
-  /** Milliseconds from start to end. */
+  /** Milliseconds from start to end, and of processors' time. */
   readonly ms: number
+  readonly cpuMs: number
 }
 
 export interface RunOptions {
@@ -46,7 +47,8 @@ export async function runCommand(command: readonly string[], { cwd, env, limitMs
     throw new AlphaError(`bench: ${command[0]} cannot be started: ${(error as Error).message}`)
   }
   const [stdout, stderr, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited])
-  return { lines: jsonLines(stdout), stdout, stderr, code, ms: performance.now() - from }
+  const cpuMs = Number(child.resourceUsage()?.cpuTime.total ?? Number.NaN) / 1000
+  return { lines: jsonLines(stdout), stdout, stderr, code, ms: performance.now() - from, cpuMs }
 }
 
 function jsonLines(text: string): Record<string, unknown>[] {

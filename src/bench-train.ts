@@ -43,10 +43,11 @@ export async function trainOnce(
   program: readonly string[],
   flags: readonly string[],
   env: Readonly<Record<string, string | undefined>> = {},
-): Promise<Trained> {
-  return await inTemporary(async (directory) =>
-    readTrained(await runWell([...program, "train", ...flags, `--runsDir=${directory}`, "--run=bench", "--json"], { env })),
-  )
+): Promise<Trained & Pick<Ran, "cpuMs">> {
+  return await inTemporary(async (directory) => {
+    const ran = await runWell([...program, "train", ...flags, `--runsDir=${directory}`, "--run=bench", "--json"], { env })
+    return { ...readTrained(ran), cpuMs: ran.cpuMs }
+  })
 }
 
 export function readTrained({ lines }: Pick<Ran, "lines">): Trained {

@@ -10,7 +10,12 @@ export const BENCH_GATE = {
     allow: list("exact counters that may grow: dispatches, barriers, bytes_arena, binary_bytes …", { default: [] }),
   }),
   ...inGroup("What", {
-    case: list("what is timed: train, infer, startup", { default: ["train"] }),
+    case: list(
+      "what is timed: train, infer, startup; cpu: a training process by its processor time, which others on the machine disturb less",
+      {
+        default: ["train"],
+      },
+    ),
     preset: list("preset that trains and answers", { default: ["cpu-small"] }),
     device: text("cpu, gpu or gpu:N", { default: "auto", aliases: ["backend"] }),
     precision: choice("of training and generation", ["f32", "bf16"], { default: "f32" }),

@@ -18,11 +18,9 @@ const ENDS = 1e-6
 const BANDWIDTH = 4e12
 const UNIT_BANDWIDTH = 8e10
 
-const tilesOf = ({ M, N }: Gemm, { rows, columns }: FewTile): number => Math.ceil(M / rows) * Math.ceil(N / columns)
-
 /** Seconds by tiles per processor, each of which waits for its factors. */
 function cost(given: Gemm, tile: FewTile, { units }: GpuTarget): number {
-  const turns = Math.ceil(tilesOf(given, tile) / units)
+  const turns = Math.ceil(Math.ceil(given.N / tile.columns) / Math.floor(units / Math.ceil(given.M / tile.rows)))
   const rate = Math.min(UNIT_BANDWIDTH, (depthOf(tile) * placeBytes(tile)) / LATENCY)
   const step = Math.max(placeBytes(tile) / rate, (STEP_SECONDS * Math.ceil(warpsOf(tile) / 4) * tile.each) / 16)
   return ENDS + Math.max(turns * (Math.ceil(given.K / STEP) * step + ENDS / 4), (2 * given.N * given.K) / BANDWIDTH)
@@ -53,6 +51,8 @@ export function fewLaunches(given: Gemm, tile: FewTile, target: GpuTarget): Laun
     tensorMapWords({ element: "bf16", size: [K, rows], strides: [2 * ld], box: [STEP, box], swizzle: "128B" })
   const maps = table("u64", [a as never, ...map(M, lda, tile.rows), b as never, ...map(N, ldb, tile.columns)])
   const sizes = { M, N, steps: Math.ceil(K / STEP), ldc, activation: activationIndex(activation) }
+  const across = Math.ceil(N / tile.columns)
+  const down = Math.ceil(M / tile.rows)
   const kernel = ptxFewOf.get(tile)![dtypeOf(c) as "f32" | "bf16"]
-  return [launch(kernel, { maps, bias, c, ...sizes }, Math.min(target.units, tilesOf(given, tile)))]
+  return [launch(kernel, { maps, bias, c, ...sizes }, [Math.min(Math.max(1, Math.floor(target.units / down)), across), down])]
 }

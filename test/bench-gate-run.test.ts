@@ -58,6 +58,11 @@ describe("alpha bench gate", () => {
     for (const { A, B } of report.rows[0].raw) expect([A.length, B.length]).toEqual([4, 4])
   })
 
+  test("so it is by the processor time of the whole process", () => {
+    const { report, exitCode } = gate(plain, program("five", 5), "--case=cpu", "--threshold=0.1")
+    expect([exitCode, report.rows[0].metric]).toEqual([3, "cpu cpu-small f32 ms of 2 steps"])
+  })
+
   test("the same work is no alarm", () => {
     const { report, exitCode } = gate(plain, same, "--threshold=0.9")
     expect(exitCode).toBe(0)
@@ -94,7 +99,7 @@ describe("alpha bench gate", () => {
     })
     expect(gate()).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("no build is given") })
     const odd = gate(plain, same, "--case=trian")
-    expect(odd.stderr).toContain("--case trian: expected train, infer, startup")
+    expect(odd.stderr).toContain("--case trian: expected train, cpu, infer, startup")
   })
 })
 

@@ -279,7 +279,7 @@ const COMPARE: Record<string, (a: number | bigint, b: number | bigint) => boolea
 function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes: readonly number[]): void {
   const [first, second, third, fourth] = operands as readonly [Value, Value, Value, Value]
   const [verb = ""] = parts
-  if (w.loads.length > 0 && verb === "mov" && operands.some((one) => w.loads.some(({ into }) => into.has(nameOf(one)))))
+  if (w.loads.length > 0 && (verb === "mov" || verb === "xor") && operands.some((one) => w.loads.some(({ into }) => into.has(nameOf(one)))))
     for (const { load } of w.loads.splice(0)) load()
   const type = parts.at(-1)!
   if (verb === "setp") {
