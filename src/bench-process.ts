@@ -27,6 +27,29 @@ export interface RunOptions {
   readonly limitMs?: number | undefined
 }
 
+/** What a signal takes along: children, temporary directories. */
+const releases = new Set<() => void>()
+const SIGNALS = ["SIGINT", "SIGTERM"] as const
+
+/** The newest first, as children write to directories; then the signal ends this process as ever. */
+function onSignal(signal: NodeJS.Signals): void {
+  for (const name of SIGNALS) process.off(name, onSignal)
+  for (const release of [...releases].reverse()) release()
+  process.kill(process.pid, signal)
+}
+
+/** Calls `work`; a signal meanwhile calls `release`. */
+async function releasing<T>(release: () => void, work: () => Promise<T>): Promise<T> {
+  if (releases.size === 0) for (const name of SIGNALS) process.on(name, onSignal)
+  releases.add(release)
+  try {
+    return await work()
+  } finally {
+    releases.delete(release)
+    if (releases.size === 0) for (const name of SIGNALS) process.off(name, onSignal)
+  }
+}
+
 /** Runs a command to its end, whatever its exit code. Throws AlphaError where it cannot be started. */
 export async function runCommand(command: readonly string[], { cwd, env, limitMs }: RunOptions = {}): Promise<Ran> {
   const from = performance.now()
@@ -46,7 +69,10 @@ export async function runCommand(command: readonly string[], { cwd, env, limitMs
   } catch (error) {
     throw new AlphaError(`bench: ${command[0]} cannot be started: ${(error as Error).message}`)
   }
-  const [stdout, stderr, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited])
+  const [stdout, stderr, code] = await releasing(
+    () => child.kill("SIGKILL"),
+    () => Promise.all([child.stdout.text(), child.stderr.text(), child.exited]),
+  )
   const cpuMs = Number(child.resourceUsage()?.cpuTime.total ?? Number.NaN) / 1000
   return { lines: jsonLines(stdout), stdout, stderr, code, ms: performance.now() - from, cpuMs }
 }
@@ -104,12 +130,9 @@ export function startAnswering(command: readonly string[]): Answering {
 
 const tail = (text: string): string => text.trim().split("\n").slice(-12).join("\n")
 
-/** Calls `work` with a directory that is gone afterwards. */
+/** Calls `work` with a directory that is gone afterwards, also where a signal ends this process. */
 export async function inTemporary<T>(work: (directory: string) => Promise<T>): Promise<T> {
   const directory = mkdtempSync(join(tmpdir(), "alpha-bench-"))
-  try {
-    return await work(directory)
-  } finally {
-    rmSync(directory, { recursive: true, force: true })
-  }
+  const remove = () => rmSync(directory, { recursive: true, force: true, maxRetries: 3 })
+  return await releasing(remove, () => work(directory)).finally(remove)
 }

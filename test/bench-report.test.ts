@@ -1,6 +1,6 @@
 /** The README's table is that of the history; the page draws all of it; the tuner finds what is planted. */
 import { describe, expect, test } from "bun:test"
-import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { normal } from "../src/base-random.ts"
@@ -163,6 +163,27 @@ describe("the tuner", () => {
     expect(isSameLoss(4.1, 4, { HELIOS_MATRIX: "khr" }, knobs, 0.01)).toBe(false)
     expect(isSameLoss(null, 4, {}, knobs, 0.01)).toBe(false)
   })
+
+  test("a signal takes the trial and its directory along", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "alpha-tune-"))
+    const words = ["bench", "tune", "cpu-small", "--device=cpu", "--batch=1", "--steps=1000000", "--iterations=1"]
+    const child = Bun.spawn([process.execPath, "--no-env-file", join(root, "src/cli.ts"), ...words], {
+      ...{ cwd: folder, stdout: "ignore", stderr: "ignore" },
+      env: { ...process.env, TMPDIR: folder, XDG_CACHE_HOME: folder },
+    })
+    const until = async (isThere: () => boolean) => {
+      for (const latest = Date.now() + 60_000; !isThere(); await Bun.sleep(50)) if (Date.now() > latest) throw new Error("it does not come")
+    }
+    const trials = () => [...new Bun.Glob("alpha-bench-*/tune/lock").scanSync({ cwd: folder, dot: true })]
+    await until(() => trials().length > 0)
+    const { pid } = JSON.parse(readFileSync(join(folder, trials()[0] as string), "utf8")) as { pid: number }
+    child.kill("SIGTERM")
+    await child.exited
+    expect(child.signalCode).toBe("SIGTERM")
+    await until(() => !existsSync(`/proc/${pid}`) || /State:\s+Z/.test(readFileSync(`/proc/${pid}/status`, "utf8")))
+    expect(new Bun.Glob("alpha-bench-*").scanSync({ cwd: folder, onlyFiles: false }).next().done).toBeTrue()
+    rmSync(folder, { recursive: true })
+  }, 120_000)
 
   test("alpha bench tune writes its trials and the winner, and fails where nothing is ok", () => {
     const folder = mkdtempSync(join(tmpdir(), "tune-"))
