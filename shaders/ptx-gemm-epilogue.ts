@@ -3,6 +3,7 @@ import type { F32, Predicate, Ptx, U32, U64 } from "../src/ptx.ts"
 import { ptxActivations } from "./ptx-activation.ts"
 import type { Finish, Frame, Place, PtxActivation } from "./ptx-gemm-frame.ts"
 import { CHUNK_COLUMNS } from "./ptx-gemm-tile.ts"
+import { quadOf, transposeQuad } from "./ptx-quad.ts"
 
 /** Addresses, and the numbers of the push and live blocks. */
 export interface EpilogueMemory {
@@ -76,7 +77,7 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
   const row = k.add(warpRow, k.shr(frame.lane, 2))
   const column = k.shl(quad, isPermuted ? 3 : 1)
   const storeColumn = k.shl(quad, 3)
-  const [isOdd, isUpper] = [k.compare("ne", k.and(quad, 1), 0), k.compare("ne", k.and(quad, 2), 0)]
+  const lanes = quadOf(k, quad)
   const [withBias, withPre] = [k.compare("ne", memory.bias, 0), k.compare("ne", memory.pre, 0)]
   if (isDerivative && !exchanges) throw new TypeError(`ptx gemm: ${finish} is there for nn in bf16 only`)
   /** From an element of c to that of pre (where a lane reads it before the exchange), and to that of the addend. */
@@ -122,18 +123,6 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     })
   }
 
-  /** 4 × 4 words of a quad of lanes: lane t's word j becomes lane j's word t. */
-  const transpose = (words: readonly U32[]): readonly U32[] => {
-    const swap = (a: U32, b: U32, p: Predicate, mask: number): [U32, U32] => {
-      const other = k.exchange(k.select(p, a, b, "u32"), mask)
-      return [k.select(p, other, a, "u32"), k.select(p, b, other, "u32")]
-    }
-    const [a, b, c, d] = words as [U32, U32, U32, U32]
-    const [[a1, b1], [c1, d1]] = [swap(a, b, isOdd, 1), swap(c, d, isOdd, 1)]
-    const [[a2, c2], [b2, d2]] = [swap(a1, c1, isUpper, 2), swap(b1, d1, isUpper, 2)]
-    return [a2, b2, c2, d2]
-  }
-
   /** Stores what lies in the columns from `first` on of two rows; beyond N, of which `columnsLeft` are left, nothing is written. */
   const store = (rows: readonly StoredRow[], first: number, columnsLeft: U32, part: Part): void => {
     const byte = first * size
@@ -166,7 +155,11 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     // The exchange moves this lane's columns from 2·c to 8·c.
     const moved = rows.map(({ address, values, isThere }) => ({
       address: k.addLong(address, toMoved),
-      words: transpose(range(4).map((i) => k.packBf16(values[2 * i]!, values[2 * i + 1]!))),
+      words: transposeQuad(
+        k,
+        lanes,
+        range(4).map((i) => k.packBf16(values[2 * i]!, values[2 * i + 1]!)),
+      ),
       isThere,
     }))
     k.jump(partly, isWhole, false)
@@ -236,7 +229,7 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     ask(AHEAD_FIRST)
     return {
       values: (i: number, h: 0 | 1): readonly F32[] =>
-        transpose(words[i]![h]!).flatMap((pair) => [k.unpackBf16(pair, 0), k.unpackBf16(pair, 1)]),
+        transposeQuad(k, lanes, words[i]![h]!).flatMap((pair) => [k.unpackBf16(pair, 0), k.unpackBf16(pair, 1)]),
       isDone: (i: number) => ask(i + 1 + AHEAD),
     }
   }

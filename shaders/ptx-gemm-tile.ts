@@ -55,10 +55,3 @@ export function periodOf({ units, chunks, ringA, ringB }: PtxTile): number {
 export const DESCRIPTOR = { alongK: 0x8000002000010000n, alongN: 0x4000004000010000n } as const
 /** What the next 16 of K add to a descriptor. */
 export const NEXT_K = { alongK: 2n, alongN: 128n } as const
-
-/** Bits by which a lane's 16-byte piece of a row is moved. */
-export const swizzle64 = (row: number): number => (row >> 1) & 3
-export const swizzle128 = (row: number): number => row & 7
-
-/** In which column of 32 the value 16·G + 4·j + 2·h + e of a lane c = lane mod 4 lies, where b's rows were permuted: 8 neighbours in each. */
-export const PERMUTED = { size: [2, 4, 4], strides: [1, 8, 2] } as const

@@ -87,11 +87,3 @@ export function fillNormal(out: Float32Array | Float64Array, seed: number, strea
     }
   }
 }
-
-/** out[i] = uniform(seed, stream, 0, i), in [0, 1). */
-export function fillUniform(out: Float32Array | Float64Array, seed: number, stream: number): void {
-  for (let start = 0; start < out.length; start += 4) {
-    block(seed, stream, 0, start)
-    for (let lane = 0; lane < 4; lane++) out[start + lane] = (lanes[lane]! >>> 8) / 2 ** 24
-  }
-}

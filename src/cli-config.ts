@@ -19,5 +19,5 @@ function shown(value: unknown): string {
 
 function originOf({ layer, from }: Origin): string {
   if (layer === "default") return from === "" ? "default" : `default: ${from}`
-  return layer === "derived" ? `from ${from}` : from
+  return layer === "derived" ? `from ${from || "other fields"}` : from
 }

@@ -1,4 +1,5 @@
 /** `alpha fleet train`, `serve`, `resume` and `stop`. */
+import { AlphaError, EXIT } from "./base-error.ts"
 import type { Invocation } from "./cli-command.ts"
 import { dryRun, machines, overHosts } from "./cli-fleet-hosts.ts"
 import {
@@ -71,6 +72,8 @@ async function onEach(
 
 export async function train(invocation: Invocation<FleetTrainConfig, Fields>): Promise<number> {
   const { config, loaded } = invocation
+  if (config.masterPort !== undefined)
+    throw new AlphaError("fleet train: --masterPort is for one run over several machines", { hint: "--nodes", code: EXIT.usage })
   const values = typed(loaded, TRAIN_FIELDS)
   const plan = (host: FleetHost, gpu: string | undefined): Plan => {
     const { words, note } = trainWords(gpu, host.train, values)

@@ -30,6 +30,7 @@ export async function trainNodes(invocation: Invocation<FleetTrainConfig, Fields
   if (hosts.length < 2) throw refuse(`${hosts.length} machine`, "name two or more, or --all")
   const { run } = config
   if (run === undefined) throw refuse("the run has no name, by which its machines know it", "--run=NAME")
+  if (config.dist === "none") throw refuse("with --dist=none each machine would train alone", "leave one of them out")
   const values = typed(loaded, TRAIN_FIELDS)
   const places = nodePlaces(hosts, config.masterPort ?? nodePort(run))
   const wordsOf = (host: FleetHost, gpu: string | undefined): string[] => {
@@ -39,7 +40,8 @@ export async function trainNodes(invocation: Invocation<FleetTrainConfig, Fields
   }
   const needsOf = ({ train }: FleetHost): Needs => {
     const all: Record<string, unknown> = { ...train, ...values }
-    const files = [all.data, all.valData].filter((name) => typeof name === "string" && name !== "random" && !/^\w+:/.test(name))
+    // What a glob means is known on the machine alone.
+    const files = [all.data, all.valData].filter((name) => typeof name === "string" && name !== "random" && !/^\w+:|[*?[{]/.test(name))
     return { files: files as string[], gpus: all.device === "cpu" ? 0 : Number(all.gpus ?? 1) }
   }
   if (config.dryRun)

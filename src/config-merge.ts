@@ -68,7 +68,7 @@ export class Loaded<F extends Fields> {
   /** Fills fields that are still absent. */
   derive(values: Partial<Values<F>>): void {
     for (const [name, value] of Object.entries(values)) {
-      if (this.#values[name] === undefined) this.override(name, value, this.fields[name]!.derive ?? "")
+      if (this.#values[name] === undefined && value !== undefined) this.override(name, value, this.fields[name]!.derive ?? "")
     }
   }
 

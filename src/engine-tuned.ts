@@ -57,12 +57,14 @@ export function tunedProgram(): string {
   return `${version} ${commit}`
 }
 
+const isEntry = (one: unknown): one is Tuned => typeof one === "object" && one !== null && typeof (one as Tuned).settings === "object"
+
 /** All entries; a file that is damaged has none. */
 function readAll(file: string): Tuned[] {
   if (!existsSync(file)) return []
   try {
     const all = JSON.parse(readText(file)) as unknown
-    return Array.isArray(all) ? (all as Tuned[]) : []
+    return Array.isArray(all) ? all.filter(isEntry) : []
   } catch {
     return []
   }

@@ -152,9 +152,6 @@ export class PtxBody {
   maxFloat(a: F32, b: Operand<"f32">, into?: F32): F32 {
     return this.#two("max.NaN.f32", "f32", a, b, into)
   }
-  minFloat(a: F32, b: Operand<"f32">, into?: F32): F32 {
-    return this.#two("min.NaN.f32", "f32", a, b, into)
-  }
   /** a, but no further from 0 than `most`; NaN stays. */
   within(a: F32, most: number): F32 {
     const made = this.register("f32")

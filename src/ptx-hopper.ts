@@ -46,10 +46,6 @@ export class Ptx extends PtxBody {
   syncBlock(id = 0, threads?: number): void {
     this.emit("bar.sync", ...(threads === undefined ? [id] : [id, threads]))
   }
-  /** Arrives at a named barrier without waiting. */
-  arriveBlock(id: number, threads: number): void {
-    this.emit("bar.arrive", id, threads)
-  }
   /** Registers per thread from here on; every warp of the warpgroup must come by. */
   registerBudget(change: "dec" | "inc", count: number): void {
     this.emit(`setmaxnreg.${change}.sync.aligned.u32`, count)

@@ -1,6 +1,6 @@
 /** The tree a kernel's body leaves behind: values and statements in blocks. */
 import type { GroupOperationName, OperationName } from "./spirv-operation.ts"
-import type { MatrixType, Plain, Stored, TensorType, Type } from "./spirv-type.ts"
+import type { MatrixType, Plain, Stored, Type } from "./spirv-type.ts"
 
 export type Access = "read" | "write" | "readWrite"
 
@@ -140,7 +140,6 @@ export interface Recording {
 
 export const isPlain = (type: Type | undefined): type is Plain => type !== undefined && "scalar" in type
 export const isMatrix = (type: Type | undefined): type is MatrixType => type !== undefined && "use" in type
-export const isTensor = (type: Type | undefined): type is TensorType => type !== undefined && "rank" in type
 
 /** Blocks nested directly in a node. */
 export function blocksOf(node: Node): readonly Block[] {

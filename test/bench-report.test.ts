@@ -115,8 +115,10 @@ function trainsAsTuned(folder: string, file: string, found: Tuned): void {
   expect(train()).toContain(`are not used: found with alpha 0.0.0 abc, this is ${tunedProgram()} (alpha bench tune cpu-small renews them)`)
   keepTuned(file, { ...entry, driver: "another" })
   expect(train("--print-config")).not.toMatch(/callbackYieldEvery +25/)
-  writeFileSync(file, "[damaged")
-  expect(train()).not.toContain("tuned")
+  for (const damaged of ["[damaged", "[null, 1]"]) {
+    writeFileSync(file, damaged)
+    expect(train("--print-config")).toMatch(/^ +callbackYieldEvery +1 +default$/m)
+  }
 }
 
 describe("the tuner", () => {

@@ -163,14 +163,19 @@ sshTest(
     expect(dry.code).toBe(0)
     expect(dry.stdout).toContain(`--node=0/2@127.0.0.1:4711'`)
     expect(dry.stdout).toContain("--node=1/2@127.0.0.1:4711'")
+    const glob = await fleet.alpha(["fleet", "train", ...HOSTS, "--nodes", "--data=*.bin", "--run=dry", "--dryRun"])
+    expect([glob.code, glob.stdout.includes("is not in")]).toEqual([0, false])
     expect([one, two].some((deploy) => hasRecord(deploy, "dry"))).toBeFalse()
     for (const [words, says] of [
       [["one", "--run=x"], "1 machine"],
       [["one", "two"], "the run has no name"],
+      [["one", "two", "--run=x", "--dist=none"], "with --dist=none each machine would train alone"],
     ] as const) {
       const { code, stderr } = await fleet.alpha(["fleet", "train", ...words, "--nodes", "--data=book.txt"])
       expect([code, stderr.includes(`fleet train --nodes: ${says}`)]).toEqual([1, true])
     }
+    const apart = await fleet.alpha(["fleet", "train", ...HOSTS, "--masterPort=4711", "--data=book.txt", "--run=x"])
+    expect([apart.code, apart.stderr.includes("--masterPort is for one run over several machines")]).toEqual([1, true])
   },
   300_000,
 )
