@@ -1,7 +1,13 @@
 /** All kernels in PTX. */
 import type { PtxKernel } from "../src/ptx.ts"
+import { ptxAttentionCached } from "./ptx-attention-cached.ts"
 import { ptxAttentionKernels } from "./ptx-attention-list.ts"
 import { ptxFewKernels } from "./ptx-few-list.ts"
 import { ptxGemmKernels } from "./ptx-gemm-list.ts"
 
-export const ptxKernels: readonly PtxKernel[] = [...ptxGemmKernels, ...ptxFewKernels, ...ptxAttentionKernels] as readonly PtxKernel[]
+export const ptxKernels: readonly PtxKernel[] = [
+  ...ptxGemmKernels,
+  ...ptxFewKernels,
+  ptxAttentionCached,
+  ...ptxAttentionKernels,
+] as readonly PtxKernel[]

@@ -104,7 +104,7 @@ export const attentionCached = defineOp({
       maxPages: lastDim(pages),
       scale,
     }),
-  gpu: (inputs, { y }, attrs) => attentionCachedLaunches(inputs, y, attrs),
+  gpu: (inputs, { y }, attrs, _, target) => attentionCachedLaunches(inputs, y, attrs, target),
   cases: [
     {
       inputs: {

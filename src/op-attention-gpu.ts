@@ -3,6 +3,7 @@ import { attentions } from "../shaders/attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "../shaders/attention-backward.ts"
 import { attentionAppends, attentionChunks } from "../shaders/attention-cached.ts"
 import { attentionDecodes, DECODE_SIZE } from "../shaders/attention-decode.ts"
+import { ptxCachedLaunches } from "./op-attention-cached-ptx.ts"
 import { type AttentionAttrs, attentionSizes, type Counters, type Heads } from "./op-attention-heads.ts"
 import { plainBackwardLaunches, plainLaunches, plainWay } from "./op-attention-matrix.ts"
 import { ptxBackwardLaunches, ptxLaunches, ptxWay } from "./op-attention-ptx.ts"
@@ -98,9 +99,12 @@ export function attentionCachedLaunches(
   inputs: Cached,
   y: Tensor | undefined,
   attrs: Heads & { readonly T: number; readonly scale: number; readonly pageSize: number },
+  target: GpuTarget,
 ): Launches {
   const { T, nHead: H, nKvHead: K, headDim: D, scale, pageSize } = attrs
   const batch = inputs.lengths.shape[0] as number
+  const ptx = y && ptxCachedLaunches(inputs, y, attrs, target)
+  if (ptx !== undefined) return ptx
   const values = { ...inputs, T, H, K, D, scale, pageSize, maxPages: lastDim(inputs.pages) }
   const isEdge = D % 8 === 0 ? 0 : 1
   if (T === 1 && D <= DECODE_SIZE && y !== undefined) {

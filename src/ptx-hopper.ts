@@ -98,6 +98,10 @@ export class Ptx extends PtxBody {
     const names = coordinates.map((one) => (typeof one === "number" ? String(one) : one.name)).join(", ")
     this.emit(`cp.async.bulk.prefetch.tensor.${coordinates.length}d.L2.global`, `[${map.name}, {${names}}]`)
   }
+  /** The same for neighbouring bytes, a multiple of 16. */
+  prefetchBytes(from: U64, bytes: number): void {
+    this.emit("cp.async.bulk.prefetch.L2.global", at(from), bytes)
+  }
   /** Neighbouring bytes, a multiple of 16, to shared memory; they count for `barrier`. */
   copyBytes(to: Shared, from: U64, bytes: number, barrier: Shared): void {
     const how = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"

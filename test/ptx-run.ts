@@ -403,7 +403,11 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       })
     }
   } else if (op.startsWith("cp.async.bulk.prefetch")) {
-    for (const lane of lanes) readMap(b.launch.memory, globalAddress(b, w, first, lane))
+    for (const lane of lanes) {
+      const address = globalAddress(b, w, first, lane)
+      if (parts.includes("tensor")) readMap(b.launch.memory, address)
+      else b.launch.memory.at(address + read(b, w, second, lane) - 16, 16)
+    }
   } else if (verb === "cp") {
     for (const lane of lanes) {
       const [to, map, done] = [sharedAddress(b, w, first, lane), globalAddress(b, w, second, lane), barrierAt(b, w, third, lane)]
