@@ -54,9 +54,6 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
   const pair = k.shr(warp, 1)
   const shared = k.mad(pair, PAIR_BYTES, places.x)
   const sync = () => syncPair(f, pair)
-  const page = k.variable("u32", 0)
-  const isLast = k.compare("lt", k.sub(length, k.mul(part, PAGE)), PAGE)
-  k.when(isLast, () => k.load("u32", [page], k.madWide(k.mad(b, maxPages, part), 4, pages)))
   // q, k and v of the new position
   const pairOf = k.madWide(k.mad(b, 3 * C, k.mad(h, HEAD, k.and(own, HEAD - 2))), 4, k.addLong(work, at.qkv))
   const [words, tags] = [k.registers("u32", 3), k.registers("u32", 3)]
@@ -68,6 +65,13 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
   k.storeShared({ base: k.mad(own, 4, shared), bytes: QUERY }, [k.mulFloat(float(q), factor)])
   k.storeShared({ base: k.mad(k.shr(own, 1), 4, shared), bytes: NEW_KEY }, [words[1]!])
   const place = k.sub(length, k.mul(part, PAGE)) // of the new position; beyond the block in all but the last
+  k.if(k.compare("lt", place, PAGE), () => {
+    const page = k.register("u32")
+    k.load("u32", [page], k.madWide(k.mad(b, maxPages, part), 4, pages))
+    const cell = k.mad(k.mad(k.mad(page, heads, h), PAGE, place), HEAD, own)
+    k.store("u16", k.madWide(cell, 2, addressOf(f, "kPages")), 0, [newKey])
+    k.store("u16", k.madWide(cell, 2, addressOf(f, "vPages")), 0, [newValue])
+  })
   sync()
   const visitOf = (part: number) => visit(f, k.add(visits, part))
   const [keys, values] = [0, PAGE_PLACES].map((first) => Array.from({ length: PAGE_PLACES }, (_, i) => visitOf(first + i))) as [
@@ -124,38 +128,21 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
   const out = k.variable("f32", 0)
   const lines = values.map(({ base }) => k.mad(own, 2, base))
   const fresh = float(newValue)
-  const add = (isWhole: boolean) => {
-    for (let j = 0; j < PAGE; j += QUAD) {
-      const weights = k.registers("f32", QUAD)
-      k.loadShared(weights, { base: shared, bytes: WEIGHTS + 4 * j })
-      weights.forEach((factor, i) => {
-        const bits = k.register("u32")
-        k.loadSharedHalf(bits, { base: lines[Math.floor(j / ROWS)]!, bytes: 2 * HEAD * ((j % ROWS) + i) })
-        // what lies behind the newest position is anything, also no number
-        const old = isWhole ? float(bits) : k.select(k.compare("gt", place, j + i), float(bits), 0, "f32")
-        k.fma(factor, isWhole ? old : k.select(k.compare("eq", place, j + i), fresh, old, "f32"), out, out)
-      })
-    }
+  for (let j = 0; j < PAGE; j += QUAD) {
+    const weights = k.registers("f32", QUAD)
+    k.loadShared(weights, { base: shared, bytes: WEIGHTS + 4 * j })
+    weights.forEach((factor, i) => {
+      const bits = k.register("u32")
+      k.loadSharedHalf(bits, { base: lines[Math.floor(j / ROWS)]!, bytes: 2 * HEAD * ((j % ROWS) + i) })
+      // what lies behind the newest position is anything, also no number
+      const old = k.select(k.compare("gt", place, j + i), float(bits), 0, "f32")
+      k.fma(factor, k.select(k.compare("eq", place, j + i), fresh, old, "f32"), out, out)
+    })
   }
-  k.if(
-    isLast,
-    () => add(false),
-    () => add(true),
-  )
   const index = k.mad(k.mad(b, maxPages, part), heads, h)
-  const cell = k.mad(k.mad(k.mad(page, heads, h), PAGE, place), HEAD, own)
-  const caches = (
-    [
-      ["kPages", newKey],
-      ["vPages", newValue],
-    ] as const
-  ).map(([name, value]) => [k.madWide(cell, 2, addressOf(f, name)), value] as const)
   k.storeVolatile(k.madWide(k.mad(index, HEAD, own), 8, k.addLong(work, at.outputs)), 0, [out, f.tag])
   const statistics = k.madWide(index, 16, k.addLong(work, at.statistics))
   k.when(isFirst, () => k.storeVolatile(statistics, 0, [top, f.tag, total, f.tag]))
-  k.when(isLast, () => {
-    for (const [memory, value] of caches) k.store("u16", memory, 0, [value])
-  })
   sync()
   k.when(isFirst, () => values.forEach(({ empty }) => k.arrive(empty)))
 }

@@ -51,7 +51,13 @@ export function benchInfer(device: Device, job: InferBench, { warmMs, ms, least,
   const measurements: Measurement[] = []
   for (const batch of job.batches) {
     const length = prompt + generate + WARM_STEPS + 2
-    const generator = createGenerator(device, state, model, { precision: job.precision, slots: batch, length, vocabulary: model.vocabSize })
+    const generator = createGenerator(device, state, model, {
+      precision: job.precision,
+      slots: batch,
+      length,
+      vocabulary: model.vocabSize,
+      order: "layers",
+    })
     const row = (seed: number) => Array.from({ length: prompt }, (_, i) => (i * 7919 + seed * 104729 + 1) % model.vocabSize)
     let round = 0
     let last: number[] = []

@@ -41,7 +41,7 @@ export function hostGenerator(device: Device, host: Host, slots: number, length:
   const { model, state } = host.loaded
   const roomy = keep ? Math.min(model.blockSize, Math.max(ROOM, 2 ** Math.ceil(Math.log2(length)))) : length
   const vocabulary = Math.min(model.vocabSize, host.tokenizer?.vocabSize ?? model.vocabSize)
-  host.generator = createGenerator(device, state, model, { precision: host.precision, slots, length: roomy, vocabulary })
+  host.generator = createGenerator(device, state, model, { precision: host.precision, slots, length: roomy, vocabulary, order: "layers" })
   return host.generator
 }
 

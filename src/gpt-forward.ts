@@ -38,8 +38,8 @@ export interface Pass {
   readonly recompute?: boolean | undefined
   /** The bits are those that generation finds, on devices whose fastest attention has others. */
   readonly isInvariant?: boolean | undefined
-  /** "any": rows of products may have other bits in other company, where that is faster. */
-  readonly order?: "any" | undefined
+  /** What products may do for speed, as linear has it. */
+  readonly order?: "any" | "layers" | undefined
 }
 
 /** Name of the state that holds a parameter: the f32 master, or its bf16 copy where a product reads it. */

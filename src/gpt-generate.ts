@@ -18,6 +18,8 @@ export interface GeneratorOptions {
   readonly length: number
   /** Ids from here on are never chosen: a model may have more rows than its tokenizer has tokens. */
   readonly vocabulary: number
+  /** "layers": a few sequences may go through all layers in one launch, with other bits than evaluation's. */
+  readonly order?: "layers" | undefined
 }
 
 /** One sequence in a step. */
@@ -66,6 +68,7 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
     pageSize: PAGE,
     pageCount: slots * maxPages,
     maxPages,
+    order: options.order,
   }
   const pages = Array.from({ length: slots }, (_, slot) => Int32Array.from({ length: maxPages }, (_, page) => slot * maxPages + page))
   const tokens = Array.from({ length: slots }, () => new Int32Array(length))

@@ -86,8 +86,8 @@ export interface StepModel {
   readonly pageCount: number
   /** Pages of the longest sequence. */
   readonly maxPages: number
-  /** "any": bits may depend on how many rows run together, where that is faster. */
-  readonly order?: "any" | undefined
+  /** What products may do for speed, as linear has it: undefined keeps evaluation's bits in every company. */
+  readonly order?: "any" | "layers" | undefined
 }
 
 /** What a step found, row by row; valid until its next run where it says so. */

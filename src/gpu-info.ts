@@ -131,7 +131,7 @@ const hasPtx = (facts: VulkanFacts): boolean =>
   facts.extensions.includes(PTX_EXTENSION) &&
   /\b(GH200|H100|H200|H20|H800)\b/.test(facts.name)
 
-/** What ops may know of the device; HELIOS_CHAIN says how many workgroups a chain has, or "ptx"; without it there are none, until they are measured. */
+/** What ops may know of the device; HELIOS_CHAIN says how many workgroups a chain has: none without it, as launches of their own were faster where it was measured. */
 export function targetOf(facts: VulkanFacts): GpuTarget {
   const named = productOf(facts)?.[1]
   return {
@@ -141,7 +141,7 @@ export function targetOf(facts: VulkanFacts): GpuTarget {
     hasMatrixFunctions: facts.matrixFunctions === 1 && process.env.HELIOS_MATRIX !== "khr",
     units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
     sharedBytes: facts.maxSharedBytes,
-    stacks: hasPtx(facts) && process.env.HELIOS_CHAIN === "ptx",
+    stacks: hasPtx(facts),
     resident: Math.max(0, Math.trunc(Number(process.env.HELIOS_CHAIN) || 0)),
   }
 }

@@ -36,6 +36,7 @@ function layerAt(steps: readonly Step[], from: number): Node[] | undefined {
   const nodes = KINDS.map((_, i) => nodeOf(steps[from + i]))
   const isLayer = nodes.every((node, i) => {
     if (node?.op.name !== KINDS[i]) return false
+    if (KINDS[i] === "linear" && (node!.attrs as { order?: string }).order === undefined) return false // evaluation's bits are asked for
     const given = input(node!, KINDS[i] === "attention_cached" ? "qkv" : KINDS[i] === "add_layer_norm" ? "r" : "x")
     return given !== undefined && given === nodeOf(steps[from + i - 1])?.outputs.y
   })

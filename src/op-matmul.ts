@@ -55,8 +55,11 @@ export const linear = defineOp({
   doc: "y = act(x·wᵀ + b): x (…, K), w (N, K), b (N), y (…, N); pre = x·wᵀ + b is kept for backward when there is an activation. 2·R·N·K FLOPs.",
   inputs: { x: "grad", w: "grad", b: "grad?" },
   outputs: ["y", "pre"],
-  /** order "any": the bits of a row may depend on how many there are, where that is faster. */
-  attrs: {} as { activation: Activation; out: Dtype; order?: "any" | undefined },
+  /**
+   * order: where that is faster, bits of a row may depend on how many there are ("any"), or a token's way through all layers may be one launch whose
+   * attention has other bits ("layers", and under "any" too).
+   */
+  attrs: {} as { activation: Activation; out: Dtype; order?: "any" | "layers" | undefined },
   act: ["x", "w"],
   shape({ x, w, b }, { activation, out }) {
     if (w.shape.length !== 2 || lastDim(w) !== lastDim(x)) {
@@ -96,7 +99,7 @@ export const linear = defineOp({
     }),
   gpu({ x, w, b }, { y, pre }, { activation, order }, _, target) {
     const sizes = { M: rows(x), N: w.shape[0] as number, K: lastDim(x) }
-    const product = { layout: "nt", a: x, b: w, bias: b, ...sizes, order: order ?? "forward" } as const
+    const product = { layout: "nt", a: x, b: w, bias: b, ...sizes, order: order === "any" ? order : "forward" } as const
     return y === undefined ? gemm({ ...product, c: pre as Tensor }, target) : gemm({ ...product, c: y, activation, pre }, target)
   },
   backward({ x, w, b }, { pre }, { y }, { activation }) {

@@ -15,7 +15,7 @@ const ids = Array.from({ length: 70 }, (_, i) => (i * i * 31 + i * 7) % 65)
 const sampling = { temperature: 0, topK: undefined, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0 }
 
 /** Logits of two sequences of different lengths, token by token, and the plans that were compiled. */
-function told(device: Device, lengths: readonly number[]) {
+function told(device: Device, lengths: readonly number[], order?: "layers") {
   const plans: Plan[] = []
   const seen: Device = {
     ...device,
@@ -27,7 +27,7 @@ function told(device: Device, lengths: readonly number[]) {
   const state = seen.state()
   initialise(seen, state, model, 3)
   refreshCopies(seen, state, model, "bf16")
-  const generator = createGenerator(seen, state, model, { precision: "bf16", slots: lengths.length, length: 128, vocabulary: 65 })
+  const generator = createGenerator(seen, state, model, { precision: "bf16", slots: lengths.length, length: 128, vocabulary: 65, order })
   lengths.forEach((length, slot) => {
     generator.prefill({ slot, ids: ids.slice(0, length), sampling, draw: 0 })
   })
@@ -46,7 +46,7 @@ for (const lengths of [[63], [64, 3]]) {
     `simulated: ${lengths.length} sequences, the layers in one launch of two blocks`,
     () => {
       const apart = told(simulatedDevice(32, "khr"), lengths)
-      const together = told(simulatedDevice(32, "khr", 0, false, true), lengths)
+      const together = told(simulatedDevice(32, "khr", 0, false, true), lengths, "layers")
       together.logits.forEach((row, i) => {
         const wanted = apart.logits[i]!
         const largest = Math.max(...wanted.map(Math.abs))
@@ -56,3 +56,12 @@ for (const lengths of [[63], [64, 3]]) {
     SLOWEST_MS,
   )
 }
+
+test(
+  "simulated: where evaluation's bits are asked for, layers stay apart",
+  () => {
+    const [apart, same] = [false, true].map((stacks) => told(simulatedDevice(32, "khr", 0, false, stacks), [63]).logits)
+    expect(same).toEqual(apart!)
+  },
+  SLOWEST_MS,
+)
