@@ -64,13 +64,20 @@ export interface Places {
 /** Addresses in the table. */
 export const addressesOf = ({ layers }: DecodeStack): number => LAYER.length * layers + LAST.length
 
-/** Shared memory: the ring, the rows of x, the ring's barriers, the addresses. Throws a RangeError where it does not hold a unit of attention. */
-export function placesOf(stack: DecodeStack): Places {
+/** Places of the ring beside the rows of x and the addresses. */
+function ringOf(stack: DecodeStack) {
   const { rows, F, C } = stack
   const x = Math.max(rows * pitchOf(Math.max(F, C)), SCORES)
   const table = 8 * addressesOf(stack)
-  const count = Math.floor((SHARED - x - table) / (PLACE + 16))
-  if (count < 2 * PAGE_PLACES) throw new RangeError(`decode: ${rows} rows of ${F} do not fit into shared memory`)
+  return { x, table, count: Math.floor((SHARED - x - table) / (PLACE + 16)) }
+}
+
+/** Whether shared memory holds a unit of attention beside the rest. */
+export const hasRoom = (stack: DecodeStack): boolean => ringOf(stack).count >= 2 * PAGE_PLACES
+
+/** Shared memory: the ring, the rows of x, the ring's barriers, the addresses. */
+export function placesOf(stack: DecodeStack): Places {
+  const { x, table, count } = ringOf(stack)
   const full = count * PLACE + x
   return { count, x: count * PLACE, full, empty: full + 8 * count, table: full + 16 * count, bytes: full + 16 * count + table }
 }

@@ -35,7 +35,7 @@ const buffers = {
   y: write(bf16),
 }
 
-export { type DecodeStack, LAYER, workOf } from "./ptx-decode-frame.ts"
+export { type DecodeStack, hasRoom, LAYER, workOf } from "./ptx-decode-frame.ts"
 
 /** Tags of a launch. */
 const TAGS = 256

@@ -1,5 +1,5 @@
 /** Equal layers that one token of a few sequences goes through become one launch in PTX: the whole stack of a model of the GPT-2 family. */
-import { type DecodeStack, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
+import { type DecodeStack, hasRoom, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
 import { sha256 } from "./base-file.ts"
 import type { GpuTarget, Launch, Memory, Node, Table } from "./program.ts"
 import type { PtxKernel } from "./ptx.ts"
@@ -109,5 +109,6 @@ function sizesOf(first: Node, layers: readonly Node[][], units: number): DecodeS
     }
   })
   const [one] = all
-  return all.every((other) => JSON.stringify(other) === JSON.stringify(one)) ? one : undefined
+  const isSame = all.every((other) => JSON.stringify(other) === JSON.stringify(one))
+  return isSame && one !== undefined && hasRoom(one) ? one : undefined
 }
