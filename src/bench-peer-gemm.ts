@@ -25,8 +25,9 @@ export function parseShapes(text: string): Shape[] {
     })
 }
 
-/** Multiples of 1/8 between −1 and 1, which bf16 holds exactly; the peer's script makes the same. */
-const element = (i: number): number => (((Math.imul(i, 2654435761) >>> 20) % 17) - 8) / 8
+/** Multiples of 1/128 from −1 on, which bf16 holds exactly; the peer's script makes the same. */
+const LEVELS = 256
+const element = (i: number): number => (((Math.imul(i, 2654435761) >>> 20) % LEVELS) - LEVELS / 2) / (LEVELS / 2)
 
 /** Elements of a factor, bf16 as the upper halves of floats. */
 function pattern(precision: "f32" | "bf16", length: number, seed: number): Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer> {
@@ -35,9 +36,12 @@ function pattern(precision: "f32" | "bf16", length: number, seed: number): Float
     for (let i = 0; i < length; i++) values[i] = element(i + seed)
     return values
   }
-  const halves = Uint16Array.from(new Uint32Array(Float32Array.from({ length: 17 }, (_, i) => (i - 8) / 8).buffer), (word) => word >>> 16)
+  const halves = Uint16Array.from(
+    new Uint32Array(Float32Array.from({ length: LEVELS }, (_, i) => (i - LEVELS / 2) / (LEVELS / 2)).buffer),
+    (word) => word >>> 16,
+  )
   const values = new Uint16Array(length)
-  for (let i = 0; i < length; i++) values[i] = halves[(Math.imul(i + seed, 2654435761) >>> 20) % 17] as number
+  for (let i = 0; i < length; i++) values[i] = halves[(Math.imul(i + seed, 2654435761) >>> 20) % LEVELS] as number
   return values
 }
 

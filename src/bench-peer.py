@@ -201,9 +201,9 @@ def decode():
 
 
 def pattern(rows, columns, seed):
-    """Multiples of 1/8 between -1 and 1 that bf16 holds exactly; alpha makes the same."""
+    """Multiples of 1/128 from -1 on, which bf16 holds exactly and whose bits are busy as real ones (a GPU draws more power for them); alpha makes the same."""
     i = torch.arange(seed, rows * columns + seed, dtype=torch.int64, device=args.device)
-    return (((((i * 2654435761) & 0xFFFFFFFF) >> 20) % 17 - 8) / 8).to(dtype).view(rows, columns)
+    return (((((i * 2654435761) & 0xFFFFFFFF) >> 20) % 256 - 128) / 128).to(dtype).view(rows, columns)
 
 
 def gemm():

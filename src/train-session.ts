@@ -131,7 +131,7 @@ export function announce({ job, prepared, device, state, micro, update, emit, tr
     valTokens: data.val?.tokens ?? 0,
     vocabSize: model.vocabSize,
     tokensPerStep: values.batch * values.accumSteps * values.context,
-    memoryBytes: state.bytes() + micro.plan.arenaBytes + update.plan.arenaBytes,
+    memoryBytes: state.bytes() + device.arenaBytes(micro.plan) + device.arenaBytes(update.plan),
     step: trainer.step,
     steps: values.steps,
     saved:
