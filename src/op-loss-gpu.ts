@@ -8,7 +8,7 @@ import type { Beta } from "./program.ts"
 import { lastDim, rows, type Tensor } from "./tensor.ts"
 
 /** Most bytes of logits at a time, and most rows: a grid's limit. */
-const LOGIT_BYTES = 2 ** 31
+const LOGIT_BYTES = 2 ** 30
 const MOST_ROWS = 65535
 /** Up to so many bytes, which a cache holds, logits stay f32 also where the rest is bf16. */
 const EXACT_BYTES = 2 ** 25
