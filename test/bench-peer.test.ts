@@ -24,7 +24,7 @@ test("shapes: cubes and M,N,K", () => {
   expect(() => parseShapes("16^3;7,8")).toThrow("--shapes 7,8: expected 1024^3 or M,N,K")
 })
 
-const element = (i: number) => (((Math.imul(i, 2654435761) >>> 20) % 17) - 8) / 8
+const element = (i: number) => (((Math.imul(i, 2654435761) >>> 20) % 256) - 128) / 128
 
 test("our product is right, every product has its time", () => {
   const device = openCpu(1)
@@ -91,7 +91,7 @@ const ranks = words[0] === "-m" ? Number(words[3]?.split("=")[1]) : 1
 const [, what, ...flags] = ranks > 1 ? words.slice(4) : words
 const shapes = flags[flags.indexOf("--shapes") + 1]?.split(",").map((shape) => shape.split("x").map(Number)) ?? []
 const count = Number(flags[flags.indexOf("--check") + 1] ?? 0)
-const element = (i: number) => (((Math.imul(i, 2654435761) >>> 20) % 17) - 8) / 8
+const element = (i: number) => (((Math.imul(i, 2654435761) >>> 20) % 256) - 128) / 128
 const at = ([M, N, K]: number[], i: number) => {
   let sum = 0
   for (let k = 0; k < K!; k++) sum += element(((i * 7919) % M!) * K! + k + 1) * element(((i * 104729) % N!) * K! + k + 2)
