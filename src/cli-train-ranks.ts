@@ -138,7 +138,11 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
       )
     },
     stop() {
-      if (!hasMet) onLost({ rank, who: `rank ${rank}`, cause: "it was stopped before the first step", code: EXIT.ok })
+      if (hasMet) return
+      const cause = "it was stopped before the first step"
+      const leave = () => onLost({ rank, who: `rank ${rank}`, cause, code: EXIT.ok })
+      if (watch === undefined) leave()
+      else void watch.fail(cause, EXIT.ok).then(leave) // the others hear it, or they would call this rank lost
     },
     async fail(error) {
       await Promise.race([lostWord, Bun.sleep(WORD_MS)])

@@ -1,6 +1,6 @@
 /** One run over two machines, each with its own sshd and files: started, watched, stopped, resumed as one; what one lacks starts nothing on the other. */
 import { afterAll, expect } from "bun:test"
-import { chmodSync, existsSync, mkdirSync, readlinkSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import { chmodSync, existsSync, mkdirSync, readlinkSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs"
 import { createServer } from "node:net"
 import { join } from "node:path"
 import { livesHere } from "../src/base-process.ts"
@@ -83,6 +83,10 @@ rankTest(
     const fleet = await fleetOf()
     const [one, two] = HOSTS.map((name) => fleet.host(name).deploy) as [string, string]
     const begun = await start(fleet, "--steps=1000", "--run=first")
+    await until(
+      "the first steps",
+      () => existsSync(join(one, "runs/first/metrics.jsonl")) && statSync(join(one, "runs/first/metrics.jsonl")).size > 0,
+    )
     process.kill(rank(one, "first"), "SIGSTOP") // however fast this machine is: the run is not over yet
     expect([begun.code, begun.hosts.map(({ message }) => message.replace(/ is .*/, ""))], begun.stderr).toEqual([
       0,
