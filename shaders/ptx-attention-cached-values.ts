@@ -1,6 +1,7 @@
 /** The two warps of Hopper's attention over pages that sum values: a lane has one of a head's 64 columns. */
 import type { F32, U32 } from "../src/ptx.ts"
 import { eachItem, type Frame, giveBack, PAGE, PIECE, PLACES, Position, ROW, TEAM, Turn } from "./ptx-attention-cached-frame.ts"
+import { sumOfWeights } from "./ptx-attention-sum.ts"
 
 const QUAD = 4
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
@@ -42,7 +43,7 @@ export function attendValues(f: Frame): void {
         const weights = k.shl(turn.place, 8)
         const top = k.register("f32")
         k.loadShared([top], { base: k.shl(turn.place, 2), bytes: PLACES.top })
-        const total = sumOf(f, k.add(weights, lane16))
+        const total = sumOfWeights(k, k.add(weights, lane16), PLACES.weights)
         const own = k.variable("f32", 0)
         for (const half of [0, 1]) {
           const spot = values.next()
@@ -100,21 +101,4 @@ export function attendValues(f: Frame): void {
       k.store("u16", valueTo, 0, [newValue])
     })
   })
-}
-
-/** The sum of 64 weights in the order of the other kernels: four keys 16 apart, neighbours by twos and fours, the fours in order. */
-function sumOf({ k }: Frame, base: U32): F32 {
-  const four = range(4).map((j) => {
-    const one = k.register("f32")
-    k.loadShared([one], { base, bytes: PLACES.weights + 64 * j })
-    return one
-  })
-  let sum = four.reduce((a, c) => k.addFloat(a, c))
-  for (const mask of [1, 2]) sum = k.addFloat(sum, k.exchangeFloat(sum, mask))
-  const fours = [0, 4, 8, 12].map((from) => {
-    const one = k.register("f32")
-    k.emit("shfl.sync.idx.b32", one, sum, from, 31, -1)
-    return one
-  })
-  return fours.reduce((a, c) => k.addFloat(a, c))
 }

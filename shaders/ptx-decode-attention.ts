@@ -1,5 +1,6 @@
 /** Attention in the decode kernel: 64 positions of a head by two warps; the blocks' sums are merged by whoever needs the result. */
 import type { F32, Predicate, U32 } from "../src/ptx.ts"
+import { sumOfWeights } from "./ptx-attention-sum.ts"
 import {
   ALL_WORKERS,
   addressOf,
@@ -109,21 +110,7 @@ function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U3
   const weight = k.select(sees, exp2(f, k.subFloat(seen, top)), 0, "f32")
   k.storeShared({ base: k.mad(own, 4, shared), bytes: WEIGHTS }, [weight])
   sync()
-  // the sum in the order of the other kernels: four keys 16 apart, neighbours by twos and fours, the fours in order
-  const lane16 = k.mad(k.and(lane, 15), 4, shared)
-  const four = [0, 1, 2, 3].map((j) => {
-    const one = k.register("f32")
-    k.loadShared([one], { base: lane16, bytes: WEIGHTS + 64 * j })
-    return one
-  })
-  let sum = four.reduce((a, c) => k.addFloat(a, c))
-  for (const mask of [1, 2]) sum = k.addFloat(sum, k.exchangeFloat(sum, mask))
-  const fours = [0, 4, 8, 12].map((from) => {
-    const one = k.register("f32")
-    k.emit("shfl.sync.idx.b32", one, sum, from, 31, -1)
-    return one
-  })
-  const total = fours.reduce((a, c) => k.addFloat(a, c))
+  const total = sumOfWeights(k, k.mad(k.and(lane, 15), 4, shared), WEIGHTS)
   for (const place of values) waitFull(f, place)
   const out = k.variable("f32", 0)
   const lines = values.map(({ base }) => k.mad(own, 2, base))

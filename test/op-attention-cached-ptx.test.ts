@@ -1,41 +1,18 @@
 /** Attention over pages in PTX, run on the CPU: against the SPIR-V kernel in the simulator, sequences of all lengths, pages in any order, NaN behind the end. */
 import { expect, test } from "bun:test"
 import { attentionCachedLaunches } from "../src/op-attention-gpu.ts"
-import type { GpuTarget, Launch, Memory } from "../src/program.ts"
+import type { Launch, Memory } from "../src/program.ts"
 import { type Kernel, simulate } from "../src/spirv.ts"
 import type { Tensor } from "../src/tensor.ts"
+import { fromBf16, HOPPER, seedFrom, toBf16, uniforms } from "./bf16.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 import type { Timing } from "./ptx-run.ts"
 
-const target: GpuTarget = {
-  subgroupSize: 32,
-  matrix: "nv2",
-  ptx: true,
-  hasMatrixFunctions: true,
-  units: 2,
-  sharedBytes: 49152,
-  resident: 0,
-}
 const [D, PAGE] = [64, 64]
-
-const word = new Uint32Array(1)
-const float = new Float32Array(word.buffer)
-const toBf16 = (x: number): number => {
-  float[0] = x
-  return (word[0]! + 0x7fff + ((word[0]! >>> 16) & 1)) >>> 16
-}
-const fromBf16 = (bits: number): number => {
-  word[0] = bits << 16
-  return float[0]!
-}
 
 /** Positions before the new one by sequence; negative: an empty slot. */
 function run(lengths: readonly number[], H: number, timing: Timing): void {
-  let seed = 5
-  const random = () => {
-    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
-    return seed / 2 ** 31 - 1
-  }
+  const random = uniforms(5)
   const B = lengths.length
   const maxPages = Math.max(...lengths.map((length) => Math.floor(Math.max(0, length) / PAGE) + 1)) + 1
   const P = B * maxPages
@@ -77,7 +54,7 @@ function run(lengths: readonly number[], H: number, timing: Timing): void {
       [y, new Uint8Array(new Uint16Array(B * H * D).fill(0x7fc0).buffer)],
     ])
     const attrs = { T: 1, nHead: H, nKvHead: H, headDim: D, scale: 0.125, pageSize: PAGE }
-    for (const launch of attentionCachedLaunches(inputs, y, attrs, { ...target, ptx }).flat() as Launch[]) {
+    for (const launch of attentionCachedLaunches(inputs, y, attrs, { ...HOPPER, ptx }).flat() as Launch[]) {
       expect("text" in launch.kernel).toBe(ptx)
       if (ptx) {
         runPtxLaunch(
@@ -85,7 +62,7 @@ function run(lengths: readonly number[], H: number, timing: Timing): void {
           (memory) => bytes.get(memory)!,
           (value) => value as number,
           timing,
-          seed,
+          seedFrom(random),
         )
         continue
       }

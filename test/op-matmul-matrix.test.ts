@@ -8,6 +8,7 @@ import { launchesOf, TILES, type Way, wayOf } from "../src/op-matmul-matrix.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launch, Memory, Scratch } from "../src/program.ts"
 import { type Kernel, simulate } from "../src/spirv.ts"
+import { fromBf16, toBf16, uniforms } from "./bf16.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
 const target = (matrix: "nv2" | "khr"): GpuTarget => ({
@@ -21,21 +22,7 @@ const target = (matrix: "nv2" | "khr"): GpuTarget => ({
   resident: 0,
 })
 
-const word = new Uint32Array(1)
-const float = new Float32Array(word.buffer)
-const toBf16 = (x: number): number => {
-  float[0] = x
-  return (word[0]! + 0x7fff + ((word[0]! >>> 16) & 1)) >>> 16
-}
-const fromBf16 = (bits: number): number => {
-  word[0] = bits << 16
-  return float[0]!
-}
-let seed = 7
-const random = () => {
-  seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
-  return seed / 2 ** 31 - 1
-}
+const random = uniforms(7)
 
 /** Memory of a test, and its numbers. */
 class Bench {

@@ -6,35 +6,12 @@ import { gemm } from "../src/op-matmul-gpu.ts"
 import { ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
 import { fewLaunches, fewTiles } from "../src/op-matmul-ptx-few.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
-import type { GpuTarget, Launch, Launches, Memory, Scratch } from "../src/program.ts"
+import type { Launch, Launches, Memory, Scratch } from "../src/program.ts"
+import { fromBf16, HOPPER, seedFrom, toBf16, uniforms } from "./bf16.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 import type { Timing } from "./ptx-run.ts"
 
-const target: GpuTarget = {
-  subgroupSize: 32,
-  matrix: "nv2",
-  ptx: true,
-  hasMatrixFunctions: true,
-  units: 2,
-  sharedBytes: 49152,
-  resident: 0,
-}
-
-const word = new Uint32Array(1)
-const float = new Float32Array(word.buffer)
-const toBf16 = (x: number): number => {
-  float[0] = x
-  return (word[0]! + 0x7fff + ((word[0]! >>> 16) & 1)) >>> 16
-}
-const fromBf16 = (bits: number): number => {
-  word[0] = bits << 16
-  return float[0]!
-}
-let seed = 7
-const random = () => {
-  seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
-  return seed / 2 ** 31 - 1
-}
+const random = uniforms(7)
 
 interface Asked {
   readonly size: readonly [M: number, N: number, K: number]
@@ -75,14 +52,14 @@ function run({
     return new Uint8Array(buffer as ArrayBuffer, 0, byteLength)
   }
   const done = (launches: Launches) => {
-    for (const launch of launches.flat() as Launch[]) runPtxLaunch(launch, viewOf, (value) => value as number, timing, seed)
+    for (const launch of launches.flat() as Launch[]) runPtxLaunch(launch, viewOf, (value) => value as number, timing, seedFrom(random))
   }
   const c = place(out, M * ldc, () => Number.NaN)
-  done(fewLaunches(request(c, ldc), tile, target))
+  done(fewLaunches(request(c, ldc), tile, HOPPER))
   const pitch = Math.ceil(N / 8) * 8
   const other = place(out, M * pitch, () => Number.NaN)
   const many = { ...request(other, pitch), order: "any" } as const
-  done(ptxLaunchesOf(many, { ...ptxWayOf(many, target)!.way, splits: 1 }, target))
+  done(ptxLaunchesOf(many, { ...ptxWayOf(many, HOPPER)!.way, splits: 1 }, HOPPER))
   const [seen, wanted] = [bytes.get(c)!, bytes.get(other)!]
   const numberOf = (memory: Memory, i: number) => (memory === biases ? bytes.get(memory)![i]! : fromBf16(bytes.get(memory)![i]!))
   for (let m = 0; m < M; m++) {
@@ -126,7 +103,7 @@ test("rows of c of odd length are written number by number", () => {
   run({ tile: tileOf(16, 8), size: [18, 12, 40], ldc: 15 })
 })
 
-const h200 = { ...target, units: 132 }
+const h200 = { ...HOPPER, units: 132 }
 const asked = (M: number, N: number, K: number, more: Partial<Gemm> = {}): Gemm => {
   const memory: Scratch = { kind: "scratch", dtype: "bf16", elements: 1 }
   return { layout: "nt", a: memory, b: memory, c: memory, M, N, K, order: "forward", ...more }

@@ -12,35 +12,11 @@ import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launch, Memory, Scratch } from "../src/program.ts"
 import { type Kernel, simulate } from "../src/spirv.ts"
 import type { Tensor } from "../src/tensor.ts"
+import { fromBf16, HOPPER, seedFrom, toBf16, uniforms } from "./bf16.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 import type { Timing } from "./ptx-run.ts"
 
-const target: GpuTarget = {
-  subgroupSize: 32,
-  matrix: "nv2",
-  ptx: true,
-
-  hasMatrixFunctions: true,
-  units: 2,
-  sharedBytes: 49152,
-  resident: 0,
-}
-
-const word = new Uint32Array(1)
-const float = new Float32Array(word.buffer)
-const toBf16 = (x: number): number => {
-  float[0] = x
-  return (word[0]! + 0x7fff + ((word[0]! >>> 16) & 1)) >>> 16
-}
-const fromBf16 = (bits: number): number => {
-  word[0] = bits << 16
-  return float[0]!
-}
-let seed = 7
-const random = () => {
-  seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
-  return seed / 2 ** 31 - 1
-}
+const random = uniforms(7)
 
 interface Asked {
   readonly layout: Gemm["layout"]
@@ -126,13 +102,13 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
   const way: PtxWay = { tile, splits, group: 2, rest, span }
   const kernelFor: typeof ptxGemmOf = (wanted) => (tile === PTX_TILE ? ptxGemmOf(wanted) : ptxGemm({ ...wanted, tile }))
   const more = { kernelFor, ...(sumsBeta !== undefined && { rowSums: { into: rowSums as never as Tensor, beta: sumsBeta } }) }
-  for (const launch of ptxLaunchesOf(request, way, target, more).flat() as Launch[]) {
+  for (const launch of ptxLaunchesOf(request, way, HOPPER, more).flat() as Launch[]) {
     const viewOf = (memory: Memory) => {
       if (!bytes.has(memory)) bytes.set(memory, new Float32Array((memory as Scratch).elements).fill(Number.NaN))
       const { buffer, byteLength } = bytes.get(memory)!
       return new Uint8Array(buffer as ArrayBuffer, 0, byteLength)
     }
-    if ("text" in launch.kernel) runPtxLaunch(launch, viewOf, (value) => value as number, timing, seed)
+    if ("text" in launch.kernel) runPtxLaunch(launch, viewOf, (value) => value as number, timing, seedFrom(random))
     else {
       const buffers = Object.entries(launch.buffers).map(([name, memory]) => [
         name,
@@ -220,7 +196,7 @@ const asked = (layout: Gemm["layout"], M: number, N: number, K: number, more: Pa
   const memory = (dtype: "f32" | "bf16"): Scratch => ({ kind: "scratch", dtype, elements: 1 })
   return { layout, a: memory("bf16"), b: memory("bf16"), c: memory(layout === "tn" ? "f32" : "bf16"), M, N, K, order: "any", ...more }
 }
-const h200 = { ...target, units: 132 }
+const h200 = { ...HOPPER, units: 132 }
 const kernelsOf = (given: Gemm, on: GpuTarget): string[] => (gemm(given, on).flat() as Launch[]).map(({ variant }) => variant)
 
 test("products go by PTX where the device has it, and only there", () => {
