@@ -12,7 +12,8 @@ const buffers = (out: typeof f32 | typeof bf16) => ({
   /** Tensor maps of a, then of b; 128 bytes each. */
   maps: read(u64),
   bias: read(f32),
-  pre: readWrite(out),
+  /** Written: the slope; read: the factor. */
+  kept: readWrite(out),
   addend: read(out),
   c: write(out),
 })
