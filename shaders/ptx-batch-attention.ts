@@ -10,6 +10,9 @@ const LOADS = CHUNK / KEYS
 const STEP = KEYS * ROW
 const DIMS = 8
 const NONE = -1e30
+/** Half pages, beyond the one at work, that the L2 cache is asked for; those of the next layer that it is asked for while products run. */
+const AHEAD = Number(process.env.BATCH_AHEAD ?? 2)
+const EARLY = Number(process.env.BATCH_EARLY ?? 2)
 
 /** What stays the same in all layers: chunks of this warp, from `first` to `last` of the block's, their rows among the pages, and the head of the first. */
 export interface Share {
@@ -113,6 +116,22 @@ function takeFloat({ k }: Frame, from: F32, index: U32 | number): F32 {
   return made
 }
 
+/** Has half page number `index` of the warp's share, of this layer or the next, brought to the L2 cache; nothing where there is none. */
+function bringNear(f: Frame, { first, last, row }: Share, index: U32 | number, layersOn: number): void {
+  const { k, lane } = f
+  const place = typeof index === "number" ? k.variable("u32", index) : index
+  const isFirst = k.compare("eq", lane, 0)
+  const memory = k.select(isFirst, addressOf(f, "kPages", layersOn), addressOf(f, "vPages", layersOn), "u64")
+  const from = k.madWide(take(f, row, place), ROW, memory)
+  const isWanted = k.both(k.compare("lt", k.add(place, first), last), k.compare("lt", lane, 2))
+  k.when(isWanted, () => k.prefetchBytes(from, CHUNK * ROW))
+}
+
+/** Has the next layer's first half pages brought near while the device's memory has nothing else to do. */
+export function bringEarly(f: Frame, share: Share): void {
+  for (const i of range(EARLY)) bringNear(f, share, i, 1)
+}
+
 /** y of the block's heads, as matrix instructions take it. */
 export function attend(f: Frame, share: Share): void {
   const { k, stack, places, lane, warp, work } = f
@@ -153,12 +172,16 @@ export function attend(f: Frame, share: Share): void {
         "CHUNK",
         () => k.compare("lt", chunk, end),
         () => {
-          const offset = k.madWide(take(f, share.row, k.sub(chunk, share.first)), ROW, k.long(k.shl(lane, 4)))
+          const index = k.sub(chunk, share.first)
+          bringNear(f, share, k.add(index, AHEAD), 0)
+          const offset = k.madWide(take(f, share.row, index), ROW, k.long(k.shl(lane, 4)))
           const [keyAt, valueAt] = [keys, values].map((memory) => k.addLong(memory, offset)) as [U64, U64]
+          k.comment("what lies behind the newest position may be anything, also no number: it is not asked for")
+          const seen = range(LOADS).map((j) => k.compare("le", k.add(k.add(before, group), KEYS * j), length))
           const [keyWords, valueWords] = [keyAt, valueAt].map((address) =>
-            range(LOADS).map((j) => {
-              const words = k.registers("u32", 4)
-              k.loadOnce(words, address, STEP * j)
+            seen.map((isSeen, j) => {
+              const words = range(4).map(() => k.variable("u32", 0))
+              k.when(isSeen, () => k.loadOnce(words, address, STEP * j))
               return words
             }),
           ) as [U32[][], U32[][]]
@@ -191,13 +214,6 @@ export function attend(f: Frame, share: Share): void {
           const weight = k.select(sees, exp2(k.subFloat(score, most)), 0, "f32")
           k.fma(sum, factor, weight, sum)
           for (const one of out) k.mulFloat(one, factor, one)
-          k.if(k.compare("gt", k.add(before, CHUNK - 1), length), () => {
-            k.comment("what lies behind the newest position is anything, also no number")
-            valueWords.forEach((words, j) => {
-              const isSeen = k.compare("le", k.add(before, k.add(group, KEYS * j)), length)
-              for (const word of words) k.select(isSeen, word, 0, "u32", word)
-            })
-          })
           valueWords.forEach((words, j) => {
             const weightOf = takeFloat(f, weight, k.add(k.and(lane, 24), j))
             words.forEach((word, i) => {

@@ -22,7 +22,7 @@ export function bring(f: Frame, name: Weights, spread: Spread, tile: U32, layers
   const bytes = (2 * spread.K) / spread.parts
   k.if(k.both(k.compare("eq", warp, 1), k.compare("lt", tile, tilesOf(spread))), () => {
     const isFirst = k.compare("eq", lane, 0)
-    k.emit("fence.proxy.async")
+    k.fenceCopies()
     k.when(isFirst, () => k.expect(places.full, TILE * bytes))
     k.syncWarp()
     const from = weightsOf(f, name, spread, tile, layersOn)
