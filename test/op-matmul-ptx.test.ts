@@ -33,6 +33,7 @@ interface Asked {
   /** The sums of a's rows are added to so many times what is there. */
   readonly sumsBeta?: number
   readonly tile?: PtxTile
+  readonly tail?: PtxWay["tail"]
   readonly timing?: Timing
 }
 
@@ -51,6 +52,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     rest: [rest, span] = [0, 1],
     sumsBeta,
     tile = PTX_TILE,
+    tail,
     timing = "random",
   } = asked
   const [M, N, K] = size
@@ -99,8 +101,8 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     ...(beta !== undefined && { beta }),
   }
   const [cBefore, preBefore, sumsBefore] = [numbers(c), numbers(pre), numbers(rowSums)]
-  const way: PtxWay = { tile, splits, group: 2, rest, span }
-  const kernelFor: typeof ptxGemmOf = (wanted) => (tile === PTX_TILE ? ptxGemmOf(wanted) : ptxGemm({ ...wanted, tile }))
+  const way: PtxWay = { tile, splits, group: 2, rest, span, ...(tail && { tail }) }
+  const kernelFor: typeof ptxGemmOf = (wanted) => ptxGemmOf(wanted) ?? ptxGemm(wanted)
   const more = { kernelFor, ...(sumsBeta !== undefined && { rowSums: { into: rowSums as never as Tensor, beta: sumsBeta } }) }
   for (const launch of ptxLaunchesOf(request, way, HOPPER, more).flat() as Launch[]) {
     const viewOf = (memory: Memory) => {
@@ -145,6 +147,9 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
 }
 
 const UNROLLED: PtxTile = { ...PTX_TILE, unrolled: true }
+const LATER: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false, later: true }
+const AHEAD: PtxTile = { ...PTX_TILE, ahead: 2 }
+const SMALL: PtxTile = { units: 1, chunks: 2, ringA: 3, ringB: 5, unrolled: false }
 const TIMINGS: readonly Timing[] = ["random", "late"]
 
 const CASES: readonly Asked[] = [
@@ -158,6 +163,12 @@ const CASES: readonly Asked[] = [
   { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late" },
   { layout: "tn", size: [296, 232, 264], out: "f32" },
   { layout: "nt", size: [300, 416, 520], out: "bf16", tile: UNROLLED },
+  // Results stored during the next tile's first steps, of which there are enough, or too few; lines asked for ahead; rows left for smaller tiles.
+  { layout: "nt", size: [520, 160, 264], out: "bf16", bias: true, tile: LATER, timing: "late" },
+  { layout: "nn", size: [520, 152, 72], out: "bf16", tile: { ...LATER, ringA: 4, ringB: 3 } },
+  { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late", tile: { ...LATER, ahead: 8 } },
+  { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5, tile: AHEAD },
+  { layout: "nt", size: [560, 224, 64], out: "bf16", bias: true, tail: { from: 512, tile: SMALL } },
   // Sizes that are no multiples of anything; rows are padded to 8.
   { layout: "nt", size: [5, 17, 19], out: "bf16", bias: true },
   { layout: "nt", size: [131, 65, 33], out: "f32", bias: true },
