@@ -28,11 +28,10 @@ const nameOf = ({ tile, splits, group, rest, span, tail }: PtxWay): string =>
   `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}${tail === undefined ? "" : ` t${tail.from}/${tileName(tail.tile)}`}`
 
 /** Whether results may wait. */
-const mayWait = ({ layout, N, c, activation = "none", derivative, beta }: Gemm): boolean =>
+const waits = ({ layout, N, c, activation = "none", slope, beta }: Gemm): boolean =>
   layout !== "tn" &&
   N % 32 === 0 &&
-  activation === "none" &&
-  derivative === undefined &&
+  (activation === "none" || slope !== undefined) &&
   beta === undefined &&
   "dtype" in c &&
   c.dtype === "bf16"
@@ -64,12 +63,12 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
     const isWhole = (count: number) => Math.ceil(steps / count) * (count - 1) < steps && steps / count >= 8
     if (splits.length > 1) ways.push(...splits.filter(isWhole).map((count) => ({ ...best, splits: count, rest: 0, span: 1 })))
     const tiles = SWEPT.filter(
-      (tile) => rowsOf(tile) <= 2 * request.M && columnsOf(tile) <= 2 * request.N && (!tile.later || mayWait(request)),
+      (tile) => rowsOf(tile) <= 2 * request.M && columnsOf(tile) <= 2 * request.N && (!tile.later || waits(request)),
     )
     const whole = { splits: 1, rest: 0, span: 1 }
     ways.push({ ...best, ...(request.layout === "tn" ? {} : whole) })
     ways.push(...tiles.map((tile) => ({ ...best, ...(tile.later ? whole : {}), tile })))
-    for (const tile of [PTX_TILE, ...(mayWait(request) ? [LATER] : [])]) {
+    for (const tile of [PTX_TILE, ...(waits(request) ? [LATER] : [])]) {
       const way = { ...best, ...(tile.later ? whole : {}), tile }
       ways.push(...GROUPS.map((group) => ({ ...way, group })))
       if (way.splits === 1 && way.rest === 0) ways.push(...tailsOf(request, way, target.units))

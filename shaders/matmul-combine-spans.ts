@@ -1,9 +1,7 @@
 /** The end of a matrix product in PTX whose sum was dealt out to the processors. */
 import { constant, f32, kernel, read, readWrite, u32 } from "../src/spirv.ts"
-import { epilogue, finish } from "./matmul-epilogue.ts"
-
-/** Loads of a lane in flight. */
-const AHEAD = 4
+import { finishQuads, sumParts } from "./matmul-combine.ts"
+import { epilogue } from "./matmul-epilogue.ts"
 
 /**
  * c = epilogue(Σ_s parts[s]) (M, N), parts (⩾ S, M, ld), in the order of s: S whole splits, then of every tile of `rows` × `columns` as many parts as
@@ -19,7 +17,7 @@ export const matmulCombineSpans = kernel({
   constants: { ...epilogue.constants, isSummed: constant(u32, 0) },
   body(k, { parts, rowSums, M, N, S, ld, rest, span, group, rows, columns, sumsBeta, isSummed, ...e }) {
     const quads = ld.div(4)
-    const isWhole = N.mod(4).eq(0).and(e.ldc.mod(4).eq(0))
+    const finishAt = finishQuads(k, e, N)
     const [down, across] = [M.add(rows).sub(1).div(rows), N.add(columns).sub(1).div(columns)]
     k.for(k.group.mul(k.workgroup).add(k.lane), M.mul(quads), k.groups.mul(k.workgroup), (i) => {
       const [m, n] = [i.div(quads), i.mod(quads).mul(4)]
@@ -36,23 +34,10 @@ export const matmulCombineSpans = kernel({
         const begin = tile.mul(rest)
         count.add(begin.add(rest).sub(1).div(span).sub(begin.div(span)).add(1))
       })
-      const sums = [0, 1, 2, 3].map(() => k.var(f32, 0))
-      const all = count.get()
-      k.for(0, all, AHEAD, (first) => {
-        const loaded = Array.from({ length: AHEAD }, (_, a) => {
-          const s = first.add(a)
-          return { isPart: s.lt(all), part: parts.pack(4).at(s.min(all.sub(1)).mul(M.mul(quads)).add(i)) }
-        })
-        for (const { isPart, part } of loaded) sums.forEach((sum, j) => sum.add(isPart.select(part[j]!, 0)))
-      })
-      const done = sums.map((sum) => sum.get())
-      k.if(
-        isWhole.and(n.lt(N)), // rows of parts are longer
-        () => finish(k, e, m, n, done),
-        () => done.forEach((sum, j) => k.if(n.add(j).lt(N), () => finish(k, e, m, n.add(j), [sum]))),
-      )
+      const sums = sumParts(k, parts, i, M, quads, count.get())
+      finishAt(m, n, sums)
       k.if(isRowSum, () => {
-        const total = sums[0]!
+        const total = k.var(f32, sums[0]!)
         k.if(sumsBeta.ne(0), () => total.update((now) => rowSums.at(m).fma(sumsBeta, now)))
         rowSums.set(m, total.get())
       })

@@ -131,7 +131,7 @@ interface Epilogue {
   /** Before a tile's first product. */
   begin(place: Place): void
   /** While the products of a tile's k step `i` are under way. */
-  readonly meanwhile?: (i: U32) => void
+  readonly meanwhile?: (i: U32, place: Place) => void
   end(sums: Role["sums"], rowSums: Role["rowSums"], place: Place): void
   /** After the last tile. */
   readonly flush?: () => void
@@ -165,7 +165,7 @@ function counted(k: Ptx, role: Role, epilogue: Epilogue): void {
           return slot
         })
         const { meanwhile } = epilogue
-        step(k, role, place, units, chunks, k.compare("ne", i, 0), meanwhile && (() => meanwhile(i)))
+        step(k, role, place, units, chunks, k.compare("ne", i, 0), meanwhile && (() => meanwhile(i, place)))
         keep(k, a, atA)
         keep(k, b, atB)
         k.add(i, 1, i)

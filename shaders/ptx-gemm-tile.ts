@@ -16,6 +16,8 @@ export interface PtxTile {
   readonly later?: boolean
   /** Two warps have the lines of a and b brought to the L2 cache first: number of the way in ptx-gemm-ahead.ts. */
   readonly ahead?: 0 | 1 | 2 | 4 | 8
+  /** Shared memory of a block, for trials where it may have more than SHARED_BYTES. */
+  readonly room?: number
 }
 
 export const STEP = 32
@@ -34,14 +36,14 @@ export const tileName = (tile: PtxTile): string =>
   `${rowsOf(tile)}x${columnsOf(tile)}${tile.unrolled ? "u" : ""}${tile.later ? "l" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead ? `f${tile.ahead}` : ""}`
 
 /** Where everything begins in shared memory. Unit s of warpgroup g is number g·ringA + s. */
-export function placesOf({ units, chunks, ringA, ringB }: PtxTile) {
+export function placesOf({ units, chunks, ringA, ringB, room = SHARED_BYTES }: PtxTile) {
   const b = 2 * ringA * PIECE
   const fullA = b + ringB * PIECE
   const emptyA = fullA + 16 * ringA
   const fullB = emptyA + 16 * ringA
   const emptyB = fullB + 8 * ringB
   const end = emptyB + 8 * ringB
-  if (end + 4 > SHARED_BYTES || ringA < units || units * chunks > 6)
+  if (end + 4 > room || ringA < units || units * chunks > 6)
     throw new TypeError(
       `ptx gemm: a tile of ${units} units × ${chunks} chunks with rings of ${ringA} and ${ringB} does not fit (${end} bytes)`,
     )

@@ -35,13 +35,13 @@ export class AlphaError extends Error {
 
 /**
  * The candidate a mistyped `name` most likely meant, or undefined when none is close.
- * Case, `-` and `_` do not count; a swap of neighbours counts as one edit; up to a third of the letters may differ.
+ * Case, `-` and `_` do not count; a swap of neighbours counts as one edit; about a third of the letters may differ, one of two.
  */
 export function nearest(name: string, candidates: Iterable<string>): string | undefined {
   const plain = (text: string) => text.toLowerCase().replace(/[-_]/g, "")
   const wanted = plain(name)
   let best: string | undefined
-  let bestDistance = Math.ceil(wanted.length / 3) + 1
+  let bestDistance = (wanted.length === 2 ? 1 : Math.round(wanted.length / 3)) + 1
   for (const candidate of candidates) {
     const other = plain(candidate)
     const isPrefix = wanted.length >= 3 && (other.startsWith(wanted) || wanted.startsWith(other)) && other.length >= 3

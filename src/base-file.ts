@@ -89,9 +89,9 @@ export function readJson(path: string): unknown {
   }
 }
 
-/** Makes a directory and its parents durable to use; fine if it exists. */
-export function makeDirectory(path: string): void {
-  withFile("make directory", path, () => mkdirSync(path, { recursive: true }))
+/** Makes a directory and its parents durable to use; fine if it exists. Returns the first of them that was not there. */
+export function makeDirectory(path: string): string | undefined {
+  return withFile("make directory", path, () => mkdirSync(path, { recursive: true }))
 }
 
 /** Flushes a file or directory entry to the disk. */

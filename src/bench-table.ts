@@ -11,8 +11,8 @@ import { benchServe } from "./bench-serve.ts"
 import { benchStartup } from "./bench-startup.ts"
 import { benchTokenizer, inventedText } from "./bench-tokenizer.ts"
 import { benchTrain } from "./bench-train.ts"
-import type { BenchConfig } from "./config.ts"
-import { openDevice } from "./device.ts"
+import { type BenchConfig, findPreset } from "./config.ts"
+import { checkDeviceName, openDevice } from "./device.ts"
 import { machineFacts } from "./engine.ts"
 import { modelDirectory, type Precision } from "./gpt.ts"
 import type { Device } from "./program.ts"
@@ -51,6 +51,29 @@ export function precisionsOf(values: readonly string[]): Precision[] {
   })
 }
 
+/** Reads every word of the lists, so that one that nobody knows is told before anything is measured. */
+export function checkWords({
+  preset,
+  device,
+  precision,
+  batch,
+  only,
+}: Pick<BenchConfig, "preset" | "device" | "precision" | "batch"> & Partial<Pick<BenchConfig, "only">>): void {
+  for (const name of listed(preset)) findPreset(name)
+  for (const name of listed(device)) checkDeviceName(name)
+  precisionsOf(precision)
+  numbers("batch", batch)
+  if (only !== undefined) pattern(only)
+}
+
+function pattern(text: string): RegExp {
+  try {
+    return new RegExp(text)
+  } catch (cause) {
+    throw new AlphaError(`--only ${text}: not a regular expression`, { code: EXIT.usage, cause })
+  }
+}
+
 const first = (values: readonly string[], otherwise: string): string => listed(values)[0] ?? otherwise
 const precisionOf = ({ precision }: BenchConfig): Precision => precisionsOf(precision)[0]!
 
@@ -75,7 +98,7 @@ export const BENCHES: Readonly<Record<"ops" | "train" | "infer" | "serve" | "tok
     presets: [],
     async measure(config, tell) {
       const device = open(config, tell)
-      const only = new RegExp(config.only)
+      const only = pattern(config.only)
       const roof = measureRoofline(device)
       const rate = (value: number) => (value / 1e9).toPrecision(3)
       tell(`roofline: ${rate(roof.bytes)} GB/s, f32 ${rate(roof.flops.f32)}, bf16 ${rate(roof.flops.bf16)} GFLOP/s`)

@@ -9,5 +9,5 @@ export { formatMeasurements, formatRows, type Measurement, medianOf, withStatist
 export { measurePeer } from "./bench-peers.ts"
 export { reportPage } from "./bench-report.ts"
 export { type ServeTold, serveOwn } from "./bench-serve-own.ts"
-export { BENCHES, type BenchName, numbers, runBench } from "./bench-table.ts"
+export { BENCHES, type BenchName, checkWords, numbers, runBench } from "./bench-table.ts"
 export { settingsText, tune } from "./bench-tune-run.ts"

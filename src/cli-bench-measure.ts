@@ -1,5 +1,5 @@
 /** `alpha bench ops`, `train`, `infer`, `tokenizer`, `startup`, `counters` and `all`: measures and tells. */
-import { type BenchName, formatMeasurements, logEntries, type Measurement, record, runBench, withStatistics } from "./bench.ts"
+import { type BenchName, checkWords, formatMeasurements, logEntries, type Measurement, record, runBench, withStatistics } from "./bench.ts"
 import type { Invocation } from "./cli-command.ts"
 import { BENCH, type BenchConfig, type Fields } from "./config.ts"
 
@@ -12,6 +12,7 @@ export async function measure(
 ): Promise<undefined> {
   const defaults = Object.fromEntries(Object.entries(BENCH).map(([field, { default: value }]) => [field, value])) as unknown as BenchConfig
   const values = { ...defaults, ...config }
+  checkWords(values)
   const tell = (note: string) => void process.stderr.write(`${note}\n`)
   const measurements: Measurement[] = []
   for (const one of name === "all" ? ALL : [name]) {

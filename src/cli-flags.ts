@@ -80,7 +80,7 @@ function lookUp(flag: string, fields: Fields): Meaning {
   if (positive?.kind === "field" && positive.field.kind === "bool") return { ...positive, negated: true }
   const names = Object.entries(fields).flatMap(([key, field]) => [key, ...field.aliases.map((alias) => alias.split("=")[0]!)])
   const close = nearest(name, [...names, ...Object.keys(SWITCHES)])
-  throw new AlphaError(`unknown flag ${flag}`, { hint: close ? `did you mean --${close}?` : undefined, code: EXIT.usage })
+  throw new AlphaError(`unknown flag ${flag}`, { hint: close ? `did you mean --${close}?` : "--help lists the flags", code: EXIT.usage })
 }
 
 function byName(name: string, fields: Fields): Meaning | undefined {

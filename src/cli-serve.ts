@@ -5,7 +5,7 @@ import { colours } from "./base-term.ts"
 import type { Invocation } from "./cli-command.ts"
 import { onStop } from "./cli-signal.ts"
 import type { ServeConfig } from "./config.ts"
-import { KEY_SOURCES, ROUTES, startServer } from "./serve.ts"
+import { KEY_SOURCES, ROUTES, type RunningServer, startServer } from "./serve.ts"
 
 export async function run({ config, environment, json, print }: Invocation<ServeConfig>): Promise<undefined> {
   if (config.routes) return printRoutes(print)
@@ -21,7 +21,7 @@ export async function run({ config, environment, json, print }: Invocation<Serve
       const { url, port, isOpen, database = null } = server
       print({ url, port, open: isOpen, runs: config.runsDir, database }, () => `alpha serve: ${url}`)
       if (!json) note(`runs: directory ${config.runsDir}${database === null ? "" : `, database ${database}`}`)
-      if (server.isOpen && !json) note(`no keys are set: everything but ${KEY_SOURCES.admin}'s routes is open to this machine`)
+      if (!json) for (const caution of cautions(server, config)) note(caution)
       const end = await Promise.race([stopped.promise, server.failed])
       if (end !== "stop") throw new AlphaError(`serve: the engine ended: ${end}`, { code: EXIT.failure })
     }
@@ -34,6 +34,14 @@ export async function run({ config, environment, json, print }: Invocation<Serve
     release()
   }
   return undefined
+}
+
+/** What who starts a server should know of it. */
+export function cautions({ isOpen }: Pick<RunningServer, "isOpen">, { batchInvariant }: Pick<ServeConfig, "batchInvariant">): string[] {
+  return [
+    ...(isOpen ? [`no keys are set: everything but ${KEY_SOURCES.admin}'s routes is open to this machine`] : []),
+    ...(batchInvariant === "off" ? ["batch-invariant=off: on a GPU the bytes of an answer depend on what runs beside it"] : []),
+  ]
 }
 
 function printRoutes(print: Invocation["print"]): undefined {

@@ -1,10 +1,11 @@
 /** `alpha train --serve`: the server in the trainer's process, on the same engine. */
 import { dirname, resolve } from "node:path"
 import { createLog } from "./base-log.ts"
+import { cautions } from "./cli-serve.ts"
 import type { TrainView } from "./cli-train-console.ts"
 import { type Environment, finishServe, loadConfig, SERVE, type TrainInput } from "./config.ts"
 import type { Engine } from "./engine.ts"
-import { KEY_SOURCES, startServer } from "./serve.ts"
+import { startServer } from "./serve.ts"
 
 export interface TrainingServer {
   /** Running requests end first. */
@@ -40,7 +41,7 @@ export function serveTraining(
     view.note(
       `serving ${server.url}: /v1 answers with the last checkpoint, /training and /runs show the run${server.database === undefined ? "" : `, which database ${server.database} keeps`}`,
     )
-    if (server.isOpen) view.note(`no keys are set: everything but ${KEY_SOURCES.admin}'s routes is open to this machine`)
+    for (const caution of cautions(server, config)) view.note(caution)
   }
   return { close: () => server.drain(config.drainTimeout) }
 }

@@ -337,7 +337,12 @@ function unknownCommand(argv: readonly string[]): AlphaError {
   }
   if (family.length > 0) {
     const what = words.length === 1 ? "a subcommand is missing" : `unknown subcommand ${words[1]}`
-    return new AlphaError(`${argv[0]}: ${what}`, { hint: `one of ${family.join(", ")}`, code: EXIT.usage })
+    const close = nearest(
+      words[1] ?? "",
+      family.map((name) => name.split(" ")[1]!),
+    )
+    const hint = close ? `did you mean ${argv[0]} ${close}?` : `one of ${family.join(", ")}`
+    return new AlphaError(`${argv[0]}: ${what}`, { hint, code: EXIT.usage })
   }
   const close = nearest(argv[0]!, names)
   return new AlphaError(`unknown command ${argv[0]}`, {

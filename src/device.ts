@@ -38,17 +38,24 @@ export function vulkanText(): string {
   return found.length > 0 ? found.join(", ") : `none (${gpuProblems().join("; ")})`
 }
 
+const GPU = /^gpu(?::(\d{1,3}|[0-9a-f]{8,32}))?$/
+
+/** Throws where a word cannot be a device, whatever this machine has. */
+export function checkDeviceName(name: string): void {
+  if (["auto", "cpu"].includes(name) || GPU.test(name)) return
+  const close = nearest(name, ["cpu", "gpu", "auto"])
+  throw new AlphaError(`device ${name}: expected cpu, gpu, gpu:N, gpu:UUID or auto`, {
+    hint: close && `did you mean ${close}?`,
+    code: EXIT.usage,
+  })
+}
+
 /** `cpu`, `gpu`, `gpu:N`, `gpu:UUID` (its first 8 digits or more) or `auto`; `debug` has a GPU check every launch. Throws when what was asked for cannot be had. */
 export function openDevice(name: string, threads: number | undefined, debug = false): Opened {
   if (name === "auto") return automatic(threads, debug)
   if (name === "cpu") return { device: cpu(threads), choice: undefined }
-  const [, which] = /^gpu(?::(\d{1,3}|[0-9a-f]{8,32}))?$/.exec(name) ?? [undefined, null]
-  if (which === null) {
-    throw new AlphaError(`device ${name}: expected cpu, gpu, gpu:N, gpu:UUID or auto`, {
-      hint: `did you mean ${nearest(name, ["cpu", "gpu", "auto"]) ?? "auto"}?`,
-      code: EXIT.usage,
-    })
-  }
+  checkDeviceName(name)
+  const which = GPU.exec(name)?.[1]
   return { device: openGpu(which !== undefined && which.length > 3 ? which : Number(which ?? 0), debug), choice: undefined }
 }
 

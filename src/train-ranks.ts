@@ -37,7 +37,10 @@ export class Ranks {
     this.size = world.size
     this.isOrdered = world.transport.sumShared === undefined
     this.#votes = { step: new Vote(world, this.isOrdered ? 0 : STOP_MS), evaluation: new Vote(world, 0) }
-    this.sharing = { apart: this.isOrdered, owns: (name) => !isSharded || this.#owners.get(name) === this.rank }
+    this.sharing = {
+      adds: (accumSteps) => !this.isOrdered && accumSteps > this.size,
+      owns: (name) => !isSharded || this.#owners.get(name) === this.rank,
+    }
   }
 
   /** Joins the world and makes sure that all ranks mean the same run. Throws AlphaError naming what differs. */
@@ -145,8 +148,7 @@ export class Ranks {
   shareGradients(state: State, { micro, shape: { model } }: RunPlans, bucketMiB: number): readonly (readonly string[])[] {
     if (this.isOrdered) return []
     if (state.share === undefined) throw new AlphaError("this device cannot share its memory", { hint: "use --dist=mpi" })
-    const names = summands(model).map(({ name }) => name)
-    const all = buckets(micro.program, names, bucketMiB === 0 ? Number.POSITIVE_INFINITY : bucketMiB * 2 ** 20)
+    const all = buckets(micro.program, summands(model), bucketMiB === 0 ? Number.POSITIVE_INFINITY : bucketMiB * 2 ** 20)
     const shapes = new Map(paramSpecs(model).map(({ name, shape }) => [`grad.${name}`, shape]))
     const shared = state.share(all.flat().map((name) => ({ name, shape: shapes.get(name) ?? [] })))
     this.#bounds = [...all.map(([first]) => shared.from.get(first as string) as number), shared.floats]

@@ -1,6 +1,6 @@
 /** The run directory: its files, its journals and the point a run resumes from. */
-import { appendFileSync, existsSync, readdirSync, rmSync, statSync } from "node:fs"
-import { join } from "node:path"
+import { appendFileSync, existsSync, readdirSync, rmdirSync, rmSync, statSync } from "node:fs"
+import { dirname, join, resolve } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { makeDirectory, readJson, writeAtomic } from "./base-file.ts"
 import { JOURNALS, type Journal, JournalWriter, journalPath, rewindJournal } from "./db.ts"
@@ -18,16 +18,16 @@ export interface RunRecord {
   readonly device: string
 }
 
-/** Creates the directory of a new run. Throws when a run of that name already has content. */
-export function createRun(dir: string): void {
+/** Creates the directory of a new run; returns the first directory that was not there. Throws when a run of that name already has content. */
+export function createRun(dir: string): string | undefined {
   if (existsSync(join(dir, "config.json"))) {
     throw new AlphaError(`run ${dir} exists`, { hint: `continue it with --resume=${dir}, or choose another --run`, code: EXIT.usage })
   }
-  makeDirectory(join(dir, "checkpoints"))
+  return makeDirectory(join(dir, "checkpoints"))
 }
 
-/** Removes what `createRun` made when the run failed before it had a record; `whole`: its record and journals too. */
-export function discardRun(dir: string, whole: boolean): void {
+/** Removes what `createRun` made, from `made` on, when the run failed before it had a record; `whole`: its record and journals too. */
+export function discardRun(dir: string, made: string | undefined, whole: boolean): void {
   if (whole)
     for (const name of ["config.json", "alerts.jsonl", ...JOURNALS.map((journal) => `${journal}.jsonl`)])
       rmSync(join(dir, name), { force: true })
@@ -35,7 +35,11 @@ export function discardRun(dir: string, whole: boolean): void {
   for (const part of [join(dir, "checkpoints"), dir]) {
     if (existsSync(part) && readdirSync(part).every((name) => name === "lock")) rmSync(part, { recursive: true })
   }
+  if (made === undefined) return
+  for (let parent = resolve(dir, ".."); parent.startsWith(resolve(made)) && isEmpty(parent); parent = dirname(parent)) rmdirSync(parent)
 }
+
+const isEmpty = (path: string): boolean => existsSync(path) && readdirSync(path).length === 0
 
 /** The configuration with what names the data for good in place of standard input, which cannot be read again. */
 export function withSources(

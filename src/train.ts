@@ -44,7 +44,7 @@ async function trainAlone(
 ): Promise<Summary> {
   const started = performance.now()
   const { directory } = job
-  if (!job.resume) createRun(directory)
+  const made = job.resume ? undefined : createRun(directory)
   const unlock = lockRun(directory)
   const journals = new Journals(directory)
   try {
@@ -68,7 +68,7 @@ async function trainAlone(
       free(session)
     }
   } catch (error) {
-    if (!job.resume) discardRun(directory, error instanceof Stopped)
+    if (!job.resume) discardRun(directory, made, error instanceof Stopped)
     throw error
   } finally {
     journals.close()

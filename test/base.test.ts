@@ -79,6 +79,8 @@ test("nearest finds typos, swaps and spellings, and refuses far names", () => {
   expect(nearest("evalIntervall", names)).toBe("evalInterval")
   expect(nearest("warmup", names)).toBe("warmupSteps")
   expect(nearest("colour", names)).toBeUndefined()
+  expect(nearest("nope", ["type", "model", "open"])).toBeUndefined()
+  expect(nearest("x", ["n", "lr"])).toBeUndefined()
 })
 
 test("writeAtomic replaces a file, leaves no temporary, and names what failed", () => {

@@ -154,6 +154,29 @@ test("alpha bench peer: one command writes rows with the ratios of the same run"
   expect([exitCode, stderr.toString()]).toEqual([4, expect.stringContaining("false has no PyTorch")])
 })
 
+test("a wrong word is told before any program is looked for", () => {
+  const wrong = {
+    "--preset=gpt3": "preset gpt3: unknown",
+    "--case=eval": "--case eval: expected train or infer",
+    "--precision=f64": "--precision f64: expected f32 or bf16",
+    "--batch=many": "--batch many: expected a whole number",
+    "--batch=4": "--batch and --context are of a preset",
+    "--device=tpu": "device tpu: expected cpu",
+  }
+  for (const [flag, message] of Object.entries(wrong)) {
+    const flags = ["--python=false", flag]
+    const { exitCode, stderr } = Bun.spawnSync([
+      process.execPath,
+      "--no-env-file",
+      join(import.meta.dir, "../src/cli.ts"),
+      "bench",
+      "peer",
+      ...flags,
+    ])
+    expect([exitCode, stderr.toString()]).toEqual([2, expect.stringContaining(message)])
+  }
+})
+
 testWith("mpi", missing("variables"))("several ranks beside PyTorch's own launcher and data parallelism", () => {
   const { folder, run } = standIn()
   const sizes = ["--preset=cpu-small", "--batch=1", "--rounds=1", "--seconds=0.01"]

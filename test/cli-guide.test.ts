@@ -52,9 +52,11 @@ describe("the README", () => {
     const scripts = lines.flatMap((line) => /^npm (?:run )?([\w:-]+)/.exec(line)?.[1] ?? [])
     expect(scripts).toContain("demo")
     expect(scripts.filter((script) => packageJson.scripts![script] === undefined)).toEqual([])
-    const files = [...readme.matchAll(/\b(?:src|test|perf|native)\/[\w-]+\.(?:tsx?|md|c|h)\b/g)].map(([path]) => path)
+    // With the log of measurements, whose commands somebody may want to repeat.
+    const text = readme + readFileSync(join(root, "perf/LOG.md"), "utf8")
+    const files = [...text.matchAll(/\b(?:src|test|perf|native|shaders)\/[\w.-]+\.(?:tsx?|mjs|py|md|c|h)\b/g)].map(([path]) => path)
     // Made by the reader of a recipe.
-    const own = ["src/op-square.ts", "native/cpu-square.c", "src/cli-count.ts"]
+    const own = ["src/op-square.ts", "native/cpu-square.c", "shaders/square.ts", "src/cli-count.ts", "perf/NAME.ts"]
     expect([...new Set(files)].filter((path) => !existsSync(join(root, path)) && !own.includes(path))).toEqual([])
   })
 

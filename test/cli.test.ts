@@ -7,6 +7,7 @@ import { displayWidth } from "../src/base-term.ts"
 import { COMMANDS } from "../src/cli.ts"
 import { parseFlags } from "../src/cli-flags.ts"
 import { commandHelp, helpPage, overview, TOPICS } from "../src/cli-help.ts"
+import { cautions } from "../src/cli-serve.ts"
 import { loadConfig } from "../src/config.ts"
 
 const directory = mkdtempSync(join(tmpdir(), "alpha-cli-"))
@@ -98,7 +99,9 @@ test("errors are a message, a hint and an exit code, without a stack trace", () 
   const typo = alpha(["train", "--lrr=3"])
   expect(typo).toEqual({ stdout: "", stderr: "alpha: unknown flag --lrr\nhint: did you mean --lr?\n", exitCode: EXIT.usage })
   expect(alpha(["trian"]).stderr).toBe("alpha: unknown command trian\nhint: did you mean train?\n")
-  expect(alpha(["tokenizer", "bild"]).stderr).toContain("tokenizer: unknown subcommand bild")
+  expect(alpha(["tokenizer", "bild"]).stderr).toBe("alpha: tokenizer: unknown subcommand bild\nhint: did you mean tokenizer build?\n")
+  expect(alpha(["runs", "frobnicate"]).stderr).toContain("hint: one of runs ls, ")
+  expect(alpha(["train", "--nope"]).stderr).toBe("alpha: unknown flag --nope\nhint: --help lists the flags\n")
   expect(alpha(["bogus", "--json"]).stderr).toStartWith("alpha: unknown command bogus\n")
   for (const args of [["tokenizer"], ["tokenizer", "--json"]]) expect(alpha(args).stderr).toContain("a subcommand is missing")
   expect(alpha(["--lr=3", "train"]).stderr).toContain("flag --lr=3 stands before the command")
@@ -125,4 +128,12 @@ test("--print-config shows every value with its origin, also of .env.local", () 
   const record = JSON.parse(alpha([...args, "--json"]).stdout) as Record<string, unknown>
   expect(record.nLayer).toEqual({ value: 2, origin: { layer: "flag", from: "--nLayer" } })
   expect(alpha(args, { ALPHA_BACH: "3" })).toMatchObject({ exitCode: EXIT.usage, stderr: expect.stringContaining("ALPHA_BATCH") })
+})
+
+test("serve says what its answers depend on, and who may ask", () => {
+  expect(cautions({ isOpen: false }, { batchInvariant: "on" })).toEqual([])
+  expect(cautions({ isOpen: true }, { batchInvariant: "off" })).toEqual([
+    "no keys are set: everything but ALPHA_ADMIN_KEY's routes is open to this machine",
+    "batch-invariant=off: on a GPU the bytes of an answer depend on what runs beside it",
+  ])
 })

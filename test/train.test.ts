@@ -219,6 +219,9 @@ describe("errors", () => {
     expect(code).toBe(3)
     expect(err).toContain("no-such-file.txt")
     expect(existsSync(join(runsDir, "nothing"))).toBe(false)
+    const elsewhere = join(runsDir, "made/for/it")
+    expect((await outcome(alpha("--run=nothing", "--data=no-such-file.txt", `--runsDir=${elsewhere}`))).code).toBe(3)
+    expect(existsSync(join(runsDir, "made"))).toBe(false)
   }, 60_000)
 })
 
