@@ -85,6 +85,7 @@ export const SHAPES = {
     { layout: "nt", M: 1001, N: 1000, K: 520, out: "bf16", what: "bias gelu" },
     { layout: "nt", M: 1001, N: 1024, K: 520, out: "bf16", what: "bias gelu" },
     { layout: "nn", M: 777, N: 1000, K: 520, out: "bf16", what: "factor" },
+    { layout: "nn", M: 777, N: 1024, K: 616, out: "bf16", what: "factor" },
     { layout: "tn", M: 1000, N: 776, K: 4104, out: "f32", what: "beta" },
     { layout: "nt", M: 512, N: 384, K: 65536, out: "bf16" },
     { layout: "tn", M: 512, N: 384, K: 65536, out: "f32" },
