@@ -1,4 +1,5 @@
 /** The training loop: batches → micro-steps → update → evaluation, samples, checkpoints; tells everything through `emit`. */
+import { type AlphaError, EXIT } from "./base-error.ts"
 import { fillBatch } from "./data.ts"
 import { recoverCheckpoints } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
@@ -45,7 +46,7 @@ async function trainAlone(
   const started = performance.now()
   const { directory } = job
   const made = job.resume ? undefined : createRun(directory)
-  const unlock = lockRun(directory)
+  const unlock = lockNew(directory, made)
   const journals = new Journals(directory)
   try {
     if (job.resume) recoverCheckpoints(directory)
@@ -73,6 +74,16 @@ async function trainAlone(
   } finally {
     journals.close()
     unlock()
+  }
+}
+
+/** The lock of a run; where it cannot be written, what was made for the run goes again. Who has it made the directory, too. */
+function lockNew(directory: string, made: string | undefined): () => void {
+  try {
+    return lockRun(directory)
+  } catch (error) {
+    if (made !== undefined && (error as AlphaError).code !== EXIT.busy) discardRun(directory, made, false)
+    throw error
   }
 }
 
@@ -228,7 +239,7 @@ export type {
   TrainEvent,
 } from "./train-metrics.ts"
 export { measurePeak, productRate } from "./train-peak.ts"
-export type { TrainJob } from "./train-prepare.ts"
+export { type TrainJob, trainingData } from "./train-prepare.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
 export { type ShipOptions, type Shipper, startShipper } from "./train-ship.ts"
