@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { BPE_VOCABULARY, MODEL, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
+import { MODEL, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
 import { chatTemplate, type DataProgress, endOfTextName, type OpenedData, openData, openText, type TextStream } from "./data.ts"
 import type { JoinWorld } from "./dist.ts"
 import { modelDirectory, readCheckpointFile, readConfig, type TokenIds } from "./gpt.ts"
@@ -147,11 +147,8 @@ function learnTokenizer(
   return trainTokenizer(
     {
       kind,
-      ...(bpe
-        ? { vocabSize: values.vocabSize ?? BPE_VOCABULARY, pattern: values.splitPattern }
-        : values.vocabSize === undefined
-          ? {}
-          : { vocabSize: values.vocabSize }),
+      ...(bpe ? { pattern: values.splitPattern } : {}),
+      ...(values.vocabSize === undefined ? {} : { vocabSize: values.vocabSize }),
       special: [...(bpe ? [END_OF_TEXT] : []), ...special],
       onProgress: ({ phase, done, total }) =>
         emit({ type: "progress", label: phase === "read" ? "count words" : "learn tokens", done, total: total ?? text.bytes }),
