@@ -1,4 +1,4 @@
-/** What ptxas says of the kernels in PTX, where it is installed: they must assemble without spills, their products must not wait for each other. */
+/** Machine code of the kernels in PTX where ptxas is installed: they must assemble without spills, their products must not wait for each other. */
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { availableParallelism, tmpdir } from "node:os"
 import { join } from "node:path"
@@ -69,32 +69,45 @@ export function misplaced(text: string, cubin: Uint8Array<ArrayBuffer>): string 
   return undefined
 }
 
-/** Registers and spills of a kernel. Throws AlphaError with what ptxas says; products that it puts one after another are an error too. */
-async function assemble(ptxas: string, folder: string, { name, text }: Pick<PtxKernel, "name" | "text">): Promise<number> {
-  const file = join(folder, `${name}.ptx`)
-  writeFileSync(file, text)
-  const run = Bun.spawn([ptxas, "-arch=sm_90a", "-v", file, "-o", `${file}.cubin`], { stdout: "pipe", stderr: "pipe" })
-  const [said, errors, code] = await Promise.all([new Response(run.stdout).text(), new Response(run.stderr).text(), run.exited])
-  const all = said + errors
-  const spilled = [...all.matchAll(/(\d+) bytes spill/g)].some(([, bytes]) => bytes !== "0")
-  if (code !== 0 || spilled || /wgmma.*serialized/.test(all)) throw new AlphaError(`kernel ${name}: ptxas says\n${all.trim()}`)
-  const fault = misplaced(text, new Uint8Array(readFileSync(`${file}.cubin`)))
-  if (fault !== undefined) throw new AlphaError(`kernel ${name}: ${fault}`)
-  return Number(/Used (\d+) registers/.exec(all)?.[1])
+/** Vulkan has no block's first KiB of shared memory reserved, as CUDA has: dynamic shared memory begins at 0. */
+const NOTHING_RESERVED = "--disable-smem-reservation=true"
+
+interface Assembled {
+  readonly registers: number
+  readonly code: Uint8Array<ArrayBuffer>
 }
 
-/** Assembles all kernels, on all cores; returns the most registers that one uses. */
-export async function checkPtx(ptxas: string, kernels: readonly Pick<PtxKernel, "name" | "text">[]): Promise<number> {
+/** A kernel's machine code. Throws AlphaError with what ptxas says of spills and the like; products that it puts one after another are an error too. */
+async function assemble(ptxas: string, folder: string, { name, text }: Pick<PtxKernel, "name" | "text">): Promise<Assembled> {
+  const file = join(folder, `${name}.ptx`)
+  writeFileSync(file, text)
+  const run = Bun.spawn([ptxas, "-arch=sm_90a", "-v", NOTHING_RESERVED, file, "-o", `${file}.cubin`], { stdout: "pipe", stderr: "pipe" })
+  const [said, errors, exit] = await Promise.all([new Response(run.stdout).text(), new Response(run.stderr).text(), run.exited])
+  const all = said + errors
+  const spilled = [...all.matchAll(/(\d+) bytes spill/g)].some(([, bytes]) => bytes !== "0")
+  if (exit !== 0 || spilled || /wgmma.*serialized/.test(all)) throw new AlphaError(`kernel ${name}: ptxas says\n${all.trim()}`)
+  const code = new Uint8Array(readFileSync(`${file}.cubin`))
+  const fault = misplaced(text, code)
+  if (fault !== undefined) throw new AlphaError(`kernel ${name}: ${fault}`)
+  return { registers: Number(/Used (\d+) registers/.exec(all)?.[1]), code }
+}
+
+/** Assembles all kernels, on all cores; returns the most registers that one uses, and the machine code of each by name. */
+export async function assemblePtx(
+  ptxas: string,
+  kernels: readonly Pick<PtxKernel, "name" | "text">[],
+): Promise<{ registers: number; codes: ReadonlyMap<string, Uint8Array> }> {
   const folder = mkdtempSync(join(tmpdir(), "alpha-ptx-"))
   try {
-    let [next, most] = [0, 0]
+    let next = 0
+    const assembled = new Map<string, Assembled>()
     const work = async () => {
-      for (let kernel = kernels[next++]; kernel !== undefined; kernel = kernels[next++]) {
-        most = Math.max(most, await assemble(ptxas, folder, kernel))
-      }
+      for (let kernel = kernels[next++]; kernel !== undefined; kernel = kernels[next++])
+        assembled.set(kernel.name, await assemble(ptxas, folder, kernel))
     }
     await Promise.all(Array.from({ length: availableParallelism() }, work))
-    return most
+    const codes = new Map([...assembled].map(([name, { code }]) => [name, code]))
+    return { registers: Math.max(...assembled.values().map(({ registers }) => registers)), codes }
   } finally {
     rmSync(folder, { recursive: true })
   }

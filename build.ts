@@ -5,7 +5,7 @@ import { canRun, checkGlibc, runAlone } from "./build-check.ts"
 import { libsqlPlugin } from "./build-libsql.ts"
 import { buildNative, nativeScript } from "./build-native.ts"
 import { packageFile } from "./build-package.ts"
-import { checkPtx, findPtxas } from "./build-ptx.ts"
+import { assemblePtx, findPtxas } from "./build-ptx.ts"
 import { findTarget, hostTarget, outputFolder, root, run, type Target } from "./build-target.ts"
 import { kernels } from "./shaders/kernels.ts"
 import { ptxKernels } from "./shaders/ptx-kernels.ts"
@@ -136,11 +136,12 @@ async function build(target: Target): Promise<void> {
   await step(
     "ptx",
     async () => {
-      const bytes = ptxPack(ptxKernels)
-      writeFileSync(ptx, bytes)
       const ptxas = findPtxas()
-      const registers = ptxas === undefined ? undefined : await checkPtx(ptxas, ptxKernels)
-      return { bytes: bytes.length, said: registers === undefined ? "not assembled: no ptxas" : `${registers} registers, no spills` }
+      const assembled = ptxas === undefined ? undefined : await assemblePtx(ptxas, ptxKernels)
+      const bytes = ptxPack(ptxKernels, assembled?.codes)
+      writeFileSync(ptx, bytes)
+      const said = assembled === undefined ? "not assembled: no ptxas" : `with machine code: ${assembled.registers} registers, no spills`
+      return { bytes: bytes.length, said }
     },
     ({ bytes, said }) => `${ptxKernels.length} kernels in PTX, ${bytes >> 10} KiB, ${said}`,
   )

@@ -76,7 +76,7 @@ void gpu_budget(Gpu *d, int64_t known, int64_t out[2]) {
 
 /* ---- pipelines ---- */
 
-/** A pipeline to be made: the module's words, entry point, bytes of push constants, specialization constants 0 … n−1 (u32 each), subgroup size (0 = the driver's choice; −1: the words are PTX text). */
+/** A pipeline to be made: the module's words, entry point, bytes of push constants, specialization constants 0 … n−1 (u32 each), subgroup size (0 = the driver's choice; −1: the words are PTX or its machine code). */
 typedef struct PipelineRow {
   const uint32_t *words;
   int64_t bytes;
@@ -113,7 +113,7 @@ static VkResult make_pipeline(Gpu *d, PipelineRow *row) {
   return result;
 }
 
-/** A kernel of VK_NVX_binary_import: PTX text with its terminating zero becomes a function (handle) of a module (layout). */
+/** A kernel of VK_NVX_binary_import: PTX text with its terminating zero, or machine code, becomes a function (handle) of a module (layout). */
 static VkResult make_function(Gpu *d, PipelineRow *row) {
   if (!d->call.CreateCuModuleNVX || !d->call.CreateCuFunctionNVX) return -7;
   CuModuleInfo module = {.c.type = ST_CU_MODULE, .bytes = (uintptr_t)row->bytes, .data = row->words};

@@ -74,7 +74,7 @@ function summer(world: World, state: State, count: number): () => void {
   const { transport } = world
   if (transport.sumShared === undefined) {
     state.ensure("sum.x", "f32", [count])
-    const sum = new OrderedSum(world, state, [{ name: "sum.x", parts: ["sum.x"] }])
+    const sum = new OrderedSum(world, state, ["sum.x"])
     return () => sum.round(world.size, false, true)
   }
   const shared = state.share?.([{ name: "sum.x", shape: [count] }])

@@ -3,36 +3,28 @@ import type { World } from "./dist-world.ts"
 import { mpi } from "./native.ts"
 import type { State } from "./program.ts"
 
-/** A state to be summed, and the states whose values are added to it one after another: mostly itself alone. */
-export interface Summand {
-  readonly name: string
-  readonly parts: readonly string[]
-}
-
 /** Floats of a piece that is exchanged at a time. */
 const PIECE = 1 << 22
 
-/** A stretch of one summand within a piece: floats [from, from + length) of it lie at `at`. */
+/** A stretch of one state within a piece: floats [from, from + length) of it lie at `at`. */
 interface Stretch {
-  readonly summand: Summand
+  readonly name: string
   readonly from: number
   readonly length: number
   readonly at: number
 }
 
-/** What is exchanged at a time: `share` floats belong to each rank, `rows` values of every element follow each other. */
+/** What is exchanged at a time: `share` floats belong to each rank. */
 interface Piece {
   readonly stretches: readonly Stretch[]
-  readonly rows: number
   readonly share: number
   /** This rank's share of the running sums. */
   readonly sums: Float32Array
 }
 
 /**
- * Adds what `active` ranks hold, round by round, and gives the sums to all after the last. Rank p sums its share of every piece: the parts of
- * rank 0, then those of rank 1 …, to what earlier rounds left. Traffic per rank: (N − 1)/N of all parts each round, and (N − 1)/N of
- * the sums once.
+ * Adds what `active` ranks hold, round by round, and gives the sums to all after the last. Rank p sums its share of every piece: that of
+ * rank 0, then that of rank 1 …, to what earlier rounds left. Traffic per rank: (N − 1)/N of the states each round, and once more of the sums.
  */
 export class OrderedSum {
   readonly #pieces: readonly Piece[]
@@ -42,23 +34,16 @@ export class OrderedSum {
   constructor(
     private readonly world: World,
     private readonly state: State,
-    summands: readonly Summand[],
+    names: readonly string[],
     pieceFloats = PIECE,
   ) {
-    const sizes = new Map(summands.map((s) => [s, (state.read(s.name) as Float32Array).length]))
-    const shapes = [1, 2].flatMap((rows) =>
-      cut(
-        summands.filter((s) => s.parts.length === rows),
-        sizes,
-        Math.floor(pieceFloats / rows),
-      ),
-    )
-    this.#pieces = shapes.map((stretches): Piece => {
+    const sizes = new Map(names.map((name) => [name, (state.read(name) as Float32Array).length]))
+    this.#pieces = cut(sizes, pieceFloats).map((stretches): Piece => {
       const last = stretches.at(-1) as Stretch
       const share = Math.ceil((last.at + last.length) / world.size)
-      return { stretches, rows: last.summand.parts.length, share, sums: new Float32Array(share) }
+      return { stretches, share, sums: new Float32Array(share) }
     })
-    const largest = Math.max(...this.#pieces.map(({ rows, share }) => rows * share * world.size))
+    const largest = Math.max(...this.#pieces.map(({ share }) => share * world.size))
     this.#outgoing = new Float32Array(largest)
     this.#incoming = new Float32Array(largest)
   }
@@ -69,55 +54,41 @@ export class OrderedSum {
     const writer = isLast ? cachedWriter(this.state) : undefined
     for (const piece of this.#pieces) {
       this.#exchange(piece, reader)
-      mpi().mpi_sum_rows(piece.sums, this.#incoming, active * piece.rows, piece.share, adds ? 1 : 0)
+      mpi().mpi_sum_rows(piece.sums, this.#incoming, active, piece.share, adds ? 1 : 0)
       if (writer !== undefined) this.#spread(piece, writer)
     }
     writer?.end()
   }
 
-  /** incoming (size, rows, share) = this rank's share of everyone's parts. */
-  #exchange({ stretches, rows, share }: Piece, read: (summand: Summand) => readonly Float32Array[]): void {
+  /** incoming (size, share) = this rank's share of what everyone holds. */
+  #exchange({ stretches, share }: Piece, read: (name: string) => Float32Array): void {
     const { size, transport } = this.world
-    const [outgoing, incoming] = [this.#outgoing, this.#incoming].map((all) => all.subarray(0, size * rows * share)) as [
-      Float32Array,
-      Float32Array,
-    ]
-    for (const { summand, from, length, at } of stretches) {
-      read(summand).forEach((values, row) => {
-        // Rank p's share [p·share, (p + 1)·share) of the piece, row by row.
-        for (let done = 0; done < length; ) {
-          const [owner, within] = [Math.floor((at + done) / share), (at + done) % share]
-          const count = Math.min(length - done, share - within)
-          outgoing.set(values.subarray(from + done, from + done + count), (owner * rows + row) * share + within)
-          done += count
-        }
-      })
-    }
+    const [outgoing, incoming] = [this.#outgoing.subarray(0, size * share), this.#incoming.subarray(0, size * share)]
+    for (const { name, from, length, at } of stretches) outgoing.set(read(name).subarray(from, from + length), at)
     transport.allToAll?.(bytesOf(outgoing), bytesOf(incoming))
   }
 
   /** Everyone's sums, to the states. */
   #spread({ stretches, sums }: Piece, { into }: ReturnType<typeof cachedWriter>): void {
     const all = new Float32Array(this.world.transport.allGather(bytesOf(sums)).buffer)
-    for (const { summand, from, length, at } of stretches) into(summand.name).set(all.subarray(at, at + length), from)
+    for (const { name, from, length, at } of stretches) into(name).set(all.subarray(at, at + length), from)
   }
 }
 
 const bytesOf = (values: Float32Array): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
 
 /** Pieces of at most `most` floats, filled one after another. */
-function cut(summands: readonly Summand[], sizes: ReadonlyMap<Summand, number>, most: number): Stretch[][] {
+function cut(sizes: ReadonlyMap<string, number>, most: number): Stretch[][] {
   const pieces: Stretch[][] = []
   let filled = most
-  for (const summand of summands) {
-    const size = sizes.get(summand) as number
+  for (const [name, size] of sizes) {
     for (let from = 0; from < size; ) {
       if (filled === most) {
         pieces.push([])
         filled = 0
       }
       const length = Math.min(size - from, most - filled)
-      pieces.at(-1)?.push({ summand, from, length, at: filled })
+      pieces.at(-1)?.push({ name, from, length, at: filled })
       from += length
       filled += length
     }
@@ -125,11 +96,11 @@ function cut(summands: readonly Summand[], sizes: ReadonlyMap<Summand, number>, 
   return pieces
 }
 
-/** The parts of the summand read last: a GPU downloads each once, though pieces take it in stretches. */
-function cachedReader(state: State): (summand: Summand) => readonly Float32Array[] {
-  let known: { summand: Summand; values: readonly Float32Array[] } | undefined
-  return (summand) => {
-    if (known?.summand !== summand) known = { summand, values: summand.parts.map((part) => state.read(part) as Float32Array) }
+/** The values of the state read last: a GPU downloads each once, though pieces take it in stretches. */
+function cachedReader(state: State): (name: string) => Float32Array {
+  let known: { name: string; values: Float32Array } | undefined
+  return (name) => {
+    if (known?.name !== name) known = { name, values: state.read(name) as Float32Array }
     return known.values
   }
 }

@@ -50,12 +50,12 @@ export async function doctor(job: DoctorJob, device: Device, flag: StopFlag, emi
     emit({ done, total })
   }
   const machine = machineFacts()
-  const about = { device: device.name, description: device.description, machine }
+  const about = () => ({ device: device.name, description: device.description, machine })
   if (job.golden !== undefined) {
     const run = deviceMachine(device)
     try {
       const golden = replayGolden(job.golden, job.precision, run, tell).map((row) => ({ ...row, ok: isWithin(row) }))
-      return { ...about, speed: null, ops: [], golden, ok: golden.every(({ ok }) => ok) }
+      return { ...about(), speed: null, ops: [], golden, ok: golden.every(({ ok }) => ok) }
     } finally {
       run.close()
     }
@@ -70,7 +70,7 @@ export async function doctor(job: DoctorJob, device: Device, flag: StopFlag, emi
     f32_flops: productRate(device, "f32", MEASURE_MS),
     bf16_flops: productRate(device, "bf16", MEASURE_MS),
   }
-  return { ...about, speed, ops: rows, golden: [], ok: rows.every(({ ok }) => ok) }
+  return { ...about(), speed, ops: rows, golden: [], ok: rows.every(({ ok }) => ok) }
 }
 
 function checkOp(device: Device, op: Op): OpRow {

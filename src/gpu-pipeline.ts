@@ -2,42 +2,14 @@
 import { existsSync, mkdirSync, readFileSync } from "node:fs"
 import { availableParallelism } from "node:os"
 import { join } from "node:path"
-import { isCompiled } from "./base-build.ts"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { sha256, writeAtomic } from "./base-file.ts"
 import type { Driver } from "./gpu-driver.ts"
+import { type Module, moduleOf, ptxOf } from "./gpu-module.ts"
 import type { Handle, VulkanFacts } from "./native.ts"
 import { hostAddress as ptr, vulkan } from "./native.ts"
 import type { GpuTarget, Launch } from "./program.ts"
-import { type PtxEntry, type PtxKernel, ptxEntry, readPtxPack } from "./ptx.ts"
-import { type Kernel, type PackEntry, pack, readPack } from "./spirv.ts"
-
-type Module = PackEntry & { readonly module: Uint32Array<ArrayBuffer> }
-
-const modules = new Map<string, Module>()
-
-/** A variant's module: from the pack in the binary; what is not there, and all when run from source, is assembled when first asked for. */
-export function moduleOf(kernel: Kernel, variant: string): Module {
-  if (modules.size === 0 && isCompiled)
-    for (const [name, entry] of readPack(readFileSync(require("alpha:kernel-pack")))) modules.set(name, entry)
-  const known = modules.get(variant)
-  if (known !== undefined) return known
-  if (isCompiled && kernel.isMade !== true) throw new AlphaError(`kernel ${variant} is not in the pack`, { hint: "npm run build" })
-  for (const [name, entry] of readPack(pack([kernel]))) modules.set(name, entry)
-  return modules.get(variant) as Module
-}
-
-const texts = new Map<string, PtxEntry>()
-
-/** The same for a kernel in PTX. */
-export function ptxOf(kernel: PtxKernel): PtxEntry {
-  if (texts.size === 0 && isCompiled)
-    for (const [name, entry] of readPtxPack(new Uint8Array(readFileSync(require("alpha:ptx-pack"))))) texts.set(name, entry)
-  const known = texts.get(kernel.name) ?? (isCompiled && kernel.isMade !== true ? undefined : ptxEntry(kernel))
-  if (known === undefined) throw new AlphaError(`kernel ${kernel.name} is not in the PTX pack`, { hint: "npm run build" })
-  texts.set(kernel.name, known)
-  return known
-}
+import type { PtxEntry, PtxKernel } from "./ptx.ts"
 
 /** Of a kernel in PTX the handle is a function's, the layout its module's. */
 export interface Pipeline {
@@ -46,20 +18,21 @@ export interface Pipeline {
   readonly layout: bigint
 }
 
-/** What a row of gpu_pipelines points at: SPIR-V with its entry and constants, or PTX. */
+/** What a row of gpu_pipelines points at: SPIR-V with its entry and constants, PTX, or its machine code. */
 interface Wanted {
   readonly module: Module | PtxEntry
   readonly code: Uint8Array | Uint32Array
+  readonly isMachineCode?: boolean
   readonly entry: Uint8Array
   readonly words: Uint32Array
   readonly push: number
-  /** −1: PTX. */
+  /** −1: PTX or its machine code. */
   readonly subgroup: number
 }
 
 /** Pipelines that threads of the shim are making from these rows; all that these point at must outlive it. */
 interface Begun {
-  readonly keys: ReadonlySet<string>
+  readonly keys: Set<string>
   readonly entries: readonly (readonly [key: string, wanted: Wanted])[]
   readonly rows: BigInt64Array
   readonly queue: Handle
@@ -89,11 +62,14 @@ export class Pipelines {
   #begun: Begun[] = []
   readonly #file: string | undefined
   #isNew = false
+  /** What the driver answered when it refused machine code: kernels in PTX are given to it as text from then on. */
+  codeRefusal: string | undefined
 
   constructor(
     readonly driver: Driver,
     readonly target: GpuTarget,
     file: string | undefined,
+    readonly entryOf: (kernel: PtxKernel) => PtxEntry = ptxOf,
   ) {
     this.#file = file
   }
@@ -109,11 +85,11 @@ export class Pipelines {
     for (const { kernel, variant, constants } of launches) {
       const key = keyOf(variant, constants)
       if (this.#made.has(key) || wanted.has(key) || this.#begun.some(({ keys }) => keys.has(key))) continue
-      wanted.set(key, "text" in kernel ? this.#ptx(ptxOf(kernel)) : this.#spirv(moduleOf(kernel, variant), constants))
+      wanted.set(key, "text" in kernel ? this.#ptx(this.entryOf(kernel)) : this.#spirv(moduleOf(kernel, variant), constants))
     }
     if (wanted.size === 0) return
     this.#isNew = true
-    // PTX takes longest (0.2 s a text): the cores begin with it.
+    // A text of PTX takes longest (0.2 s): the cores begin with it.
     const entries = [...wanted].sort(([, a], [, b]) => a.subgroup - b.subgroup)
     const rows = new BigInt64Array(new ArrayBuffer(8 * ROW * entries.length)) // a small array without a buffer of its own may move
     entries.forEach(([, { code, entry, words, push, subgroup }], i) => {
@@ -127,11 +103,9 @@ export class Pipelines {
   /** Waits until what the launches need is made. Throws AlphaError naming a kernel whose module the driver refuses. */
   prepare(launches: readonly Launch[]): void {
     this.begin(launches)
-    for (const { variant, constants } of launches) {
-      const key = keyOf(variant, constants)
-      const begun = this.#begun.find(({ keys }) => keys.has(key))
-      if (begun !== undefined && !this.#made.has(key)) this.#take(begun, key)
-    }
+    const refused = launches.filter((launch) => !this.#take(launch))
+    this.begin(refused)
+    for (const launch of refused) this.#take(launch)
     this.#begun = this.#begun.filter((begun) => {
       const isOpen = begun.entries.some(([key]) => !this.#made.has(key))
       if (!isOpen) vulkan().gpu_pipelines_made(begun.queue)
@@ -139,17 +113,26 @@ export class Pipelines {
     })
   }
 
-  #take({ entries, rows }: Begun, key: string): void {
+  /** Waits for one pipeline; false: the driver refuses its machine code. */
+  #take({ variant, constants }: Launch): boolean {
+    const key = keyOf(variant, constants)
+    if (this.#made.has(key)) return true
+    const { entries, rows, keys } = this.#begun.find((begun) => begun.keys.has(key)) as Begun
     const i = entries.findIndex(([own]) => own === key)
     while (madeAt(rows, i).result === NOT_READY) Bun.sleepSync(1)
     const { handle, layout, result } = madeAt(rows, i)
-    const { module } = (entries[i] as Begun["entries"][number])[1]
+    const { module, isMachineCode } = (entries[i] as Begun["entries"][number])[1]
     if (result === 0n) this.#made.set(key, { module, handle, layout })
-    else
+    else if (isMachineCode) {
+      this.codeRefusal = `VkResult ${result}`
+      keys.delete(key)
+      return false
+    } else
       throw new AlphaError(`${this.driver.info.facts.name} refuses kernel ${module.name} (VkResult ${result})`, {
         hint: "text" in module ? "HELIOS_DISABLE_PTX=1 avoids kernels in PTX" : "HELIOS_DISABLE_COOP_MAT=1 avoids matrix kernels",
         code: EXIT.device,
       })
+    return true
   }
 
   #spirv(module: Module, constants: Readonly<Record<string, number>>): Wanted {
@@ -158,9 +141,11 @@ export class Pipelines {
   }
 
   #ptx(entry: PtxEntry): Wanted {
+    const machineCode = this.codeRefusal === undefined ? entry.code : undefined
     return {
       module: entry,
-      code: zeroTerminated(entry.text),
+      code: machineCode ?? zeroTerminated(entry.text),
+      isMachineCode: machineCode !== undefined,
       entry: zeroTerminated(entry.name),
       words: new Uint32Array(1),
       push: 0,

@@ -65,7 +65,13 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
   return {
     name: `gpu:${index}`,
     uuid: info.facts.uuid,
-    description: `${info.facts.name}, ${formatBytes(info.facts.memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}${target.ptx ? " and Hopper's instructions in PTX" : ""}${debug ? ", debugging" : ""}`,
+    get description() {
+      const { name, memoryBytes } = info.facts
+      const compiled =
+        pipelines.codeRefusal === undefined ? "" : ` (compiled by the driver, which refuses machine code: ${pipelines.codeRefusal})`
+      const ptx = target.ptx ? ` and Hopper's instructions in PTX${compiled}` : ""
+      return `${name}, ${formatBytes(memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}${ptx}${debug ? ", debugging" : ""}`
+    },
     ahead: SLOTS - 1,
     telemetry: () => sample?.(),
     peakBytes: () => driver.peakBytes,

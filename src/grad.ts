@@ -8,19 +8,19 @@ import { type Tensor, tensor } from "./tensor.ts"
 export interface GradientTarget {
   readonly into: Tensor
   readonly beta: Tensor
-  /** Where a second contribution goes in place of being added to the first. */
-  readonly later?: Tensor
+  /** Where contributions gather that are added to `into` as one: the sum of two programs' gradients, whatever each of them is made of. */
+  readonly whole?: Tensor
 }
 
 /**
  * Appends backward nodes for `loss` (a scalar, gradient 1) to the program being traced.
- * Every leaf's gradient is written to its target: the first contribution as beta·target + g, later ones added.
+ * Every leaf's gradient is written to its target: the first contribution as beta·target + g, later ones added; or beta·target + their sum.
  * Throws if a leaf does not influence the loss.
  */
 export function gradients(loss: Tensor, leaves: ReadonlyMap<Tensor, GradientTarget>): void {
   const t = tracer()
   const { program } = t
-  const one = t.constant(1)
+  const [one, zero] = [t.constant(1), t.constant(0)]
   const found = new Map<number, Tensor>([[loss.id, one]])
   const targets = new Map([...leaves].map(([leaf, target]) => [leaf.id, target]))
   const written = new Set<number>()
@@ -30,11 +30,9 @@ export function gradients(loss: Tensor, leaves: ReadonlyMap<Tensor, GradientTarg
   const contribute = (to: Tensor, g: Tensor) => {
     const target = targets.get(to.id)
     if (target !== undefined) {
-      const isFirst = !written.has(target.into.id)
-      const apart = isFirst || target.later === undefined || written.has(target.later.id) ? undefined : target.later
-      if (apart === undefined) retarget(g, target.into, isFirst ? target.beta : one)
-      else retarget(g, apart, target.beta)
-      written.add((apart ?? target.into).id)
+      const { into, beta, whole } = target
+      retarget(g, whole ?? into, written.has(into.id) ? one : whole === undefined ? beta : zero)
+      written.add(into.id)
       return
     }
     const known = found.get(to.id)
@@ -54,9 +52,9 @@ export function gradients(loss: Tensor, leaves: ReadonlyMap<Tensor, GradientTarg
       if (g !== undefined && to !== undefined) contribute(to, g)
     }
   }
-  for (const [leaf, target] of leaves) {
-    if (!written.has(target.into.id))
-      throw new AlphaError(`${program.name}: ${leaf.name} does not influence the loss, so it has no gradient`)
+  for (const [leaf, { into, beta, whole }] of leaves) {
+    if (!written.has(into.id)) throw new AlphaError(`${program.name}: ${leaf.name} does not influence the loss, so it has no gradient`)
+    if (whole !== undefined) writeTo(assign({ x: whole }).y, into, beta)
   }
 }
 

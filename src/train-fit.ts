@@ -8,7 +8,7 @@ import type { MemoryEvent } from "./train-metrics.ts"
 import type { Prepared, TrainJob } from "./train-prepare.ts"
 import { planRun, type RunPlans, type Sharing } from "./train-step.ts"
 
-type Sized = Pick<TrainJob["values"], "batch" | "activationCheckpointing">
+type Sized = Pick<TrainJob["values"], "batch" | "accumSteps" | "activationCheckpointing">
 
 /** What the run of `job` with these plans needs. Nothing is allocated. */
 export function memoryOf(job: TrainJob, { model }: Prepared, device: Device, planned: RunPlans, sharing?: Sharing): MemoryEvent {
@@ -45,10 +45,11 @@ export function memoryOf(job: TrainJob, { model }: Prepared, device: Device, pla
 function optionsFor(values: TrainJob["values"], fits: (change: Sized) => boolean): string[] {
   const { batch, accumSteps } = values
   const options: string[] = []
-  if (!values.activationCheckpointing && fits({ batch, activationCheckpointing: true })) options.push("--activationCheckpointing")
+  if (!values.activationCheckpointing && fits({ batch, accumSteps, activationCheckpointing: true }))
+    options.push("--activationCheckpointing")
   for (const activationCheckpointing of values.activationCheckpointing ? [true] : [false, true]) {
     for (let [rows, steps] = [batch / 2, accumSteps * 2]; Number.isInteger(rows); rows /= 2, steps *= 2) {
-      if (!fits({ batch: rows, activationCheckpointing })) continue
+      if (!fits({ batch: rows, accumSteps: steps, activationCheckpointing })) continue
       options.push(
         `--batch=${rows} --accumSteps=${steps}${activationCheckpointing && !values.activationCheckpointing ? " --activationCheckpointing" : ""}`,
       )

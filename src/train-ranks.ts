@@ -8,8 +8,19 @@ import { buckets } from "./train-buckets.ts"
 import type { TrainJob } from "./train-prepare.ts"
 import { type RunPlans, type Sharing, summands } from "./train-step.ts"
 
-/** Fields in which ranks may differ: where each computes and writes. */
-const LOCAL = new Set(["device", "threads", "run", "runsDir", "config", "mpiLibrary", "ncclLibrary", "gpus", "resume", "serve"])
+/** Fields in which the ranks of a run may differ: where each computes and writes. */
+export const LOCAL_FIELDS: ReadonlySet<string> = new Set([
+  "device",
+  "threads",
+  "run",
+  "runsDir",
+  "config",
+  "mpiLibrary",
+  "ncclLibrary",
+  "gpus",
+  "resume",
+  "serve",
+])
 
 /** How long a stop may wait until all ranks know of it, where asking keeps the host from giving the device steps ahead. */
 const STOP_MS = 1000
@@ -37,7 +48,10 @@ export class Ranks {
     this.size = world.size
     this.isOrdered = world.transport.sumShared === undefined
     this.#votes = { step: new Vote(world, this.isOrdered ? 0 : STOP_MS), evaluation: new Vote(world, 0) }
-    this.sharing = { apart: this.isOrdered, owns: (name) => !isSharded || this.#owners.get(name) === this.rank }
+    this.sharing = {
+      adds: (accumSteps) => !this.isOrdered && accumSteps > this.size,
+      owns: (name) => !isSharded || this.#owners.get(name) === this.rank,
+    }
   }
 
   /** Joins the world and makes sure that all ranks mean the same run. Throws AlphaError naming what differs. */
@@ -45,7 +59,7 @@ export class Ranks {
     const { values, record } = job
     const world = joinWorld(launch, device.uuid)
     const { directory, watch } = share(world, { directory: job.directory, watch: launch.watch })
-    const settings = Object.entries(values).filter(([name]) => !LOCAL.has(name))
+    const settings = Object.entries(values).filter(([name]) => !LOCAL_FIELDS.has(name))
     const hint = "start every rank with the same program and the same settings"
     requireSame(world, { version: record.version, commit: record.commit, ranks: launch.size }, hint)
     requireSame(world, Object.fromEntries(settings), hint)
@@ -145,8 +159,7 @@ export class Ranks {
   shareGradients(state: State, { micro, shape: { model } }: RunPlans, bucketMiB: number): readonly (readonly string[])[] {
     if (this.isOrdered) return []
     if (state.share === undefined) throw new AlphaError("this device cannot share its memory", { hint: "use --dist=mpi" })
-    const names = summands(model).map(({ name }) => name)
-    const all = buckets(micro.program, names, bucketMiB === 0 ? Number.POSITIVE_INFINITY : bucketMiB * 2 ** 20)
+    const all = buckets(micro.program, summands(model), bucketMiB === 0 ? Number.POSITIVE_INFINITY : bucketMiB * 2 ** 20)
     const shapes = new Map(paramSpecs(model).map(({ name, shape }) => [`grad.${name}`, shape]))
     const shared = state.share(all.flat().map((name) => ({ name, shape: shapes.get(name) ?? [] })))
     this.#bounds = [...all.map(([first]) => shared.from.get(first as string) as number), shared.floats]

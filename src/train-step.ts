@@ -22,25 +22,17 @@ export type OptimizerConfig = Pick<
 const parameter = (t: Tracer, spec: ParamSpec) => t.state(spec.name, "f32", spec.shape)
 const gradient = (t: Tracer, spec: ParamSpec) => t.state(`grad.${spec.name}`, "f32", spec.shape)
 
-/** State of the second part of a gradient that has two: what the embedding adds to the head's where both share their weights. */
-const laterGradient = (spec: ParamSpec): string => `grad.later.${spec.name}`
+/** What is summed over micro-steps and ranks: loss, count and every gradient. */
+export const summands = (model: ModelConfig): string[] => ["sum.loss", "sum.count", ...paramSpecs(model).map(({ name }) => `grad.${name}`)]
 
-/** What is summed over ranks after a micro-step planned `apart`: loss, count, and every gradient as the parts that one rank would add one by one. */
-export const summands = (model: ModelConfig): { name: string; parts: string[] }[] => [
-  ...["sum.loss", "sum.count"].map((name) => ({ name, parts: [name] })),
-  ...paramSpecs(model).map((spec) => {
-    const name = `grad.${spec.name}`
-    return { name, parts: hasTwoParts(model, spec) ? [name, laterGradient(spec)] : [name] }
-  }),
-]
-
-const hasTwoParts = (model: ModelConfig, spec: ParamSpec): boolean => model.tie && spec.name === "wte.weight"
+/** The head's weights have a gradient of several parts: one per chunk of logits, and the embedding's where both share them. */
+const hasParts = (model: ModelConfig, { name }: ParamSpec): boolean => name === (model.tie ? "wte.weight" : "head.weight")
 
 /**
  * tokens, targets (B·T) i32 (target −1 = not counted) → adds the sums of loss, targets and gradients; `accumulate` 0 starts new sums.
- * `apart`: the parts of a gradient stay apart, so that sums over ranks can be made in the order of accumulation on one.
+ * `adds`: it is not 0 in every micro-step; each gradient is then complete before it is added, as if another rank had made it.
  */
-export function microPlan({ model, precision, B, T }: StepShape, recompute: boolean, apart = false): Plan {
+export function microPlan({ model, precision, B, T }: StepShape, recompute: boolean, adds = false): Plan {
   return plan(
     trace("train.micro", (t) => {
       const tokens = t.input("tokens", "i32", [B * T])
@@ -54,7 +46,7 @@ export function microPlan({ model, precision, B, T }: StepShape, recompute: bool
         const target = {
           into: gradient(t, spec),
           beta: accumulate,
-          ...(apart && hasTwoParts(model, spec) ? { later: t.state(laterGradient(spec), "f32", spec.shape) } : {}),
+          ...(adds && hasParts(model, spec) ? { whole: t.state(`grad.whole.${spec.name}`, "f32", spec.shape) } : {}),
         }
         const used = spec.matmul && precision === "bf16" ? copyName(spec.name) : spec.name
         leaves.set(t.state(used, used === spec.name ? "f32" : "bf16", spec.shape), target)
@@ -174,8 +166,8 @@ export const momentSizes = (update: Program): [string, number][] =>
 
 /** How the ranks of a run share its work. */
 export interface Sharing {
-  /** Parts of gradients stay apart until they are summed over ranks in order. */
-  readonly apart: boolean
+  /** Whether a rank adds up several micro-steps before the ranks' sums are made. */
+  readonly adds: (accumSteps: number) => boolean
   /** Parameters that this rank updates. */
   readonly owns: (name: string) => boolean
 }
@@ -193,15 +185,16 @@ export interface RunPlans {
 
 export function planRun(
   model: ModelConfig,
-  values: OptimizerConfig & Pick<TrainConfig, "precision" | "batch" | "context" | "activationCheckpointing">,
+  values: OptimizerConfig & Pick<TrainConfig, "precision" | "batch" | "accumSteps" | "context" | "activationCheckpointing">,
   evaluates: boolean,
   sharing?: Sharing,
 ): RunPlans {
   const shape = { model, precision: values.precision, B: values.batch, T: values.context }
   const whole = updatePlan(shape, values)
+  const adds = sharing?.adds(values.accumSteps) ?? values.accumSteps > 1
   return {
     shape,
-    micro: microPlan(shape, values.activationCheckpointing, sharing?.apart),
+    micro: microPlan(shape, values.activationCheckpointing, adds),
     update: sharing === undefined ? whole : updatePlan(shape, values, sharing.owns),
     whole,
     evaluation: evaluates ? evaluationPlan(shape) : undefined,

@@ -22,12 +22,15 @@ function place(name: string) {
 
 /** Another model: untied weights, masters beside bf16 copies, two update rules at once. */
 const OTHER = ["--nLayer=2", "--no-tie", "--optimizer=muon", "--precision=bf16"]
-const want = { tied: join(folder, "one", "tied"), other: join(folder, "one", "other") }
+/** The same model on a Vulkan device, two micro-batches a step. */
+const ON_GPU = ["--device=gpu:0", "--accumSteps=2", "--nEmbd=32", "--steps=8", "--evalInterval=8", "--evalSteps=1"]
+const noGpu = gpus().length === 0 ? "no usable Vulkan device" : undefined
+const want = { tied: join(folder, "one", "tied"), other: join(folder, "one", "other"), gpu: join(folder, "one", "gpu") }
 
 beforeAll(async () => {
   writeFileSync(data, sampleText(8000))
   const { runsDir } = place("one")
-  for (const [name, flags] of Object.entries({ tied: [], other: OTHER })) {
+  for (const [name, flags] of Object.entries({ tied: [], other: OTHER, ...(noGpu === undefined ? { gpu: ON_GPU } : {}) })) {
     const all = [...command, "train", `--data=${data}`, `--runsDir=${runsDir}`, ...RUN, `--steps=${STEPS}`, `--run=${name}`, ...flags]
     const alone = Bun.spawnSync(all, { stderr: "pipe" })
     expect([alone.exitCode, alone.stderr.toString()]).toEqual([0, ""])
@@ -76,6 +79,33 @@ describe("several ranks end in the bytes of one", () => {
       TIMEOUT,
     )
   }
+
+  withRanks("mpich")(
+    "mpich, 2 ranks: a library of the standard ABI",
+    async () => {
+      const library = join(folder, "libmpi_abi.so")
+      const built = Bun.spawnSync(["cc", "-shared", "-fPIC", "-o", library, join(import.meta.dir, "mpi-abi.c"), "-ldl"], { stderr: "pipe" })
+      expect(built.stderr.toString()).toBe("")
+      const run = place("standard")
+      const flags = [`--steps=${STEPS}`, "--run=run", `--mpiLibrary=${library}`]
+      const { codes, err } = await ended(await startRanks(run, "mpich", 2, flags))
+      expect(codes, err).toEqual(codes.map(() => 0))
+      compareRanks(want.tied, join(run.runsDir, "run"))
+    },
+    TIMEOUT,
+  )
+
+  const canShare = missing("openmpi") ?? noGpu
+  testWith(noGpu === undefined ? "mpi" : "vulkan", canShare)(
+    "openmpi, 2 ranks of one GPU",
+    async () => {
+      const run = place("openmpi-gpu")
+      const { codes, err } = await ended(await startRanks(run, "openmpi", 2, [`--steps=${STEPS}`, "--run=run", ...ON_GPU]))
+      expect([...codes, err.includes("alpha:")], err).toEqual([...codes.map(() => 0), false])
+      compareRanks(want.gpu, join(run.runsDir, "run"))
+    },
+    TIMEOUT,
+  )
 })
 
 describe("a run that is cut goes on with other ranks and ends in the same bytes", () => {
@@ -184,7 +214,7 @@ describe("ranks that do not mean the same are refused", () => {
   }
   for (const [about, of] of Object.entries(cases)) withRanks("variables")(about, () => isRefused(about, of()), TIMEOUT)
 
-  const canMix = missing("variables") ?? (gpus().length === 0 ? "no usable Vulkan device" : undefined)
+  const canMix = missing("variables") ?? noGpu
   testWith("vulkan", canMix)(
     "another kind of device",
     () =>

@@ -11,40 +11,38 @@ const world = joinWorld(
   undefined,
 )
 
-/** Value i of a part as a rank holds it in a round: of very different sizes, so that another order of additions has other bits. */
-const value = (of: number, round: number, part: number, i: number): number =>
-  Math.fround(Math.sin(1 + of * 7 + round * 31 + part * 3 + i * 0.7) * 10 ** ((i + of + part) % 7))
+/** Value i as a rank holds it in a round: of very different sizes, so that another order of additions has other bits. */
+const value = (of: number, round: number, i: number): number =>
+  Math.fround(Math.sin(1 + of * 7 + round * 31 + i * 0.7) * 10 ** ((i + of) % 7))
 
-const SIZES = { scalar: 1, vector: 37, matrix: 1000, twoParts: 501 }
+const SIZES = { scalar: 1, vector: 37, matrix: 1000, other: 501 }
 const state = openCpu(1).state()
-const summands = Object.keys(SIZES).map((name) => ({ name, parts: name === "twoParts" ? [name, "later"] : [name] }))
-for (const [name, length] of Object.entries({ ...SIZES, later: SIZES.twoParts })) state.ensure(name, "f32", [length])
+const names = Object.keys(SIZES)
+for (const [name, length] of Object.entries(SIZES)) state.ensure(name, "f32", [length])
 
 for (const pieceFloats of [64, 1 << 20]) {
-  const sum = new OrderedSum(world, state, summands, pieceFloats)
+  const sum = new OrderedSum(world, state, names, pieceFloats)
   // Three rounds, the last of which has work for all ranks but one.
   const actives = [size, size, size - 1]
   actives.forEach((active, round) => {
-    for (const { parts } of summands)
-      parts.forEach((part, p) => {
-        const values = state.read(part) as Float32Array
-        state.write(
-          part,
-          values.map((_, i) => value(rank, round, p, i)),
-        )
-      })
+    for (const name of names) {
+      const values = state.read(name) as Float32Array
+      state.write(
+        name,
+        values.map((_, i) => value(rank, round, i)),
+      )
+    }
     sum.round(active, round > 0, round === actives.length - 1)
   })
-  for (const { name, parts } of summands) {
+  for (const name of names) {
     const got = state.read(name) as Float32Array
     for (let i = 0; i < got.length; i++) {
       let want = 0
       actives.forEach((active, round) => {
-        for (let of = 0; of < active; of++)
-          for (let p = 0; p < parts.length; p++) {
-            const next = value(of, round, p, i)
-            want = round === 0 && of === 0 && p === 0 ? next : Math.fround(want + next)
-          }
+        for (let of = 0; of < active; of++) {
+          const next = value(of, round, i)
+          want = round === 0 && of === 0 ? next : Math.fround(want + next)
+        }
       })
       if (!Object.is(got[i], want)) throw new Error(`pieces of ${pieceFloats}: ${name}[${i}] is ${got[i]}, want ${want}`)
     }

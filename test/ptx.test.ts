@@ -1,6 +1,6 @@
 /** The PTX language: text, tensor maps, the pack; what ptxas says of every kernel where it is installed. */
 import { expect, test } from "bun:test"
-import { checkPtx, findPtxas, onlyRead } from "../build-ptx.ts"
+import { assemblePtx, findPtxas, onlyRead } from "../build-ptx.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, periodOf, placesOf } from "../shaders/ptx-gemm-tile.ts"
@@ -180,9 +180,12 @@ test("a text that releases a unit before its products are under way, or reads su
 }, 120_000)
 
 test("the pack gives back what was packed", () => {
-  const entry = readPtxPack(ptxPack([doubled])).get("doubled")
-  expect(entry).toEqual({ name: "doubled", threads: 64, sharedBytes: 0, cells: doubled.cells, text: doubled.text })
+  const [code, other] = [new Uint8Array([1, 2, 3]), { ...doubled, name: "other", text: `${doubled.text}// ends` }]
+  const entries = readPtxPack(ptxPack([doubled, other], new Map([["other", code]])))
+  const entry = { name: "doubled", threads: 64, sharedBytes: 0, cells: doubled.cells, text: doubled.text, code: undefined }
+  expect([...entries.values()]).toEqual([entry, { ...entry, name: "other", text: other.text, code }])
   expect(() => ptxPack([doubled, doubled])).toThrow("taken")
+  expect(() => readPtxPack(new Uint8Array(40))).toThrow("not a pack of this version")
   expect(new Set(ptxKernels.map(({ name }) => name)).size).toBe(ptxKernels.length)
 })
 
@@ -199,10 +202,14 @@ test("a loop writes the left factors that it reads, as ptxas gives the registers
 testWith("ptxas", ptxas === undefined ? "ptxas is not in PTXAS or PATH" : undefined)(
   "ptxas takes every kernel without spills and without serialising its products, and says where it does not",
   async () => {
-    expect(await checkPtx(ptxas as string, [...ptxKernels, doubled])).toBe(168)
-    await expect(checkPtx(ptxas as string, [{ name: "broken", text: doubled.text.replace("mul.rn.f32", "mul.rn.f33") }])).rejects.toThrow(
-      "broken",
-    )
+    const { registers, codes } = await assemblePtx(ptxas as string, [...ptxKernels, doubled])
+    expect(registers).toBe(168)
+    // Machine code is an ELF file, the same whenever the text is.
+    expect([...codes.values()].filter((code) => Buffer.from(code).readUInt32BE() === 0x7f454c46).length).toBe(ptxKernels.length + 1)
+    expect((await assemblePtx(ptxas as string, [doubled])).codes.get("doubled")).toEqual(codes.get("doubled") as Uint8Array)
+    await expect(
+      assemblePtx(ptxas as string, [{ name: "broken", text: doubled.text.replace("mul.rn.f32", "mul.rn.f33") }]),
+    ).rejects.toThrow("broken")
   },
   300_000,
 )
