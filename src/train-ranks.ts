@@ -8,8 +8,19 @@ import { buckets } from "./train-buckets.ts"
 import type { TrainJob } from "./train-prepare.ts"
 import { type RunPlans, type Sharing, summands } from "./train-step.ts"
 
-/** Fields in which ranks may differ: where each computes and writes. */
-const LOCAL = new Set(["device", "threads", "run", "runsDir", "config", "mpiLibrary", "ncclLibrary", "gpus", "resume", "serve"])
+/** Fields in which the ranks of a run may differ: where each computes and writes. */
+export const LOCAL_FIELDS: ReadonlySet<string> = new Set([
+  "device",
+  "threads",
+  "run",
+  "runsDir",
+  "config",
+  "mpiLibrary",
+  "ncclLibrary",
+  "gpus",
+  "resume",
+  "serve",
+])
 
 /** How long a stop may wait until all ranks know of it, where asking keeps the host from giving the device steps ahead. */
 const STOP_MS = 1000
@@ -48,7 +59,7 @@ export class Ranks {
     const { values, record } = job
     const world = joinWorld(launch, device.uuid)
     const { directory, watch } = share(world, { directory: job.directory, watch: launch.watch })
-    const settings = Object.entries(values).filter(([name]) => !LOCAL.has(name))
+    const settings = Object.entries(values).filter(([name]) => !LOCAL_FIELDS.has(name))
     const hint = "start every rank with the same program and the same settings"
     requireSame(world, { version: record.version, commit: record.commit, ranks: launch.size }, hint)
     requireSame(world, Object.fromEntries(settings), hint)
