@@ -106,7 +106,7 @@ function memoryLines(e: MemoryEvent): string[] {
     ["bf16 copies", e.copies],
     ["gradients", e.gradients],
     ["moments", e.moments],
-    ["activations and scratch", e.arena],
+    [e.gradients > 0 ? "activations and scratch" : "activations, gradients and scratch", e.arena],
     ["cache of samples", e.cache],
     ["together", e.total],
   ] as const

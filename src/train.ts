@@ -183,6 +183,7 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const targets = new Int32Array(rows * T)
   const { ranks } = s
   let dataMs = 0
+  let batch: RunInputs = {}
   const { rank, size } = ranks ?? { rank: 0, size: 1 }
   for (let first = 0; first < accumSteps; first += size) {
     if (first > 0) await pause()
@@ -199,12 +200,13 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
       dataMs += performance.now() - began
       const accumulate = first === 0 || ranks?.isOrdered ? 0 : 1
       const sums = ranks !== undefined && isLast ? () => ranks.sumBucket() : undefined
-      run(s.micro, { tokens, targets, accumulate, seed: seed | 0, step, row: k * rows * T }, sums)
+      batch = { tokens, targets, seed: seed | 0, step, row: k * rows * T }
+      if (s.micro !== undefined) run(s.micro, { ...batch, accumulate }, sums)
     }
     ranks?.endRound(s.state, s.prepared.model, first / size, Math.min(size, accumSteps - first), isLast)
   }
   const lr = learningRate(step, values)
-  const out = run(s.update, { lr })
+  const out = run(s.update, { ...batch, lr })
   ranks?.endStep(s.state, s.prepared.model, values.precision)
   const submitMs = performance.now() - at - dataMs
   if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
@@ -229,6 +231,7 @@ export type {
 } from "./train-metrics.ts"
 export { measurePeak, productRate } from "./train-peak.ts"
 export type { TrainJob } from "./train-prepare.ts"
+export { LOCAL_FIELDS } from "./train-ranks.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
 export { type ShipOptions, type Shipper, startShipper } from "./train-ship.ts"
