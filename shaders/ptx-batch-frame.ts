@@ -71,7 +71,7 @@ export function workOf(stack: DecodeStack) {
 
 /** Whether the kernel does such a stack. */
 export function isBatch(stack: DecodeStack): boolean {
-  const { rows, C, F, blocks, maxPages } = stack
+  const { rows, C, F, blocks, maxPages, classes } = stack
   const isWhole = Object.values(spreadsOf(stack)).every((one) => one.N % TILE === 0 && Number.isInteger(stepsOf(stack, one)))
   const chunks = Math.ceil((itemsOf(stack) * maxPages * PAGE) / CHUNK / WARPS) + 1
   return (
@@ -80,6 +80,7 @@ export function isBatch(stack: DecodeStack): boolean {
     F % 16 === 0 &&
     C <= 4 * THREADS &&
     isWhole &&
+    classes === 0 &&
     blocks > 0 &&
     chunks <= LANES &&
     placesOf(stack).bytes <= 49152

@@ -140,7 +140,19 @@ function check(stack: DecodeStack, lengths: readonly (number | undefined)[], tim
 }
 
 const small: DecodeStack = {
-  ...{ rows: 32, C: 384, F: 384, layers: 2, activation: "gelu_tanh", scale: 0.125, eps: 1e-5, hasBias: true, maxPages: 3, blocks: 20 },
+  ...{
+    rows: 32,
+    C: 384,
+    F: 384,
+    layers: 2,
+    activation: "gelu_tanh",
+    scale: 0.125,
+    eps: 1e-5,
+    hasBias: true,
+    maxPages: 3,
+    blocks: 20,
+    classes: 0,
+  },
 }
 
 test(
