@@ -124,6 +124,17 @@ export class Ptx extends PtxBody {
   storeShared(place: Shared, from: readonly (U32 | F32)[]): void {
     this.emit(`st.shared${from.length === 1 ? "" : `.v${from.length}`}.b32`, this.#at(place), list(from))
   }
+  /** A word by which warps tell each other how far they are. */
+  storeSharedVolatile(place: Shared, from: U32): void {
+    this.emit("st.volatile.shared.u32", this.#at(place), from)
+  }
+  loadSharedVolatile(to: U32, place: Shared): void {
+    this.emit("ld.volatile.shared.u32", to, this.#at(place))
+  }
+  /** Lets the warp sleep for about so many nanoseconds. */
+  sleep(nanoseconds: number): void {
+    this.emit("nanosleep.u32", nanoseconds)
+  }
   /** Four 8 × 8 matrices of 16-bit elements; each lane names one row of 16 bytes. */
   loadMatrix(to: readonly U32[], place: Shared, isTransposed: boolean): void {
     this.emit(`ldmatrix.sync.aligned.m8n8.x4${isTransposed ? ".trans" : ""}.shared.b16`, list(to), this.#at(place))
@@ -144,6 +155,19 @@ export class Ptx extends PtxBody {
     const made = this.register("u32")
     this.emit("atom.acq_rel.gpu.global.add.u32", made, at(counter), count)
     return made
+  }
+
+  /** Loads four words from the L2 cache: what other blocks have written before a barrier. */
+  loadFar(to: readonly (U32 | F32)[], address: U64, bytes: number): void {
+    this.emit(`ld.global.cg.v${to.length}.b32`, list(to), at(address, bytes))
+  }
+  /** Loads what nobody here will read again. */
+  loadOnce(to: readonly (U32 | F32)[], address: U64, bytes: number): void {
+    this.emit(`ld.global.L1::no_allocate.v${to.length}.b32`, list(to), at(address, bytes))
+  }
+  /** Loads a word, behind which all is seen that was written before it was. */
+  loadAcquire(to: U32, address: U64): void {
+    this.emit("ld.acquire.gpu.global.b32", to, at(address))
   }
 
   // ---- matrix products ----
