@@ -1,20 +1,20 @@
-/** Activations as passes of their own: SwiGLU, the step back through an activation, the soft cap. */
+/** Activations as passes of their own: SwiGLU, the step back through an activation whose derivative was kept, the soft cap. */
 #include "cpu-flat.h"
 #include "kernel.h"
 
 typedef struct ActivationBackward {
-  const void *dy, *pre;
+  const void *dy, *slope;
   void *dz;
-  int64_t size, type, activation;
+  int64_t size, type;
 } ActivationBackward;
 
 static void activation_backward_task(void *ctx, int64_t task) {
   const ActivationBackward s = *(const ActivationBackward *)ctx;
   const int64_t from = task * TASK_ELEMENTS, to = MIN(from + TASK_ELEMENTS, s.size);
-  EACH_VECTOR(from, to, vput(s.dz, i, vget(s.dy, i, n, s.type) * vdact(vget(s.pre, i, n, s.type), s.activation), n, s.type));
+  EACH_VECTOR(from, to, vput(s.dz, i, vget(s.dy, i, n, s.type) * vget(s.slope, i, n, s.type), n, s.type));
 }
 
-/** dz = dy ⊙ act'(pre) over size elements. May be in place. */
+/** dz = dy ⊙ slope over size elements. May be in place. */
 void KERNEL(activation_backward)(const ActivationBackward *a) { parallel(task_count(a->size, TASK_ELEMENTS), activation_backward_task, (void *)a); }
 EXPORT_KERNEL(activation_backward);
 

@@ -5,34 +5,34 @@
 typedef struct LinearForward {
   const void *x, *w;
   const float *b;
-  void *y, *pre;
+  void *y, *slope;
   int64_t rows, in, out, x_type, w_type, y_type, activation;
 } LinearForward;
 
-/** y (rows, out) = act(x (rows, in) · w (out, in)ᵀ + b); pre keeps the value before the activation. */
+/** y (rows, out) = act(x (rows, in) · w (out, in)ᵀ + b); slope keeps the activation's derivative. */
 void KERNEL(linear_forward)(const LinearForward *a) {
   Gemm g = {.m = a->rows, .n = a->out, .k = a->in,
             .a = a->x, .lda = a->in, .a_type = a->x_type,
             .b = a->w, .ldb = a->in, .b_type = a->w_type, .b_trans = 1,
             .c = a->y, .ldc = a->out, .c_type = a->y_type,
-            .bias = a->b, .activation = a->activation, .pre = a->pre};
+            .bias = a->b, .activation = a->activation, .slope = a->slope};
   KERNEL(gemm)(&g);
 }
 EXPORT_KERNEL(linear_forward);
 
 typedef struct LinearBackwardInput {
-  const void *dy, *w, *pre;
+  const void *dy, *w, *slope;
   void *dx;
-  int64_t rows, in, out, dy_type, w_type, dx_type, activation;
+  int64_t rows, in, out, dy_type, w_type, dx_type;
 } LinearBackwardInput;
 
-/** dx (rows, in) = dy (rows, out) · w (out, in), times act'(pre) where given. */
+/** dx (rows, in) = dy (rows, out) · w (out, in), times slope, which may be dx, where given. */
 void KERNEL(linear_backward_input)(const LinearBackwardInput *a) {
   Gemm g = {.m = a->rows, .n = a->in, .k = a->out,
             .a = a->dy, .lda = a->out, .a_type = a->dy_type,
             .b = a->w, .ldb = a->in, .b_type = a->w_type,
             .c = a->dx, .ldc = a->in, .c_type = a->dx_type,
-            .activation = a->activation, .dact_pre = a->pre};
+            .factor = a->slope};
   KERNEL(gemm)(&g);
 }
 EXPORT_KERNEL(linear_backward_input);

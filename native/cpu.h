@@ -239,8 +239,8 @@ typedef struct Gemm {
   double beta;          /* 0 never reads C */
   const float *bias;    /* (n) or NULL */
   int64_t activation;   /* ACT_…: c = act(z) */
-  void *pre;            /* or NULL: z (m, n), row stride ldc, c_type, kept for backward */
-  const void *dact_pre; /* or NULL: z (m, n), row stride ldc, c_type; the result is multiplied by act'(z) */
+  void *slope;          /* or NULL: act'(z) (m, n), row stride ldc, c_type, kept for backward */
+  const void *factor;   /* or NULL: (m, n), row stride ldc, c_type, may be c: what act(z) is multiplied by */
 } Gemm;
 void KERNEL(gemm)(const Gemm *g);
 

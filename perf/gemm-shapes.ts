@@ -7,7 +7,7 @@ export interface Shape {
   readonly N: number
   readonly K: number
   readonly out: "f32" | "bf16"
-  readonly what?: "bias" | "bias gelu pre" | "derivative" | "beta"
+  readonly what?: "bias" | "bias gelu" | "factor" | "beta"
 }
 
 const LAYOUTS = ["nt", "nn", "tn"] as const
@@ -27,8 +27,8 @@ function step(rows: number, C: number, vocabulary: number, chunk: number): Shape
   return [
     ...layer(rows, C, 3 * C, "bias"),
     ...layer(rows, C, C, "bias"),
-    ...layer(rows, C, 4 * C, "bias gelu pre"),
-    ...layer(rows, 4 * C, C, "bias", "derivative"),
+    ...layer(rows, C, 4 * C, "bias gelu"),
+    ...layer(rows, 4 * C, C, "bias", "factor"),
     { layout: "nt", M: chunk, N: vocabulary, K: C, out: "bf16" },
     { layout: "nn", M: chunk, N: C, K: vocabulary, out: "bf16" },
     { layout: "tn", M: vocabulary, N: C, K: chunk, out: "f32", what: "beta" },
@@ -65,9 +65,9 @@ export const SHAPES = {
     { layout: "nn", M: 333, N: 129, K: 77, out: "f32" },
     { layout: "nt", M: 5, N: 24, K: 40, out: "bf16", what: "bias" },
     { layout: "nt", M: 520, N: 416, K: 616, out: "bf16", what: "bias" },
-    { layout: "nt", M: 1001, N: 1000, K: 520, out: "bf16", what: "bias gelu pre" },
-    { layout: "nt", M: 1001, N: 1024, K: 520, out: "bf16", what: "bias gelu pre" },
-    { layout: "nn", M: 777, N: 1000, K: 520, out: "bf16", what: "derivative" },
+    { layout: "nt", M: 1001, N: 1000, K: 520, out: "bf16", what: "bias gelu" },
+    { layout: "nt", M: 1001, N: 1024, K: 520, out: "bf16", what: "bias gelu" },
+    { layout: "nn", M: 777, N: 1000, K: 520, out: "bf16", what: "factor" },
     { layout: "tn", M: 1000, N: 776, K: 4104, out: "f32", what: "beta" },
     { layout: "nt", M: 512, N: 384, K: 65536, out: "bf16" },
     { layout: "tn", M: 512, N: 384, K: 65536, out: "f32" },

@@ -8,7 +8,7 @@
  * shape the best way and the chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and
  * prints a hash of 4,096 elements of c: ways with equal hashes add in the same order. Products of few rows have another b in each run, so that it
  * comes from memory as in generation, and their lines tell bytes per second. --only matches the line's beginning, --chosen leaves out all other ways.
- * --sweep adds other tiles, rings, groups and splits in PTX. --whole compares all of c and pre by PTX with the best other way's, and its bits with
+ * --sweep adds other tiles, rings, groups and splits in PTX. --whole compares all of c and slope by PTX with the best other way's, and its bits with
  * those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out why one fails,
  * --edit=lines the tensor maps (gemm-ptx.ts).
  */
@@ -17,7 +17,7 @@ import { fewTileName } from "../shaders/ptx-few-tile.ts"
 import { type DeviceBuffer, Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { findGpus, targetOf } from "../src/gpu-info.ts"
 import { vulkan } from "../src/native-vulkan.ts"
-import { activate, activateDerivative } from "../src/op-activation.ts"
+import { activate } from "../src/op-activation.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
 import { launchesOf, TILES, tensorTile, type Way, wayOf } from "../src/op-matmul-matrix.ts"
 import { fewLaunches, fewTiles } from "../src/op-matmul-ptx-few.ts"
@@ -147,7 +147,7 @@ class Bench {
     this.title = `${layout} ${M}×${N}×${K} ${out}${what === undefined ? "" : ` ${what}`}`
     const ldc = Math.ceil(N / 8) * 8
     const bias = stand("f32", N)
-    const [pre, c] = [stand(out, M * ldc), stand(out, M * ldc)]
+    const [kept, c] = [stand(out, M * ldc), stand(out, M * ldc)]
     // Rows of logits are padded; so are the gradients of them.
     const lda = layout === "nt" ? K : Math.ceil((layout === "tn" ? M : K) / 8) * 8
     this.request = {
@@ -163,9 +163,9 @@ class Bench {
       c,
       order: layout === "nt" ? "forward" : "any",
       ...(what?.startsWith("bias") && { bias }),
-      ...(what === "bias gelu pre" && { activation: "gelu_tanh" as const, pre }),
-      ...(what === "derivative" && { derivative: { activation: "gelu_tanh" as const, pre } }),
-      ...(what === "beta" && { beta: 1, addend: pre }),
+      ...(what === "bias gelu" && { activation: "gelu_tanh" as const, slope: kept }),
+      ...(what === "factor" && { factor: kept }),
+      ...(what === "beta" && { beta: 1, addend: kept }),
     }
     this.ways = [...waysOf(this.request)]
   }
@@ -316,9 +316,9 @@ function measure({ title, shape, request, ways }: Bench): Row {
   known.set(request.b, arena.at(1, bytesB * copies))
   place(request.c, 2)
   if (request.bias !== undefined) place(request.bias, 3)
-  const read = request.derivative?.pre ?? request.addend
+  const read = request.factor ?? request.addend
   if (read !== undefined) place(read, 4)
-  if (request.pre !== undefined) place(request.pre, 5)
+  if (request.slope !== undefined) place(request.slope, 5)
   // Sums of splits: those of one way at a time.
   const others = ways.flatMap(({ launches }) => flat(launches).flatMap((step) => step.flatMap(({ buffers }) => Object.values(buffers))))
   const sums = others.filter(
@@ -391,7 +391,7 @@ function measure({ title, shape, request, ways }: Bench): Row {
     const other = results.find((result) => !result.way.name.startsWith("ptx"))
     if (flags.whole !== "" && way.name.startsWith("ptx") && other !== undefined) {
       const elements = shape.M * request.ldc!
-      for (const [name, memory] of Object.entries({ c: request.c, pre: request.pre }))
+      for (const [name, memory] of Object.entries({ c: request.c, slope: request.slope }))
         if (memory !== undefined)
           verdict += ` ${name} ${checkWhole(driver, known.get(memory)!, elements, shape.out, record, other.record, Number(flags.whole))}`
     }
@@ -432,8 +432,8 @@ function check({ layout, M, N, K, out, what }: Shape, { lda = 0, ldc = 0 }: Gemm
     let sum = 0
     for (let k = 0; k < K; k++) sum += at(layout === "tn" ? k * lda + m : m * lda + k) * at(layout === "nt" ? n * K + k : k * N + n)
     if (what?.startsWith("bias")) sum += floatAt(n)
-    if (what === "bias gelu pre") sum = activate("gelu_tanh", sum)
-    if (what === "derivative") sum *= activateDerivative("gelu_tanh", at(m * ldc + n))
+    if (what === "bias gelu") sum = activate("gelu_tanh", sum)
+    if (what === "factor") sum *= at(m * ldc + n)
     if (what === "beta") sum += floatAt(m * ldc + n)
     // Matrix instructions cut bits off the sum, always downwards: where all products have one sign, that adds up.
     const allowed = (out === "bf16" ? 2 ** -8 : 2e-9 * K) * Math.abs(sum) + 2e-5 * Math.sqrt(K)

@@ -75,12 +75,7 @@ const MOVERS: Record<string, (t: Tracer) => Tensor> = {
   "dropout f32": (t) => op.dropout({ x: x(t, "x", "f32"), ...counters(t) }, { p: 0.2, site: 1 }).y,
   "swiglu bf16": (t) => op.swiglu({ x: x(t, "x", "bf16", 4096) }).y,
   "swiglu backward bf16": (t) => op.swigluBackward({ x: x(t, "x", "bf16", 4096), dy: x(t, "dy", "bf16", 2048) }).dx,
-  ...Object.fromEntries(
-    op.ACTIVATIONS.slice(1).map((activation) => [
-      `${activation} backward bf16`,
-      (t: Tracer) => op.activationBackward({ dy: x(t, "dy", "bf16", 3072), pre: x(t, "pre", "bf16", 3072) }, { activation }).dz,
-    ]),
-  ),
+  "activation backward bf16": (t) => op.activationBackward({ dy: x(t, "dy", "bf16", 3072), slope: x(t, "slope", "bf16", 3072) }).dz,
   "random normal": (t) => op.randomNormal({ seed: t.live("seed", "i32") }, { shape: [R, C], stream: 1, std: 0.02 }).y,
 }
 for (const [name, make] of Object.entries(MOVERS)) {

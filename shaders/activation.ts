@@ -1,6 +1,5 @@
-/** The activations as functions of a value in a kernel, and the step back through one. */
-import { act, type Body, type F32, kernel, read, u32, write } from "../src/spirv.ts"
-import { eachElement } from "./elementwise.ts"
+/** The activations and their derivatives as functions of a value in a kernel. Sources: arXiv:1606.08415 (gelu), 2109.08668 (relu2). */
+import type { Body, F32 } from "../src/spirv.ts"
 
 /** What an activation computes, and its derivative. */
 export interface Activation {
@@ -78,22 +77,3 @@ export const activations = {
   },
 } as const satisfies Record<string, Activation>
 export type ActivationName = keyof typeof activations
-
-const backward = (name: ActivationName) =>
-  kernel({
-    name: `${name}_backward`,
-    workgroup: 256,
-    buffers: { x: read(act), dy: read(act), dx: write(act) },
-    push: { n: u32 },
-    body: (k, { x, dy, dx, n }) => eachElement(k, n, [x, dy], dx, (v, d) => d.mul(activations[name].derivative(k, v))),
-  })
-
-/** dx = dy·act'(x), n elements. Grid: any; ⌈n / 2048⌉ gives each lane one pack. Moves 3·n·s bytes. Sources: arXiv:1606.08415 (gelu), 2109.08668 (relu2). */
-export const activationBackward = {
-  none: backward("none"),
-  gelu: backward("gelu"),
-  gelu_tanh: backward("gelu_tanh"),
-  relu: backward("relu"),
-  relu2: backward("relu2"),
-  silu: backward("silu"),
-}

@@ -59,6 +59,15 @@ export const add = kernel({
   body: (k, { a, b, y, n }) => eachElement(k, n, [a, b], y, (left, right) => left.add(right)),
 })
 
+/** y = a·b, n elements. Grid as add. Moves 3·n·s bytes. */
+export const multiply = kernel({
+  name: "multiply",
+  workgroup: 256,
+  buffers: { a: read(act), b: read(act), y: write(act) },
+  push: { n: u32 },
+  body: (k, { a, b, y, n }) => eachElement(k, n, [a, b], y, (left, right) => left.mul(right)),
+})
+
 /** y = x in y's type, n elements. Grid as add. Moves n·(sx + sy) bytes. */
 export const cast = kernel({
   name: "cast",

@@ -1,6 +1,5 @@
 /** Every kernel of the pack. */
 import type { Kernel } from "../src/spirv.ts"
-import { activationBackward } from "./activation.ts"
 import { attentions } from "./attention.ts"
 import { attentionBackwardKeys, attentionBackwardQueries, attentionDelta } from "./attention-backward.ts"
 import { attentionAppends, attentionChunks } from "./attention-cached.ts"
@@ -16,7 +15,7 @@ import { tensorMask, tensorStatistics } from "./attention-tensor-inputs.ts"
 import { all } from "./attention-tensor-tile.ts"
 import { crossEntropy, lossSum } from "./classifier.ts"
 import { dropout, dropoutEdge } from "./dropout.ts"
-import { add, assign, cast, fill, softCap, softCapBackward } from "./elementwise.ts"
+import { add, assign, cast, fill, multiply, softCap, softCapBackward } from "./elementwise.ts"
 import { embeddings } from "./embedding.ts"
 import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
 import { randomNormal } from "./init.ts"
@@ -75,9 +74,9 @@ export const kernels: readonly Kernel[] = [
   cast,
   assign,
   fill,
+  multiply,
   softCap,
   softCapBackward,
-  ...Object.values(activationBackward),
   dropout,
   dropoutEdge,
   randomNormal,

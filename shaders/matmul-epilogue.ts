@@ -17,24 +17,24 @@ import {
 } from "../src/spirv.ts"
 import { activate, activationSlope } from "./activation-kind.ts"
 
-/** Type of c, pre and addend. */
+/** Type of c, kept and addend. */
 export const out = choice("out")
 type Out = typeof out
 
 /** What a kernel with this epilogue declares. Buffers that the constants do not call for may be absent. */
 export const epilogue = {
-  buffers: { bias: read(f32), pre: readWrite(out), addend: read(out), c: write(out) },
+  buffers: { bias: read(f32), kept: readWrite(out), addend: read(out), c: write(out) },
   push: { ldc: u32, scale: f32 },
   params: { beta: f32 },
   constants: {
     isScaled: constant(u32, 0),
     hasBias: constant(u32, 0),
-    /** Writes pre. */
-    keepsPre: constant(u32, 0),
+    /** Writes the activation's derivative to kept. */
+    keepsSlope: constant(u32, 0),
     /** Number of the activation, 0 = none. */
     activation: constant(u32, 0),
-    /** Number of the activation whose derivative at pre is a factor, 0 = none. */
-    derivative: constant(u32, 0),
+    /** What is kept is a factor. */
+    multiplies: constant(u32, 0),
     /** Adds beta·addend. */
     adds: constant(u32, 0),
   },
@@ -42,7 +42,7 @@ export const epilogue = {
 
 export interface Epilogue {
   readonly bias: ReadBuffer<typeof f32>
-  readonly pre: ReadWriteBuffer<Out>
+  readonly kept: ReadWriteBuffer<Out>
   readonly addend: ReadBuffer<Out>
   readonly c: WriteBuffer<Out>
   readonly ldc: U32
@@ -50,16 +50,16 @@ export interface Epilogue {
   readonly beta: F32
   readonly isScaled: U32
   readonly hasBias: U32
-  readonly keepsPre: U32
+  readonly keepsSlope: U32
   readonly activation: U32
-  readonly derivative: U32
+  readonly multiplies: U32
   readonly adds: U32
 }
 
 /**
- * c[m, n + j] from sums[j]: z = scale·sum + bias[n + j]; pre ← z; z = activation(z)·derivative(pre); c ← z + beta·addend, where beta 0 does
+ * c[m, n + j] from sums[j]: z = scale·sum + bias[n + j]; kept ← activation'(z) or z ← z·kept; c ← activation(z) + beta·addend, where beta 0 does
  * not read. Four or eight sums are written as one pack: then n and ldc are multiples of as many. `biases`
- * and `before` are those of the columns and what pre holds where they have been read already.
+ * and `before` are those of the columns and what is kept where they have been read already.
  */
 export function finish(
   k: Body,
@@ -73,23 +73,30 @@ export function finish(
   const size = sums.length
   const load = (from: ReadBuffer<Out>): readonly F32[] =>
     size === 4 || size === 8 ? from.pack(size).at(at.div(size)) : sums.map((_, j) => from.at(at.add(j)))
-  const store = (to: WriteBuffer<Out>) => {
-    const now = z.map((one) => one.get())
+  const store = (to: WriteBuffer<Out>, now: readonly F32[]) => {
     if (size === 4 || size === 8) to.pack(size).set(at.div(size), now)
     else now.forEach((one, j) => to.set(at.add(j), one))
   }
   const z = sums.map((sum) => k.var(f32, sum))
   k.if(e.isScaled.ne(0), () => z.forEach((one) => one.update((v) => v.mul(e.scale))))
   k.if(e.hasBias.ne(0), () => z.forEach((one, j) => one.add(biases?.[j]?.get() ?? e.bias.at(n.add(j)))))
-  k.if(e.keepsPre.ne(0), () => store(e.pre))
+  k.if(e.keepsSlope.ne(0), () =>
+    store(
+      e.kept,
+      z.map((one) => activationSlope(k, e.activation, one.get())),
+    ),
+  )
   k.if(e.activation.ne(0), () => z.forEach((one) => one.update((v) => activate(k, e.activation, v))))
-  k.if(e.derivative.ne(0), () => {
-    const pre = before?.() ?? load(e.pre)
-    z.forEach((one, j) => one.update((v) => v.mul(activationSlope(k, e.derivative, pre[j]!))))
+  k.if(e.multiplies.ne(0), () => {
+    const factors = before?.() ?? load(e.kept)
+    z.forEach((one, j) => one.update((v) => v.mul(factors[j]!)))
   })
   k.if(e.adds.ne(0).and(e.beta.ne(0)), () => {
     const addend = load(e.addend)
     z.forEach((one, j) => one.update((v) => addend[j]!.fma(e.beta, v)))
   })
-  store(e.c)
+  store(
+    e.c,
+    z.map((one) => one.get()),
+  )
 }

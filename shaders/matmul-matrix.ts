@@ -274,16 +274,16 @@ function matmul(layout: Layout, tile: MatrixTile) {
         const biases = range(PACK).map(() => k.var(f32, 0))
         const isWithin = rest.hasBias.ne(0).and(rest.EDGE.eq(0).or(column.lt(rest.N)))
         k.if(isWithin, () => biases.forEach((one, j) => one.set(rest.bias.at(column.add(j)))))
-        // What pre holds is loaded for some rows at once, so that they wait for it only once.
+        // Factors are loaded for some rows at once, so that they wait for it only once.
         const held = range((FRAGMENT * tile.columns) / tile.subgroups[1] / PACK / LANES).map(() => range(PACK).map(() => k.var(f32, 0)))
         const placeOf = (row: U32) => part.add(row).mul(rest.ldc).add(column).div(PACK)
         return {
           begin(rows) {
             const load = (row: U32, turn: number) => {
-              const values = rest.pre.pack(PACK).at(placeOf(row))
+              const values = rest.kept.pack(PACK).at(placeOf(row))
               held[turn]!.forEach((one, j) => one.set(values[j]!))
             }
-            k.if(rest.derivative.ne(0), () => rows.forEach((row, turn) => inside(k, rest, row, column, () => load(row, turn))))
+            k.if(rest.multiplies.ne(0), () => rows.forEach((row, turn) => inside(k, rest, row, column, () => load(row, turn))))
           },
           finish(turn, row, sums) {
             const before = () =>

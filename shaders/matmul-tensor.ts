@@ -108,34 +108,39 @@ function whole(layout: Layout, out: Out, isEdge: boolean) {
   return kernel({
     name: nameOf(layout, out, "_epilogue", isEdge),
     workgroup: "WG",
-    buffers: { a: read(bf16), b: read(bf16), bias: read(f32), pre: readWrite(element), addend: read(element), c: write(element) },
+    buffers: { a: read(bf16), b: read(bf16), bias: read(f32), kept: readWrite(element), addend: read(element), c: write(element) },
     push: { scale: f32 },
     params: epilogue.params,
     constants: { ...constants, ...epilogue.constants },
-    body(k, { a, b, bias, pre, addend, c, scale, beta, isScaled, hasBias, keepsPre, activation, derivative, adds, ...sizes }) {
+    body(k, { a, b, bias, kept, addend, c, scale, beta, isScaled, hasBias, keepsSlope, activation, multiplies, adds, ...sizes }) {
       const { TM, TN, N } = sizes
       const { type, sum, column, slice } = product(k, layout, isEdge, a, b, sizes)
       const stored = k.matrix(element, "accumulator", TM, TN)
-      const load = (from: typeof pre | typeof addend) => {
+      const load = (from: typeof kept | typeof addend) => {
         const tile = k.loadTensor(stored, from as never, 0, slice)
         return out === "f32" ? (tile as FloatMatrix<"accumulator">) : tile.convert(type)
       }
-      const store = (to: typeof pre | typeof c) =>
-        k.storeTensor(to as never, 0, slice, out === "f32" ? z.get() : rounded(z.get()).convert(stored))
+      const store = (to: typeof kept | typeof c, now: FloatMatrix<"accumulator">) =>
+        k.storeTensor(to as never, 0, slice, out === "f32" ? now : rounded(now).convert(stored))
       const z = k.var(type, sum)
       k.if(isScaled.ne(0), () => z.update((now) => now.scale(scale)))
       k.if(hasBias.ne(0), () => {
         const place = (c: U32, column: U32) => (isEdge ? column.add(c).min(N.sub(1)) : column.add(c))
         z.update((now) => now.map((_row, c, x, column) => x.add(bias.at(place(c, column))), column))
       })
-      k.if(keepsPre.ne(0), () => store(pre))
+      k.if(keepsSlope.ne(0), () =>
+        store(
+          kept,
+          z.get().map((_row, _column, x) => activationSlope(k, activation, x)),
+        ),
+      )
       k.if(activation.ne(0), () => z.update((now) => now.map((_row, _column, x) => activate(k, activation, x))))
-      k.if(derivative.ne(0), () => {
-        const before = load(pre)
-        z.update((now) => now.map((_row, _column, x, p) => x.mul(activationSlope(k, derivative, p)), before))
+      k.if(multiplies.ne(0), () => {
+        const factor = load(kept)
+        z.update((now) => now.map((_row, _column, x, f) => x.mul(f), factor))
       })
       k.if(adds.ne(0).and(beta.ne(0)), () => z.update((now) => now.add(load(addend).scale(beta))))
-      store(c)
+      store(c, z.get())
     },
   })
 }

@@ -2,9 +2,10 @@
 import type { F32, Ptx } from "../src/ptx.ts"
 import type { PtxActivation } from "./ptx-gemm-frame.ts"
 
-interface Function {
+export interface PtxFunction {
   readonly value: (k: Ptx, x: F32) => F32
-  readonly derivative: (k: Ptx, x: F32) => F32
+  /** With the derivative at x, which shares what is dear. */
+  readonly both: (k: Ptx, x: F32) => { readonly value: F32; readonly slope: F32 }
 }
 
 /** Coefficients of the polynomial in the exponent of erfc, constant term first; relative error 1.2e-7. Press et al., Numerical Recipes, 6.2. */
@@ -38,41 +39,45 @@ const sigmoid = (k: Ptx, x: F32): F32 => logistic(k, k.mulFloat(x, -Math.LOG2E))
 /** max(x, 0); NaN stays. */
 const positive = (k: Ptx, x: F32): F32 => k.maxFloat(x, 0)
 
-export const ptxActivations: Readonly<Record<PtxActivation, Function>> = {
+export const ptxActivations: Readonly<Record<PtxActivation, PtxFunction>> = {
   gelu: {
     value: (k, x) => k.mulFloat(x, normal(k, x)),
-    derivative(k, x) {
+    both(k, x) {
+      const below = normal(k, x)
       const density = exp2(k, k.mulFloat(k.mulFloat(x, x), -0.5 * Math.LOG2E))
-      return k.fma(k.mulFloat(x, density), 1 / Math.sqrt(2 * Math.PI), normal(k, x))
+      return { value: k.mulFloat(x, below), slope: k.fma(k.mulFloat(x, density), 1 / Math.sqrt(2 * Math.PI), below) }
     },
   },
   gelu_tanh: {
     value: (k, x) => k.mulFloat(x, logistic(k, exponentOf(k, x))),
     // s + s·(1 − s)·(u in units of 1)': where s is near 1, 1 − s loses nothing that matters; where it is small, s keeps its relative error.
-    derivative(k, x) {
+    both(k, x) {
       const w = k.within(x, 10) // beyond, the derivative is 0 or 1
       const square = k.mulFloat(w, w)
       const s = logistic(k, k.mulFloat(w, k.fma(square, -CUBIC * Math.LOG2E, -SCALE * Math.LOG2E)))
       const slope = k.mulFloat(w, k.fma(square, 3 * CUBIC, SCALE))
-      return k.fma(s, k.fma(k.negate(s), slope, slope), s)
+      return { value: k.mulFloat(x, s), slope: k.fma(s, k.fma(k.negate(s), slope, slope), s) }
     },
   },
   relu: {
     value: positive,
-    derivative: (k, x) => k.select(k.compare("gt", x, 0), 1, k.mulFloat(x, 0), "f32"),
+    both: (k, x) => ({ value: positive(k, x), slope: k.select(k.compare("gt", x, 0), 1, k.mulFloat(x, 0), "f32") }),
   },
   relu2: {
     value(k, x) {
       const p = positive(k, x)
       return k.mulFloat(p, p)
     },
-    derivative: (k, x) => k.mulFloat(positive(k, x), 2),
+    both(k, x) {
+      const p = positive(k, x)
+      return { value: k.mulFloat(p, p), slope: k.mulFloat(p, 2) }
+    },
   },
   silu: {
     value: (k, x) => k.mulFloat(x, sigmoid(k, x)),
-    derivative(k, x) {
+    both(k, x) {
       const s = sigmoid(k, x)
-      return k.mulFloat(s, k.fma(x, k.subFloat(1, s), 1))
+      return { value: k.mulFloat(x, s), slope: k.mulFloat(s, k.fma(x, k.subFloat(1, s), 1)) }
     },
   },
 }

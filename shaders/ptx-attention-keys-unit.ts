@@ -1,11 +1,9 @@
 /** A unit of queries in the gradient of Hopper's attention for keys and values: weights, slopes, and their products with queries and gradients. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
+import { droppedAt } from "./ptx-attention-dropout.ts"
 import { asLeft, keepApart, maskDiagonal, multiply, type Role, range, settle } from "./ptx-attention-frame.ts"
 import { giveBack, type Position, type Slot, take } from "./ptx-attention-ring.ts"
 import { ALONG_COLUMNS, ALONG_ROWS, partsOf } from "./ptx-attention-tile.ts"
-
-/** x at a place of the scores, 0 where that is dropped. */
-export type Kept = (x: F32, place: number) => F32
 
 /** What stays in registers from unit to unit. */
 export interface State {
@@ -45,7 +43,7 @@ function chosen(k: Ptx, units: readonly Slot[], isSecond: State["isSecond"]): Sl
 }
 
 /** A unit of queries by itself: nothing is under way before or after. */
-export function aloneUnit(k: Ptx, role: Role, state: State, isDiagonal: Predicate, keptOf: (() => Kept) | undefined): void {
+export function aloneUnit(k: Ptx, role: Role, state: State, isDiagonal: Predicate, bitsOf: (() => U32) | undefined): void {
   const { tile, always, isFirstLane } = role
   const { at, scores, slopes, left, sums, isSecond, scale2, factor, T } = state
   const parts = range(partsOf(tile))
@@ -61,24 +59,23 @@ export function aloneUnit(k: Ptx, role: Role, state: State, isDiagonal: Predicat
     const known = statisticsOf(k, role, queries[0]!)
     return (i: number) => known[2 * (i >> 2) + (i & 1)]!
   }
+  const bits = bitsOf?.()
   const before = queryOf()
   k.multiplyWait(1)
   k.if(isDiagonal, () => maskDiagonal(k, role, scores, "keys"))
   scores.forEach((score, i) => {
     k.unary("ex2.approx.ftz.f32", k.fma(score, scale2, before(i).log), score)
   })
-  const dropped = keptOf?.()
-  asLeft(k, dropped === undefined ? scores : scores.map(dropped), left[0]!)
+  asLeft(k, bits === undefined ? scores : scores.map((score, i) => droppedAt(k, bits, i, score)), left[0]!)
   k.multiplyFence()
   multiply(k, sums.values, left[0]!, [chosen(k, gradients, isSecond)], ALONG_ROWS, always, always)
   k.multiplyCommit()
   k.multiplyWait(0) // weights and slopes share registers
   // Loaded again, as registers are short.
   const after = queryOf()
-  const kept = keptOf?.()
   slopes.forEach((slope, i) => {
-    if (kept === undefined) k.addFloat(slope, after(i).delta, slope)
-    else k.fma(kept(slope, i), factor, after(i).delta, slope)
+    if (bits === undefined) k.addFloat(slope, after(i).delta, slope)
+    else k.fma(droppedAt(k, bits, i, slope), factor, after(i).delta, slope)
     k.mulFloat(slope, scores[i]!, slope)
   })
   asLeft(k, slopes, left[0]!)

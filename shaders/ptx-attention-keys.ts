@@ -2,9 +2,9 @@
 import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, u32, u64, write } from "../src/spirv.ts"
 import type { Sizes } from "./ptx-attention-bring.ts"
-import { dropped, keyBits } from "./ptx-attention-dropout.ts"
-import { bringRows, type Role, range, roles, rowAt, storeRows, takeRows } from "./ptx-attention-frame.ts"
-import { aloneUnit, type Kept, type State, unitsInTurn } from "./ptx-attention-keys-unit.ts"
+import { keyBits } from "./ptx-attention-dropout.ts"
+import { bringRows, type Role, range, roles, storeRows, takeRows } from "./ptx-attention-frame.ts"
+import { aloneUnit, type State, unitsInTurn } from "./ptx-attention-keys-unit.ts"
 import { begin, bring, passAll } from "./ptx-attention-ring.ts"
 import { type AttentionTile, COLUMNS, partsOf, ROWS, SHARED_BYTES, threadsOf, tileName } from "./ptx-attention-tile.ts"
 import { eachTurn, rowsOfTurn, type Turn } from "./ptx-attention-turn.ts"
@@ -101,12 +101,6 @@ function consume(k: Ptx, role: Role, given: Given): void {
     takeRows(k, role, at, [keys, values])
     eachHead(k, given, keyHead, (h) => {
       const bits = tile.drops ? keyBits(k, role, { mask, T, H, h, b }, own) : undefined
-      const keptOf =
-        bits &&
-        ((i: U32): Kept => {
-          const words = bits(i)
-          return (x, place) => dropped(k, words[2 * (place >> 2) + (place & 1)]!, 8 * rowAt(place), x)
-        })
       const begins = k.shr(first, 6)
       const seen = k.min(diagonal, units)
       passAll(k, at, k.mul(k.sub(seen, begins), 2 * parts), isFirstLane)
@@ -117,7 +111,7 @@ function consume(k: Ptx, role: Role, given: Given): void {
           "QUERIES",
           () => k.compare("lt", i, units),
           () => {
-            aloneUnit(k, role, state, k.compare("eq", i, diagonal), keptOf && (() => keptOf(i)))
+            aloneUnit(k, role, state, k.compare("eq", i, diagonal), bits && (() => bits(i)))
             k.add(i, 1, i)
           },
         )

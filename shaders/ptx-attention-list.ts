@@ -19,12 +19,12 @@ function kernelsOf(D: AttentionTile["D"], drops: boolean) {
 
 type Kernels = ReturnType<typeof kernelsOf>
 
-/** By head size; heads of 128 leave too few registers for dropout. */
-export const ptxAttentions: Readonly<Record<AttentionTile["D"], { readonly plain: Kernels; readonly dropout: Kernels | undefined }>> = {
+/** By head size. */
+export const ptxAttentions: Readonly<Record<AttentionTile["D"], { readonly plain: Kernels; readonly dropout: Kernels }>> = {
   64: { plain: kernelsOf(64, false), dropout: kernelsOf(64, true) },
-  128: { plain: kernelsOf(128, false), dropout: undefined },
+  128: { plain: kernelsOf(128, false), dropout: kernelsOf(128, true) },
 }
 
 export const ptxAttentionKernels = Object.values(ptxAttentions).flatMap((all) =>
-  Object.values(all).flatMap((kernels) => Object.values(kernels ?? {})),
+  Object.values(all).flatMap((kernels) => Object.values(kernels)),
 )

@@ -1,160 +1,241 @@
-/** Attention in the decode kernel: 64 positions of a head by two warps; the blocks' sums are merged by whoever needs the result. */
-import type { F32, Predicate, U32 } from "../src/ptx.ts"
-import { sumOfWeights } from "./ptx-attention-sum.ts"
+/** Attention in the decode kernel: a block takes 128 positions of a head, 16 each warp; the blocks' sums are merged by whoever needs the result. */
+import type { F32, U32, U64 } from "../src/ptx.ts"
 import {
-  ALL_WORKERS,
   addressOf,
   awaitAll,
-  eachUnit,
   type Frame,
   HEAD,
+  mostUnits,
+  ofSequence,
   PAGE,
-  PAGE_PLACES,
   pitchOf,
-  syncWorkers,
-  unitsAtOnce,
-  type Visit,
-  visit,
-  WORKERS,
-  waitFull,
+  SHARE,
+  slotBytes,
+  THREADS,
+  UNIT,
+  UNIT_PAGES,
+  WARPS,
   workOf,
 } from "./ptx-decode-frame.ts"
 
-/** Shared memory of a pair: the query, the weights, what its two warps tell each other. */
-const QUERY = 0
-const WEIGHTS = 4 * HEAD
-const TOLD = 8 * HEAD
-const NEW_KEY = TOLD + 16
-const PAIR_BYTES = 1024
-/** Blocks whose sums are read together. */
+/** Positions of a warp, and of its lanes: four at a time, 8 channels a lane. */
+const OWN = UNIT / WARPS
+const TURNS = OWN / 4
+/** Units whose sums are read together. */
 const TOGETHER = 8
 const QUAD = 4
-/** Positions of a place. */
-const ROWS = PAGE / PAGE_PLACES
+const LOWEST = Number.NEGATIVE_INFINITY
 
 const exp2 = ({ k }: Frame, x: F32): F32 => k.unary("ex2.approx.ftz.f32", x)
+const floats = ({ k }: Frame, words: readonly U32[]): F32[] => words.flatMap((word) => [k.unpackBf16(word, 0), k.unpackBf16(word, 1)])
+
+interface Unit {
+  readonly b: U32
+  readonly h: U32
+  readonly part: U32
+  readonly length: U32
+}
+
+/** body for the units of attention of this block that exist: one head and 128 positions of a sequence each. */
+function eachUnit(f: Frame, body: (unit: Unit) => void): void {
+  const { k, stack, block, most, lengths, units } = f
+  const heads = stack.C / HEAD
+  const unit = k.variable("u32", block)
+  const all = k.mul(most, stack.rows * heads)
+  k.while(
+    "UNIT",
+    () => k.compare("lt", unit, all),
+    () => {
+      const [h, rest] = [k.rem(unit, heads), k.div(unit, heads)]
+      const [b, part] = stack.rows === 1 ? [k.variable("u32", 0), rest] : [k.div(rest, most), k.rem(rest, most)]
+      k.if(k.compare("lt", part, ofSequence(f, units, b)), () => body({ b, h, part, length: ofSequence(f, lengths, b) }))
+      k.add(unit, stack.blocks, unit)
+    },
+  )
+}
 
 /** All units of this block: partial outputs, their maxima and sums go to the work memory, the new position into the cache. */
 export function attend(f: Frame): void {
-  const { k, warp, visits } = f
+  const { k, warp } = f
   k.comment("attention")
-  syncWorkers(f) // rows of x lie where the scores go
+  const number = k.variable("u32", 0)
   eachUnit(f, (unit) => {
-    k.if(k.compare("eq", k.rem(unit.number, unitsAtOnce(f.places)), k.shr(warp, 1)), () => attendUnit(f, unit))
-    k.add(visits, 2 * PAGE_PLACES, visits)
+    const slot = k.mad(k.and(number, 1), slotBytes, f.places.slots)
+    prefetchNext(f, unit)
+    attendOwn(f, unit, slot)
+    k.syncBlock()
+    k.if(k.compare("eq", warp, k.and(number, WARPS - 1)), () => mergeWarps(f, unit, slot))
+    k.add(number, 1, number)
   })
 }
 
-function attendUnit(f: Frame, { b, h, part, length }: { b: U32; h: U32; part: U32; length: U32 }): void {
-  const { k, stack, places, warp, lane, work, visits, pages } = f
-  const { C, maxPages } = stack
-  const heads = C / HEAD
-  const at = workOf(stack)
-  const own = k.and(f.thread, 63) // key, and column
-  const isFirst = k.compare("eq", own, 0)
-  const pair = k.shr(warp, 1)
-  const shared = k.mad(pair, PAIR_BYTES, places.x)
-  const sync = () => syncPair(f, pair)
-  // q, k and v of the new position
-  const pairOf = k.madWide(k.mad(b, 3 * C, k.mad(h, HEAD, k.and(own, HEAD - 2))), 4, k.addLong(work, at.qkv))
-  const [words, tags] = [k.registers("u32", 3), k.registers("u32", 3)]
-  awaitAll(f, f.tag, tags, () => words.forEach((word, i) => k.loadVolatile([word, tags[i]!], pairOf, 4 * C * i)))
-  const isUpper = k.compare("ne", k.and(own, 1), 0)
-  const [q, newKey, newValue] = words.map((word) => k.select(isUpper, k.shr(word, 16), k.and(word, 0xffff), "u32")) as [U32, U32, U32]
-  const float = (bits: U32): F32 => k.unpackBf16(bits, 0)
-  const factor = Math.fround(Math.fround(stack.scale) * Math.fround(Math.LOG2E))
-  k.storeShared({ base: k.mad(own, 4, shared), bytes: QUERY }, [k.mulFloat(float(q), factor)])
-  k.storeShared({ base: k.mad(k.shr(own, 1), 4, shared), bytes: NEW_KEY }, [words[1]!])
-  const place = k.sub(length, k.mul(part, PAGE)) // of the new position; beyond the block in all but the last
-  k.if(k.compare("lt", place, PAGE), () => {
+/** Has the keys and values that the next layer's unit needs brought to the L2 cache. */
+function prefetchNext(f: Frame, { b, h, part, length }: Unit): void {
+  const { k, stack, thread, pages } = f
+  const lane = k.sub(thread, THREADS - 32)
+  const number = k.mad(part, UNIT_PAGES, k.shr(lane, 1))
+  k.if(k.both(k.compare("lt", lane, 2 * UNIT_PAGES), k.compare("le", k.mul(number, PAGE), length)), () => {
     const page = k.register("u32")
-    k.load("u32", [page], k.madWide(k.mad(b, maxPages, part), 4, pages))
-    const cell = k.mad(k.mad(k.mad(page, heads, h), PAGE, place), HEAD, own)
-    k.store("u16", k.madWide(cell, 2, addressOf(f, "kPages")), 0, [newKey])
-    k.store("u16", k.madWide(cell, 2, addressOf(f, "vPages")), 0, [newValue])
+    k.load("u32", [page], k.madWide(k.mad(b, stack.maxPages, number), 4, pages))
+    const [keys, values] = [addressOf(f, "kPages", f.next), addressOf(f, "vPages", f.next)]
+    const memory = k.register("u64")
+    k.emit("selp.b64", memory, values, keys, k.compare("ne", k.and(lane, 1), 0))
+    k.prefetchBytes(k.madWide(k.mad(page, stack.C / HEAD, h), 2 * PAGE * HEAD, memory), 2 * PAGE * HEAD)
   })
-  sync()
-  const visitOf = (part: number) => visit(f, k.add(visits, part))
-  const [keys, values] = [0, PAGE_PLACES].map((first) => Array.from({ length: PAGE_PLACES }, (_, i) => visitOf(first + i))) as [
-    Visit[],
-    Visit[],
-  ]
-  for (const place of keys) waitFull(f, place)
-  const isNew = k.compare("eq", own, place)
-  const sees = k.compare("le", own, place)
-  const isLower = k.compare("lt", own, ROWS)
-  const cached = k.mad(k.and(own, ROWS - 1), 2 * HEAD, k.select(isLower, keys[0]!.base, keys[1]!.base, "u32"))
-  const row = k.select(isNew, k.add(shared, NEW_KEY), cached, "u32")
-  const score = k.variable("f32", 0)
-  for (let d = 0; d < HEAD; d += 8) {
-    const words = k.registers("u32", 4)
-    k.loadSharedWords(words, { base: row, bytes: 2 * d })
-    words.forEach((word, i) => {
-      if (i % 2 === 0) return
-      const factors = k.registers("f32", 4)
-      k.loadShared(factors, { base: shared, bytes: QUERY + 4 * (d + 2 * (i - 1)) })
-      for (const [j, pair] of [words[i - 1]!, word].entries())
-        for (const half of [0, 1] as const) k.fma(factors[2 * j + half]!, k.unpackBf16(pair, half), score, score)
+}
+
+/** This warp's 16 positions. */
+function attendOwn(f: Frame, { b, h, part, length }: Unit, slot: U32): void {
+  const { k, stack, warp, lane, work, pages } = f
+  const { C, maxPages } = stack
+  const at = workOf(stack)
+  const eighth = k.and(lane, 7)
+  const start = k.mad(part, UNIT, k.mul(warp, OWN))
+  const distance = k.sub(length, start) // of the new position from this warp's first
+  const out = Array.from({ length: 8 }, () => k.variable("f32", 0))
+  const [top, total] = [k.variable("f32", LOWEST), k.variable("f32", 0)]
+  k.if(k.compare("le", start, length), () => {
+    const page = k.register("u32")
+    const number = k.add(k.mul(part, UNIT_PAGES), k.div(k.mul(warp, OWN), PAGE))
+    k.load("u32", [page], k.madWide(k.mad(b, maxPages, number), 4, pages))
+    const line = k.add(k.mad(k.mad(page, C / HEAD, h), PAGE, k.and(start, PAGE - 1)), k.shr(lane, 3))
+    const cell = k.mad(line, HEAD, k.shl(eighth, 3))
+    const [keys, values] = (["kPages", "vPages"] as const).map((name) => {
+      const from = k.madWide(cell, 2, addressOf(f, name))
+      return Array.from({ length: TURNS }, (_, i) => {
+        const words = k.registers("u32", 4)
+        k.loadVolatile(words, from, 2 * HEAD * 4 * i)
+        return words
+      })
+    }) as [U32[][], U32[][]]
+    const given = k.madWide(k.mad(b, 3 * C, k.mad(h, HEAD, k.shl(eighth, 3))), 4, k.addLong(work, at.qkv))
+    const isNew = k.compare("lt", distance, OWN)
+    const q = waitFor(f, given)
+    const fresh = [1, 2].map(() => Array.from({ length: 4 }, () => k.variable("u32", 0)))
+    k.if(isNew, () => {
+      const tags = k.registers("u32", 8)
+      awaitAll(f, f.tag, tags, () => fresh.forEach((words, i) => loadFour(f, words, tags.slice(4 * i, 4 * i + 4), given, 4 * C * (i + 1))))
+      k.if(k.compare("lt", lane, 8), () => {
+        const own = k.mad(distance, HEAD, cell)
+        k.store("u32", k.madWide(own, 2, addressOf(f, "kPages")), 0, fresh[0]!)
+        k.store("u32", k.madWide(own, 2, addressOf(f, "vPages")), 0, fresh[1]!)
+      })
     })
-  }
-  const seen = k.select(sees, score, Number.NEGATIVE_INFINITY, "f32")
-  let top = seen
-  for (let mask = 1; mask < 32; mask *= 2) top = k.maxFloat(top, k.exchangeFloat(top, mask))
-  const told = k.mad(k.and(warp, 1), 4, shared)
-  k.storeShared({ base: told, bytes: TOLD }, [top])
-  sync()
-  k.when(isFirst, () => keys.forEach(({ empty }) => k.arrive(empty)))
-  const tops = k.registers("f32", 2)
-  k.loadShared(tops, { base: shared, bytes: TOLD })
-  top = k.maxFloat(tops[0]!, tops[1]!)
-  const weight = k.select(sees, exp2(f, k.subFloat(seen, top)), 0, "f32")
-  k.storeShared({ base: k.mad(own, 4, shared), bytes: WEIGHTS }, [weight])
-  sync()
-  const total = sumOfWeights(k, k.mad(k.and(lane, 15), 4, shared), WEIGHTS)
-  for (const place of values) waitFull(f, place)
-  const out = k.variable("f32", 0)
-  const lines = values.map(({ base }) => k.mad(own, 2, base))
-  const fresh = float(newValue)
-  for (let j = 0; j < PAGE; j += QUAD) {
-    const weights = k.registers("f32", QUAD)
-    k.loadShared(weights, { base: shared, bytes: WEIGHTS + 4 * j })
-    weights.forEach((factor, i) => {
-      const bits = k.register("u32")
-      k.loadSharedHalf(bits, { base: lines[Math.floor(j / ROWS)]!, bytes: 2 * HEAD * ((j % ROWS) + i) })
+    k.syncWarp()
+    const factor = Math.fround(Math.fround(stack.scale) * Math.fround(Math.LOG2E))
+    const query = floats(f, q).map((value) => k.mulFloat(value, factor))
+    const scores = keys.map((words, i) => {
+      const place = k.add(k.shr(lane, 3), 4 * i)
+      const [isFresh, isSeen] = [k.compare("eq", place, distance), k.compare("le", place, distance)]
+      const chosen = words.map((word, j) => k.select(isFresh, fresh[0]![j]!, word, "u32"))
+      const products = floats(f, chosen).map((value, e) => [value, query[e]!] as const)
+      let score = k.mulFloat(...products[0]!)
+      for (const [value, other] of products.slice(1)) score = k.fma(value, other, score)
+      for (const mask of [1, 2, 4]) score = k.addFloat(score, k.exchangeFloat(score, mask))
       // what lies behind the newest position is anything, also no number
-      const old = k.select(k.compare("gt", place, j + i), float(bits), 0, "f32")
-      k.fma(factor, k.select(k.compare("eq", place, j + i), fresh, old, "f32"), out, out)
+      values[i]!.forEach((word, j) => k.select(isSeen, k.select(isFresh, fresh[1]![j]!, word, "u32"), 0, "u32", word))
+      return k.select(isSeen, score, LOWEST, "f32")
+    })
+    let most = scores.reduce((a, c) => k.maxFloat(a, c))
+    for (const mask of [8, 16]) most = k.maxFloat(most, k.exchangeFloat(most, mask))
+    const weights = scores.map((score) => exp2(f, k.subFloat(score, most)))
+    let sum = weights.reduce((a, c) => k.addFloat(a, c))
+    for (const mask of [8, 16]) sum = k.addFloat(sum, k.exchangeFloat(sum, mask))
+    weights.forEach((weight, i) => floats(f, values[i]!).forEach((value, e) => k.fma(value, weight, out[e]!, out[e]!)))
+    k.copy(top, most)
+    k.copy(total, sum)
+  })
+  k.syncWarp()
+  const two = gathered(f, out)
+  const share = k.mad(warp, SHARE, slot)
+  const channels = k.add(k.shl(eighth, 3), k.add(k.shl(k.shr(lane, 4), 2), k.shl(k.and(k.shr(lane, 3), 1), 1)))
+  k.storeShared({ base: k.mad(channels, 4, share), bytes: 0 }, two)
+  k.when(k.compare("eq", lane, 0), () => k.storeShared({ base: factsOf(f, slot, warp), bytes: WARPS * SHARE }, [top, total]))
+}
+const factsOf = ({ k }: Frame, slot: U32, warp: U32): U32 => k.mad(warp, 8, slot)
+
+/** Four words and their tags. */
+function loadFour({ k }: Frame, words: readonly U32[], tags: readonly U32[], from: U64, bytes: number): void {
+  for (const i of [0, 2]) k.loadVolatile([words[i]!, tags[i]!, words[i + 1]!, tags[i + 1]!], from, bytes + 8 * i)
+}
+function waitFor(f: Frame, from: U64): U32[] {
+  const [words, tags] = [f.k.registers("u32", 4), f.k.registers("u32", 4)]
+  awaitAll(f, f.tag, tags, () => loadFour(f, words, tags, from, 0))
+  return words
+}
+
+/** Sums of 8 channels over the four lanes that have other positions; each keeps two. */
+function gathered({ k, lane }: Frame, out: readonly F32[]): F32[] {
+  let list = out
+  for (const mask of [16, 8]) {
+    const isUpper = k.compare("ne", k.and(lane, mask), 0)
+    const half = list.length / 2
+    const [lower, upper] = [list.slice(0, half), list.slice(half)]
+    list = lower.map((low, i) => {
+      const [kept, sent] = [k.select(isUpper, upper[i]!, low, "f32"), k.select(isUpper, low, upper[i]!, "f32")]
+      return k.addFloat(kept, k.exchangeFloat(sent, mask))
     })
   }
-  const index = k.mad(k.mad(b, maxPages, part), heads, h)
-  k.storeVolatile(k.madWide(k.mad(index, HEAD, own), 8, k.addLong(work, at.outputs)), 0, [out, f.tag])
+  return [...list]
+}
+
+/** Weights of parts by their maxima, and the sum of all weights. */
+function sharesOf(f: Frame, tops: readonly F32[], totals: readonly F32[]): { top: F32; shares: F32[]; total: F32 } {
+  const { k } = f
+  let list = tops
+  while (list.length > 1)
+    list = Array.from({ length: Math.ceil(list.length / 2) }, (_, i) =>
+      list[2 * i + 1] === undefined ? list[2 * i]! : k.maxFloat(list[2 * i]!, list[2 * i + 1]!),
+    )
+  const top = list[0]!
+  const shares = tops.map((one) => exp2(f, k.subFloat(one, top)))
+  const total = k.mulFloat(shares[0]!, totals[0]!)
+  shares.slice(1).forEach((share, i) => k.fma(share, totals[i + 1]!, total, total))
+  return { top, shares, total }
+}
+
+/** The sums of all warps, two channels a lane. */
+function mergeWarps(f: Frame, { b, h, part }: Unit, slot: U32): void {
+  const { k, stack, lane, work, tag } = f
+  const at = workOf(stack)
+  const facts = Array.from({ length: WARPS / 2 }, (_, i) => {
+    const four = k.registers("f32", 4)
+    k.loadShared(four, { base: slot, bytes: WARPS * SHARE + 16 * i })
+    return four
+  })
+  const sums = Array.from({ length: WARPS }, (_, w) => {
+    const two = k.registers("f32", 2)
+    k.loadShared(two, { base: k.mad(lane, 8, slot), bytes: w * SHARE })
+    return two
+  })
+  const both = (first: 0 | 1) => facts.flatMap((four) => [four[first]!, four[first + 2]!])
+  const { top, shares, total } = sharesOf(f, both(0), both(1))
+  const out = [0, 1].map((e) => {
+    const one = k.mulFloat(sums[0]![e]!, shares[0]!)
+    sums.slice(1).forEach((two, w) => k.fma(two[e]!, shares[w + 1]!, one, one))
+    return one
+  }) as [F32, F32]
+  const index = k.mad(k.mad(b, mostUnits(stack), part), stack.C / HEAD, h)
+  k.storeVolatile(k.madWide(k.mad(index, HEAD, k.shl(lane, 1)), 8, k.addLong(work, at.outputs)), 0, [out[0], tag, out[1], tag])
   const statistics = k.madWide(index, 16, k.addLong(work, at.statistics))
-  k.when(isFirst, () => k.storeVolatile(statistics, 0, [top, f.tag, total, f.tag]))
-  sync()
-  k.when(isFirst, () => values.forEach(({ empty }) => k.arrive(empty)))
+  k.when(k.compare("eq", lane, 0), () => k.storeVolatile(statistics, 0, [top, tag, total, tag]))
 }
 
-/** A pair's barrier; its number must stand in the text. */
-function syncPair({ k }: Frame, pair: U32): void {
-  k.emit("bar.sync", k.add(pair, ALL_WORKERS + 1), 64)
-}
-
-/** y of all rows to shared memory, in bf16: the blocks' outputs merged in their order. */
-export function mergeOutputs(f: Frame, isWanted: Predicate): void {
-  const { k, stack, places, thread, work, blocks, tag } = f
-  const { C, rows, maxPages } = stack
+/** y of all rows to shared memory, in bf16: the units' outputs merged in their order, 8 at a time. */
+export function mergeOutputs(f: Frame): void {
+  const { k, stack, places, thread, work, units, tag } = f
+  const { C, rows } = stack
   const at = workOf(stack)
   k.comment("outputs of attention, merged")
-  syncWorkers(f) // scores lie where the outputs go
-  for (let first = 0; first < rows * C; first += 32 * WORKERS * QUAD) {
+  for (let first = 0; first < rows * C; first += THREADS * QUAD) {
     const item = k.mad(thread, QUAD, first)
-    k.if(k.both(isWanted, k.compare("lt", item, rows * C)), () => {
+    k.if(k.compare("lt", item, rows * C), () => {
       const [b, column] = [k.div(item, C), k.rem(item, C)]
-      const count = blocks.slice(1).reduce((found, value, i) => k.select(k.compare("eq", b, i + 1), value, found, "u32"), blocks[0]!)
-      const start = k.mul(b, maxPages)
+      const count = ofSequence(f, units, b)
+      const start = k.mul(b, mostUnits(stack))
       const outputs = k.madWide(k.mad(start, C, column), 8, k.addLong(work, at.outputs))
       const statistics = k.madWide(k.mad(start, C / HEAD, k.div(column, HEAD)), 16, k.addLong(work, at.statistics))
-      const [max, sum] = [k.variable("f32", Number.NEGATIVE_INFINITY), k.variable("f32", 0)]
+      const [top, sum] = [k.variable("f32", LOWEST), k.variable("f32", 0)]
       const out = Array.from({ length: QUAD }, () => k.variable("f32", 0))
       const from = k.variable("u32", 0)
       k.while(
@@ -163,38 +244,45 @@ export function mergeOutputs(f: Frame, isWanted: Predicate): void {
         () => {
           const read = Array.from({ length: TOGETHER }, (_, i) => {
             const tags = Array.from({ length: QUAD + 2 }, () => k.variable("u32", tag))
-            const zeros = (count: number) => Array.from({ length: count }, () => k.variable("f32", 0))
-            return { values: zeros(QUAD), facts: zeros(2), tags, isThere: k.compare("lt", k.add(from, i), count) }
+            const values = Array.from({ length: QUAD }, () => k.variable("f32", 0))
+            return {
+              values,
+              top: k.variable("f32", LOWEST),
+              total: k.variable("f32", 0),
+              tags,
+              isThere: k.compare("lt", k.add(from, i), count),
+            }
           })
-          const all = read.flatMap(({ tags }) => tags)
-          awaitAll(f, tag, all, () =>
-            read.forEach(({ values, facts, tags, isThere }, i) =>
-              k.when(isThere, () => {
-                k.loadVolatile([facts[0]!, tags[0]!, facts[1]!, tags[1]!], statistics, (16 * i * C) / HEAD)
-                for (const e of [0, 2]) k.loadVolatile([values[e]!, tags[e + 2]!, values[e + 1]!, tags[e + 3]!], outputs, 8 * (i * C + e))
-              }),
-            ),
+          awaitAll(
+            f,
+            tag,
+            read.flatMap(({ tags }) => tags),
+            () =>
+              read.forEach(({ values, top, total, tags, isThere }, i) =>
+                k.when(isThere, () => {
+                  k.loadVolatile([top, tags[0]!, total, tags[1]!], statistics, (16 * i * C) / HEAD)
+                  for (const e of [0, 2]) k.loadVolatile([values[e]!, tags[e + 2]!, values[e + 1]!, tags[e + 3]!], outputs, 8 * (i * C + e))
+                }),
+              ),
           )
-          const end = k.label("MERGED")
-          for (const { values, facts, isThere } of read) {
-            k.jump(end, isThere, false)
-            const top = k.maxFloat(max, facts[0]!)
-            const [old, own] = [exp2(f, k.subFloat(max, top)), exp2(f, k.subFloat(facts[0]!, top))]
-            k.fma(sum, old, k.mulFloat(facts[1]!, own), sum)
-            out.forEach((one, e) => k.fma(one, old, k.mulFloat(values[e]!, own), one))
-            k.copy(max, top)
-          }
-          k.place(end)
+          const tops = [top, ...read.map((one) => one.top)]
+          const merged = sharesOf(f, tops, [sum, ...read.map(({ total }) => total)])
+          out.forEach((one, e) => {
+            k.mulFloat(one, merged.shares[0]!, one)
+            read.forEach(({ values }, i) => k.fma(values[e]!, merged.shares[i + 1]!, one, one))
+          })
+          k.copy(top, merged.top)
+          k.copy(sum, merged.total)
           k.add(from, TOGETHER, from)
           k.addLong(outputs, 8 * TOGETHER * C, outputs)
           k.addLong(statistics, (16 * TOGETHER * C) / HEAD, statistics)
         },
       )
-      const isThere = k.compare("gt", count, 0)
       const share = k.unary("rcp.approx.ftz.f32", sum)
-      const [x, y, z, w] = out.map((one) => k.select(isThere, k.mulFloat(one, share), 0, "f32")) as [F32, F32, F32, F32]
-      const to = k.mad(b, pitchOf(C), k.mad(column, 2, places.x))
+      const [x, y, z, w] = out.map((one) => k.select(k.compare("gt", count, 0), k.mulFloat(one, share), 0, "f32")) as [F32, F32, F32, F32]
+      const to = k.mad(b, pitchOf(C), k.mad(column, 2, places.outputs))
       k.storeShared({ base: to, bytes: 0 }, [k.packBf16(x, y), k.packBf16(z, w)])
     })
   }
+  k.syncBlock()
 }

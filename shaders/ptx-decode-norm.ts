@@ -1,67 +1,93 @@
-/** Layer norm in the decode kernel: a warp per row, bit by bit as the kernel for short rows does it. */
-import type { F32, Predicate, U32, U64 } from "../src/ptx.ts"
-import { awaitAll, type Frame, syncWorkers } from "./ptx-decode-frame.ts"
+/** Layer norm in the decode kernel: each warp awaits its own part of the rows, the warps tell each other their means and squares. */
+import type { F32, U32, U64 } from "../src/ptx.ts"
+import { type Address, addressOf, awaitAll, type Frame, GROUP, ownPart, WARPS } from "./ptx-decode-frame.ts"
+import type { Part } from "./ptx-decode-product.ts"
 
-/** Columns that a lane takes at a time. */
+/** Numbers of a group that a lane has. */
 const PACK = 8
 
-/** Sum over the lanes of a warp, neighbours first. */
-function warpSum({ k }: Frame, own: F32): F32 {
-  let sum = own
-  for (let mask = 1; mask < 32; mask *= 2) sum = k.addFloat(sum, k.exchangeFloat(sum, mask))
-  return sum
+/** Sum over the four lanes of a row. */
+function sumOfFour({ k }: Frame, own: F32): F32 {
+  const pair = k.addFloat(own, k.exchangeFloat(own, 1))
+  return k.addFloat(pair, k.exchangeFloat(pair, 2))
+}
+const sumOf = ({ k }: Frame, values: readonly F32[]): F32 => {
+  let list = values
+  while (list.length > 1)
+    list = Array.from({ length: Math.ceil(list.length / 2) }, (_, i) =>
+      list[2 * i + 1] === undefined ? list[2 * i]! : k.addFloat(list[2 * i]!, list[2 * i + 1]!),
+    )
+  return list[0]!
 }
 
-/** Reads the factors before the row is known. Returns the rest: the row at `stream` (f32), its norm to `store` by packs. */
-export function norm(f: Frame, w: U64, b: U64 | undefined) {
-  const { k, stack, lane, warp } = f
-  const { C, rows, eps } = stack
-  const own = k.madWide(lane, 4 * PACK, 0)
-  // Zeros first, or what only some warps load would count as held from one layer to the next.
-  const zeros = () => Array.from({ length: C / (32 * PACK) }, () => Array.from({ length: PACK }, () => k.variable("f32", 0)))
-  const load = (packs: readonly F32[][], from: U64): void =>
-    packs.forEach((values, i) => {
-      for (const half of [0, 4]) k.load("f32", values.slice(half, half + 4), from, 4 * (32 * PACK * i + half))
+/** Reads the factors before the rows are known. Returns the rest: awaits the rows at `stream` (f32) and gives this warp's part of their norm. */
+export function norm(f: Frame, w: Address, b: Address): (stream: U64, tag: U32) => Part {
+  const { k, stack, places, warp, row, quarter } = f
+  const { C, rows, eps, hasBias } = stack
+  const groups = C / WARPS / GROUP
+  const first = ownPart(f, C)
+  const load = (name: Address): F32[][] => {
+    const from = k.madWide(first, 4, addressOf(f, name))
+    return Array.from({ length: groups }, (_, j) => {
+      const values = k.registers("f32", PACK)
+      for (const half of [0, 4]) k.load("f32", values.slice(half, half + 4), from, 4 * (GROUP * j + half))
+      return values
     })
-  /** Numbers with their tags, when they are there. */
-  const readTagged = (from: U64, tag: U32): F32[][] => {
-    const packs = Array.from({ length: C / (32 * PACK) }, () => k.registers("f32", PACK))
-    const tags = packs.map(() => k.registers("u32", PACK))
-    awaitAll(f, tag, tags.flat(), () =>
-      packs.forEach((values, i) => {
-        for (let j = 0; j < PACK; j += 2)
-          k.loadVolatile([values[j]!, tags[i]![j]!, values[j + 1]!, tags[i]![j + 1]!], from, 8 * (32 * PACK * i + j))
+  }
+  const factors = load(w)
+  const added = hasBias ? load(b) : undefined
+  return (stream, tag) => {
+    const packs = Array.from({ length: groups }, () => Array.from({ length: PACK }, () => k.variable("f32", 0)))
+    const isRow = k.compare("lt", row, rows)
+    k.if(isRow, () => {
+      const tags = packs.map(() => k.registers("u32", PACK))
+      const from = k.madWide(k.mad(row, C, first), 8, stream)
+      awaitAll(f, tag, tags.flat(), () =>
+        packs.forEach((values, j) => {
+          for (let e = 0; e < PACK; e += 2)
+            k.loadVolatile([values[e]!, tags[j]![e]!, values[e + 1]!, tags[j]![e + 1]!], from, 8 * (GROUP * j + e))
+        }),
+      )
+    })
+    k.syncWarp()
+    const all = packs.flat()
+    const mean = k.mulFloat(sumOfFour(f, sumOf(f, all)), WARPS / C)
+    const apart = all.map((value) => k.subFloat(value, mean))
+    const squares = sumOfFour(
+      f,
+      sumOf(
+        f,
+        apart.map((value) => k.mulFloat(value, value)),
+      ),
+    )
+    const moments = k.mad(row, 8 * WARPS, places.moments)
+    const isTold = k.both(isRow, k.compare("eq", quarter, 0))
+    k.when(isTold, () => k.storeShared({ base: k.mad(warp, 8, moments), bytes: 0 }, [mean, squares]))
+    k.syncBlock()
+    const told = Array.from({ length: WARPS / 2 }, () => k.registers("f32", 4))
+    const place = k.select(isRow, moments, places.moments, "u32")
+    told.forEach((four, i) => k.loadShared(four, { base: place, bytes: 16 * i }))
+    const means = told.flatMap((four) => [four[0]!, four[2]!])
+    const total = k.mulFloat(sumOf(f, means), 1 / WARPS)
+    const between = sumOf(
+      f,
+      means.map((one) => {
+        const distance = k.subFloat(one, total)
+        return k.mulFloat(distance, distance)
       }),
     )
-    return packs
-  }
-  const isRow = k.compare("lt", warp, rows)
-  const factors = zeros()
-  const added = b === undefined ? undefined : zeros()
-  k.if(isRow, () => {
-    load(factors, k.addLong(own, w))
-    if (b !== undefined && added !== undefined) load(added, k.addLong(own, b))
-  })
-  /** Awaits the row and takes its norm; the workers wait before `store`, for the rows of the step before are still read. */
-  return (stream: U64, tag: U32, isWanted: Predicate, store: (row: U32, pack: number, words: readonly U32[]) => void): void => {
-    const words = Array.from({ length: C / (32 * PACK) }, () => Array.from({ length: PACK / 2 }, () => k.variable("u32", 0)))
-    const isOwn = k.both(isRow, isWanted)
-    k.if(isOwn, () => {
-      const packs = readTagged(k.madWide(lane, 8 * PACK, k.madWide(warp, 8 * C, stream)), tag)
-      const total = packs.flat().reduce((sum, value) => k.addFloat(sum, value), k.variable("f32", 0))
-      const mean = k.mulFloat(warpSum(f, total), Math.fround(1 / C))
-      const centred = packs.map((pack) => pack.map((value) => k.subFloat(value, mean)))
-      const squares = centred.flat().reduce((sum, value) => k.fma(value, value, sum), k.variable("f32", 0))
-      const scale = k.unary("rsqrt.approx.ftz.f32", k.fma(warpSum(f, squares), Math.fround(1 / C), eps))
-      centred.forEach((pack, i) => {
-        const out = pack.map((value, j) => {
-          const scaled = k.mulFloat(value, scale)
-          return added === undefined ? k.mulFloat(scaled, factors[i]![j]!) : k.fma(scaled, factors[i]![j]!, added[i]![j]!)
-        })
-        words[i]!.forEach((to, j) => k.packBf16(out[2 * j]!, out[2 * j + 1]!, to))
+    const within = sumOf(
+      f,
+      told.flatMap((four) => [four[1]!, four[3]!]),
+    )
+    const variance = k.fma(between, 1 / WARPS, k.mulFloat(within, Math.fround(1 / C)))
+    const scale = k.unary("rsqrt.approx.ftz.f32", k.addFloat(variance, eps))
+    return packs.map((values, j) => {
+      const out = values.map((value, e) => {
+        const scaled = k.mulFloat(k.subFloat(value, total), scale)
+        return added === undefined ? k.mulFloat(scaled, factors[j]![e]!) : k.fma(scaled, factors[j]![e]!, added[j]![e]!)
       })
+      return [0, 2, 4, 6].map((e) => k.packBf16(out[e]!, out[e + 1]!))
     })
-    syncWorkers(f)
-    k.if(isOwn, () => words.forEach((pack, i) => store(warp, i, pack)))
   }
 }

@@ -1,26 +1,26 @@
 /** One token of a few sequences through all layers in one launch: blocks that stay, and wait for each number that they need. */
-import { type F32, type Predicate, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
+import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
 import { attend, mergeOutputs } from "./ptx-decode-attention.ts"
-import { bring } from "./ptx-decode-bring.ts"
 import {
+  type Address,
   addressesOf,
-  addressOf,
   awaitAll,
   type DecodeStack,
   type Frame,
+  GROUP,
   LAYER,
-  PAGE,
+  ownPart,
   pitchOf,
   placesOf,
-  syncWorkers,
   THREADS,
-  WORKERS,
+  UNIT,
+  WARPS,
   workOf,
 } from "./ptx-decode-frame.ts"
-import { product } from "./ptx-decode-linear.ts"
 import { norm } from "./ptx-decode-norm.ts"
+import { type Part, product } from "./ptx-decode-product.ts"
 
 const buffers = {
   /** Addresses by layer as LAYER and LAST name them. */
@@ -39,61 +39,53 @@ export { type DecodeStack, hasRoom, LAYER, workOf } from "./ptx-decode-frame.ts"
 
 /** Tags of a launch. */
 const TAGS = 256
+/** Bytes of a layer's addresses. */
+const ROW = 8 * LAYER.length
 export type DecodeKernel = PtxKernel<typeof buffers>
 
-/** Packs of 8 numbers of a row of x to shared memory. */
-const toShared =
-  ({ k, lane, places, stack }: Frame) =>
-  (row: U32, pack: number, words: readonly U32[]): void =>
-    k.storeShared({ base: k.mad(row, pitchOf(stack.C), k.shl(lane, 4)), bytes: places.x + 512 * pack }, words)
-
-/** Rows of K numbers in bf16, when they are there, from the work memory to shared memory. */
-function stage(f: Frame, from: U64, K: number, isWanted: Predicate): void {
-  const { k, stack, thread, places, tag } = f
-  const perRow = K / 4
-  const all = stack.rows * perRow
-  const held = Array.from({ length: Math.ceil(all / (32 * WORKERS)) }, (_, i) => {
-    const at = k.add(thread, 32 * WORKERS * i)
-    return {
-      at,
-      words: [k.variable("u32", 0), k.variable("u32", 0)],
-      tags: [k.variable("u32", tag), k.variable("u32", tag)],
-      isThere: k.compare("lt", at, all),
-    }
+/** bf16 numbers with their tags, when they are there: this warp's part of K of each row. */
+function awaitPart(f: Frame, from: U64, K: number): Part {
+  const { k, stack, row, tag } = f
+  const groups = K / WARPS / GROUP
+  const words = Array.from({ length: groups }, () => Array.from({ length: 4 }, () => k.variable("u32", 0)))
+  k.if(k.compare("lt", row, stack.rows), () => {
+    const tags = words.map(() => k.registers("u32", 4))
+    const address = k.madWide(k.mad(row, K, ownPart(f, K)), 4, from)
+    awaitAll(f, tag, tags.flat(), () =>
+      words.forEach((four, j) => {
+        for (const i of [0, 2]) k.loadVolatile([four[i]!, tags[j]![i]!, four[i + 1]!, tags[j]![i + 1]!], address, 4 * GROUP * j + 8 * i)
+      }),
+    )
   })
-  const tags = held.flatMap((one) => one.tags)
-  k.if(isWanted, () =>
-    awaitAll(f, tag, tags, () => {
-      for (const { at, words, tags, isThere } of held) {
-        const address = k.madWide(at, 16, from)
-        k.when(isThere, () => k.loadVolatile([words[0]!, tags[0]!, words[1]!, tags[1]!], address))
-      }
-    }),
-  )
-  syncWorkers(f)
-  for (const { at, words, isThere } of held) {
-    const base = k.mad(k.div(at, perRow), pitchOf(K), k.shl(k.rem(at, perRow), 3))
-    k.when(isThere, () => k.storeShared({ base, bytes: places.x }, words))
-  }
+  k.syncWarp()
+  return words
+}
+
+/** This warp's part of K of attention's outputs, which lie in shared memory. */
+function outputsPart(f: Frame): Part {
+  const { k, stack, row, places } = f
+  const { C, rows } = stack
+  const from = k.mad(k.min(row, rows - 1), pitchOf(C), k.add(k.shl(ownPart(f, C), 1), places.outputs))
+  return Array.from({ length: C / WARPS / GROUP }, (_, j) => {
+    const words = k.registers("u32", 4)
+    k.loadSharedWords(words, { base: from, bytes: 2 * GROUP * j })
+    return words
+  })
 }
 
 function work(f: Frame, given: { x: U64; y: U64 }): void {
-  const { k, stack, layer, lane, tag } = f
-  const { C, F, hasBias } = stack
+  const { k, stack, layer, next, later, tag } = f
+  const { C, F, layers } = stack
   const at = workOf(stack)
   const [branch, stream, qkvs, hiddens] = [at.branch, at.stream, at.qkv, at.hidden].map((bytes) => k.addLong(f.work, bytes)) as Four
-  const biasOf = (name: "attnNormB" | "qkvB" | "projB" | "mlpNormB" | "upB" | "downB" | "normB") =>
-    hasBias ? addressOf(f, name) : undefined
   const place = (row: U32, width: number, column: U32, bytes: number, from: U64) => k.madWide(k.mad(row, width, column), bytes, from)
   /** A product that is added to what `before` holds. */
-  const added = (name: "projB" | "downB", K: number, before: U64, after: U64) => {
+  const added = (weights: Address, bias: Address, K: number, before: U64, after: U64) => {
     const old = [k.variable("f32", 0), k.variable("f32", 0)] as const
     const ignored = k.registers("u32", 2)
     return product(f, {
-      N: C,
-      K,
-      bias: biasOf(name),
-      // this block has seen it, or written it itself
+      ...{ N: C, K, weights, bias },
+      // this block has seen it
       early: ({ row, column }) => k.loadVolatile([old[0], ignored[0]!, old[1], ignored[1]!], place(row, C, column, 8, before)),
       finish({ row, column }, sums) {
         const sum = k.packBf16(...sums)
@@ -102,59 +94,73 @@ function work(f: Frame, given: { x: U64; y: U64 }): void {
       },
     })
   }
-  const stored = (N: number, bias: U64 | undefined, to: U64, isHidden: boolean) =>
+  const stored = (N: number, weights: Address, bias: Address, to: U64, isHidden: boolean) =>
     product(f, {
-      N,
-      K: C,
-      bias,
+      ...{ N, K: C, weights, bias },
       finish({ row, column }, sums) {
         const { activation } = stack
         const out = isHidden && activation !== "none" ? sums.map((sum) => ptxActivations[activation].value(k, sum)) : sums
         k.storeVolatile(place(row, N, column, 4, to), 0, [k.packBf16(out[0]!, out[1]!), tag])
       },
     })
+  const qkv = stored(3 * C, "qkvW", "qkvB", qkvs, false)
+  const proj = added("projW", "projB", C, stream, branch)
+  const up = stored(F, "upW", "upB", hiddens, true)
+  const down = added("downW", "downB", F, branch, stream)
   const before = k.sub(tag, 1)
+  qkv.load(layer, next)
   copyIn(f, given.x, stream, before)
-  const left = k.variable("u32", stack.layers)
+  const left = k.variable("u32", layers)
   k.while(
     "LAYER",
     () => k.compare("gt", left, 0),
     () => {
-      const attnNorm = norm(f, addressOf(f, "attnNormW"), biasOf("attnNormB"))
-      const qkv = stored(3 * C, biasOf("qkvB"), qkvs, false)
-      attnNorm(stream, before, qkv.isWanted, toShared(f))
-      syncWorkers(f)
-      qkv.run()
+      proj.load(layer, next)
+      k.if(qkv.isWanted, () => {
+        const attnNorm = norm(f, "attnNormW", "attnNormB")
+        qkv.prepare()
+        qkv.run(attnNorm(stream, before))
+      })
+      up.load(layer, next)
       attend(f)
-      const proj = added("projB", C, stream, branch)
-      mergeOutputs(f, proj.isWanted)
-      syncWorkers(f)
-      proj.run()
-      const mlpNorm = norm(f, addressOf(f, "mlpNormW"), biasOf("mlpNormB"))
-      const up = stored(F, biasOf("upB"), hiddens, true)
-      mlpNorm(branch, tag, up.isWanted, toShared(f))
-      syncWorkers(f)
-      up.run()
-      const down = added("downB", F, branch, stream)
-      stage(f, hiddens, F, down.isWanted)
-      syncWorkers(f)
-      down.run()
-      k.add(layer, 8 * LAYER.length, layer)
+      k.if(proj.isWanted, () => {
+        proj.prepare()
+        mergeOutputs(f)
+        proj.run(outputsPart(f))
+      })
+      down.load(layer, next)
+      k.if(up.isWanted, () => {
+        const mlpNorm = norm(f, "mlpNormW", "mlpNormB")
+        up.prepare()
+        up.run(mlpNorm(branch, tag))
+      })
+      qkv.load(next, later)
+      k.if(down.isWanted, () => {
+        down.prepare()
+        down.run(awaitPart(f, hiddens, F))
+      })
+      k.copy(layer, next)
+      k.copy(next, later)
+      k.copy(later, k.min(k.add(later, ROW), ROW * (layers - 1)))
       k.copy(before, tag)
       k.add(tag, 1, tag)
       k.sub(left, 1, left)
     },
   )
-  const last = norm(f, addressOf(f, "normW"), biasOf("normB"))
-  last(stream, before, k.compare("eq", f.block, 0), (row, pack, words) =>
-    k.store("u32", k.madWide(k.mad(row, C / 8, lane), 16, given.y), 512 * pack, words),
-  )
+  k.copy(layer, ROW * layers)
+  k.if(k.compare("eq", f.block, 0), () => {
+    const words = norm(f, "normW", "normB")(stream, before)
+    k.if(k.compare("lt", f.row, stack.rows), () => {
+      const to = k.madWide(k.mad(f.row, C, ownPart(f, C)), 2, given.y)
+      words.forEach((four, j) => k.store("u32", to, 2 * GROUP * j, four))
+    })
+  })
 }
 type Four = [U64, U64, U64, U64]
 
 /** x to where the layers look for it, a part by each block. */
 function copyIn({ k, stack, block, thread }: Frame, x: U64, stream: U64, tag: U32): void {
-  const at = k.mad(block, 32 * WORKERS, thread)
+  const at = k.mad(block, THREADS, thread)
   const all = stack.rows * stack.C
   k.while(
     "COPY",
@@ -163,7 +169,7 @@ function copyIn({ k, stack, block, thread }: Frame, x: U64, stream: U64, tag: U3
       const value = k.register("f32")
       k.load("f32", [value], k.madWide(at, 4, x))
       k.storeVolatile(k.madWide(at, 8, stream), 0, [value, tag])
-      k.add(at, 32 * WORKERS * stack.blocks, at)
+      k.add(at, THREADS * stack.blocks, at)
     },
   )
 }
@@ -176,22 +182,22 @@ function leave(k: Ptx, { blocks }: DecodeStack, thread: U32, sync: U64, launch: 
   })
 }
 
-/** Lengths of the sequences, and how many pages they have with the new position. */
-function lengthsOf(k: Ptx, { rows }: DecodeStack, lengths: U64, counts: U64): Pick<Frame, "lengths" | "blocks" | "most"> {
+/** Lengths of the sequences, and how many units of attention they have with the new position. */
+function lengthsOf(k: Ptx, { rows }: DecodeStack, lengths: U64, counts: U64): Pick<Frame, "lengths" | "units" | "most"> {
   const found = Array.from({ length: rows }, (_, b) => {
     const [length, count] = [k.register("u32"), k.register("u32")]
     k.load("u32", [length], lengths, 4 * b)
     k.load("u32", [count], counts, 4 * b)
-    return { length, blocks: k.select(k.compare("gt", count, 0), k.add(k.div(length, PAGE), 1), 0, "u32") }
+    return { length, units: k.select(k.compare("gt", count, 0), k.add(k.div(length, UNIT), 1), 0, "u32") }
   })
-  const most = found.slice(1).reduce((top, { blocks }) => k.select(k.compare("gt", blocks, top), blocks, top, "u32"), found[0]!.blocks)
+  const most = found.slice(1).reduce((top, { units }) => k.select(k.compare("gt", units, top), units, top, "u32"), found[0]!.units)
   const atLeastOne = k.select(k.compare("gt", most, 0), most, 1, "u32")
-  return { lengths: found.map(({ length }) => length), blocks: found.map(({ blocks }) => blocks), most: atLeastOne }
+  return { lengths: found.map(({ length }) => length), units: found.map(({ units }) => units), most: atLeastOne }
 }
 
 /**
- * y (rows, C) bf16 = last norm of x (rows, C) f32 behind all layers; the new position's keys and values go into the cache. Bits of products and norms are
- * those of matmul_skinny and norm. Grid: one block for each processor, all of which must run at the same time. Reads all weights once.
+ * y (rows, C) bf16 = last norm of x (rows, C) f32 behind all layers; the new position's keys and values go into the cache. A row's bits do not depend
+ * on the others. Grid: one block for each processor, all of which must run at the same time. Reads all weights once.
  */
 export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
   const places = placesOf(stack)
@@ -203,11 +209,6 @@ export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
     buffers,
     body(k, given) {
       const thread = k.special("%tid.x")
-      const warp = k.uniform(k.shr(thread, 5))
-      k.if(k.compare("eq", thread, 0), () => {
-        for (let i = 0; i < places.count; i++) for (const first of [places.full, places.empty]) k.barrierInit(first + 8 * i, 1)
-        k.fenceBarrierInit()
-      })
       for (let first = 0; first < addressesOf(stack); first += THREADS) {
         const [at, words] = [k.add(thread, first), k.registers("u32", 2)]
         k.if(k.compare("lt", at, addressesOf(stack)), () => {
@@ -218,24 +219,21 @@ export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
       const launch = k.register("u32")
       k.load("u32", [launch], given.sync, 4)
       k.syncBlock()
+      const lane = k.and(thread, 31)
+      const rowOf = (layer: number) => k.variable("u32", ROW * Math.min(layer, stack.layers - 1))
       const frame: Frame = {
-        ...{ k, stack, places, thread, warp, work: given.work, pages: given.pages },
-        lane: k.and(thread, 31),
+        ...{ k, stack, places, thread, lane, work: given.work, pages: given.pages },
+        warp: k.uniform(k.shr(thread, 5)),
+        row: k.shr(lane, 2),
+        quarter: k.and(lane, 3),
         block: k.special("%ctaid.x"),
-        zero: k.special("%ctaid.y"),
-        layer: k.variable("u32", 0),
+        ...{ layer: rowOf(0), next: rowOf(1), later: rowOf(2) },
         tag: k.add(k.mul(launch, TAGS), 2),
-        visits: k.variable("u32", 0),
+        turn: k.variable("u32", 0),
         ...lengthsOf(k, stack, given.lengths, given.counts),
       }
-      k.if(
-        k.compare("eq", warp, WORKERS),
-        () => bring(frame),
-        () => {
-          work(frame, given)
-          leave(k, stack, thread, given.sync, launch)
-        },
-      )
+      work(frame, given)
+      leave(k, stack, thread, given.sync, launch)
       k.emit("ret")
     },
   })

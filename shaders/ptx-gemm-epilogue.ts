@@ -1,6 +1,6 @@
-/** The end of a Hopper matrix product: from a thread's sums through bias, activation and addend to rows of c. */
+/** The end of a Hopper matrix product: from a thread's sums through bias, activation, factor and addend to rows of c. */
 import type { F32, Predicate, Ptx, U32, U64 } from "../src/ptx.ts"
-import { ptxActivations } from "./ptx-activation.ts"
+import { type PtxFunction, ptxActivations } from "./ptx-activation.ts"
 import type { Finish, Frame, Place, PtxActivation } from "./ptx-gemm-frame.ts"
 import { CHUNK_COLUMNS } from "./ptx-gemm-tile.ts"
 import { quadOf, transposeQuad } from "./ptx-quad.ts"
@@ -8,7 +8,7 @@ import { quadOf, transposeQuad } from "./ptx-quad.ts"
 /** Addresses, and the numbers of the push and live blocks. */
 export interface EpilogueMemory {
   readonly bias: U64
-  readonly pre: U64
+  readonly kept: U64
   readonly addend: U64
   readonly c: U64
   /** Address of beta. */
@@ -40,8 +40,8 @@ const piecesOf = (isPermuted: boolean): readonly Piece[] =>
 
 type Sums = readonly (readonly (readonly F32[])[])[]
 
-/** Items whose part of pre is read before the first is finished, and before the others. */
-const [AHEAD_FIRST, AHEAD] = [1, 2]
+/** Items whose factors are read before the first is finished, and at most before the others: as items are finished, registers of sums get free. */
+const [AHEAD_FIRST, AHEAD] = [2, 5]
 /** Items whose sums' registers serve others, once they are stored. */
 const FREED = 4
 
@@ -69,8 +69,9 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
   const size = out === "f32" ? 4 : 2
   const pieces = piecesOf(isPermuted)
   const exchanges = !isPermuted && out === "bf16"
-  const [isActivation, isDerivative] = [finish in ptxActivations, finish.startsWith("d_")]
-  const hasBias = isActivation || finish === "bias" || finish === "add"
+  const [keepsSlope, isFactor] = [finish.endsWith("_slope"), finish === "factor"]
+  const activation = ptxActivations[finish.replace("_slope", "") as PtxActivation] as PtxFunction | undefined
+  const hasBias = activation !== undefined || finish === "bias" || finish === "add"
   k.comment("rows of a thread: 16*warp + lane div 4, and 8 below; its columns begin at 2 or, permuted, 8 times lane mod 4")
   const quad = k.and(frame.lane, 3)
   const warpRow = k.add(k.mul(warpgroup, 64 * tile.units), k.shl(frame.warp, 4))
@@ -78,13 +79,13 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
   const column = k.shl(quad, isPermuted ? 3 : 1)
   const storeColumn = k.shl(quad, 3)
   const lanes = quadOf(k, quad)
-  const [withBias, withPre] = [k.compare("ne", memory.bias, 0), k.compare("ne", memory.pre, 0)]
-  if (isDerivative && !exchanges) throw new TypeError(`ptx gemm: ${finish} is there for nn in bf16 only`)
-  /** From an element of c to that of pre (where a lane reads it before the exchange), and to that of the addend. */
-  const [toPre, toAddend] = [k.register("u64"), k.register("u64")]
-  if (isActivation || isDerivative) k.emit("sub.u64", toPre, memory.pre, memory.c)
+  const withBias = k.compare("ne", memory.bias, 0)
+  if (isFactor && !exchanges) throw new TypeError(`ptx gemm: ${finish} is there for nn in bf16 only`)
+  /** From an element of c to what is kept (where a lane reads a factor before the exchange), and to that of the addend. */
+  const [toKept, toAddend] = [k.register("u64"), k.register("u64")]
+  if (keepsSlope || isFactor) k.emit("sub.u64", toKept, memory.kept, memory.c)
   const toMoved = k.madWide(quad, 6 * size, 0)
-  if (isDerivative) k.addLong(toPre, toMoved, toPre)
+  if (isFactor) k.addLong(toKept, toMoved, toKept)
   if (finish === "add") k.emit("sub.u64", toAddend, memory.addend, memory.c)
   const rowBytes = k.mul(memory.ldc, size)
   const beta = finish === "add" ? k.register("f32") : undefined
@@ -192,15 +193,15 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
   )
   const items = groups.flatMap((group) => range(tile.units).map((unit) => ({ ...group, unit })))
   /** Of so many groups the biases are read before they are needed. */
-  const groupsAhead = !hasBias || !isPermuted ? 0 : out === "bf16" ? 2 : 1
+  const groupsAhead = !hasBias || !isPermuted ? 0 : out === "bf16" && !keepsSlope ? 2 : 1
   const ROWS = [0, 1] as const
 
   const begin = (place: Place): void => {
-    if (!isDerivative) return
-    k.comment("each lane asks for a row of pre, which is in the L2 cache when the last product is done")
+    if (!isFactor) return
+    k.comment("each lane asks for a row of factors, which is in the L2 cache when the last product is done")
     const mine = k.add(k.add(place.row, warpRow), k.add(k.and(frame.lane, 15), k.shl(k.shr(frame.lane, 4), 6)))
     const address = k.register("u64")
-    k.emit("mad.lo.u64", address, k.long(mine), k.long(rowBytes), k.madWide(place.column, size, memory.pre))
+    k.emit("mad.lo.u64", address, k.long(mine), k.long(rowBytes), k.madWide(place.column, size, memory.kept))
     const left = remaining(frame.N, place.column)
     const isRow = k.compare("lt", mine, frame.M)
     const has = tile.units === 1 ? k.both(isRow, k.compare("lt", frame.lane, 16)) : isRow
@@ -210,7 +211,7 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     }
   }
 
-  /** Reads pre some items ahead, 16 bytes per lane and row. */
+  /** Reads factors some items ahead, 16 bytes per lane and row. */
   const readAhead = (part: Part) => {
     const words: (readonly U32[])[][] = []
     let asked = 0
@@ -220,7 +221,7 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
         words[asked] = ROWS.map((h) => {
           const to = range(4).map(() => k.variable("u32", 0))
           const p = k.both(k.compare("gt", part.rowsLeft, 64 * unit + 8 * h), k.compare("gt", part.storeLeft, first))
-          const address = k.addLong(part.address(unit, h), toPre)
+          const address = k.addLong(part.address(unit, h), toKept)
           k.when(p, () => k.load("u32", to, address, first * size, "wide"))
           return to
         })
@@ -230,7 +231,7 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     return {
       values: (i: number, h: 0 | 1): readonly F32[] =>
         transposeQuad(k, lanes, words[i]![h]!).flatMap((pair) => [k.unpackBf16(pair, 0), k.unpackBf16(pair, 1)]),
-      isDone: (i: number) => ask(i + 1 + AHEAD),
+      isDone: (i: number) => ask(i + 1 + Math.min(AHEAD_FIRST + 1 + i, AHEAD)),
     }
   }
 
@@ -253,7 +254,7 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     if (rowSums.length > 0) storeRowSums(rowSums, place, part)
     const [columnsLeft, stored] = [remaining(frame.N, place.column), k.label("STORED")]
     const warpRowsLeft = remaining(frame.M, k.add(place.row, warpRow))
-    const pre = isDerivative ? readAhead(part) : undefined
+    const factors = isFactor ? readAhead(part) : undefined
     let biases: readonly F32[] | undefined
     const biasesAhead = groups.slice(0, groupsAhead).map(({ piece, first }) => biasesOf(part, piece, first))
     items.forEach(({ chunk, unit, piece, first }, i) => {
@@ -272,15 +273,17 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
         if (biases !== undefined) values = values.map((one, n) => k.addFloat(one, biases![n]!))
         return { h, isThere, values, address: part.address(unit, h) }
       })
-      if (isActivation) {
-        const kept = rows.map((row) => ({ ...row, address: k.addLong(row.address, toPre), isThere: k.both(row.isThere, withPre) }))
-        store(kept, first, columnsLeft, part)
-      }
+      const slopes: (readonly F32[])[] = []
       const finished = rows.map(({ h, isThere, values, address }) => {
-        if (isActivation) return values.map((one) => ptxActivations[finish as PtxActivation].value(k, one))
-        if (pre !== undefined) {
-          const before = pre.values(i, h)
-          return values.map((one, n) => k.mulFloat(one, ptxActivations[finish.slice(2) as PtxActivation].derivative(k, before[n]!)))
+        if (activation !== undefined && keepsSlope) {
+          const both = values.map((one) => activation.both(k, one))
+          slopes.push(both.map(({ slope }) => slope))
+          return both.map(({ value }) => value)
+        }
+        if (activation !== undefined) return values.map((one) => activation.value(k, one))
+        if (factors !== undefined) {
+          const before = factors.values(i, h)
+          return values.map((one, n) => k.mulFloat(one, before[n]!))
         }
         if (beta === undefined) return values
         const before = load(k.addLong(address, toAddend), piece, first, k.both(k.compare("ne", beta, 0), isThere), part)
@@ -288,8 +291,12 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
       })
       const results = rows.map((row, h) => ({ ...row, values: finished[h]! }))
       store(results, first, columnsLeft, part)
+      if (keepsSlope) {
+        const kept = rows.map((row, h) => ({ ...row, address: k.addLong(row.address, toKept), values: slopes[h]! }))
+        store(kept, first, columnsLeft, part)
+      }
       k.place(skip)
-      pre?.isDone(i)
+      factors?.isDone(i)
     })
     k.place(stored)
     if (finish !== "none" && !(finish === "bias" && isPermuted)) {

@@ -7,10 +7,10 @@ export type PtxActivation = "gelu" | "gelu_tanh" | "relu" | "relu2" | "silu"
 
 /**
  * What happens between a sum and memory, in the order of matmul-epilogue.ts. "bias": + bias; "add": scale·sum + bias + beta·addend; an activation:
- * + bias, pre written, activation; d_…: · the activation's derivative at pre. Where bias or pre has address 0 its part is left out. "sums" is "none"
+ * + bias, activation; …_slope: its derivative goes to kept as well; "factor": · what is kept. Where bias has address 0 it is left out. "sums" is "none"
  * with the sums of a's rows in the column 8 before the end of c's rows.
  */
-export type Finish = "none" | "sums" | "bias" | "add" | PtxActivation | `d_${PtxActivation}`
+export type Finish = "none" | "sums" | "bias" | "add" | PtxActivation | `${PtxActivation}_slope` | "factor"
 
 /** nt: a (M, K), b (N, K); nn: a (M, K), b (K, N); tn: a (K, M), b (K, N). ntp is nt whose b is read by a permuting map, N a multiple of 32. */
 export type PtxLayout = "nt" | "ntp" | "nn" | "tn"

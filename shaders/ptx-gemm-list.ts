@@ -8,14 +8,15 @@ export const PTX_TILE: PtxTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, unro
 
 const ACTIVATIONS: readonly PtxActivation[] = ["gelu", "gelu_tanh", "relu", "relu2", "silu"]
 const FORWARD: readonly Finish[] = ["none", "bias", "add"]
-/** What training in bf16 asks for: activations and their derivatives where the result is bf16. */
+/** Activations are there where the result is bf16, with their slopes as a training step asks for them. */
 const WANTED: readonly (readonly [PtxLayout, PtxGemm["out"], readonly Finish[]])[] = [
   ...(["nt", "ntp"] as const).flatMap((layout) => [
     [layout, "f32", FORWARD] as const,
     [layout, "bf16", [...FORWARD, ...ACTIVATIONS]] as const,
   ]),
+  ["ntp", "bf16", ACTIVATIONS.map((name) => `${name}_slope` as const)],
   ["nn", "f32", ["none", "add"]],
-  ["nn", "bf16", ["none", "add", ...ACTIVATIONS.map((name) => `d_${name}` as const)]],
+  ["nn", "bf16", ["none", "add", "factor"]],
   ["tn", "f32", ["none", "sums", "add"]],
 ]
 

@@ -12,6 +12,8 @@ export interface PtxTile {
   readonly ringB: number
   /** The places of the rings are constants of the text, which then holds one k step for each state of both rings. */
   readonly unrolled: boolean
+  /** Shared memory of a block, for trials where it may have more than SHARED_BYTES. */
+  readonly room?: number
 }
 
 export const STEP = 32
@@ -30,14 +32,14 @@ export const tileName = (tile: PtxTile): string =>
   `${rowsOf(tile)}x${columnsOf(tile)}${tile.unrolled ? "u" : ""}_a${tile.ringA}b${tile.ringB}`
 
 /** Where everything begins in shared memory. Unit s of warpgroup g is number g·ringA + s. */
-export function placesOf({ units, chunks, ringA, ringB }: PtxTile) {
+export function placesOf({ units, chunks, ringA, ringB, room = SHARED_BYTES }: PtxTile) {
   const b = 2 * ringA * PIECE
   const fullA = b + ringB * PIECE
   const emptyA = fullA + 16 * ringA
   const fullB = emptyA + 16 * ringA
   const emptyB = fullB + 8 * ringB
   const end = emptyB + 8 * ringB
-  if (end > SHARED_BYTES || ringA < units || units * chunks > 6)
+  if (end > room || ringA < units || units * chunks > 6)
     throw new TypeError(
       `ptx gemm: a tile of ${units} units × ${chunks} chunks with rings of ${ringA} and ${ringB} does not fit (${end} bytes)`,
     )

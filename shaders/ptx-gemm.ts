@@ -12,7 +12,8 @@ const buffers = (out: typeof f32 | typeof bf16) => ({
   /** Tensor maps of a, then of b; 128 bytes each. */
   maps: read(u64),
   bias: read(f32),
-  pre: readWrite(out),
+  /** Written: the slope; read: the factor. */
+  kept: readWrite(out),
   addend: read(out),
   c: write(out),
 })
@@ -51,7 +52,7 @@ export function ptxGemm(gemm: PtxGemm): GemmKernel {
     name: `ptx_matmul_${layout}_${out}_${tileName(tile)}${finishName(finish)}`,
     about: `c = epilogue(a*b): ${layout}, ${out}, tiles of ${rowsOf(tile)} x ${columnsOf(tile)}, ${STEP} of K at a time; one block per processor`,
     threads: THREADS,
-    sharedBytes: SHARED_BYTES,
+    sharedBytes: tile.room ?? SHARED_BYTES,
     buffers: buffers(out === "f32" ? f32 : bf16),
     push,
     params,

@@ -1,6 +1,5 @@
 /** The activations: their formulas in f64, and the step back through one. */
-import { activationBackward as activationBackwardShaders } from "../shaders/activation.ts"
-import { PACK } from "../shaders/elementwise.ts"
+import { multiply, PACK } from "../shaders/elementwise.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp, typeOf } from "./op-define.ts"
 import { groupsFor, launch } from "./op-gpu.ts"
@@ -57,33 +56,30 @@ export function activateDerivative(kind: Activation, z: number): number {
 
 const activationBackwardKernel = nativeKernel("activation_backward", {
   dy: "pointer",
-  pre: "pointer",
+  slope: "pointer",
   dz: "pointer",
   size: "int",
   type: "int",
-  activation: "int",
 })
 
 export const activationBackward = defineOp({
   name: "activation_backward",
-  doc: "dz = dy ⊙ act'(pre); all of one shape.",
-  inputs: { dy: "state", pre: "state" },
+  doc: "dz = dy ⊙ slope, the activation's derivative; all of one shape.",
+  inputs: { dy: "state", slope: "state" },
   outputs: ["dz"],
-  attrs: {} as { activation: Activation },
-  act: ["dy", "pre"],
+  act: ["dy", "slope"],
   inPlace: { dz: "dy" },
-  shape({ dy, pre }) {
-    expectShape("activation_backward", "pre", pre, dy.shape, "dy")
+  shape({ dy, slope }) {
+    expectShape("activation_backward", "slope", slope, dy.shape, "dy")
     return { dz: dy }
   },
-  reference({ dy, pre }, { dz }, { activation }) {
-    for (let i = 0; i < dz.data.length; i++) dz.data[i] = (dy.data[i] as number) * activateDerivative(activation, pre.data[i] as number)
+  reference({ dy, slope }, { dz }) {
+    for (let i = 0; i < dz.data.length; i++) dz.data[i] = (dy.data[i] as number) * (slope.data[i] as number)
   },
-  cpu: ({ dy, pre }, { dz }, { activation }) =>
-    activationBackwardKernel({ dy, pre, dz, size: elements(dy), type: typeOf(dy), activation: activationIndex(activation) }),
-  gpu: ({ dy, pre }, { dz }, { activation }, _, target) => [
-    launch(activationBackwardShaders[activation], { x: pre, dy, dx: dz, n: elements(dy) }, groupsFor(elements(dy), PACK, target)),
+  cpu: ({ dy, slope }, { dz }) => activationBackwardKernel({ dy, slope, dz, size: elements(dy), type: typeOf(dy) }),
+  gpu: ({ dy, slope }, { dz }, _, __, target) => [
+    launch(multiply, { a: dy, b: slope, y: dz, n: elements(dy) }, groupsFor(elements(dy), PACK, target)),
   ],
-  cases: ACTIVATIONS.slice(1).map((activation) => ({ inputs: { dy: [3, 37], pre: [3, 37] }, attrs: { activation }, about: activation })),
+  cases: [{ inputs: { dy: [3, 37], slope: [3, 37] } }, { inputs: { dy: [3, 11003], slope: [3, 11003] }, about: "several tasks" }],
 })
 export const activationOps = [activationBackward]

@@ -20,8 +20,7 @@ export interface PtxWay {
 /** The kernels that do this attention; undefined where none do. */
 export function ptxWay(qkv: Tensor, { headDim, dropout }: AttentionAttrs, { ptx }: GpuTarget): PtxWay | undefined {
   if (!ptx || qkv.dtype !== "bf16" || elements(qkv) >= 2 ** 31 || (headDim !== 64 && headDim !== 128)) return undefined
-  const kernels = ptxAttentions[headDim][dropout > 0 ? "dropout" : "plain"]
-  return kernels && { D: headDim, kernels }
+  return { D: headDim, kernels: ptxAttentions[headDim][dropout > 0 ? "dropout" : "plain"] }
 }
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)

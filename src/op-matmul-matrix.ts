@@ -41,9 +41,8 @@ const ENDS = 1.2e-6
 const LATENCY = 6e-7
 /** Bytes per second that one processor reads. An estimate. */
 const UNIT_BANDWIDTH = 6e10
-/** Seconds for 128 × 128 elements, where they are to speak of: an activation, and the derivative of one. */
+/** Seconds for 128 × 128 elements, where they are to speak of: an activation. */
 const ACTIVATION = { nv2: 2.4e-6, khr: 0 } as const
-const DERIVATIVE = { nv2: 0, khr: 3e-6 } as const
 /** Time that tiles take which may cross an edge, relative to those that may not: as measured. */
 const EDGE = { nv2: 2.2, khr: 2.5 } as const
 /** Tiles that a tile without a second one on its processor loses. An estimate. */
@@ -100,9 +99,9 @@ export function cost(given: Gemm, path: Way["path"], tile: Tile, splits: number,
   const sum = Math.max(flops / ((tile.rates[given.layout] * 1e12) / units), waiting)
   const elements = given.M * given.N
   if (splits > 1) return sum + 2 * DISPATCH + turns * ENDS + (8 * splits * elements) / BANDWIDTH
-  const { c, pre, derivative, beta, activation = "none" } = given
-  const moved = [c, pre, derivative, beta].filter((part) => part !== undefined).length * (dtypeOf(c) === "bf16" ? 2 : 4)
-  const slow = (activation === "none" ? 0 : ACTIVATION[path]) + (derivative === undefined ? 0 : DERIVATIVE[path])
+  const { c, slope, factor, beta, activation = "none" } = given
+  const moved = [c, slope, factor, beta].filter((part) => part !== undefined).length * (dtypeOf(c) === "bf16" ? 2 : 4)
+  const slow = activation === "none" ? 0 : ACTIVATION[path] * (slope === undefined ? 1 : 2)
   return sum + DISPATCH + turns * (ENDS + (slow * tile.rows * tile.columns) / 2 ** 14) + (moved * elements) / BANDWIDTH
 }
 

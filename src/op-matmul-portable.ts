@@ -45,14 +45,14 @@ export function portableGemm(given: Gemm, target: GpuTarget): Launches {
 }
 
 /** The part of a launch that all kernels with the epilogue share. */
-export function epilogueOf({ c, bias, pre, activation, derivative, addend, beta, scale, ldc }: Sized) {
-  const buffers = { bias, pre: derivative?.pre ?? pre, addend: beta === undefined ? undefined : (addend ?? c), c }
+export function epilogueOf({ c, bias, slope, activation, factor, addend, beta, scale, ldc }: Sized) {
+  const buffers = { bias, kept: factor ?? slope, addend: beta === undefined ? undefined : (addend ?? c), c }
   const constants = {
     isScaled: scale === undefined ? 0 : 1,
     hasBias: bias === undefined ? 0 : 1,
-    keepsPre: pre === undefined ? 0 : 1,
+    keepsSlope: slope === undefined ? 0 : 1,
     activation: activationIndex(activation ?? "none"),
-    derivative: activationIndex(derivative?.activation ?? "none"),
+    multiplies: factor === undefined ? 0 : 1,
     adds: beta === undefined ? 0 : 1,
   }
   return { values: { ...buffers, ldc, scale: scale ?? 1, beta: beta ?? 0 }, constants }

@@ -28,8 +28,8 @@ function cost(given: Gemm, tile: FewTile, { units }: GpuTarget): number {
 
 /** The tiles for a product, the fastest first; none where these kernels do not do it. */
 export function fewTiles(given: Gemm, target: GpuTarget): readonly FewTile[] {
-  const { layout, a, b, M, lda, ldb, pre, derivative, beta, scale, order } = sized(given)
-  const isPlain = [pre, derivative, beta, scale].every((part) => part === undefined)
+  const { layout, a, b, M, lda, ldb, slope, factor, beta, scale, order } = sized(given)
+  const isPlain = [slope, factor, beta, scale].every((part) => part === undefined)
   if (!target.ptx || !isPlain || order !== "forward" || layout !== "nt" || M > MOST) return []
   if (dtypeOf(a) !== "bf16" || dtypeOf(b) !== "bf16" || [lda, ldb].some((size) => size % 8 !== 0)) return []
   const seconds = new Map(FEW_TILES.map((tile) => [tile, cost(given, tile, target)]))

@@ -44,12 +44,14 @@ export interface RowSums {
 }
 
 /** What the kernel does at the end; undefined where none does it. */
-function finishOf({ layout, bias, activation = "none", pre, derivative, beta, scale }: Gemm): Finish | undefined {
+function finishOf({ layout, bias, activation = "none", slope, factor, beta, scale }: Gemm): Finish | undefined {
   const adds = beta !== undefined || scale !== undefined
-  if (activation !== "none") return derivative === undefined && !adds ? activation : undefined
-  if (pre !== undefined) return undefined
-  if (derivative !== undefined)
-    return bias === undefined && !adds && derivative.activation !== "none" ? `d_${derivative.activation}` : undefined
+  if (activation !== "none") {
+    if (factor !== undefined || adds) return undefined
+    return slope === undefined ? activation : `${activation}_slope`
+  }
+  if (slope !== undefined) return undefined
+  if (factor !== undefined) return bias === undefined && !adds ? "factor" : undefined
   if (adds) return layout === "nt" || bias === undefined ? "add" : undefined
   if (bias === undefined) return "none"
   return layout === "nt" ? "bias" : undefined
@@ -139,10 +141,10 @@ export function ptxWayOf(given: Gemm, target: GpuTarget): { readonly way: PtxWay
 
 /**
  * Whether a product is done in PTX for any number of rows or for none: its activation has other bits in other kernels, and a row's bits may not
- * depend on how many there are. Where `pre` is kept the program trains, and always has the same rows.
+ * depend on how many there are. Where `slope` is kept the program trains, and always has the same rows.
  */
-export const isBound = ({ order, activation = "none", pre }: Gemm): boolean =>
-  order === "forward" && activation !== "none" && pre === undefined
+export const isBound = ({ order, activation = "none", slope }: Gemm): boolean =>
+  order === "forward" && activation !== "none" && slope === undefined
 
 /** Undefined where the other kernels do it, or are faster; with `rowSums` (of tn in f32) also where they would not come along. */
 export function ptxGemmLaunches(given: Gemm, target: GpuTarget, rowSums?: RowSums): Launches | undefined {

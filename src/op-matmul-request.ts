@@ -5,7 +5,7 @@ import type { Tensor } from "./tensor.ts"
 
 /**
  * c[m,n] = epilogue(Σ_k A[m,k]·B[k,n]), in this order where present:
- * z = scale·Σ + bias[n];  pre[m,n] = z;  z = activation(z);  z = z·derivative.activation'(derivative.pre[m,n]);  c = z + beta·addend[m,n].
+ * z = scale·Σ + bias[n];  slope[m,n] = activation'(z);  z = activation(z);  z = z·factor[m,n];  c = z + beta·addend[m,n].
  */
 export interface Gemm {
   /** How a and b are stored. nn: a (M, K), b (K, N); nt: a (M, K), b (N, K), as weights are; tn: a (K, M), b (K, N). */
@@ -18,7 +18,7 @@ export interface Gemm {
   readonly M: number
   readonly N: number
   readonly K: number
-  /** Elements from one stored row to the next; by default the rows follow each other. ldc holds for pre, derivative.pre and addend too. */
+  /** Elements from one stored row to the next; by default the rows follow each other. ldc holds for slope, factor and addend too. */
   readonly lda?: number
   readonly ldb?: number
   readonly ldc?: number
@@ -28,10 +28,10 @@ export interface Gemm {
   /** f32 (N). */
   readonly bias?: Memory | undefined
   readonly activation?: Activation
-  /** Written: z before the activation; of c's type. */
-  readonly pre?: Memory | undefined
-  /** Read: pre of the layer below, of c's type. */
-  readonly derivative?: { readonly activation: Activation; readonly pre: Memory } | undefined
+  /** Written: the activation's derivative at z; of c's type. Not both this and a factor. */
+  readonly slope?: Memory | undefined
+  /** Read: slope of the layer below, of c's type; may be c. */
+  readonly factor?: Memory | undefined
   /** Number or live scalar; 0 does not read the addend, which is c itself unless given, and of its type. */
   readonly beta?: Tensor | number | undefined
   readonly addend?: Memory

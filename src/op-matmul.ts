@@ -2,7 +2,7 @@
 import { nativeKernel } from "./native.ts"
 import { type Activation, activate, activateDerivative, activationBackward, activationIndex } from "./op-activation.ts"
 import { defineOp, typeOf } from "./op-define.ts"
-import { sideBySide } from "./op-gpu.ts"
+import { scratch, sideBySide } from "./op-gpu.ts"
 import { biasGradient } from "./op-matmul-bias.ts"
 import { gemm } from "./op-matmul-gpu.ts"
 import { ptxGemmLaunches } from "./op-matmul-ptx.ts"
@@ -14,7 +14,7 @@ const forwardKernel = nativeKernel("linear_forward", {
   w: "pointer",
   b: "pointer",
   y: "pointer",
-  pre: "pointer",
+  slope: "pointer",
   rows: "int",
   in: "int",
   out: "int",
@@ -26,7 +26,7 @@ const forwardKernel = nativeKernel("linear_forward", {
 const backwardInputKernel = nativeKernel("linear_backward_input", {
   dy: "pointer",
   w: "pointer",
-  pre: "pointer",
+  slope: "pointer",
   dx: "pointer",
   rows: "int",
   in: "int",
@@ -34,7 +34,6 @@ const backwardInputKernel = nativeKernel("linear_backward_input", {
   dyType: "int",
   wType: "int",
   dxType: "int",
-  activation: "int",
 })
 const backwardWeightKernel = nativeKernel("linear_backward_weight", {
   x: "pointer",
@@ -52,9 +51,9 @@ const backwardWeightKernel = nativeKernel("linear_backward_weight", {
 
 export const linear = defineOp({
   name: "linear",
-  doc: "y = act(x·wᵀ + b): x (…, K), w (N, K), b (N), y (…, N); pre = x·wᵀ + b is kept for backward when there is an activation. 2·R·N·K FLOPs.",
+  doc: "y = act(x·wᵀ + b): x (…, K), w (N, K), b (N), y (…, N); slope = act'(x·wᵀ + b) is kept for backward when there is an activation. 2·R·N·K FLOPs.",
   inputs: { x: "grad", w: "grad", b: "grad?" },
-  outputs: ["y", "pre"],
+  outputs: ["y", "slope"],
   /**
    * order: where that is faster, bits of a row may depend on how many there are ("any"), or a token's way through all layers may be one launch whose
    * attention has other bits ("layers", and under "any" too).
@@ -68,27 +67,27 @@ export const linear = defineOp({
     const N = w.shape[0] as number
     if (b !== undefined) expectShape("linear", "b", b, [N], `w ${shapeText(w.shape)}`)
     const y = { shape: [...x.shape.slice(0, -1), N], dtype: out }
-    return activation === "none" ? { y } : { y, pre: y }
+    return activation === "none" ? { y } : { y, slope: y }
   },
-  reference({ x, w, b }, { y, pre }, { activation }) {
+  reference({ x, w, b }, { y, slope }, { activation }) {
     const [K, N, R] = [lastDim(x), w.shape[0] as number, rows(x)]
     for (let r = 0; r < R; r++) {
       for (let n = 0; n < N; n++) {
         let z = b === undefined ? 0 : at(b, n)
         for (let k = 0; k < K; k++) z += at(x, r * K + k) * at(w, n * K + k)
-        if (pre !== undefined) pre.data[r * N + n] = z
+        if (slope !== undefined) slope.data[r * N + n] = activateDerivative(activation, z)
         if (y !== undefined) y.data[r * N + n] = activate(activation, z)
       }
     }
   },
   flops: ({ x, w }) => 2 * rows(x) * lastDim(x) * (w.shape[0] as number),
-  cpu: ({ x, w, b }, { y, pre }, { activation, out }) =>
+  cpu: ({ x, w, b }, { y, slope }, { activation, out }) =>
     forwardKernel({
       x,
       w,
       b,
       y,
-      pre,
+      slope,
       rows: rows(x),
       in: lastDim(x),
       out: w.shape[0] as number,
@@ -97,16 +96,16 @@ export const linear = defineOp({
       yType: out === "bf16" ? 1 : 0,
       activation: activationIndex(activation),
     }),
-  gpu({ x, w, b }, { y, pre }, { activation, order }, _, target) {
+  gpu({ x, w, b }, { y, slope }, { activation, order, out }, _, target) {
     const sizes = { M: rows(x), N: w.shape[0] as number, K: lastDim(x) }
     const product = { layout: "nt", a: x, b: w, bias: b, ...sizes, order: order === "any" ? order : "forward" } as const
-    return y === undefined ? gemm({ ...product, c: pre as Tensor }, target) : gemm({ ...product, c: y, activation, pre }, target)
+    return gemm({ ...product, c: y ?? scratch(out, sizes.M * sizes.N), activation, slope }, target)
   },
-  backward({ x, w, b }, { pre }, { y }, { activation }) {
+  backward({ x, w, b }, { slope }, { y }, { activation }) {
     const dy = y as Tensor
-    const dz = activation === "none" ? dy : throughActivation(dy, pre, activation)
+    const dz = activation === "none" ? dy : throughActivation(dy, slope)
     const { dw, db } = linearBackwardWeight({ x, dy: dz }, { bias: b !== undefined })
-    return { x: linearBackwardInput({ dy: dz, w }, { activation: "none", out: x.dtype }).dx, w: dw, b: b === undefined ? undefined : db }
+    return { x: linearBackwardInput({ dy: dz, w }, { out: x.dtype }).dx, w: dw, b: b === undefined ? undefined : db }
   },
   cases: [
     { inputs: { x: [1, 1], w: [1, 1] }, attrs: { activation: "none", out: "f32" } },
@@ -121,45 +120,45 @@ export const linear = defineOp({
   ],
 })
 
-/** act'(pre) ⊙ dy: inside the product that makes dy where there is one, else by a node of its own. */
-function throughActivation(dy: Tensor, pre: Tensor, activation: Activation): Tensor {
+/** slope ⊙ dy: inside the product that makes dy where there is one, else by a node of its own. */
+function throughActivation(dy: Tensor, slope: Tensor): Tensor {
   const producer = tracer().program.nodes.findLast((node) => node.outputs.dx?.id === dy.id)
-  if (producer?.op === (linearBackwardInput as Op) && producer.inputs.pre === undefined) {
-    producer.inputs.pre = pre
-    producer.attrs = { ...producer.attrs, activation }
+  if (producer?.op === (linearBackwardInput as Op) && producer.inputs.slope === undefined) {
+    producer.inputs.slope = slope
     return dy
   }
-  return activationBackward({ dy, pre }, { activation }).dz
+  return activationBackward({ dy, slope }).dz
 }
 
 export const linearBackwardInput = defineOp({
   name: "linear_backward_input",
-  doc: "dx = dy·w, times act'(pre) of the layer below where given: dy (…, N), w (N, K), pre and dx (…, K).",
-  inputs: { dy: "state", w: "state", pre: "state?" },
+  doc: "dx = dy·w, times slope of the layer below where given: dy (…, N), w (N, K), slope and dx (…, K).",
+  inputs: { dy: "state", w: "state", slope: "state?" },
   outputs: ["dx"],
-  attrs: {} as { activation: Activation; out: Dtype },
-  act: ["dy", "w", "pre"],
+  attrs: {} as { out: Dtype },
+  act: ["dy", "w", "slope"],
+  inPlace: { dx: "slope" },
   shape({ dy, w }, { out }) {
     if (w.shape[0] !== lastDim(dy))
       throw new ShapeError(`linear_backward_input: dy ${shapeText(dy.shape)} · w ${shapeText(w.shape)} do not fit`)
     return { dx: { shape: [...dy.shape.slice(0, -1), lastDim(w)], dtype: out } }
   },
-  reference({ dy, w, pre }, { dx }, { activation }) {
+  reference({ dy, w, slope }, { dx }) {
     const [K, N, R] = [lastDim(w), lastDim(dy), rows(dy)]
     for (let r = 0; r < R; r++) {
       for (let k = 0; k < K; k++) {
         let sum = 0
         for (let n = 0; n < N; n++) sum += at(dy, r * N + n) * at(w, n * K + k)
-        dx.data[r * K + k] = pre === undefined ? sum : sum * activateDerivative(activation, at(pre, r * K + k))
+        dx.data[r * K + k] = slope === undefined ? sum : sum * at(slope, r * K + k)
       }
     }
   },
   flops: ({ dy, w }) => 2 * rows(dy) * lastDim(w) * lastDim(dy),
-  cpu: ({ dy, w, pre }, { dx }, { activation, out }) =>
+  cpu: ({ dy, w, slope }, { dx }, { out }) =>
     backwardInputKernel({
       dy,
       w,
-      pre,
+      slope,
       dx,
       rows: rows(dy),
       in: lastDim(w),
@@ -167,35 +166,21 @@ export const linearBackwardInput = defineOp({
       dyType: typeOf(dy),
       wType: typeOf(w),
       dxType: out === "bf16" ? 1 : 0,
-      activation: activationIndex(activation),
     }),
-  gpu({ dy, w, pre }, { dx }, { activation }, _, target) {
-    const derivative = pre === undefined ? undefined : { activation, pre }
+  gpu({ dy, w, slope }, { dx }, _, __, target) {
     const product = { layout: "nn", a: dy, b: w, M: rows(dy), N: lastDim(w), K: lastDim(dy), order: "any" } as const
-    return gemm({ ...product, c: dx as Tensor, derivative }, target)
+    return gemm({ ...product, c: dx as Tensor, factor: slope }, target)
   },
   cases: [
-    { inputs: { dy: [70, 40], w: [40, 33] }, attrs: { activation: "none", out: "f32" } },
+    { inputs: { dy: [70, 40], w: [40, 33] }, attrs: { out: "f32" } },
     {
-      inputs: { dy: [9, 20], w: [20, 50], pre: { shape: [9, 50], dtype: "f32" } },
-      attrs: { activation: "gelu", out: "f32" },
-      about: "through gelu",
+      inputs: { dy: [9, 20], w: [20, 50], slope: { shape: [9, 50], dtype: "f32" } },
+      attrs: { out: "f32" },
+      about: "through an activation",
     },
-    {
-      inputs: { dy: [9, 20], w: [20, 50], pre: { shape: [9, 50], dtype: "bf16" } },
-      attrs: { activation: "silu", out: "bf16" },
-      about: "through silu",
-    },
-    {
-      inputs: { dy: [40, 64], w: [64, 136], pre: { shape: [40, 136], dtype: "bf16" } },
-      attrs: { activation: "gelu_tanh", out: "bf16" },
-      about: "whole packs",
-    },
-    {
-      inputs: { dy: [3, 600], w: [600, 20], pre: { shape: [3, 20], dtype: "f32" } },
-      attrs: { activation: "relu2", out: "f32" },
-      about: "a long sum",
-    },
+    { inputs: { dy: [9, 20], w: [20, 50], slope: { shape: [9, 50], dtype: "bf16" } }, attrs: { out: "bf16" }, about: "the same in bf16" },
+    { inputs: { dy: [40, 64], w: [64, 136], slope: { shape: [40, 136], dtype: "bf16" } }, attrs: { out: "bf16" }, about: "whole packs" },
+    { inputs: { dy: [3, 600], w: [600, 20], slope: { shape: [3, 20], dtype: "f32" } }, attrs: { out: "f32" }, about: "a long sum" },
   ],
 })
 

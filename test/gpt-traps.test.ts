@@ -64,10 +64,7 @@ test("sizes beyond 2^24 are exact: the last of 16,777,221 elements is reached an
 test("gradients of 1e-30 are kept in bf16, far below the smallest f16 of 6e-8", () => {
   const [rows, width] = [3, 40]
   const body = (t: Tracer) => {
-    linearBackwardInput(
-      { dy: t.state("dy", "bf16", [rows, width]), w: t.state("w", "bf16", [width, width]) },
-      { activation: "none", out: "bf16" },
-    )
+    linearBackwardInput({ dy: t.state("dy", "bf16", [rows, width]), w: t.state("w", "bf16", [width, width]) }, { out: "bf16" })
     keep(t, "dx")
   }
   const dy = toBf16(new Float32Array(rows * width).fill(1e-30))

@@ -44,12 +44,15 @@ const activations: [Activation, number[], number[]][] = [
 
 for (const [activation, value, slope] of activations) {
   test(`${activation} and its derivative`, () => {
-    const { y, dz } = evaluate({ z, one: z.map(() => 1), column: z.map((x) => [x]), unit: [[1]] }, ({ z, one, column, unit }) => ({
-      y: linear({ x: column, w: unit }, { activation, out: "f32" }).y,
-      dz: activationBackward({ dy: one, pre: z }, { activation }).dz,
-    }))
-    expectValues(y, value)
-    expectValues(dz, slope)
+    const results = evaluate({ two: z.map(() => [2]), column: z.map((x) => [x]), unit: [[1]] }, ({ two, column, unit }) => {
+      const { y, slope } = linear({ x: column, w: unit }, { activation, out: "f32" })
+      return { y, dz: activationBackward({ dy: two, slope }).dz }
+    })
+    expectValues(results.y, value)
+    expectValues(
+      results.dz,
+      slope.map((one) => 2 * one),
+    )
   })
 }
 

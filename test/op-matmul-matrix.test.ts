@@ -69,7 +69,7 @@ interface Asked {
   readonly layout: Gemm["layout"]
   readonly size: readonly [M: number, N: number, K: number]
   readonly out: "f32" | "bf16"
-  readonly more?: "forward" | "derivative" | "beta" | "beta 0" | "scale"
+  readonly more?: "forward" | "factor" | "factor in place" | "beta" | "beta 0" | "scale"
   /** Added to each row's length. */
   readonly pad?: number
 }
@@ -79,8 +79,9 @@ function worst({ layout, size: [M, N, K], out, more, pad = 0 }: Asked, wayFor: (
   const bench = new Bench()
   const [lda, ldb, ldc] = [(layout === "tn" ? M : K) + pad, (layout === "nt" ? K : N) + pad, N + pad]
   const [a, b] = [bench.place("bf16", (layout === "tn" ? K : M) * lda, true), bench.place("bf16", (layout === "nt" ? N : K) * ldb, true)]
-  const c = bench.place(out, M * ldc, more === "beta")
-  const [bias, pre] = [bench.place("f32", N, true), bench.place(out, M * ldc, more === "derivative")]
+  const isInPlace = more === "factor in place"
+  const c = bench.place(out, M * ldc, more === "beta" || isInPlace)
+  const [bias, kept] = [bench.place("f32", N, true), isInPlace ? c : bench.place(out, M * ldc, more === "factor")]
   const request: Gemm = {
     layout,
     a,
@@ -93,15 +94,15 @@ function worst({ layout, size: [M, N, K], out, more, pad = 0 }: Asked, wayFor: (
     ldb,
     ldc,
     order: "any",
-    ...(more === "forward" && { bias, pre, activation: "gelu_tanh" as const }),
-    ...(more === "derivative" && { derivative: { activation: "silu" as const, pre } }),
+    ...(more === "forward" && { bias, slope: kept, activation: "gelu_tanh" as const }),
+    ...(more?.startsWith("factor") && { factor: kept }),
     ...(more === "beta" && { beta: 0.5 }),
     ...(more === "beta 0" && { beta: 0 }),
     ...(more === "scale" && { scale: 0.25 }),
   }
-  const before = { c: bench.numbers(c), pre: bench.numbers(pre) }
+  const before = { c: bench.numbers(c), kept: bench.numbers(kept) }
   bench.run(launchesOf(request, wayFor(request), target("nv2")))
-  const [as, bs, cs, biases, pres] = [a, b, c, bias, pre].map((memory) => bench.numbers(memory)) as Float64Array[]
+  const [as, bs, cs, biases, slopes] = [a, b, c, bias, kept].map((memory) => bench.numbers(memory)) as Float64Array[]
   const allowed = (x: number) => (out === "bf16" ? 2 ** -8 * Math.abs(x) : 0) + 1e-5 * Math.sqrt(K)
   let error = 0
   for (let m = 0; m < M; m++) {
@@ -112,10 +113,11 @@ function worst({ layout, size: [M, N, K], out, more, pad = 0 }: Asked, wayFor: (
       if (more === "scale") z *= 0.25
       if (more === "forward") {
         z += biases![n]!
-        error = Math.max(error, Math.abs(pres![at]! - z) / allowed(z))
+        const slope = activateDerivative("gelu_tanh", z)
+        error = Math.max(error, Math.abs(slopes![at]! - slope) / allowed(slope))
         z = activate("gelu_tanh", z)
       }
-      if (more === "derivative") z *= activateDerivative("silu", before.pre[at]!)
+      if (more?.startsWith("factor")) z *= before.kept[at]!
       if (more === "beta") z += 0.5 * before.c[at]!
       error = Math.max(error, Math.abs(cs![at]! - z) / allowed(z))
     }
@@ -130,7 +132,8 @@ const CASES: readonly Omit<Asked, "layout" | "size">[] = [
   { out: "bf16" },
   { out: "f32", more: "beta" },
   { out: "bf16", more: "forward" },
-  { out: "bf16", more: "derivative" },
+  { out: "bf16", more: "factor" },
+  { out: "f32", more: "factor in place" },
   { out: "f32", more: "scale" },
   { out: "bf16", more: "beta 0" },
 ]
@@ -240,7 +243,7 @@ test("the sum of parts whose rows are longer than those of c writes no further t
   const parts = Float32Array.from({ length: S * M * ld }, (_, i) => (i % ld < N ? i : Number.NaN))
   const c = new Float32Array(M * N)
   const bytes = (of: Float32Array) => new Uint8Array(of.buffer as ArrayBuffer)
-  const none = { bias: new Uint8Array(0), pre: new Uint8Array(0), addend: new Uint8Array(0) }
+  const none = { bias: new Uint8Array(0), kept: new Uint8Array(0), addend: new Uint8Array(0) }
   simulate(
     matmulCombine as never as Kernel<Record<never, never>>,
     {

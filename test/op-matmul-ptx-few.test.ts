@@ -119,7 +119,7 @@ test("few rows go by tiles that spread the weights over the processors", () => {
 })
 
 test("what is asked of training goes another way", () => {
-  expect(fewTiles(asked(64, 768, 768, { pre: asked(1, 1, 1).c }), h200)).toEqual([])
+  expect(fewTiles(asked(64, 768, 768, { slope: asked(1, 1, 1).c }), h200)).toEqual([])
   expect(fewTiles(asked(64, 768, 768, { beta: 1 }), h200)).toEqual([])
   expect(fewTiles(asked(64, 768, 100), h200)).toEqual([])
   expect(fewTiles(asked(64, 768, 768), { ...h200, ptx: false })).toEqual([])

@@ -23,7 +23,9 @@ interface Asked {
   readonly size: readonly [M: number, N: number, K: number]
   readonly out: "f32" | "bf16"
   readonly activation?: Activation
-  readonly derivative?: Activation
+  readonly keepsSlope?: boolean
+  /** Another matrix, or c itself. */
+  readonly factor?: "apart" | "in place"
   readonly bias?: boolean
   readonly scale?: number
   readonly beta?: number
@@ -43,7 +45,8 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     size,
     out,
     activation = "none",
-    derivative,
+    keepsSlope = false,
+    factor,
     bias,
     scale,
     beta,
@@ -71,7 +74,8 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
   }
   const [a, b] = [place("bf16", (layout === "tn" ? K : M) * lda, true), place("bf16", (layout === "nt" ? N : K) * ldb, true)]
   const rowSums = place("f32", M, true)
-  const [c, pre, biases] = [place(out, M * ldc, beta !== undefined), place(out, M * ldc, derivative !== undefined), place("f32", N, true)]
+  const c = place(out, M * ldc, beta !== undefined || factor === "in place")
+  const [kept, biases] = [factor === "in place" ? c : place(out, M * ldc, factor !== undefined), place("f32", N, true)]
   // What lies beyond a row's end may be anything: it must not reach the sums.
   for (const [memory, ld, used] of [
     [a, lda, layout === "tn" ? M : K],
@@ -93,12 +97,12 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     ldc,
     order: "any",
     ...(bias && { bias: biases }),
-    ...(activation !== "none" && { activation, pre }),
-    ...(derivative && { derivative: { activation: derivative, pre } }),
+    ...(activation !== "none" && { activation, ...(keepsSlope && { slope: kept }) }),
+    ...(factor && { factor: kept }),
     ...(scale !== undefined && { scale }),
     ...(beta !== undefined && { beta }),
   }
-  const [cBefore, preBefore, sumsBefore] = [numbers(c), numbers(pre), numbers(rowSums)]
+  const [cBefore, keptBefore, sumsBefore] = [numbers(c), numbers(kept), numbers(rowSums)]
   const way: PtxWay = { tile, splits, group: 2, rest, span }
   const kernelFor: typeof ptxGemmOf = (wanted) => (tile === PTX_TILE ? ptxGemmOf(wanted) : ptxGemm({ ...wanted, tile }))
   const more = { kernelFor, ...(sumsBeta !== undefined && { rowSums: { into: rowSums as never as Tensor, beta: sumsBeta } }) }
@@ -119,7 +123,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
       simulate(kernel, { variant, grid: groups, buffers: Object.fromEntries(buffers), push, params, constants, subgroupSize: 32 } as never)
     }
   }
-  const [as, bs, cs, pres, bias_, sums_] = [a, b, c, pre, biases, rowSums].map(numbers) as Float64Array[]
+  const [as, bs, cs, slopes, bias_, sums_] = [a, b, c, kept, biases, rowSums].map(numbers) as Float64Array[]
   const allowed = (x: number) => (out === "bf16" ? 2 ** -8 * Math.abs(x) : 0) + 2e-5 * Math.sqrt(K)
   let error = 0
   const compare = (seen: number, x: number) => {
@@ -134,9 +138,9 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
       let z = 0
       for (let k = 0; k < K; k++) z += as![layout === "tn" ? k * lda + m : m * lda + k]! * bs![layout === "nt" ? n * ldb + k : k * ldb + n]!
       z = z * (scale ?? 1) + (bias ? bias_![n]! : 0)
-      if (activation !== "none") compare(pres![m * ldc + n]!, z)
+      if (keepsSlope) compare(slopes![m * ldc + n]!, activateDerivative(activation, z))
       z = activate(activation, z)
-      if (derivative) z *= activateDerivative(derivative, preBefore[m * ldc + n]!)
+      if (factor) z *= keptBefore[m * ldc + n]!
       compare(cs![m * ldc + n]!, z + (beta ? beta * cBefore[m * ldc + n]! : 0))
     }
     for (let n = N; n < ldc; n++) if (!Object.is(cs![m * ldc + n], cBefore[m * ldc + n])) error = Number.POSITIVE_INFINITY
@@ -162,7 +166,7 @@ const CASES: readonly Asked[] = [
   { layout: "nt", size: [5, 17, 19], out: "bf16", bias: true },
   { layout: "nt", size: [131, 65, 33], out: "f32", bias: true },
   { layout: "nt", size: [7, 50, 100], out: "bf16", activation: "silu", bias: true },
-  { layout: "nn", size: [130, 77, 41], out: "bf16", derivative: "relu2" },
+  { layout: "nn", size: [130, 77, 41], out: "bf16", factor: "apart" },
   { layout: "nn", size: [3, 201, 77], out: "f32", beta: 0.5, scale: 0.25 },
   { layout: "tn", size: [67, 129, 45], out: "f32", beta: 1 },
   // Epilogues.
@@ -172,14 +176,16 @@ const CASES: readonly Asked[] = [
   { layout: "nt", size: [140, 100, 72], out: "bf16", beta: 0.5 },
   ...(["gelu", "gelu_tanh", "relu", "relu2", "silu"] as const).flatMap((kind): Asked[] => [
     { layout: "nt", size: [140, 96, 72], out: "bf16", activation: kind, bias: true },
-    { layout: "nn", size: [140, 96, 72], out: "bf16", derivative: kind },
+    { layout: "nt", size: [140, 96, 72], out: "bf16", activation: kind, bias: true, keepsSlope: true },
   ]),
   { layout: "nt", size: [140, 96, 72], out: "bf16", activation: "gelu" },
+  { layout: "nn", size: [140, 104, 72], out: "bf16", factor: "apart" },
+  { layout: "nn", size: [300, 200, 72], out: "bf16", factor: "in place", timing: "late" },
   { layout: "nn", size: [140, 96, 72], out: "bf16", beta: 0 },
   { layout: "tn", size: [140, 96, 72], out: "f32", beta: 0 },
   // Sums of splits, the last of fewer steps, with the epilogue behind them.
   { layout: "tn", size: [264, 200, 300], out: "f32", beta: 1, splits: 3, timing: "late" },
-  { layout: "nn", size: [264, 200, 300], out: "bf16", derivative: "silu", splits: 4 },
+  { layout: "nn", size: [264, 200, 300], out: "bf16", factor: "apart", splits: 4 },
   // A rest of k steps, dealt out: tiles in several spans, spans of several tiles; the sums of dy's columns on the way.
   { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5, timing: "late" },
   { layout: "tn", size: [131, 61, 200], out: "f32", splits: 1, rest: [5, 3] },
@@ -207,7 +213,7 @@ test("products go by PTX where the device has it, and only there", () => {
   expect(kernelsOf(forward, { ...h200, ptx: false }).join()).not.toContain("ptx")
 })
 
-test("an activation's bits do not depend on the number of rows: without pre all go by PTX", () => {
+test("an activation's bits do not depend on the number of rows: without a slope all go by PTX", () => {
   for (const M of [1, 8, 16, 17, 40, 64, 65, 100, 300, 16384])
     expect(kernelsOf(asked("nt", M, 3072, 768, { order: "forward", activation: "gelu_tanh" }), h200).join()).toContain("ptx")
   for (const given of [{ M: 8 }, { M: 8, N: 3076, activation: "gelu_tanh" as const }, { M: 40, N: 3076, activation: "gelu_tanh" as const }])

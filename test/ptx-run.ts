@@ -17,6 +17,8 @@ export interface PtxLaunch {
   readonly memory: GlobalMemory
   readonly timing: Timing
   readonly seed?: number
+  /** Bytes of a block's shared memory, where they are not all that Vulkan gives. */
+  readonly shared?: number
 }
 
 export const LANES = 32
@@ -52,8 +54,10 @@ export interface Warp {
   isSpinning: boolean
 }
 
+const sharedBytes = ({ shared = 49152 }: PtxLaunch): number => shared
+
 export class Block {
-  readonly shared = new DataView(new ArrayBuffer(49152 + 1024))
+  readonly shared: DataView
   readonly barriers = new Map<number, Barrier>()
   copies: (() => void)[] = []
   readonly warps: Warp[]
@@ -66,6 +70,7 @@ export class Block {
     readonly launch: PtxLaunch,
     readonly block: readonly [number, number, number],
   ) {
+    this.shared = new DataView(new ArrayBuffer(sharedBytes(launch) + 1024))
     this.#random = (launch.seed ?? 1) + block[0] + 97 * block[1] + 389 * block[2]
     for (let i = 0; i < this.shared.byteLength; i += 2) this.shared.setUint16(i, 0x7fc0, true)
     this.warps = Array.from({ length: launch.threads / LANES }, (_, number) => ({
@@ -218,7 +223,7 @@ export const listOf = (value: Value): readonly Value[] => (value.kind === "list"
 export function sharedAddress(b: Block, w: Warp, value: Value, lane: number): number {
   const { base, bytes } = value as Extract<Value, { kind: "address" }>
   const address = read(b, w, base, lane) + bytes
-  if (address >= 49152) throw new Error(`shared address ${address}`)
+  if (address >= sharedBytes(b.launch)) throw new Error(`shared address ${address}`)
   return address
 }
 function globalAddress(b: Block, w: Warp, value: Value, lane: number): number {

@@ -1,8 +1,8 @@
 /** The kernels of shaders/, simulated, against plain loops in f64: odd sizes, every variant, every subgroup size. */
 import { describe, expect, test } from "bun:test"
-import { type ActivationName, activationBackward, activations } from "../shaders/activation.ts"
+import { type ActivationName, activations } from "../shaders/activation.ts"
 import { crossEntropy } from "../shaders/classifier.ts"
-import { add, eachElement } from "../shaders/elementwise.ts"
+import { add, eachElement, multiply } from "../shaders/elementwise.ts"
 import { columnSum } from "../shaders/reduce.ts"
 import { activate, activateDerivative } from "../src/op.ts"
 import { act, kernel, read, simulate, u32, write } from "../src/spirv.ts"
@@ -77,14 +77,14 @@ describe.each(DTYPES)("cross-entropy, %s", (dtype) => {
 })
 
 const kinds = Object.keys(activations) as ActivationName[]
-/** An activation alone; products apply it where they write. */
-const forward = (kind: ActivationName) =>
+/** An activation alone, or its derivative; products apply it where they write. */
+const alone = (kind: ActivationName, what: "value" | "derivative") =>
   kernel({
     name: kind,
     workgroup: 256,
     buffers: { x: read(act), y: write(act) },
     push: { n: u32 },
-    body: (k, { x, y, n }) => eachElement(k, n, [x], y, (v) => activations[kind].value(k, v)),
+    body: (k, { x, y, n }) => eachElement(k, n, [x], y, (v) => activations[kind][what](k, v)),
   })
 
 describe.each(DTYPES)("elementwise, %s", (dtype) => {
@@ -98,16 +98,21 @@ describe.each(DTYPES)("elementwise, %s", (dtype) => {
       y,
       Float64Array.from(a.values, (v, i) => v + b.values[i]!),
     )
+    simulate(multiply, { ...run, variant: `multiply.${dtype}`, buffers: { a: a.data, b: b.data, y } })
+    expectClose(
+      y,
+      Float64Array.from(a.values, (v, i) => v * b.values[i]!),
+    )
     for (const kind of kinds) {
-      simulate(forward(kind), { ...run, variant: `${kind}.${dtype}`, buffers: { x: a.data, y } })
+      simulate(alone(kind, "value"), { ...run, variant: `${kind}.${dtype}`, buffers: { x: a.data, y } })
       expectClose(
         y,
         Float64Array.from(a.values, (v) => activate(kind, v)),
       )
-      simulate(activationBackward[kind], { ...run, variant: `${kind}_backward.${dtype}`, buffers: { x: a.data, dy: b.data, dx: y } })
+      simulate(alone(kind, "derivative"), { ...run, variant: `${kind}.${dtype}`, buffers: { x: a.data, y } })
       expectClose(
         y,
-        Float64Array.from(a.values, (v, i) => b.values[i]! * activateDerivative(kind, v)),
+        Float64Array.from(a.values, (v) => activateDerivative(kind, v)),
       )
     }
   })
@@ -115,9 +120,9 @@ describe.each(DTYPES)("elementwise, %s", (dtype) => {
 
 test.each(kinds)("%s far out: finite where it should be, NaN stays", (kind) => {
   const x = Float32Array.of(-1e18, -1e4, -90, -50, -12, -6, -3, 0, 3, 6, 12, 50, 90, 1e4, 1e18, Number.NaN)
-  const [y, dx, dy] = [new Float32Array(x.length), new Float32Array(x.length), new Float32Array(x.length).fill(1)]
-  simulate(forward(kind), { grid: [1], buffers: { x, y }, push: { n: x.length } })
-  simulate(activationBackward[kind], { grid: [1], buffers: { x, dy, dx }, push: { n: x.length } })
+  const [y, dx] = [new Float32Array(x.length), new Float32Array(x.length)]
+  simulate(alone(kind, "value"), { grid: [1], buffers: { x, y }, push: { n: x.length } })
+  simulate(alone(kind, "derivative"), { grid: [1], buffers: { x, y: dx }, push: { n: x.length } })
   ;[...x].forEach((v, i) => {
     if (Number.isNaN(v)) expect(y[i]).toBeNaN()
     else expect(Math.abs(y[i]! - Math.fround(activate(kind, v)))).toBeLessThanOrEqual(1e-6 * Math.max(1, Math.abs(v)))
