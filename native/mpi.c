@@ -11,7 +11,7 @@
 /* Handles are pointers in Open MPI and the standard ABI and ints in MPICH; both travel in one register, so one prototype serves all. */
 typedef uintptr_t Handle;
 
-enum { THREAD_FUNNELED = 1, LARGEST = 1 << 30, VERSION_LENGTH = 8192, ERROR_LENGTH = 1024 };
+enum { LARGEST = 1 << 30, VERSION_LENGTH = 8192, ERROR_LENGTH = 1024 };
 
 #define FUNCTIONS(X)                                                      \
   X(Init_thread, (int *, char ***, int, int *))                           \
@@ -52,8 +52,17 @@ static int64_t fail(const char *what, int code) {
     if (code_ != 0) return fail("MPI_" #name, code_);      \
   } while (0)
 
-/* The constants of the library's ABI. MPICH's are the ints of its mpi.h, Open MPI's are addresses of its symbols. */
-static int find_constants(void *library, Handle *errors_return) {
+/* The constants of the library's ABI. MPICH's are the ints of its mpi.h, Open MPI's are addresses of its symbols, the standard's are in MPI 5.0, A. */
+static int find_constants(void *library, int64_t abi, Handle *errors_return, int *funneled) {
+  *funneled = 1;
+  if (abi) {
+    world = 0x101;
+    byte_type = 0x247;
+    *errors_return = 0x142;
+    *funneled = 1024;
+    ignored_status = NULL;
+    return 1;
+  }
   void *ours = dlsym(library, "ompi_mpi_comm_world");
   if (ours) {
     world = (Handle)ours;
@@ -86,20 +95,16 @@ int64_t mpi_open(const char *path, int64_t abi) {
     return 0;                                                                    \
   }
   FUNCTIONS(FIND)
-  int length = 0, done = 0, level = 0;
+  int length = 0, done = 0, funneled = 0, level = 0;
   Handle errors_return = 0;
   if (Get_library_version(version, &length) != 0) return fail("MPI_Get_library_version", 0);
-  if (abi) {
-    world = 0x101;
-    byte_type = 0x247;
-    ignored_status = NULL;
-  } else if (!find_constants(library, &errors_return)) {
+  if (!find_constants(library, abi, &errors_return, &funneled)) {
     snprintf(problem, sizeof problem, "%s is neither Open MPI nor MPICH: %.200s", path, version);
     return 0;
   }
   CALL(Initialized, &done);
-  if (!done) CALL(Init_thread, NULL, NULL, THREAD_FUNNELED, &level);
-  if (errors_return) CALL(Comm_set_errhandler, world, errors_return); /* the standard ABI keeps its default: an error ends the process */
+  if (!done) CALL(Init_thread, NULL, NULL, funneled, &level);
+  CALL(Comm_set_errhandler, world, errors_return);
   return 1;
 }
 

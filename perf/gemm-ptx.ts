@@ -4,32 +4,46 @@ import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import type { PtxGemm } from "../shaders/ptx-gemm-frame.ts"
 import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
-import { columnsOf, type PtxTile, placesOf, rowsOf, tileName } from "../shaders/ptx-gemm-tile.ts"
+import { columnsOf, type PtxTile, rowsOf, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { vulkan } from "../src/native-vulkan.ts"
 import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
 
-/** Tiles beside the one in use: other shapes and rings, and places as constants. */
+/** Tiles beside the one in use, and for the rows that fill the last turn of the processors. */
+const LATER: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false, later: true }
 const SWEPT: readonly PtxTile[] = [
   { ...PTX_TILE, unrolled: true },
-  { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false },
-  { units: 2, chunks: 2, ringA: 4, ringB: 3, unrolled: false },
-  { units: 2, chunks: 2, ringA: 4, ringB: 3, unrolled: true },
-  { units: 2, chunks: 3, ringA: 4, ringB: 3, unrolled: false },
-  { units: 2, chunks: 3, ringA: 4, ringB: 3, unrolled: true },
-  { units: 2, chunks: 3, ringA: 2, ringB: 7, unrolled: false },
-  { units: 1, chunks: 4, ringA: 2, ringB: 7, unrolled: false },
-  { units: 1, chunks: 4, ringA: 3, ringB: 5, unrolled: false },
-  { units: 1, chunks: 6, ringA: 2, ringB: 7, unrolled: false },
-  { units: 1, chunks: 2, ringA: 3, ringB: 5, unrolled: false },
-  { units: 1, chunks: 3, ringA: 3, ringB: 5, unrolled: false },
+  ...([1, 2, 4, 8] as const).map((ahead) => ({ ...PTX_TILE, ahead })),
+  LATER,
+  { ...LATER, later: false },
+  { ...LATER, ringA: 4, ringB: 3 },
+  ...([1, 8] as const).map((ahead) => ({ ...LATER, ahead })),
 ]
+const SMALL: readonly PtxTile[] = [2, 3].map((chunks) => ({ units: 1, chunks: chunks as 2 | 3, ringA: 3, ringB: 5, unrolled: false }))
 const GROUPS = [4, 11, 16]
 
-const nameOf = ({ tile, splits, group, rest, span }: PtxWay): string =>
-  `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}`
+const nameOf = ({ tile, splits, group, rest, span, tail }: PtxWay): string =>
+  `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}${tail === undefined ? "" : ` t${tail.from}/${tileName(tail.tile)}`}`
+
+/** Whether results may wait. */
+const waits = ({ layout, N, c, activation = "none", slope, beta }: Gemm): boolean =>
+  layout !== "tn" &&
+  N % 32 === 0 &&
+  (activation === "none" || slope !== undefined) &&
+  beta === undefined &&
+  "dtype" in c &&
+  c.dtype === "bf16"
+
+/** Whole turns of the processors by a tile, and the other rows by a smaller one. */
+function* tailsOf({ M, N }: Gemm, way: PtxWay, units: number): Generator<PtxWay> {
+  const [down, across] = [Math.ceil(M / rowsOf(way.tile)), Math.ceil(N / columnsOf(way.tile))]
+  const turns = Math.floor((down * across) / units)
+  const from = Math.floor((turns * units) / across) * rowsOf(way.tile)
+  if (turns === 0 || turns > 8 || from >= M) return
+  for (const tile of SMALL) yield { ...way, tail: { from, tile } }
+}
 const kernels = new Map<string, GemmKernel>()
 function kernelOf(gemm: PtxGemm): GemmKernel {
   const made = ptxGemm(gemm)
@@ -44,18 +58,26 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   if (best === undefined) return []
   const ways: PtxWay[] = [best]
   if (sweep) {
-    const splits = request.order === "any" ? [1, 2, 3, 4, 6, 8, 11, 16, 22, 32] : [1]
+    const splits = request.layout === "tn" ? [1, 2, 3, 4, 6, 8, 11, 16, 22, 32] : [1]
     const steps = Math.ceil(request.K / 32)
     const isWhole = (count: number) => Math.ceil(steps / count) * (count - 1) < steps && steps / count >= 8
-    ways.push(...splits.filter(isWhole).map((count) => ({ ...best, splits: count, rest: 0, span: 1 })))
-    ways.push(...GROUPS.map((group) => ({ ...best, group })))
-    for (const tile of SWEPT)
-      if (placesOf(tile).end > 0 && rowsOf(tile) <= 2 * request.M && columnsOf(tile) <= 2 * request.N) ways.push({ ...best, tile })
+    if (splits.length > 1) ways.push(...splits.filter(isWhole).map((count) => ({ ...best, splits: count, rest: 0, span: 1 })))
+    const tiles = SWEPT.filter(
+      (tile) => rowsOf(tile) <= 2 * request.M && columnsOf(tile) <= 2 * request.N && (!tile.later || waits(request)),
+    )
+    const whole = { splits: 1, rest: 0, span: 1 }
+    ways.push({ ...best, ...(request.layout === "tn" ? {} : whole) })
+    ways.push(...tiles.map((tile) => ({ ...best, ...(tile.later ? whole : {}), tile })))
+    for (const tile of [PTX_TILE, ...(waits(request) ? [LATER] : [])]) {
+      const way = { ...best, ...(tile.later ? whole : {}), tile }
+      ways.push(...GROUPS.map((group) => ({ ...way, group })))
+      if (way.splits === 1 && way.rest === 0) ways.push(...tailsOf(request, way, target.units))
+    }
   }
   const byName = new Map(ways.map((way) => [nameOf(way), way]))
   return [...byName].map(([name, way]) => ({
     name,
-    launches: ptxLaunchesOf(request, way, target, { kernelFor: (wanted) => kernelOf({ ...wanted, tile: way.tile }) }),
+    launches: ptxLaunchesOf(request, way, target, { kernelFor: kernelOf }),
   }))
 }
 

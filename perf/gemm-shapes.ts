@@ -47,6 +47,16 @@ const LAYERS = [
   [768, 50304],
 ] as const
 
+const BAR = [
+  [65536, 2304, 768],
+  [65536, 768, 768],
+  [65536, 3072, 768],
+  [65536, 768, 3072],
+  [65536, 768, 2304],
+  [16384, 50304, 768],
+  [16384, 768, 50304],
+] as const
+
 export const SHAPES = {
   train,
   large: [
@@ -56,6 +66,13 @@ export const SHAPES = {
     ...step(65536, 768, 50304, 8192),
     ...step(16384, 1600, 50304, 8192),
   ],
+  /** Those of issue 8's bar as a peer computes them, and the weights' gradients. */
+  bar: [
+    ...[4096, 8192].map((size): Shape => ({ layout: "nt", M: size, N: size, K: size, out: "bf16" })),
+    ...BAR.map(([M, N, K]): Shape => ({ layout: "nt", M, N, K, out: "bf16" })),
+  ],
+  /** Widths of 1,024 and 1,280. */
+  wide: [...step(16384, 1024, 50304, 8192), ...step(8192, 1280, 50304, 8192)],
   decode: [1, 16, 32, 64, 256, 1024].flatMap((M) => LAYERS.map(([K, N]): Shape => ({ layout: "nt", M, N, K, out: "bf16" }))),
   /** Edges, rows that are not aligned to 16 bytes, long sums. */
   edges: [
@@ -68,6 +85,7 @@ export const SHAPES = {
     { layout: "nt", M: 1001, N: 1000, K: 520, out: "bf16", what: "bias gelu" },
     { layout: "nt", M: 1001, N: 1024, K: 520, out: "bf16", what: "bias gelu" },
     { layout: "nn", M: 777, N: 1000, K: 520, out: "bf16", what: "factor" },
+    { layout: "nn", M: 777, N: 1024, K: 616, out: "bf16", what: "factor" },
     { layout: "tn", M: 1000, N: 776, K: 4104, out: "f32", what: "beta" },
     { layout: "nt", M: 512, N: 384, K: 65536, out: "bf16" },
     { layout: "tn", M: 512, N: 384, K: 65536, out: "f32" },

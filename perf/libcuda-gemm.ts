@@ -229,7 +229,23 @@ export function deepGemm(tile: DeepTile): DeepKernel {
       const f: Frame = {
         gemm: { layout: "ntp", out: "bf16", tile: plain(tile), finish: "none" },
         places: { a: 0, b: 0, fullA: 0, emptyA: 0, fullB: full, emptyB: empty, end: sharedBytes },
-        ...{ warp, lane, down, across, perSplit: tiles, tiles, M, N, steps, splitSteps: steps, splits: one, rest: none, span: one, group },
+        ...{
+          warp,
+          lane,
+          down,
+          across,
+          perSplit: tiles,
+          tiles,
+          M,
+          N,
+          steps,
+          splitSteps: steps,
+          splits: one,
+          rest: none,
+          span: one,
+          from: none,
+          group,
+        },
       }
       const meet = () => {
         if (cluster === 1) return k.syncBlock()

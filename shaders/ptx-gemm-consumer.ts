@@ -2,6 +2,7 @@
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
 import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
+import { laterOf } from "./ptx-gemm-later.ts"
 import { countedSlot, counter, keep, knownSlot, next, type Slot } from "./ptx-gemm-ring.ts"
 import { DESCRIPTOR, NEXT_K, PIECE, periodOf, REGISTERS } from "./ptx-gemm-tile.ts"
 
@@ -38,7 +39,7 @@ export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     always: k.compare("eq", k.variable("u32", 0), 0),
     rowSums: frame.gemm.finish === "sums" ? range(tile.units).map(() => k.registers("f32", 4)) : [],
   }
-  const epilogue = epilogueOf(k, frame, warpgroup, memory)
+  const epilogue = tile.later ? laterOf(k, frame, warpgroup, memory) : epilogueOf(k, frame, warpgroup, memory)
   if (tile.unrolled) unrolled(k, role, epilogue)
   else counted(k, role, epilogue)
 }
@@ -71,6 +72,7 @@ function step(
   units: readonly Slot[],
   chunks: readonly Slot[],
   adds: Predicate,
+  meanwhile?: () => void,
 ): void {
   const { places, gemm } = frame
   const isTransposed = gemm.layout === "tn"
@@ -110,13 +112,30 @@ function step(
       for (const unit of units) release(unit, places.emptyA)
     }
     const isLast = j === chunks.length - 1
+    if (isLast && meanwhile !== undefined) {
+      k.multiplyWait(1)
+      if (j > 0) release(chunks[j - 1]!, places.emptyB)
+      meanwhile()
+      k.multiplyWait(0)
+      release(chunk, places.emptyB)
+      return
+    }
     k.multiplyWait(isLast ? 0 : 1)
     if (j > 0) release(chunks[j - 1]!, places.emptyB)
     if (isLast) release(chunk, places.emptyB)
   })
 }
 
-type Epilogue = ReturnType<typeof epilogueOf>
+/** What becomes of a tile's sums. */
+interface Epilogue {
+  /** Before a tile's first product. */
+  begin(place: Place): void
+  /** While the products of a tile's k step `i` are under way. */
+  readonly meanwhile?: (i: U32, place: Place) => void
+  end(sums: Role["sums"], rowSums: Role["rowSums"], place: Place): void
+  /** After the last tile. */
+  readonly flush?: () => void
+}
 
 function begin(k: Ptx, { rowSums }: Role, epilogue: Epilogue, place: Place): void {
   for (const sum of rowSums.flat()) k.copy(sum, 0)
@@ -145,7 +164,8 @@ function counted(k: Ptx, role: Role, epilogue: Epilogue): void {
           atB = next(k, atB, tile.ringB, k.base)
           return slot
         })
-        step(k, role, place, units, chunks, k.compare("ne", i, 0))
+        const { meanwhile } = epilogue
+        step(k, role, place, units, chunks, k.compare("ne", i, 0), meanwhile && (() => meanwhile(i, place)))
         keep(k, a, atA)
         keep(k, b, atB)
         k.add(i, 1, i)
@@ -153,6 +173,7 @@ function counted(k: Ptx, role: Role, epilogue: Epilogue): void {
     )
     epilogue.end(role.sums, role.rowSums, place)
   })
+  epilogue.flush?.()
 }
 
 /** The text holds one k step for each state of the rings; a tile begins where the last one ended. */

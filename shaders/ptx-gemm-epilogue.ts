@@ -32,7 +32,7 @@ interface Piece {
 const PIECE_COLUMNS = 32
 
 /** Value 4·b + 2·h + e of lane c = lane mod 4 lies in column 8·b + 2·c + e; where b was permuted, 16·G + 4·j + 2·h + e lies in 32·G + 8·c + 2·j + e. */
-const piecesOf = (isPermuted: boolean): readonly Piece[] =>
+export const piecesOf = (isPermuted: boolean): readonly Piece[] =>
   [0, 1].map((G) => ({
     values: range(4).flatMap((i) => [16 * G + 4 * i, 16 * G + 4 * i + 1]),
     columns: range(8).map((i) => PIECE_COLUMNS * G + (isPermuted ? i : 8 * (i >> 1) + (i & 1))),

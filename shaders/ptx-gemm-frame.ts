@@ -36,6 +36,8 @@ export interface Frame {
   readonly tiles: U32
   readonly M: U32
   readonly N: U32
+  /** The first row of c that is done. */
+  readonly from: U32
   /** k steps of all, and of a whole split. */
   readonly steps: U32
   readonly splitSteps: U32
@@ -64,14 +66,30 @@ function cornerOf(k: Ptx, f: Frame, tile: U32): Pick<Place, "row" | "column"> {
   const size = k.min(k.sub(f.down, first), f.group)
   const column = k.div(inGroup, size)
   const row = k.add(first, k.sub(inGroup, k.mul(column, size)))
-  return { row: k.mul(row, rowsOf(f.gemm.tile)), column: k.mul(column, columnsOf(f.gemm.tile)) }
+  return { row: k.add(f.from, k.mul(row, rowsOf(f.gemm.tile))), column: k.mul(column, columnsOf(f.gemm.tile)) }
+}
+
+/** `body` for every tile of this block where none has parts, as those are f32. */
+function eachWhole(k: Ptx, f: Frame, body: (place: Place) => void): void {
+  const tile = k.special("%ctaid.x")
+  const [none, stride] = [k.variable("u32", 0), k.special("%nctaid.x")]
+  k.while(
+    "TILE",
+    () => k.compare("lt", tile, f.perSplit),
+    () => {
+      body({ split: none, ...cornerOf(k, f, tile), firstStep: none, stepCount: f.steps })
+      k.add(tile, stride, tile)
+    },
+  )
 }
 
 /**
  * `body` for every tile of this block. Blocks below `tiles` take whole splits, split after split; the others a span each of the line of the rest: `rest`
  * k steps of one tile after the other.
  */
-export function eachTile(k: Ptx, f: Frame, body: (place: Place) => void): void {
+export const eachTile = (k: Ptx, f: Frame, body: (place: Place) => void): void => (f.gemm.out === "bf16" ? eachWhole : eachPart)(k, f, body)
+
+function eachPart(k: Ptx, f: Frame, body: (place: Place) => void): void {
   const block = k.special("%ctaid.x")
   const stride = k.special("%nctaid.x")
   const isRest = k.compare("ge", block, f.tiles)

@@ -1,7 +1,7 @@
 /** The matrix products in PTX that the pack holds. */
 import { type GemmKernel, ptxGemm } from "./ptx-gemm.ts"
 import type { Finish, PtxActivation, PtxGemm, PtxLayout } from "./ptx-gemm-frame.ts"
-import type { PtxTile } from "./ptx-gemm-tile.ts"
+import { type PtxTile, tileName } from "./ptx-gemm-tile.ts"
 
 /** The tile that was fastest on an H200 within 48 KiB of shared memory. */
 export const PTX_TILE: PtxTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, unrolled: false }
@@ -20,14 +20,17 @@ const WANTED: readonly (readonly [PtxLayout, PtxGemm["out"], readonly Finish[]])
   ["tn", "f32", ["none", "sums", "add"]],
 ]
 
-const keyOf = ({ layout, out, finish }: Omit<PtxGemm, "tile">): string => `${layout} ${out} ${finish}`
+const keyOf = ({ layout, out, finish, tile }: PtxGemm): string => `${layout} ${out} ${finish} ${tileName(tile)}`
 const known = new Map(
   WANTED.flatMap(([layout, out, finishes]) =>
-    finishes.map((finish): [string, GemmKernel] => [keyOf({ layout, out, finish }), ptxGemm({ layout, out, finish, tile: PTX_TILE })]),
+    finishes.map((finish): [string, GemmKernel] => {
+      const gemm = { layout, out, finish, tile: PTX_TILE }
+      return [keyOf(gemm), ptxGemm(gemm)]
+    }),
   ),
 )
 
 /** The pack's kernel for a product; undefined where there is none. */
-export const ptxGemmOf = (gemm: Omit<PtxGemm, "tile">): GemmKernel | undefined => known.get(keyOf(gemm))
+export const ptxGemmOf = (gemm: PtxGemm): GemmKernel | undefined => known.get(keyOf(gemm))
 
 export const ptxGemmKernels: readonly GemmKernel[] = [...known.values()]

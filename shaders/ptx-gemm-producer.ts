@@ -1,5 +1,6 @@
 /** The third warpgroup of a Hopper matrix product: one lane brings a, another b, as far ahead as the rings allow. */
 import type { Operand, Ptx, U32, U64 } from "../src/ptx.ts"
+import { aheadOf } from "./ptx-gemm-ahead.ts"
 import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
 import { type Counter, counter, keep, next } from "./ptx-gemm-ring.ts"
 import { CHUNK_COLUMNS, PIECE, REGISTERS, STEP } from "./ptx-gemm-tile.ts"
@@ -9,11 +10,31 @@ export function produce(k: Ptx, f: Frame, maps: U64): void {
   k.comment("---- the warpgroup that brings: warp 0 a, warp 1 b, one lane each")
   k.registerBudget("dec", REGISTERS.producer)
   const end = k.label("PRODUCED")
+  if (f.gemm.tile.ahead) {
+    const brings = k.label("BRINGS")
+    k.jump(brings, k.compare("lt", f.warp, 2))
+    k.if(
+      k.compare("eq", f.warp, 2),
+      () => aheadOf(k, f, maps, "a"),
+      () => aheadOf(k, f, k.addLong(maps, 128), "b"),
+    )
+    k.jump(end)
+    k.place(brings)
+  }
   k.jump(end, k.compare("ne", f.lane, 0))
   k.jump(end, k.compare("gt", f.warp, 1))
   k.if(
     k.compare("eq", f.warp, 0),
-    () => bring(k, f, maps, (place, step, at) => bringA(k, f, maps, place, step, at)),
+    () => {
+      const count = f.gemm.tile.ahead ? k.variable("u32", 0) : undefined
+      bring(k, f, maps, (place, step, at) => {
+        if (count !== undefined) {
+          k.storeSharedVolatile(f.places.end, count)
+          k.add(count, 1, count)
+        }
+        bringA(k, f, maps, place, step, at)
+      })
+    },
     () => {
       const map = k.addLong(maps, 128)
       bring(k, f, map, (place, step, at) => bringB(k, f, map, place, step, at))

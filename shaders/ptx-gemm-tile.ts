@@ -12,6 +12,10 @@ export interface PtxTile {
   readonly ringB: number
   /** The places of the rings are constants of the text, which then holds one k step for each state of both rings. */
   readonly unrolled: boolean
+  /** Results wait in registers and are stored during the next tile's first k steps: bf16 and at most 128 sums per thread. */
+  readonly later?: boolean
+  /** Two warps have the lines of a and b brought to the L2 cache first: number of the way in ptx-gemm-ahead.ts. */
+  readonly ahead?: 0 | 1 | 2 | 4 | 8
   /** Shared memory of a block, for trials where it may have more than SHARED_BYTES. */
   readonly room?: number
 }
@@ -29,7 +33,7 @@ export const SHARED_BYTES = 49152
 export const rowsOf = ({ units }: PtxTile): number => 128 * units
 export const columnsOf = ({ chunks }: PtxTile): number => CHUNK_COLUMNS * chunks
 export const tileName = (tile: PtxTile): string =>
-  `${rowsOf(tile)}x${columnsOf(tile)}${tile.unrolled ? "u" : ""}_a${tile.ringA}b${tile.ringB}`
+  `${rowsOf(tile)}x${columnsOf(tile)}${tile.unrolled ? "u" : ""}${tile.later ? "l" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead ? `f${tile.ahead}` : ""}`
 
 /** Where everything begins in shared memory. Unit s of warpgroup g is number g·ringA + s. */
 export function placesOf({ units, chunks, ringA, ringB, room = SHARED_BYTES }: PtxTile) {
@@ -39,7 +43,7 @@ export function placesOf({ units, chunks, ringA, ringB, room = SHARED_BYTES }: P
   const fullB = emptyA + 16 * ringA
   const emptyB = fullB + 8 * ringB
   const end = emptyB + 8 * ringB
-  if (end > room || ringA < units || units * chunks > 6)
+  if (end + 4 > room || ringA < units || units * chunks > 6)
     throw new TypeError(
       `ptx gemm: a tile of ${units} units × ${chunks} chunks with rings of ${ringA} and ${ringB} does not fit (${end} bytes)`,
     )

@@ -15,7 +15,8 @@ import {
   nodePlaces,
   nodePort,
   readyScript,
-  sameProgram,
+  sameAs,
+  sameSettings,
   startWords,
   stopWords,
   trainWords,
@@ -31,7 +32,9 @@ export async function trainNodes(invocation: Invocation<FleetTrainConfig, Fields
   const { run } = config
   if (run === undefined) throw refuse("the run has no name, by which its machines know it", "--run=NAME")
   if (config.dist === "none") throw refuse("with --dist=none each machine would train alone", "leave one of them out")
+  const first = hosts[0] as FleetHost
   const values = typed(loaded, TRAIN_FIELDS)
+  if (!("resume" in values)) sameSettings(hosts, values)
   const places = nodePlaces(hosts, config.masterPort ?? nodePort(run))
   const wordsOf = (host: FleetHost, gpu: string | undefined): string[] => {
     const node = `--node=${places[hosts.indexOf(host)]}`
@@ -47,7 +50,7 @@ export async function trainNodes(invocation: Invocation<FleetTrainConfig, Fields
   if (config.dryRun)
     return dryRun(selecting, hosts, (host) => [
       { what: "ready?", script: readyScript(host, needsOf(host)) },
-      { what: "train", script: jobScript(host, "train", wordsOf(host, host.gpu)) },
+      { what: "train", script: jobScript(host, "train", wordsOf(host, first.gpu)) },
     ])
   const ready = new Map<FleetHost, Promise<HostReport>>()
   const started = new Map<FleetHost, Promise<unknown>>()
@@ -57,19 +60,21 @@ export async function trainNodes(invocation: Invocation<FleetTrainConfig, Fields
     const failed = results.findIndex(({ status }) => status === "rejected")
     if (failed >= 0) throw new HostError("failed", `${what}: ${hosts[failed]?.name} is not ready`)
   }
-  const first = hosts[0] as FleetHost
   for (const host of hosts) {
     const report = askReady(host, needsOf(host))
     const same = report.then(async (mine) => {
-      if (host !== first) sameProgram({ name: first.name, report: await (ready.get(first) as Promise<HostReport>) }, mine)
+      if (host !== first)
+        sameAs({ name: first.name, report: await (ready.get(first) as Promise<HostReport>) }, mine, needsOf(host).gpus > 0)
       return mine
     })
     ready.set(host, same)
     same.catch(() => {})
     const start = (async () => {
-      const { gpus } = await same
+      await same
       await agreed(ready, "nothing was started")
-      return await askJob(host, "train", wordsOf(host, host.gpu ?? gpus[0]?.name))
+      // The defaults of a kind of GPU are the first machine's, whatever the others are called in fleet.json.
+      const { gpus } = await (ready.get(first) as Promise<HostReport>)
+      return await askJob(host, "train", wordsOf(host, first.gpu ?? gpus[0]?.name))
     })()
     started.set(host, start)
     start.catch(() => {})

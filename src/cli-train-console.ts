@@ -95,7 +95,7 @@ function stepText(e: StepRow, steps: number, valLoss: number | undefined): strin
     `${formatCount(e.tokens_per_s)} tok/s`,
     `mfu ${(100 * e.mfu).toFixed(0)} %`,
     ...(e.skipped > 0 ? [`skipped ${e.skipped}`] : []),
-    `eta ${formatDuration(e.eta_s * 1000)}`,
+    ...(e.step < steps ? [`eta ${formatDuration(e.eta_s * 1000)}`] : []),
   ].join("  ")
 }
 
@@ -106,7 +106,7 @@ function memoryLines(e: MemoryEvent): string[] {
     ["bf16 copies", e.copies],
     ["gradients", e.gradients],
     ["moments", e.moments],
-    ["activations and scratch", e.arena],
+    [e.gradients > 0 ? "activations and scratch" : "activations, gradients and scratch", e.arena],
     ["cache of samples", e.cache],
     ["together", e.total],
   ] as const

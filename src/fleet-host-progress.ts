@@ -1,5 +1,5 @@
 /** How far a training run has come, from the ends of its journals. */
-import { closeSync, existsSync, fstatSync, openSync, readSync, statSync } from "node:fs"
+import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync, statSync } from "node:fs"
 import { join } from "node:path"
 import { readJson } from "./base-file.ts"
 import { journalPath } from "./db.ts"
@@ -68,6 +68,14 @@ export function runProgress(directory: string): Progress | undefined {
     msPerStep: numeric(step?.ms_per_step),
     ended,
   }
+}
+
+/** How a rank that is not the first says that it ended, in the short log that it alone writes in this directory; null where it has not. */
+export function rankEnd(directory: string): string | null {
+  const logs = existsSync(directory) ? readdirSync(directory).filter((name) => /^rank-\d+\.jsonl$/.test(name)) : []
+  const all = logs.flatMap((name) => rows(join(directory, name))).filter(({ type }) => type === "start" || type === "summary")
+  const last = all.toSorted((a, b) => Number(a.time) - Number(b.time)).at(-1)
+  return last?.type === "summary" ? String(last.status) : null
 }
 
 /** When one of the files was last written to; 0 where there is none. */

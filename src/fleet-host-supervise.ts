@@ -21,7 +21,7 @@ import {
 } from "./fleet-host.ts"
 import { causeOf, type Ending, evidenceOf, kernelLines, messageOf, restartDelay } from "./fleet-host-cause.ts"
 import { kernelLog, oomKills, uptime } from "./fleet-host-evidence.ts"
-import { lastLines, lastWrite, runProgress } from "./fleet-host-progress.ts"
+import { lastLines, lastWrite, rankEnd, runProgress } from "./fleet-host-progress.ts"
 import { takeSlots } from "./fleet-host-slot.ts"
 import { isLive, jobReport, signsOfLife } from "./fleet-host-state.ts"
 
@@ -142,17 +142,13 @@ export async function supervise(root: string, name: string): Promise<void> {
     )
     await child.exited
     const progress = record.run === undefined ? undefined : runProgress(record.run)
+    const ended = record.run !== undefined && isFollower(record) ? rankEnd(record.run) : progress?.ended
     const after = oomKills()
     const ending: Ending = {
       code: child.signalCode === null ? child.exitCode : null,
       signal: child.signalCode === null ? null : String(child.signalCode),
       asked: asked ?? (isTold ? "stop" : undefined),
-      run:
-        progress?.ended === "completed" || progress?.ended === "early_stop"
-          ? "finished"
-          : progress?.ended === "stopped"
-            ? "stopped"
-            : undefined,
+      run: ended === "completed" || ended === "early_stop" ? "finished" : ended === "stopped" ? "stopped" : undefined,
       oomKills: after === undefined || kills === undefined ? undefined : after - kills,
       kernel: kernelLines(await kernelLog(), from, child.pid),
       tail: sinceStart(number),

@@ -1,5 +1,5 @@
 /** One run over several machines: which place each has, and whether each has what the run needs. */
-import { EXIT } from "./base-error.ts"
+import { AlphaError, EXIT } from "./base-error.ts"
 import { sha256 } from "./base-file.ts"
 import { enter, quote, script } from "./fleet-command.ts"
 import type { FleetHost } from "./fleet-config.ts"
@@ -7,6 +7,7 @@ import type { HostReport } from "./fleet-host-report.ts"
 import { checked, HostError } from "./fleet-parallel.ts"
 import { remote } from "./fleet-ssh.ts"
 import { askStatus } from "./fleet-status.ts"
+import { LOCAL_FIELDS } from "./train.ts"
 
 /** Ports of the ranks' stores: below those that systems give to connections by themselves. */
 const PORTS = { from: 20_000, count: 10_000 }
@@ -48,10 +49,41 @@ export async function askReady(host: FleetHost, needs: Needs): Promise<HostRepor
   return report
 }
 
-/** Throws HostError where the machine has another program than the first one. */
-export function sameProgram(first: { name: string; report: HostReport }, { version, commit }: HostReport): void {
-  if (version === first.report.version && commit === first.report.commit) return
-  throw new HostError("failed", `it has alpha ${version} ${commit}, ${first.name} has ${first.report.version} ${first.report.commit}`, {
-    hint: "alpha fleet deploy gives all machines the same",
-  })
+/** Throws HostError where the machine has another program than the first one, or, where the run wants GPUs, another kind of them. */
+export function sameAs(
+  first: { name: string; report: HostReport },
+  { version, commit, gpus: [gpu] }: HostReport,
+  wantsGpus: boolean,
+): void {
+  const [theirs] = first.report.gpus
+  if (version !== first.report.version || commit !== first.report.commit)
+    throw new HostError("failed", `it has alpha ${version} ${commit}, ${first.name} has ${first.report.version} ${first.report.commit}`, {
+      hint: "alpha fleet deploy gives all machines the same",
+    })
+  if (wantsGpus && gpu?.name !== theirs?.name)
+    throw new HostError("failed", `its GPU is ${gpu?.name ?? "none"}, that of ${first.name} ${theirs?.name ?? "none"}`, {
+      hint: "ranks need like processors: choose machines of one kind",
+    })
+}
+
+/** Throws AlphaError naming the first machine whose part of fleet.json gives the run another setting than the first one's does, and both values. */
+export function sameSettings(hosts: readonly FleetHost[], typed: Readonly<Record<string, unknown>>): void {
+  const settingsOf = ({ train }: FleetHost): Record<string, unknown> => ({ ...train, ...typed })
+  const [first] = hosts as readonly [FleetHost]
+  const ours = settingsOf(first)
+  for (const host of hosts) {
+    const theirs = settingsOf(host)
+    const differs = Object.keys({ ...ours, ...theirs }).find(
+      (name) => !LOCAL_FIELDS.has(name) && JSON.stringify(theirs[name]) !== JSON.stringify(ours[name]),
+    )
+    if (differs === undefined) continue
+    const text = (value: unknown) => (value === undefined ? `no ${differs}` : `${differs} ${value}`)
+    throw new AlphaError(
+      `fleet train --nodes: ${host.name} has ${text(theirs[differs])} in fleet.json, ${first.name} has ${text(ours[differs])}`,
+      {
+        hint: `all ranks of a run need the same: give --${differs}=…, or mend "train" of one of them`,
+        code: EXIT.usage,
+      },
+    )
+  }
 }

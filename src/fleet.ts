@@ -17,7 +17,7 @@ export { supervise } from "./fleet-host-supervise.ts"
 export { askHost } from "./fleet-job.ts"
 export { logWords, readLog } from "./fleet-logs.ts"
 export { nativeScript } from "./fleet-native.ts"
-export { askReady, type Needs, nodePlaces, nodePort, readyScript, sameProgram } from "./fleet-nodes.ts"
+export { askReady, type Needs, nodePlaces, nodePort, readyScript, sameAs, sameSettings } from "./fleet-nodes.ts"
 export {
   asFleetError,
   checked,

@@ -26,9 +26,16 @@ export function stacked(steps: readonly Step[], target: GpuTarget): readonly Ste
     layers.push(layer)
   const to = from + 1 + KINDS.length * layers.length
   const first = nodeOf(steps[from])!
-  const launch = stackOf(first, layers, target)
-  if (launch === undefined || !isAlone([...steps.slice(0, from), ...steps.slice(to)], first, layers)) return steps
-  return [...steps.slice(0, from), [{ node: first, launch }], ...steps.slice(to)]
+  const last = layers.at(-1)!.at(-1) as Node
+  const head = isHead(nodeOf(steps[to]), last) ? nodeOf(steps[to]) : undefined
+  for (const [end, given] of [[to + 1, head] as const, [to, undefined] as const]) {
+    if (end > to && given === undefined) continue
+    const launch = stackOf(first, layers, given, target)
+    const nodes = [first, ...layers.flat(), ...(given === undefined ? [] : [given])]
+    if (launch !== undefined && isAlone([...steps.slice(0, from), ...steps.slice(end)], nodes))
+      return [...steps.slice(0, from), [{ node: first, launch }], ...steps.slice(end)]
+  }
+  return steps
 }
 
 /** The nodes of a layer from a step on, one a step, each with what the one before gives. */
@@ -43,15 +50,21 @@ function layerAt(steps: readonly Step[], from: number): Node[] | undefined {
   return isLayer ? (nodes as Node[]) : undefined
 }
 
+/** Whether the logits are made of what the layers give and nothing else. */
+function isHead(node: Node | undefined, last: Node): boolean {
+  if (node?.op.name !== "linear" || (node.attrs as { order?: string }).order === undefined) return false
+  const isPlain = node.attrs.activation === "none" && input(node, "b") === undefined && node.outputs.y?.dtype === "f32"
+  return isPlain && input(node, "x") === last.outputs.y && input(node, "w")?.dtype === "bf16"
+}
+
 /** Whether nobody else reads what the stack keeps to itself. */
-function isAlone(others: readonly Step[], first: Node, layers: readonly Node[][]): boolean {
-  const nodes = [first, ...layers.flat()]
+function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
   const own = new Set(nodes.flatMap(({ outputs }) => Object.values(outputs)).filter((t) => t !== nodes.at(-1)!.outputs.y))
   return others.flat().every(({ node }) => Object.values(node.inputs).every((t) => !own.has(t as Tensor)))
 }
 
-function stackOf(first: Node, layers: readonly Node[][], { units }: GpuTarget): Launch | undefined {
-  const stack = sizesOf(first, layers, units)
+function stackOf(first: Node, layers: readonly Node[][], head: Node | undefined, { units }: GpuTarget): Launch | undefined {
+  const stack = sizesOf(first, layers, head, units)
   if (stack === undefined) return undefined
   const attention = layers[0]![1]!
   const addresses = layers.flatMap(([qkv, cached, proj, mlpNorm, up, down], i) => {
@@ -70,20 +83,20 @@ function stackOf(first: Node, layers: readonly Node[][], { units }: GpuTarget): 
     return row
   })
   const last = layers.at(-1)!.at(-1) as Node
-  const table: Table = { kind: "table", dtype: "u64", values: [...addresses, input(last, "w"), input(last, "b")] }
+  const table: Table = { kind: "table", dtype: "u64", values: [...addresses, input(last, "w"), input(last, "b"), head && input(head, "w")] }
   const zeros = (count: number): Table => ({ kind: "table", dtype: "u32", values: Array.from({ length: count }, () => 0) })
   const name = `decode_${sha256(new TextEncoder().encode(JSON.stringify(stack))).slice(0, 16)}`
   const buffers: Record<string, Memory | undefined> = {
     ...{ table, sync: zeros(2), work: zeros(workOf(stack).bytes / 4) },
     ...{ pages: input(attention, "pages"), lengths: input(attention, "lengths"), counts: input(attention, "counts") },
-    ...{ x: input(first, "x"), y: last.outputs.y },
+    ...{ x: input(first, "x"), y: head === undefined ? last.outputs.y : undefined, logits: head?.outputs.y },
   }
   const kernel = Object.assign(ptxDecode(name, stack), { isMade: true }) as unknown as PtxKernel
   return { kernel, variant: name, buffers, push: {}, params: {}, constants: {}, groups: [units, 1, 1] }
 }
 
 /** Sizes of the stack; undefined where the kernel does not do it. */
-function sizesOf(first: Node, layers: readonly Node[][], units: number): DecodeStack | undefined {
+function sizesOf(first: Node, layers: readonly Node[][], head: Node | undefined, units: number): DecodeStack | undefined {
   const x = input(first, "x")
   const all = layers.map(([qkv, cached, proj, mlpNorm, up, down, norm]): DecodeStack | undefined => {
     const { attrs } = cached as Node
@@ -103,6 +116,7 @@ function sizesOf(first: Node, layers: readonly Node[][], units: number): DecodeS
     if (!isRegular || R > MOST_ROWS || C % 256 !== 0 || C > MOST_CHANNELS || F % 256 !== 0) return undefined
     return {
       ...{ rows: R, C, F, layers: layers.length, hasBias, blocks: units, maxPages: lastDim(input(cached!, "pages")!) },
+      classes: head === undefined ? 0 : lastDim(head.outputs.y!),
       activation: up!.attrs.activation as DecodeStack["activation"],
       scale: attrs.scale as number,
       eps: first.attrs.eps as number,

@@ -35,6 +35,8 @@ export interface PtxWay {
   /** The last k steps, which blocks beyond those of the splits share in spans of so many; 0 and 1 where there is none. */
   readonly rest: number
   readonly span: number
+  /** Rows from `from` on are done by tiles of their own, beside the others: they fill the last turn of the processors. */
+  readonly tail?: { readonly from: number; readonly tile: PtxTile }
 }
 
 /** Row sums of a, which a weight's gradient brings along. */
@@ -66,7 +68,7 @@ function kernelOf(g: Sized, target: GpuTarget): GemmKernel | undefined {
   const { a, b, c, lda, ldb, ldc } = g
   if (!target.ptx || finish === undefined) return undefined
   if (dtypeOf(a) !== "bf16" || dtypeOf(b) !== "bf16" || [lda, ldb, ldc].some((size) => size % 8 !== 0)) return undefined
-  return ptxGemmOf({ layout: layoutOf(g), out: dtypeOf(c) as "f32" | "bf16", finish })
+  return ptxGemmOf({ layout: layoutOf(g), out: dtypeOf(c) as "f32" | "bf16", finish, tile: PTX_TILE })
 }
 
 const stepsOf = ({ K }: Gemm): number => Math.ceil(K / STEP)
@@ -195,18 +197,20 @@ export function ptxLaunchesOf(
   const g = sized(given)
   const { M, N } = g
   const layout = layoutOf(g)
-  const { tile, splits, rest, span, group } = way
-  const launchOf = (into: Sized, finish: Finish): Launch => {
+  const { tile, splits, rest, span, group, tail } = way
+  const launchOf = (into: Sized, finish: Finish, by = tile, from = 0, to = M): Launch => {
     const { values } = epilogueOf(into)
-    const kernel = kernelFor({ layout, out: dtypeOf(into.c) as "f32" | "bf16", finish })
+    const kernel = kernelFor({ layout, out: dtypeOf(into.c) as "f32" | "bf16", finish, tile: by })
     if (kernel === undefined) throw new TypeError(`gemm: no PTX kernel for ${layout} ${finish}`)
-    const sizes = { M, N, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, rest, span, group }
-    const wholes = tilesOf(g, tile) * splits
+    const sizes = { M: to, N, from, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, rest, span, group }
+    const wholes = tilesOf({ ...g, M: to - from }, by) * splits
     const blocks = rest > 0 ? wholes + spansOf(g, way) : Math.min(target.units, wholes)
     return launch(kernel, { maps: mapsOf(g, layout), ...values, ...sizes }, blocks)
   }
   const most = partsOf(g, way)
-  if (most === 1) return [launchOf(g, finishOf(g) as Finish)]
+  const finish = finishOf(g) as Finish
+  if (tail !== undefined) return [[launchOf(g, finish, tile, 0, tail.from), launchOf(g, finish, tail.tile, tail.from)]]
+  if (most === 1) return [launchOf(g, finish)]
   // Row sums have a column of their own, and columns come in eights.
   const ld = Math.ceil(N / 8) * 8 + (rowSums === undefined ? 0 : 8)
   const parts = scratch("f32", most * M * ld)

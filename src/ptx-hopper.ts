@@ -124,6 +124,17 @@ export class Ptx extends PtxBody {
   storeShared(place: Shared, from: readonly (U32 | F32)[]): void {
     this.emit(`st.shared${from.length === 1 ? "" : `.v${from.length}`}.b32`, this.#at(place), list(from))
   }
+  /** A word by which warps tell each other how far they are. */
+  storeSharedVolatile(place: Shared, from: U32): void {
+    this.emit("st.volatile.shared.u32", this.#at(place), from)
+  }
+  loadSharedVolatile(to: U32, place: Shared): void {
+    this.emit("ld.volatile.shared.u32", to, this.#at(place))
+  }
+  /** Lets the warp sleep for about so many nanoseconds. */
+  sleep(nanoseconds: number): void {
+    this.emit("nanosleep.u32", nanoseconds)
+  }
   /** Four 8 × 8 matrices of 16-bit elements; each lane names one row of 16 bytes. */
   loadMatrix(to: readonly U32[], place: Shared, isTransposed: boolean): void {
     this.emit(`ldmatrix.sync.aligned.m8n8.x4${isTransposed ? ".trans" : ""}.shared.b16`, list(to), this.#at(place))

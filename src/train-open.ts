@@ -41,7 +41,7 @@ export async function openRun(
     throw new Stopped("nothing was trained (--dryRun)")
   }
   checkFits(memory)
-  for (const plan of [plans.micro, plans.update]) device.begin?.(plan)
+  for (const plan of [plans.micro, plans.update]) if (plan !== undefined) device.begin?.(plan)
   smokeTest(device, job.values.failOnSmokeTest, emit)
   return { prepared, plans }
 }

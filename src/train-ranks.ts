@@ -8,8 +8,19 @@ import { buckets } from "./train-buckets.ts"
 import type { TrainJob } from "./train-prepare.ts"
 import { type RunPlans, type Sharing, summands } from "./train-step.ts"
 
-/** Fields in which ranks may differ: where each computes and writes. */
-const LOCAL = new Set(["device", "threads", "run", "runsDir", "config", "mpiLibrary", "ncclLibrary", "gpus", "resume", "serve"])
+/** Fields in which the ranks of a run may differ: where each computes and writes. */
+export const LOCAL_FIELDS: ReadonlySet<string> = new Set([
+  "device",
+  "threads",
+  "run",
+  "runsDir",
+  "config",
+  "mpiLibrary",
+  "ncclLibrary",
+  "gpus",
+  "resume",
+  "serve",
+])
 
 /** How long a stop may wait until all ranks know of it, where asking keeps the host from giving the device steps ahead. */
 const STOP_MS = 1000
@@ -48,7 +59,7 @@ export class Ranks {
     const { values, record } = job
     const world = joinWorld(launch, device.uuid)
     const { directory, watch } = share(world, { directory: job.directory, watch: launch.watch })
-    const settings = Object.entries(values).filter(([name]) => !LOCAL.has(name))
+    const settings = Object.entries(values).filter(([name]) => !LOCAL_FIELDS.has(name))
     const hint = "start every rank with the same program and the same settings"
     requireSame(world, { version: record.version, commit: record.commit, ranks: launch.size }, hint)
     requireSame(world, Object.fromEntries(settings), hint)
@@ -148,6 +159,7 @@ export class Ranks {
   shareGradients(state: State, { micro, shape: { model } }: RunPlans, bucketMiB: number): readonly (readonly string[])[] {
     if (this.isOrdered) return []
     if (state.share === undefined) throw new AlphaError("this device cannot share its memory", { hint: "use --dist=mpi" })
+    if (micro === undefined) throw new TypeError("ranks sum the gradients of a micro-step")
     const all = buckets(micro.program, summands(model), bucketMiB === 0 ? Number.POSITIVE_INFINITY : bucketMiB * 2 ** 20)
     const shapes = new Map(paramSpecs(model).map(({ name, shape }) => [`grad.${name}`, shape]))
     const shared = state.share(all.flat().map((name) => ({ name, shape: shapes.get(name) ?? [] })))

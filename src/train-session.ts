@@ -17,7 +17,8 @@ export interface Session {
   readonly prepared: Prepared
   readonly device: Device
   readonly state: State
-  readonly micro: Executable
+  /** Undefined where a step has one micro-batch: `update` is then all of it. */
+  readonly micro: Executable | undefined
   readonly update: Executable
   /** The update of all parameters, of which this rank may have a part. */
   readonly whole: Plan
@@ -80,7 +81,7 @@ export function openSession(
     ranks,
     trainer,
     whole,
-    micro: device.compile(plans.micro, state, inParts),
+    micro: plans.micro && device.compile(plans.micro, state, inParts),
     update: device.compile(update, state),
     evaluation: plans.evaluation && createEvaluator(device, state, shape, plans.evaluation),
     saved: trainer.step,
@@ -131,7 +132,7 @@ export function announce({ job, prepared, device, state, micro, update, emit, tr
     valTokens: data.val?.tokens ?? 0,
     vocabSize: model.vocabSize,
     tokensPerStep: values.batch * values.accumSteps * values.context,
-    memoryBytes: state.bytes() + device.arenaBytes(micro.plan) + device.arenaBytes(update.plan),
+    memoryBytes: state.bytes() + Math.max(...[micro, update].map((run) => (run === undefined ? 0 : device.arenaBytes(run.plan)))),
     step: trainer.step,
     steps: values.steps,
     saved:

@@ -80,6 +80,21 @@ describe("several ranks end in the bytes of one", () => {
     )
   }
 
+  withRanks("mpich")(
+    "mpich, 2 ranks: a library of the standard ABI",
+    async () => {
+      const library = join(folder, "libmpi_abi.so")
+      const built = Bun.spawnSync(["cc", "-shared", "-fPIC", "-o", library, join(import.meta.dir, "mpi-abi.c"), "-ldl"], { stderr: "pipe" })
+      expect(built.stderr.toString()).toBe("")
+      const run = place("standard")
+      const flags = [`--steps=${STEPS}`, "--run=run", `--mpiLibrary=${library}`]
+      const { codes, err } = await ended(await startRanks(run, "mpich", 2, flags))
+      expect(codes, err).toEqual(codes.map(() => 0))
+      compareRanks(want.tied, join(run.runsDir, "run"))
+    },
+    TIMEOUT,
+  )
+
   const canShare = missing("openmpi") ?? noGpu
   testWith(noGpu === undefined ? "mpi" : "vulkan", canShare)(
     "openmpi, 2 ranks of one GPU",

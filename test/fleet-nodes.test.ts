@@ -128,7 +128,9 @@ rankTest(
     expect([one, two].map((deploy) => causes(deploy, "killed"))).toEqual([["rank-lost"], ["killed"]])
     expect(readExits(one, "killed")[0]?.message).toMatch(/rank 1 \(host .*\) is lost: it ended without a word/)
     await until("a later checkpoint", () => last(one, "killed") > before)
-    expect((await asked(fleet, "stop", "--run=killed")).hosts.map(({ job }) => job?.state)).toEqual(["stopped", "stopped"])
+    process.kill(rank(two, "killed"), "SIGTERM") // asked from elsewhere, on the machine that has none of the run's files
+    await until("the end of both", () => [one, two].every((deploy) => causes(deploy, "killed").length === 2))
+    expect([one, two].map((deploy) => causes(deploy, "killed")[1])).toEqual(["preempted", "preempted"])
   },
   300_000,
 )
@@ -178,6 +180,15 @@ sshTest(
       const { code, stderr } = await fleet.alpha(["fleet", "train", ...words, "--nodes", "--data=book.txt"])
       expect([code, stderr.includes(`fleet train --nodes: ${says}`)]).toEqual([1, true])
     }
+    fleet.configure({ train: { precision: "bf16" } }, { one: {}, two: { train: { precision: "f32", threads: 2 } } })
+    const words = ["fleet", "train", ...HOSTS, "--nodes", ...SMALL, "--run=x", "--dryRun"]
+    const differs = await fleet.alpha(words)
+    expect([differs.code, differs.stderr]).toEqual([
+      1,
+      expect.stringContaining("fleet train --nodes: two has precision f32 in fleet.json, one has precision bf16"),
+    ])
+    expect((await fleet.alpha([...words, "--precision=f32"])).code).toBe(0) // what is typed is for all; threads are each machine's own
+    fleet.configure({})
     const apart = await fleet.alpha(["fleet", "train", ...HOSTS, "--masterPort=4711", "--data=book.txt", "--run=x"])
     expect([apart.code, apart.stderr.includes("--masterPort is for one run over several machines")]).toEqual([1, true])
   },

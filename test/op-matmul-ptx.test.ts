@@ -35,6 +35,7 @@ interface Asked {
   /** The sums of a's rows are added to so many times what is there. */
   readonly sumsBeta?: number
   readonly tile?: PtxTile
+  readonly tail?: PtxWay["tail"]
   readonly timing?: Timing
 }
 
@@ -54,6 +55,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     rest: [rest, span] = [0, 1],
     sumsBeta,
     tile = PTX_TILE,
+    tail,
     timing = "random",
   } = asked
   const [M, N, K] = size
@@ -103,8 +105,8 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     ...(beta !== undefined && { beta }),
   }
   const [cBefore, keptBefore, sumsBefore] = [numbers(c), numbers(kept), numbers(rowSums)]
-  const way: PtxWay = { tile, splits, group: 2, rest, span }
-  const kernelFor: typeof ptxGemmOf = (wanted) => (tile === PTX_TILE ? ptxGemmOf(wanted) : ptxGemm({ ...wanted, tile }))
+  const way: PtxWay = { tile, splits, group: 2, rest, span, ...(tail && { tail }) }
+  const kernelFor: typeof ptxGemmOf = (wanted) => ptxGemmOf(wanted) ?? ptxGemm(wanted)
   const more = { kernelFor, ...(sumsBeta !== undefined && { rowSums: { into: rowSums as never as Tensor, beta: sumsBeta } }) }
   for (const launch of ptxLaunchesOf(request, way, HOPPER, more).flat() as Launch[]) {
     const viewOf = (memory: Memory) => {
@@ -138,6 +140,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
       let z = 0
       for (let k = 0; k < K; k++) z += as![layout === "tn" ? k * lda + m : m * lda + k]! * bs![layout === "nt" ? n * ldb + k : k * ldb + n]!
       z = z * (scale ?? 1) + (bias ? bias_![n]! : 0)
+      if (tile.later && keepsSlope) z = fromBf16(toBf16(z)) // what waits is rounded
       if (keepsSlope) compare(slopes![m * ldc + n]!, activateDerivative(activation, z))
       z = activate(activation, z)
       if (factor) z *= keptBefore[m * ldc + n]!
@@ -149,6 +152,9 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
 }
 
 const UNROLLED: PtxTile = { ...PTX_TILE, unrolled: true }
+const LATER: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false, later: true }
+const AHEAD: PtxTile = { ...PTX_TILE, ahead: 2 }
+const SMALL: PtxTile = { units: 1, chunks: 2, ringA: 3, ringB: 5, unrolled: false }
 const TIMINGS: readonly Timing[] = ["random", "late"]
 
 const CASES: readonly Asked[] = [
@@ -162,6 +168,16 @@ const CASES: readonly Asked[] = [
   { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late" },
   { layout: "tn", size: [296, 232, 264], out: "f32" },
   { layout: "nt", size: [300, 416, 520], out: "bf16", tile: UNROLLED },
+  // Results stored during the next tile's first steps, of which there are enough, or too few; lines asked for ahead; rows left for smaller tiles.
+  { layout: "nt", size: [520, 160, 264], out: "bf16", bias: true, tile: LATER, timing: "late" },
+  { layout: "nt", size: [520, 160, 264], out: "bf16", activation: "gelu_tanh", keepsSlope: true, bias: true, tile: LATER },
+  { layout: "nt", size: [260, 96, 600], out: "bf16", activation: "silu", keepsSlope: true, bias: true, tile: { ...LATER, ahead: 1 } },
+  { layout: "nn", size: [520, 136, 600], out: "bf16", factor: "in place", tile: LATER, timing: "late" },
+  { layout: "nn", size: [260, 136, 72], out: "bf16", factor: "apart", tile: LATER },
+  { layout: "nn", size: [520, 152, 72], out: "bf16", tile: { ...LATER, ringA: 4, ringB: 3 } },
+  { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late", tile: { ...LATER, ahead: 8 } },
+  { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5, tile: AHEAD },
+  { layout: "nt", size: [560, 224, 64], out: "bf16", bias: true, tail: { from: 512, tile: SMALL } },
   // Sizes that are no multiples of anything; rows are padded to 8.
   { layout: "nt", size: [5, 17, 19], out: "bf16", bias: true },
   { layout: "nt", size: [131, 65, 33], out: "f32", bias: true },

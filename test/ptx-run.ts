@@ -309,7 +309,7 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     for (const lane of lanes) b.long(w, nameOf(first))[lane] = b.shared.getBigUint64(sharedAddress(b, w, second, lane), true)
   } else if (op === "ld.shared.u16") {
     for (const lane of lanes) b.word(w, nameOf(first))[lane] = b.shared.getUint16(sharedAddress(b, w, second, lane), true)
-  } else if (op.startsWith("ld.shared") || op.startsWith("st.shared")) {
+  } else if (/^(ld|st)(\.volatile)?\.shared/.test(op)) {
     const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]
     for (const lane of lanes) {
       const address = sharedAddress(b, w, place, lane)
@@ -333,7 +333,9 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       b.long(w, nameOf(first))[lane] = view.getBigUint64(offset, true)
     }
   } else if (verb === "mma") multiplyWarp(b, w, operands)
+  else if (verb === "nanosleep") w.isSpinning = true
   else if (verb === "prefetch") {
+    w.isSpinning = false
     for (const lane of lanes) b.launch.memory.at(globalAddress(b, w, first, lane), 1)
   } else if (verb === "ld" || verb === "st") {
     const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]
@@ -475,7 +477,7 @@ export function runPtx(launch: PtxLaunch): void {
   const [X, Y, Z] = launch.blocks
   const blockAt = (i: number) => new Block(ptx, launch, [i % X, Math.floor(i / X) % Y, Math.floor(i / (X * Y))])
   const count = X * Y * Z
-  if (!launch.text.includes("ld.volatile")) {
+  if (!launch.text.includes("ld.volatile.global")) {
     for (let i = 0; i < count; i++) blockAt(i).run()
     return
   }
