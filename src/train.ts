@@ -29,9 +29,14 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   const { rank, size, transport, directory, watch } = ranks
   emit({ type: "ranks", rank, size, transport, watch, directory })
   const own = { ...job, directory }
-  const summary = rank === 0 ? await trainAlone(own, device, flag, emit, pause, ranks) : await follow(own, device, flag, emit, ranks)
-  ranks.close()
-  return summary
+  try {
+    const summary = rank === 0 ? await trainAlone(own, device, flag, emit, pause, ranks) : await follow(own, device, flag, emit, ranks)
+    ranks.close()
+    return summary
+  } catch (error) {
+    if (error instanceof Stopped && error.byAll) ranks.close()
+    throw error
+  }
 }
 
 /** A run of one process, or rank 0's part of one. */
