@@ -225,7 +225,7 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const out = run(s.update, { ...batch, lr })
   ranks?.endStep(s.state, s.prepared.model, values.precision)
   const submitMs = performance.now() - at - dataMs
-  if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
+  if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile, s.device))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
   return { step: step + 1, tokens: s.trainer.tokens, lr, at, dataMs, submitMs, out }
 }
