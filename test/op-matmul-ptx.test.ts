@@ -140,7 +140,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
       let z = 0
       for (let k = 0; k < K; k++) z += as![layout === "tn" ? k * lda + m : m * lda + k]! * bs![layout === "nt" ? n * ldb + k : k * ldb + n]!
       z = z * (scale ?? 1) + (bias ? bias_![n]! : 0)
-      if (tile.later && keepsSlope) z = fromBf16(toBf16(z)) // what waits is rounded
+      if (keepsSlope) z = fromBf16(toBf16(z)) // rounded first, as it may have waited
       if (keepsSlope) compare(slopes![m * ldc + n]!, activateDerivative(activation, z))
       z = activate(activation, z)
       if (factor) z *= keptBefore[m * ldc + n]!
