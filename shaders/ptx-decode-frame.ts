@@ -20,6 +20,8 @@ export interface DecodeStack {
   readonly maxPages: number
   /** One for each processor. */
   readonly blocks: number
+  /** Logits behind the last norm; 0: the norm's result is wanted. */
+  readonly classes: number
 }
 
 export const HEAD = 64
@@ -40,8 +42,8 @@ export const LAYER = [
   ...["attnNormW", "attnNormB", "qkvW", "qkvB", "kPages", "vPages", "projW", "projB"],
   ...["mlpNormW", "mlpNormB", "upW", "upB", "downW", "downB"],
 ] as const
-/** Behind the layers: those of the last norm. */
-export const LAST = ["normW", "normB"] as const
+/** Behind the layers: those of the last norm, and of the head. */
+export const LAST = ["normW", "normB", "headW"] as const
 export type Address = (typeof LAYER)[number] | (typeof LAST)[number]
 
 /** Tiles whose parts of K are summed together, at most. */
@@ -61,7 +63,7 @@ export interface Places {
   /** Two units of attention. */
   readonly slots: number
   readonly outputs: number
-  /** The addresses of all layers, and of the last norm. */
+  /** The addresses of all layers, and those behind them. */
   readonly table: number
   readonly bytes: number
 }

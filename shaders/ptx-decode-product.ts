@@ -4,6 +4,8 @@ import { type Address, addressOf, type Frame, GROUP, MOST_TILES, ownPart, sumsBy
 
 /** Registers for the weights of a product. */
 const HELD = 48
+/** Rounds that the L2 cache is ahead of them. */
+const PREFETCHED = 2
 
 /** What a thread does with two neighbouring columns of a row. */
 export interface Columns {
@@ -19,7 +21,7 @@ export interface ProductSpec {
   readonly K: number
   readonly weights: Address
   /** None where the stack has none. */
-  readonly bias: Address
+  readonly bias?: Address
   /** Reads what `finish` needs of these columns and does not depend on the sums. */
   early?(at: Columns): void
   finish(at: Columns, sums: readonly [F32, F32]): void
@@ -48,7 +50,10 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
   const isWanted = k.compare("lt", first, N)
   const end = k.min(k.add(first, columns), N)
   const base = k.variable("u32", first)
-  const held = Array.from({ length: tiles }, () => Array.from({ length: groups }, () => k.registers("u32", 4)))
+  // where a block has more columns than it holds at a time, the next are on their way while some are multiplied
+  const sets = Array.from({ length: Math.min(rounds, 2) }, () =>
+    Array.from({ length: tiles }, () => Array.from({ length: groups }, () => k.registers("u32", 4))),
+  )
   const biases = [k.variable("f32", 0), k.variable("f32", 0)] as const
   const own = k.shl(ownPart(f, K), 1)
   // the pair of columns that a thread finishes
@@ -58,19 +63,25 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
   const isFinisher = k.compare("lt", thread, stack.rows * perRow)
   const isOwn = k.register("pred")
 
-  const bring = (from: U64) =>
-    held.forEach((tile, t) => {
+  const bring = (from: U64, set: number, ahead: number) =>
+    sets[set]!.forEach((tile, t) => {
       // columns beyond the last repeat it
-      const line = k.min(k.add(k.add(base, t * TILE), row), k.sub(end, 1))
+      const line = k.min(k.add(k.add(base, (ahead * tiles + t) * TILE), row), k.sub(end, 1))
       const source = k.addLong(k.madWide(line, 2 * K, from), k.long(own))
       tile.forEach((to, j) => k.loadVolatile(to, source, 2 * GROUP * j))
     })
+  /** Has the columns of a later round brought to the L2 cache. */
+  const prefetch = (from: U64, ahead: number) => {
+    const line = k.add(base, ahead * tiles * TILE)
+    const isThere = k.compare("le", k.add(line, tiles * TILE), end)
+    k.if(k.both(isThere, k.compare("eq", thread, THREADS - 32)), () => k.prefetchBytes(k.madWide(line, 2 * K, from), 2 * K * tiles * TILE))
+  }
   const prepare = () => {
     k.copy(at.column, k.mad(pair, 2, base))
     k.compare("lt", at.column, end, isOwn)
     k.copy(isOwn, k.both(isOwn, isFinisher))
     k.if(isOwn, () => {
-      if (stack.hasBias) k.load("f32", biases, k.madWide(at.column, 4, addressOf(f, bias)))
+      if (stack.hasBias && bias !== undefined) k.load("f32", biases, k.madWide(at.column, 4, addressOf(f, bias)))
       early?.(at)
     })
   }
@@ -80,7 +91,7 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
       k.comment(`weights ${N} x ${K}`)
       // a block without columns loads the last one, so that no register is held from one step to a later one
       k.copy(base, first)
-      bring(addressOf(f, weights, layer))
+      sets.forEach((_, set) => bring(addressOf(f, weights, layer), set, set))
       if (after === undefined || N % columns !== 0) return
       k.if(k.both(isWanted, k.compare("eq", thread, THREADS - 32)), () =>
         k.prefetchBytes(k.madWide(first, 2 * K, addressOf(f, weights, after)), 2 * K * columns),
@@ -88,8 +99,12 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
     },
     prepare,
     run(x) {
-      const round = () => {
-        const sums = multiplied(f, held, x)
+      const round = (set: number) => {
+        const sums = multiplied(f, sets[set]!, x)
+        if (rounds > sets.length) {
+          bring(addressOf(f, weights), set, sets.length)
+          prefetch(addressOf(f, weights), sets.length + PREFETCHED)
+        }
         finished(f, sums, {
           tiles,
           row: at.row,
@@ -99,18 +114,16 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
         })
       }
       k.comment(`${N} columns of ${K}`)
-      if (rounds === 1) return round()
+      if (rounds === 1) return round(0)
       k.while(
         "ROUND",
         () => k.compare("lt", base, end),
-        () => {
-          round()
-          k.add(base, tiles * TILE, base)
-          k.if(k.compare("lt", base, end), () => {
-            bring(addressOf(f, weights))
+        () =>
+          sets.forEach((_, set) => {
+            round(set)
+            k.add(base, tiles * TILE, base)
             prepare()
-          })
-        },
+          }),
       )
     },
   }

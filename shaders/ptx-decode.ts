@@ -33,6 +33,7 @@ const buffers = {
   counts: read(u32),
   x: read(f32),
   y: write(bf16),
+  logits: write(f32),
 }
 
 export { type DecodeStack, hasRoom, LAYER, workOf } from "./ptx-decode-frame.ts"
@@ -73,7 +74,7 @@ function outputsPart(f: Frame): Part {
   })
 }
 
-function work(f: Frame, given: { x: U64; y: U64 }): void {
+function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
   const { k, stack, layer, next, later, tag } = f
   const { C, F, layers } = stack
   const at = workOf(stack)
@@ -148,6 +149,20 @@ function work(f: Frame, given: { x: U64; y: U64 }): void {
     },
   )
   k.copy(layer, ROW * layers)
+  if (stack.classes > 0) {
+    const head = product(f, {
+      ...{ N: stack.classes, K: C, weights: "headW" },
+      finish({ row, column }, sums) {
+        const to = k.madWide(k.mad(row, stack.classes, column), 4, given.logits)
+        k.store("f32", to, 0, [sums[0]])
+        k.when(k.compare("lt", column, stack.classes - 1), () => k.store("f32", to, 4, [sums[1]]))
+      },
+    })
+    head.load(layer)
+    head.prepare()
+    head.run(norm(f, "normW", "normB")(stream, before))
+    return
+  }
   k.if(k.compare("eq", f.block, 0), () => {
     const words = norm(f, "normW", "normB")(stream, before)
     k.if(k.compare("lt", f.row, stack.rows), () => {
@@ -196,7 +211,7 @@ function lengthsOf(k: Ptx, { rows }: DecodeStack, lengths: U64, counts: U64): Pi
 }
 
 /**
- * y (rows, C) bf16 = last norm of x (rows, C) f32 behind all layers; the new position's keys and values go into the cache. A row's bits do not depend
+ * y (rows, C) bf16 = last norm of x (rows, C) f32 behind all layers, or logits (rows, classes) f32 = y·headWᵀ; the new position's keys and values go into the cache. A row's bits do not depend
  * on the others. Grid: one block for each processor, all of which must run at the same time. Reads all weights once.
  */
 export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {

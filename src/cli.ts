@@ -125,7 +125,7 @@ export const COMMANDS: readonly Command[] = [
     summary: "write a model as a Hugging Face directory or GGUF file",
     fields: EXPORT,
     positionals: ["model", "out"],
-    examples: ["alpha export --model=RUN --format=gguf --weights=f16 --out=model.gguf"],
+    examples: ["alpha export --model=RUN --out=model-hf", "alpha export --model=RUN --format=gguf --weights=f16 --out=model.gguf"],
     run: async (invocation) => (await import("./cli-export.ts")).run(invocation),
   }),
   defineCommand({

@@ -74,7 +74,7 @@ const EVALUATION = inGroup("Evaluation", {
 const CHECKPOINTS = inGroup("Run", {
   run: text("name of the run, or the path of its directory", { derive: "preset or data, date and time", aliases: ["runDir"] }),
   resume: text(
-    "continue a run bit for bit; --resume alone continues --run, else the newest run; --resume=or-start starts --run where it does not exist yet; its settings stay unless given anew, its seed, optimizer, precision and order always",
+    "continue a run bit for bit; --resume alone continues --run, else the newest run; --resume=or-start starts --run where it does not exist yet, and has nothing to do where it is complete; its settings stay unless given anew, its seed, optimizer, precision and order always",
     { bare: "newest" },
   ),
   init: text("start from these weights: a run, checkpoint or Hugging Face model directory", { aliases: ["initCheckpoint"] }),

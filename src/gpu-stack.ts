@@ -1,4 +1,5 @@
 /** Equal layers that one token of a few sequences goes through become one launch in PTX: the whole stack of a model of the GPT-2 family. */
+import { batchWork, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
 import { type DecodeStack, hasRoom, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
 import { sha256 } from "./base-file.ts"
 import type { GpuTarget, Launch, Memory, Node, Table } from "./program.ts"
@@ -26,9 +27,16 @@ export function stacked(steps: readonly Step[], target: GpuTarget): readonly Ste
     layers.push(layer)
   const to = from + 1 + KINDS.length * layers.length
   const first = nodeOf(steps[from])!
-  const launch = stackOf(first, layers, target)
-  if (launch === undefined || !isAlone([...steps.slice(0, from), ...steps.slice(to)], first, layers)) return steps
-  return [...steps.slice(0, from), [{ node: first, launch }], ...steps.slice(to)]
+  const last = layers.at(-1)!.at(-1) as Node
+  const head = isHead(nodeOf(steps[to]), last) ? nodeOf(steps[to]) : undefined
+  for (const [end, given] of [[to + 1, head] as const, [to, undefined] as const]) {
+    if (end > to && given === undefined) continue
+    const launch = stackOf(first, layers, given, target)
+    const nodes = [first, ...layers.flat(), ...(given === undefined ? [] : [given])]
+    if (launch !== undefined && isAlone([...steps.slice(0, from), ...steps.slice(end)], nodes))
+      return [...steps.slice(0, from), [{ node: first, launch }], ...steps.slice(end)]
+  }
+  return steps
 }
 
 /** The nodes of a layer from a step on, one a step, each with what the one before gives. */
@@ -43,16 +51,31 @@ function layerAt(steps: readonly Step[], from: number): Node[] | undefined {
   return isLayer ? (nodes as Node[]) : undefined
 }
 
+/** Whether the logits are made of what the layers give and nothing else. */
+function isHead(node: Node | undefined, last: Node): boolean {
+  if (node?.op.name !== "linear" || (node.attrs as { order?: string }).order === undefined) return false
+  const isPlain = node.attrs.activation === "none" && input(node, "b") === undefined && node.outputs.y?.dtype === "f32"
+  return isPlain && input(node, "x") === last.outputs.y && input(node, "w")?.dtype === "bf16"
+}
+
 /** Whether nobody else reads what the stack keeps to itself. */
-function isAlone(others: readonly Step[], first: Node, layers: readonly Node[][]): boolean {
-  const nodes = [first, ...layers.flat()]
+function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
   const own = new Set(nodes.flatMap(({ outputs }) => Object.values(outputs)).filter((t) => t !== nodes.at(-1)!.outputs.y))
   return others.flat().every(({ node }) => Object.values(node.inputs).every((t) => !own.has(t as Tensor)))
 }
 
-function stackOf(first: Node, layers: readonly Node[][], { units }: GpuTarget): Launch | undefined {
-  const stack = sizesOf(first, layers, units)
-  if (stack === undefined) return undefined
+/** The kernel of a few sequences, or of many, and its bytes of work memory; undefined where neither does such a stack. */
+function kernelOf(stack: DecodeStack) {
+  const { rows: R, C, F } = stack
+  const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
+  if (isFew) return { make: ptxDecode, bytes: workOf(stack).bytes }
+  return process.env.HELIOS_BATCH === "1" && isBatch(stack) ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
+}
+
+function stackOf(first: Node, layers: readonly Node[][], head: Node | undefined, { units }: GpuTarget): Launch | undefined {
+  const stack = sizesOf(first, layers, head, units)
+  const found = stack && kernelOf(stack)
+  if (stack === undefined || found === undefined) return undefined
   const attention = layers[0]![1]!
   const addresses = layers.flatMap(([qkv, cached, proj, mlpNorm, up, down], i) => {
     const norm = i === 0 ? first : (layers[i - 1]!.at(-1) as Node)
@@ -70,20 +93,20 @@ function stackOf(first: Node, layers: readonly Node[][], { units }: GpuTarget): 
     return row
   })
   const last = layers.at(-1)!.at(-1) as Node
-  const table: Table = { kind: "table", dtype: "u64", values: [...addresses, input(last, "w"), input(last, "b")] }
+  const table: Table = { kind: "table", dtype: "u64", values: [...addresses, input(last, "w"), input(last, "b"), head && input(head, "w")] }
   const zeros = (count: number): Table => ({ kind: "table", dtype: "u32", values: Array.from({ length: count }, () => 0) })
   const name = `decode_${sha256(new TextEncoder().encode(JSON.stringify(stack))).slice(0, 16)}`
   const buffers: Record<string, Memory | undefined> = {
-    ...{ table, sync: zeros(2), work: zeros(workOf(stack).bytes / 4) },
+    ...{ table, sync: zeros(2), work: zeros(found.bytes / 4) },
     ...{ pages: input(attention, "pages"), lengths: input(attention, "lengths"), counts: input(attention, "counts") },
-    ...{ x: input(first, "x"), y: last.outputs.y },
+    ...{ x: input(first, "x"), y: head === undefined ? last.outputs.y : undefined, logits: head?.outputs.y },
   }
-  const kernel = Object.assign(ptxDecode(name, stack), { isMade: true }) as unknown as PtxKernel
+  const kernel = Object.assign(found.make(name, stack), { isMade: true }) as unknown as PtxKernel
   return { kernel, variant: name, buffers, push: {}, params: {}, constants: {}, groups: [units, 1, 1] }
 }
 
-/** Sizes of the stack; undefined where the kernel does not do it. */
-function sizesOf(first: Node, layers: readonly Node[][], units: number): DecodeStack | undefined {
+/** Sizes of the stack; undefined where its layers differ or are of another kind. */
+function sizesOf(first: Node, layers: readonly Node[][], head: Node | undefined, units: number): DecodeStack | undefined {
   const x = input(first, "x")
   const all = layers.map(([qkv, cached, proj, mlpNorm, up, down, norm]): DecodeStack | undefined => {
     const { attrs } = cached as Node
@@ -100,9 +123,10 @@ function sizesOf(first: Node, layers: readonly Node[][], units: number): DecodeS
       [qkv, proj, down].every((node) => node!.attrs.activation === "none") &&
       [first, qkv, cached, proj, mlpNorm, up, down, norm].every((node) => node!.outputs.y?.dtype === "bf16") &&
       x!.dtype === "f32"
-    if (!isRegular || R > MOST_ROWS || C % 256 !== 0 || C > MOST_CHANNELS || F % 256 !== 0) return undefined
+    if (!isRegular) return undefined
     return {
       ...{ rows: R, C, F, layers: layers.length, hasBias, blocks: units, maxPages: lastDim(input(cached!, "pages")!) },
+      classes: head === undefined ? 0 : lastDim(head.outputs.y!),
       activation: up!.attrs.activation as DecodeStack["activation"],
       scale: attrs.scale as number,
       eps: first.attrs.eps as number,
@@ -110,5 +134,5 @@ function sizesOf(first: Node, layers: readonly Node[][], units: number): DecodeS
   })
   const [one] = all
   const isSame = all.every((other) => JSON.stringify(other) === JSON.stringify(one))
-  return isSame && one !== undefined && hasRoom(one) ? one : undefined
+  return isSame ? one : undefined
 }

@@ -27,10 +27,14 @@ export function openGpu(which: number | string = 0, debug = false): Device {
   const { usable, problems } = findGpus()
   const info = typeof which === "number" ? usable[which] : usable.find(({ facts }) => facts.uuid.startsWith(which))
   if (info === undefined) {
-    const there =
-      usable.length === 0 ? "no usable Vulkan device" : `only ${usable.map((gpu, i) => `gpu:${i} (${gpu.facts.name})`).join(", ")}`
-    throw new AlphaError(`device gpu:${which}: ${there}${problems.length === 0 ? "" : ` (${problems.join("; ")})`}`, {
-      hint: "install the maker's driver with Vulkan (Debian: mesa-vulkan-drivers, NVIDIA: nvidia-driver), or use --device=cpu",
+    const there = usable.map((gpu, i) => `gpu:${i} (${gpu.facts.name})`)
+    const only =
+      there.length === 0 ? "no usable Vulkan device" : `there ${there.length === 1 ? "is one" : `are ${there.length}`}: ${there.join(", ")}`
+    throw new AlphaError(`device gpu:${which}: ${only}${problems.length === 0 ? "" : ` (${problems.join("; ")})`}`, {
+      hint:
+        there.length > 0
+          ? `--device=gpu:${there.length === 1 ? "0" : `0 to gpu:${there.length - 1}`}, or --device=cpu`
+          : "install the maker's driver with Vulkan (Debian: mesa-vulkan-drivers, NVIDIA: nvidia-driver), or use --device=cpu",
       code: EXIT.device,
     })
   }
@@ -86,6 +90,7 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
     compile: (plan, state, groups = []) => compile(plan, scheduled(plan), groups, state as GpuState, memory, pipelines, debug),
     close() {
       driver.idle("the end")
+      if (driver.isLost) return
       pipelines.close()
       memory.close()
       driver.close()

@@ -7,9 +7,11 @@ import { gemm } from "./op-matmul-gpu.ts"
 import type { Beta } from "./program.ts"
 import { lastDim, rows, type Tensor } from "./tensor.ts"
 
-/** Most bytes of logits at a time, and most rows: a grid's limit. */
+/** Most bytes of logits at a time, or a third of all, as each chunk adds to all of dw; and most rows: a grid's limit. */
 const LOGIT_BYTES = 2 ** 30
 const MOST_ROWS = 65535
+/** Up to so many bytes all logits exist at once. */
+const WHOLE_BYTES = 2 ** 29
 /** Up to so many bytes, which a cache holds, logits stay f32 also where the rest is bf16. */
 const EXACT_BYTES = 2 ** 25
 /** Lanes of a row of logits at most: as many as leave registers for several loads each, with few enough rows under way for a cache. */
@@ -33,9 +35,10 @@ const up = (size: number, to: number): number => Math.ceil(size / to) * to
  * about the same number in each chunk.
  */
 function chunkRows(R: number, C: number, bytes: number, { ptx, units }: GpuTarget): number {
-  const most = Math.max(ALIGN, Math.floor(Math.min(MOST_ROWS, LOGIT_BYTES / bytes) / ALIGN) * ALIGN)
+  const most = Math.max(ALIGN, Math.floor(Math.min(MOST_ROWS, Math.max(LOGIT_BYTES / bytes, R / 3)) / ALIGN) * ALIGN)
   const turn = Math.floor(units / Math.ceil(C / columnsOf(PTX_TILE))) * rowsOf(PTX_TILE)
-  if (ptx && turn > 0 && turn <= most && most < R) return Math.floor(most / turn) * turn
+  const isWhole = R <= most && R * bytes <= WHOLE_BYTES
+  if (ptx && !isWhole && turn > 0 && turn <= most && turn < R) return Math.floor(Math.min(most, R - 1) / turn) * turn
   return Math.min(R, up(Math.ceil(R / Math.ceil(R / most)), ALIGN))
 }
 

@@ -74,7 +74,7 @@ function kernelOf(g: Sized, target: GpuTarget): GemmKernel | undefined {
 const stepsOf = ({ K }: Gemm): number => Math.ceil(K / STEP)
 const tilesOf = ({ M, N }: Gemm, tile: PtxTile): number => Math.ceil(M / rowsOf(tile)) * Math.ceil(N / columnsOf(tile))
 
-const splitStepsOf = (given: Gemm, { splits, rest }: PtxWay): number => Math.ceil((stepsOf(given) - rest) / splits)
+const splitStepsOf = (given: Gemm, { splits, rest }: PtxWay): number => (splits === 0 ? 0 : Math.ceil((stepsOf(given) - rest) / splits))
 const spansOf = (given: Gemm, { tile, rest, span }: PtxWay): number => Math.ceil((tilesOf(given, tile) * rest) / span)
 
 /** What is dealt out of the rest: the most tiles that a span touches, the most spans that a tile does, and the pieces there are. */
@@ -109,7 +109,7 @@ function cost(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
   return DISPATCH + longest + sums
 }
 
-/** Whole splits for all turns, or for one turn as many as there are processors for and a rest for the others. */
+/** Whole splits for all turns, or for one turn as many as there are processors for and a rest for the others: all of K where there are more tiles. */
 function* waysOf(given: Gemm, { units }: GpuTarget): Generator<PtxWay> {
   const common = { tile: PTX_TILE, group: GROUP }
   const [steps, tiles] = [stepsOf(given), tilesOf(given, PTX_TILE)]
@@ -119,6 +119,7 @@ function* waysOf(given: Gemm, { units }: GpuTarget): Generator<PtxWay> {
     if (Math.ceil(steps / splits) * (splits - 1) < steps) yield { ...common, splits, rest: 0, span: 1 } // no split is empty
   const splits = Math.floor(units / tiles)
   const others = units - splits * tiles
+  if (splits === 0) yield { ...common, splits, rest: steps, span: Math.ceil((tiles * steps) / units) }
   if (splits === 0 || others === 0) return
   const fewest = Math.max(SHORTEST, Math.ceil((steps * tiles) / units))
   for (let each = fewest; each < fewest + MOST_EXTRA && splits * each < steps; each++) {

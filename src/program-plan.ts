@@ -57,6 +57,11 @@ function liveness(program: Program): Shared[] {
       if (t === undefined || t.role !== "temp") continue
       const bytes = Math.ceil(byteLength(t) / ALIGN) * ALIGN
       const to = last.get(t.id) ?? index
+      const known = blockOf.get(t.id)
+      if (known !== undefined) {
+        known.to = Math.max(known.to, to) // added to
+        continue
+      }
       const source = node.inputs[node.op.inPlace[name] ?? ""] as Tensor | undefined
       const shared = source === undefined ? undefined : blockOf.get(source.id)
       if (shared !== undefined && shared.to === index && sameLayout(source as Tensor, t) && !readTwice(node, source as Tensor)) {

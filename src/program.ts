@@ -81,7 +81,7 @@ export function writeTo(value: Tensor, into: Tensor, beta?: Tensor): boolean {
   if (node === undefined || name === undefined) throw new AlphaError(`${value.name} is not computed by this program`)
   if (beta !== undefined && !node.op.accumulates.includes(name)) return false
   node.outputs[name] = into
-  if (beta !== undefined) node.accumulate[name] = beta
+  if (beta !== undefined && !(beta.role === "constant" && beta.value === 0)) node.accumulate[name] = beta
   return true
 }
 

@@ -17,7 +17,7 @@ export function memoryOf(job: TrainJob, { model }: Prepared, device: Device, pla
   const cacheType = values.precision === "bf16" ? 2 : 4
   const cache = values.sampleInterval === undefined ? 0 : 2 * model.nLayer * model.blockSize * model.nKvHead * model.headDim * cacheType
   const sizes = ({ micro, update, evaluation }: RunPlans) => {
-    const plans = [micro, update, ...(evaluation === undefined ? [] : [evaluation])]
+    const plans = [micro, update, evaluation].filter((plan) => plan !== undefined)
     const states = new Map(plans.flatMap(({ program }) => [...program.states.values()].map((t) => [t.name, byteLength(t)] as const)))
     const sum = (holds: (name: string) => boolean) => [...states].reduce((all, [name, bytes]) => all + (holds(name) ? bytes : 0), 0)
     const [copies, gradients] = [sum((name) => name.startsWith("bf16.")), sum((name) => name.startsWith("grad."))]

@@ -159,6 +159,7 @@ export class Ranks {
   shareGradients(state: State, { micro, shape: { model } }: RunPlans, bucketMiB: number): readonly (readonly string[])[] {
     if (this.isOrdered) return []
     if (state.share === undefined) throw new AlphaError("this device cannot share its memory", { hint: "use --dist=mpi" })
+    if (micro === undefined) throw new TypeError("ranks sum the gradients of a micro-step")
     const all = buckets(micro.program, summands(model), bucketMiB === 0 ? Number.POSITIVE_INFINITY : bucketMiB * 2 ** 20)
     const shapes = new Map(paramSpecs(model).map(({ name, shape }) => [`grad.${name}`, shape]))
     const shared = state.share(all.flat().map((name) => ({ name, shape: shapes.get(name) ?? [] })))

@@ -4,7 +4,7 @@ import { copyName, gptHidden, gptLogits, gptLoss, type ParamSpec, type Precision
 import { type GradientTarget, gradients } from "./grad.ts"
 import * as op from "./op.ts"
 import { type Plan, type Program, plan, type Tracer, trace, writeTo } from "./program.ts"
-import { elements, type Tensor } from "./tensor.ts"
+import { elements, type Tensor, tensor } from "./tensor.ts"
 
 export interface StepShape {
   readonly model: ModelConfig
@@ -28,30 +28,38 @@ export const summands = (model: ModelConfig): string[] => ["sum.loss", "sum.coun
 /** The head's weights have a gradient of several parts: one per chunk of logits, and the embedding's where both share them. */
 const hasParts = (model: ModelConfig, { name }: ParamSpec): boolean => name === (model.tie ? "wte.weight" : "head.weight")
 
+/** loss and count of tokens, targets (B·T) i32 (target −1 = not counted), and the gradients where `targetOf` says. */
+function differentiate(
+  t: Tracer,
+  { model, precision, B, T }: StepShape,
+  recompute: boolean,
+  targetOf: (spec: ParamSpec) => GradientTarget,
+): { loss: Tensor; count: Tensor } {
+  const tokens = t.input("tokens", "i32", [B * T])
+  const targets = t.input("targets", "i32", [B * T])
+  const dropout = model.dropout > 0 ? { seed: t.live("seed", "i32"), step: t.live("step", "i32"), row: t.live("row", "i32") } : undefined
+  const { loss, count } = gptLoss(model, tokens, targets, { precision, T, dropout, recompute })
+  const leaves = paramSpecs(model).map((spec) => {
+    const used = spec.matmul && precision === "bf16" ? copyName(spec.name) : spec.name
+    return [t.state(used, used === spec.name ? "f32" : "bf16", spec.shape), targetOf(spec)] as const
+  })
+  gradients(loss, new Map(leaves))
+  return { loss, count }
+}
+
 /**
- * tokens, targets (B·T) i32 (target −1 = not counted) → adds the sums of loss, targets and gradients; `accumulate` 0 starts new sums.
+ * tokens, targets → adds the sums of loss, targets and gradients; `accumulate` 0 starts new sums.
  * `adds`: it is not 0 in every micro-step; each gradient is then complete before it is added, as if another rank had made it.
  */
-export function microPlan({ model, precision, B, T }: StepShape, recompute: boolean, adds = false): Plan {
+export function microPlan(shape: StepShape, recompute: boolean, adds = false): Plan {
   return plan(
     trace("train.micro", (t) => {
-      const tokens = t.input("tokens", "i32", [B * T])
-      const targets = t.input("targets", "i32", [B * T])
       const accumulate = t.live("accumulate")
-      const dropout =
-        model.dropout > 0 ? { seed: t.live("seed", "i32"), step: t.live("step", "i32"), row: t.live("row", "i32") } : undefined
-      const { loss, count } = gptLoss(model, tokens, targets, { precision, T, dropout, recompute })
-      const leaves = new Map<Tensor, GradientTarget>()
-      for (const spec of paramSpecs(model)) {
-        const target = {
-          into: gradient(t, spec),
-          beta: accumulate,
-          ...(adds && hasParts(model, spec) ? { whole: t.state(`grad.whole.${spec.name}`, "f32", spec.shape) } : {}),
-        }
-        const used = spec.matmul && precision === "bf16" ? copyName(spec.name) : spec.name
-        leaves.set(t.state(used, used === spec.name ? "f32" : "bf16", spec.shape), target)
-      }
-      gradients(loss, leaves)
+      const { loss, count } = differentiate(t, shape, recompute, (spec) => ({
+        into: gradient(t, spec),
+        beta: accumulate,
+        ...(adds && hasParts(shape.model, spec) ? { whole: t.state(`grad.whole.${spec.name}`, "f32", spec.shape) } : {}),
+      }))
       sum(t, "sum.loss", loss, accumulate)
       sum(t, "sum.count", count, accumulate)
     }),
@@ -64,33 +72,48 @@ function sum(t: Tracer, name: string, value: Tensor, beta: Tensor): void {
 
 /** The optimizer step on the summed gradients, of the parameters that `owns` names; outputs: loss and count (sums), control. */
 export function updatePlan(
-  { model, precision }: Pick<StepShape, "model" | "precision">,
+  shape: Pick<StepShape, "model" | "precision">,
   c: OptimizerConfig,
   owns: (name: string) => boolean = () => true,
 ): Plan {
   return plan(
     trace("train.update", (t) => {
-      const specs = paramSpecs(model)
-      const targets = t.state("sum.count", "f32", [])
-      const control = t.state("control", "f32", [op.CONTROL_SIZE])
-      const { norm } = op.globalNorm({ grads: specs.map((s) => gradient(t, s)) })
-      op.stepControl({ norm, targets, control }, { clip: c.gradClip ?? 0, spike: c.spikeThreshold ?? 0 })
-      const isMuon = (s: ParamSpec) => c.optimizer === "muon" && s.muon !== undefined
-      const owned = specs.filter(({ name }) => owns(name))
-      update(t, owned.filter(isMuon), "muon", precision, c, control)
-      update(
-        t,
-        owned.filter((s) => !isMuon(s)),
-        c.optimizer === "muon" ? "adamw" : c.optimizer,
-        precision,
-        c,
-        control,
-      )
-      t.output("loss", t.state("sum.loss", "f32", []))
-      t.output("count", targets)
-      t.output("control", control)
+      const sums = { loss: t.state("sum.loss", "f32", []), count: t.state("sum.count", "f32", []) }
+      optimize(t, shape, c, owns, sums, (spec) => gradient(t, spec))
     }),
   )
+}
+
+/** A step of one micro-batch as one program: its gradients need memory only from when they are made, where activations lay that are done with. */
+export function stepPlan(shape: StepShape, c: OptimizerConfig, recompute: boolean): Plan {
+  return plan(
+    trace("train.step", (t) => {
+      const made = new Map(paramSpecs(shape.model).map(({ name, shape }) => [name, tensor(`grad.${name}`, shape, "f32", "temp")]))
+      const gradientOf = ({ name }: ParamSpec) => made.get(name) as Tensor
+      const sums = differentiate(t, shape, recompute, (spec) => ({ into: gradientOf(spec), beta: t.constant(0) }))
+      optimize(t, shape, c, () => true, sums, gradientOf)
+    }),
+  )
+}
+
+function optimize(
+  t: Tracer,
+  { model, precision }: Pick<StepShape, "model" | "precision">,
+  c: OptimizerConfig,
+  owns: (name: string) => boolean,
+  { loss, count }: { readonly loss: Tensor; readonly count: Tensor },
+  gradientOf: (spec: ParamSpec) => Tensor,
+): void {
+  const specs = paramSpecs(model)
+  const control = t.state("control", "f32", [op.CONTROL_SIZE])
+  const { norm } = op.globalNorm({ grads: specs.map(gradientOf) })
+  op.stepControl({ norm, targets: count, control }, { clip: c.gradClip ?? 0, spike: c.spikeThreshold ?? 0 })
+  const isMuon = (s: ParamSpec) => c.optimizer === "muon" && s.muon !== undefined
+  const owned = specs.filter(({ name }) => owns(name))
+  const rest = owned.filter((s) => !isMuon(s))
+  update(t, owned.filter(isMuon), "muon", precision, c, control, gradientOf)
+  update(t, rest, c.optimizer === "muon" ? "adamw" : c.optimizer, precision, c, control, gradientOf)
+  for (const [name, value] of Object.entries({ loss, count, control })) t.output(name, value)
 }
 
 function update(
@@ -100,13 +123,14 @@ function update(
   precision: Precision,
   c: OptimizerConfig,
   control: Tensor,
+  gradientOf: (spec: ParamSpec) => Tensor,
 ): void {
   if (specs.length === 0) return
   const copied = specs.filter((s) => s.matmul && precision === "bf16")
   const state = (prefix: string) => specs.map((s) => t.state(`${prefix}.${s.name}`, "f32", s.shape))
   const inputs = {
     params: specs.map((s) => parameter(t, s)),
-    grads: specs.map((s) => gradient(t, s)),
+    grads: specs.map(gradientOf),
     m: state("m"),
     copies: copied.map((s) => t.state(copyName(s.name), "bf16", s.shape)),
     lr: t.live("lr"),
@@ -175,7 +199,9 @@ export interface Sharing {
 /** The programs of a run. */
 export interface RunPlans {
   readonly shape: StepShape
-  readonly micro: Plan
+  /** Undefined where a step has one micro-batch and is one program. */
+  readonly micro: Plan | undefined
+  /** The last program of a step. */
   readonly update: Plan
   /** The update of all parameters: what a checkpoint holds. */
   readonly whole: Plan
@@ -190,13 +216,13 @@ export function planRun(
   sharing?: Sharing,
 ): RunPlans {
   const shape = { model, precision: values.precision, B: values.batch, T: values.context }
-  const whole = updatePlan(shape, values)
-  const adds = sharing?.adds(values.accumSteps) ?? values.accumSteps > 1
-  return {
-    shape,
-    micro: microPlan(shape, values.activationCheckpointing, adds),
-    update: sharing === undefined ? whole : updatePlan(shape, values, sharing.owns),
-    whole,
-    evaluation: evaluates ? evaluationPlan(shape) : undefined,
+  const { accumSteps, activationCheckpointing } = values
+  const evaluation = evaluates ? evaluationPlan(shape) : undefined
+  if (sharing === undefined && accumSteps === 1) {
+    const update = stepPlan(shape, values, activationCheckpointing)
+    return { shape, micro: undefined, update, whole: update, evaluation }
   }
+  const whole = updatePlan(shape, values)
+  const micro = microPlan(shape, activationCheckpointing, sharing?.adds(accumSteps) ?? true)
+  return { shape, micro, update: sharing === undefined ? whole : updatePlan(shape, values, sharing.owns), whole, evaluation }
 }

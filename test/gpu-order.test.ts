@@ -4,7 +4,7 @@ import { resolveModel } from "../src/config.ts"
 import { levelsOf, type Placed, spansOf } from "../src/gpu-order.ts"
 import { schedule } from "../src/gpu-schedule.ts"
 import type { GpuTarget, Memory, Plan, Scratch, Table } from "../src/program.ts"
-import { microPlan, updatePlan } from "../src/train-step.ts"
+import { microPlan, stepPlan, updatePlan } from "../src/train-step.ts"
 
 const PORTABLE = {
   subgroupSize: 8,
@@ -64,7 +64,8 @@ for (const [name, model] of Object.entries(MODELS)) {
     ["PTX", HOPPER, 64],
   ] as const) {
     const shape = { model, precision: "bf16", B, T: 64 } as const
-    const plans = [microPlan(shape, true), updatePlan(shape, { ...update, decayList: [], noDecayList: [] })]
+    const settings = { ...update, decayList: [], noDecayList: [] }
+    const plans = [microPlan(shape, true), updatePlan(shape, settings), stepPlan(shape, settings, false)]
     test(`${name}, ${path}: launches with a hazard between them run in the program's order`, () => {
       for (const plan of plans) {
         const launches = launchesOf(plan, target)

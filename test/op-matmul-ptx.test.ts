@@ -205,6 +205,9 @@ const CASES: readonly Asked[] = [
   // A rest of k steps, dealt out: tiles in several spans, spans of several tiles; the sums of dy's columns on the way.
   { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5, timing: "late" },
   { layout: "tn", size: [131, 61, 200], out: "f32", splits: 1, rest: [5, 3] },
+  // All of K dealt out.
+  { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 0, rest: [7, 3], sumsBeta: 0.5, timing: "late" },
+  { layout: "nn", size: [300, 200, 200], out: "bf16", factor: "in place", splits: 0, rest: [7, 9] },
   { layout: "tn", size: [131, 61, 100], out: "f32", splits: 3, sumsBeta: 0 },
 ]
 for (const asked of CASES) {
@@ -255,6 +258,7 @@ test("a weight's gradient is split so that every processor has a tile", () => {
   expect(Math.ceil((36 * way.rest) / way.span)).toBe(24)
   expect((2048 - way.rest) / 3).toBeGreaterThan(way.span)
   expect(ptxWayOf(asked("tn", 768, 768, 65536), h200)!.way).toMatchObject({ splits: 11, rest: 0 })
+  expect(ptxWayOf(asked("tn", 5120, 1280, 8192), h200)!.way).toMatchObject({ splits: 0, rest: 256, span: 272 }) // 140 tiles
   expect(kernelsOf(asked("tn", 2304, 768, 65536), h200)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5", "matmul_combine_spans.f32"])
   expect(kernelsOf(asked("tn", 64, 64, 64), h200).join()).not.toContain("ptx")
 })

@@ -27,6 +27,7 @@ test("a profiled step changes nothing, its kernels add up, its timeline is Chrom
   expect(losses(events)).toEqual(losses(plain.events))
   const profile = events.find(({ type }) => type === "profile")
   expect(profile).toMatchObject({ step: 3, traceFile: "step.json" })
+  expect([profile.barriers, profile.barrier_ms]).toEqual([0, undefined])
   const names = profile.kernels.map(({ op }: { op: string }) => op)
   expect(names).toContain("linear")
   expect(names).toContain("adamw")
@@ -36,7 +37,7 @@ test("a profiled step changes nothing, its kernels add up, its timeline is Chrom
   expect(sum("launches")).toBe(profile.launches)
   const { traceEvents } = JSON.parse(readFileSync(join(work, "step.json"), "utf8"))
   expect(traceEvents.length).toBe(profile.launches)
-  expect(traceEvents[0]).toMatchObject({ ph: "X", pid: 1, tid: 1, cat: "train.micro" })
+  expect(traceEvents[0]).toMatchObject({ ph: "X", pid: 1, tid: 1, cat: "train.step" })
 })
 
 test("--dryRun tells every part of the memory and leaves nothing behind", async () => {
@@ -44,7 +45,8 @@ test("--dryRun tells every part of the memory and leaves nothing behind", async 
   expect(code).toBe(0)
   const memory = events.find(({ type }) => type === "memory")
   const { weights, gradients, moments, copies, arena, cache, total, parameters } = memory
-  expect([weights >= 4 * parameters, gradients, moments, copies, cache]).toEqual([true, 4 * parameters, 8 * parameters, 0, 0])
+  expect([weights >= 4 * parameters, gradients, moments, copies, cache]).toEqual([true, 0, 8 * parameters, 0, 0])
+  expect(arena).toBeGreaterThan(4 * parameters) // of gradients, beside what is left of activations
   expect(weights + gradients + moments + copies + arena + cache).toBe(total)
   expect(memory.fits).toBe(true)
   expect(existsSync(join(work, "runs/dry"))).toBe(false)
