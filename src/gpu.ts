@@ -56,7 +56,7 @@ export const gpuProblems = (): readonly string[] => findGpus().problems
 function open(info: GpuInfo, index: number, debug: boolean): Device {
   const target = targetOf(info.facts)
   const cache = pipelineCache(info.facts)
-  const driver = new Driver(info, cache.bytes)
+  const driver = new Driver(info, cache.bytes, debug)
   const memory = new GpuMemory(driver)
   const pipelines = new Pipelines(driver, target, cache.file)
   const sample = openNvml(info.facts.uuid)

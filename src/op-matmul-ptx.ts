@@ -225,12 +225,15 @@ export function ptxLaunchesOf(
   const parts = scratch("f32", most * M * ld)
   const { a, b, K, lda, ldb } = g
   const { values, constants } = epilogueOf(g)
-  const sizes = { M, N, S: splits, ld, rest, span, group, rows: rowsOf(tile), columns: columnsOf(tile) }
+  const sizes = { M, N, S: splits, ld, rest, span }
   const summed = { rowSums: rowSums?.into, sumsBeta: rowSums?.beta ?? 0 }
   return [
     launchOf({ layout: g.layout, a, b, c: parts, M, N, K, lda, ldb, ldc: ld, order: "any" }, rowSums === undefined ? "none" : "sums"),
-    launch(matmulCombineSpans, { parts, ...summed, ...values, ...sizes }, groupsFor(M * ld, 4, target), {
+    launch(matmulCombineSpans, { parts, ...summed, ...values, ...sizes }, groupsFor(M * ld, 8, target, 128), {
       ...constants,
+      group,
+      rows: rowsOf(tile),
+      columns: columnsOf(tile),
       isSummed: rowSums === undefined ? 0 : 1,
     }),
   ]
