@@ -270,13 +270,3 @@ int64_t gpu_wait(Gpu *d, int64_t value, int64_t nanoseconds) {
   gpu_fail("vkWaitSemaphores", result);
   return -1;
 }
-
-/** Value the timeline has reached; −1 when the device is lost: asked for it and given an empty batch, as some drivers tell only then. */
-int64_t gpu_reached(Gpu *d) {
-  uint64_t value = 0;
-  SubmitInfo nothing = {.c.type = ST_SUBMIT};
-  VkResult result = d->call.GetSemaphoreCounterValue(d->handle, d->timeline, &value);
-  if (result) return gpu_fail("vkGetSemaphoreCounterValue", result), -1;
-  if ((result = d->call.QueueSubmit(d->queue, 1, &nothing, 0))) return gpu_fail("vkQueueSubmit", result), -1;
-  return (int64_t)value;
-}

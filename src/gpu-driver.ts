@@ -32,6 +32,12 @@ const EXTENSIONS = [
   PTX_EXTENSION,
 ]
 
+/** Tells where a lost device went wrong; only for debugging, as nobody knows what it costs. */
+const FAULT_EXTENSION = "VK_EXT_device_fault"
+
+/** What a fault did at its address, by VkDeviceFaultAddressTypeEXT. */
+const FAULTS: readonly (string | undefined)[] = [undefined, "it read", "it wrote to", "it ran"]
+
 /** Nanoseconds after which a wait asks whether the device is still there. */
 const PATIENCE = 1e9
 /** Most queries that the shim's pool holds. */
@@ -53,9 +59,11 @@ export class Driver {
   constructor(
     readonly info: GpuInfo,
     cache: Uint8Array | undefined,
+    debug = false,
   ) {
     const { facts, instance, index } = info
-    const extensions = EXTENSIONS.filter((name) => facts.extensions.includes(name))
+    const wanted = debug ? [...EXTENSIONS, FAULT_EXTENSION] : EXTENSIONS
+    const extensions = wanted.filter((name) => facts.extensions.includes(name))
     this.#hasBudget = extensions.includes("VK_EXT_memory_budget")
     const names = new TextEncoder().encode(`${extensions.join("\n")}\0`)
     const gpu = vulkan().gpu_device(instance.handle, index, names, cache ?? null, cache?.length ?? 0)
@@ -145,7 +153,7 @@ export class Driver {
     const end = performance.now() + 1000 * seconds
     for (let reached = 0; reached === 0; ) {
       reached = Number(vulkan().gpu_wait(this.gpu, value, PATIENCE))
-      // Some drivers tell of a lost device only who asks for the counter or submits; a lost one may also stand at the largest number.
+      // Some drivers tell of a lost device only who asks in the right way; a lost one may also stand at the largest number.
       const counter = reached === 0 ? Number(vulkan().gpu_reached(this.gpu)) : 0
       if (reached < 0 || counter < 0 || counter > this.#submitted) throw this.#lost(what)
       if (reached === 0 && performance.now() > end) throw this.#lost(what, `it has not ended for ${seconds} s`)
@@ -192,7 +200,13 @@ export class Driver {
   }
 
   #lost(what: string, why = String(vulkan().gpu_error())): AlphaError {
-    this.#failure = new AlphaError(`the device ${this.info.facts.name} failed during ${what}: ${why}`, {
+    const found = new BigInt64Array(16)
+    const faults = Array.from({ length: Number(vulkan().gpu_faults(this.gpu, found)) }, (_, i) => {
+      const did = FAULTS[Number(found[2 * i])]
+      return did === undefined ? [] : [`; ${did} address ${BigInt.asUintN(64, found[2 * i + 1] as bigint).toString(16)}, where nothing is`]
+    })
+    const { name } = this.info.facts
+    this.#failure = new AlphaError(`the device ${name} failed during ${what}: ${[why, ...new Set(faults.flat())].join("")}`, {
       hint: "the last checkpoint is whole: --resume goes on from it; if it comes again, --debugGpu names the kernel",
       code: EXIT.device,
     })

@@ -56,7 +56,7 @@ export const gpuProblems = (): readonly string[] => findGpus().problems
 function open(info: GpuInfo, index: number, debug: boolean): Device {
   const target = targetOf(info.facts)
   const cache = pipelineCache(info.facts)
-  const driver = new Driver(info, cache.bytes)
+  const driver = new Driver(info, cache.bytes, debug)
   const memory = new GpuMemory(driver)
   const pipelines = new Pipelines(driver, target, cache.file)
   const sample = openNvml(info.facts.uuid)
@@ -109,7 +109,7 @@ function compile(
 ): Executable {
   const { program } = plan
   const { driver } = memory
-  for (const t of program.states.values()) state.ensure(t.name, t.dtype, t.shape)
+  state.ensureAll([...program.states.values()])
   const finals = finalSteps(program, scheduled, groups)
   const ends = [...new Set([...finals, scheduled.steps.length])]
   const recorder = new Recorder(plan, scheduled, memory, pipelines, state, ends)

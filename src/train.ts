@@ -29,9 +29,14 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   const { rank, size, transport, directory, watch } = ranks
   emit({ type: "ranks", rank, size, transport, watch, directory })
   const own = { ...job, directory }
-  const summary = rank === 0 ? await trainAlone(own, device, flag, emit, pause, ranks) : await follow(own, device, flag, emit, ranks)
-  ranks.close()
-  return summary
+  try {
+    const summary = rank === 0 ? await trainAlone(own, device, flag, emit, pause, ranks) : await follow(own, device, flag, emit, ranks)
+    ranks.close()
+    return summary
+  } catch (error) {
+    if (error instanceof Stopped && error.byAll) ranks.close()
+    throw error
+  }
 }
 
 /** A run of one process, or rank 0's part of one. */
@@ -220,7 +225,7 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const out = run(s.update, { ...batch, lr })
   ranks?.endStep(s.state, s.prepared.model, values.precision)
   const submitMs = performance.now() - at - dataMs
-  if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
+  if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile, s.device))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
   return { step: step + 1, tokens: s.trainer.tokens, lr, at, dataMs, submitMs, out }
 }
@@ -247,6 +252,6 @@ export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
 export { type ShipOptions, type Shipper, startShipper } from "./train-ship.ts"
 export { markCounts, offsetOf, prefixMarks } from "./train-ship-journal.ts"
-export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
+export { microPlan, type OptimizerConfig, stepPlan, updatePlan } from "./train-step.ts"
 export type { StopFlag } from "./train-stop.ts"
 export { addressIn, openWebhook, type Webhook } from "./train-webhook.ts"

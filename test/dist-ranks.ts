@@ -105,7 +105,7 @@ export async function startRanks(
         for (const other of children) other.kill()
       })
   } else if (launcher === "torchrun") {
-    const words = ["--standalone", `--nproc-per-node=${size}`, "--no-python", "--", ...commandOf(run, flags)]
+    const words = ["--standalone", `--nproc-per-node=${size}`, "--max-restarts=2", "--no-python", "--", ...commandOf(run, flags)]
     children.push(Bun.spawn([torchrun() as string, ...words], { ...options, env }))
   } else {
     const parts = Array.from({ length: size }, (_, rank) => [
@@ -134,7 +134,7 @@ function ranksOf(runsDir: string): number[] {
     .filter((pid) => {
       try {
         const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0")
-        return words.includes(`--runsDir=${runsDir}`) && !/mpirun|mpiexec|orterun|hydra/.test(words[0] ?? "")
+        return words.includes(`--runsDir=${runsDir}`) && !/mpirun|mpiexec|orterun|hydra|python/.test(words[0] ?? "")
       } catch {
         return false // ended meanwhile
       }
@@ -172,7 +172,7 @@ export async function killAndResume(run: RankRun, launchers: readonly Launcher[]
     if (isHit) process.kill(pid, "SIGKILL")
     const at = performance.now()
     const { codes, err } = await started.end()
-    if (codes.every((code) => code === 0) || (!isHit && /is complete: step/.test(err))) return ends
+    if (codes.every((code) => code === 0)) return ends
     if (!isHit) throw new Error(`${launcher}, ${size} ranks: exit codes ${codes}\n${err}`)
     ends.push(performance.now() - at)
     if ((ends.at(-1) as number) > END_MS)

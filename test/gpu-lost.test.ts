@@ -73,6 +73,7 @@ describe("a lost device", () => {
     wait: "vkWaitSemaphores: VK_ERROR_DEVICE_LOST",
     counter: "vkGetSemaphoreCounterValue: VK_ERROR_DEVICE_LOST",
     submit: "vkQueueSubmit: VK_ERROR_DEVICE_LOST",
+    fence: "vkGetFenceStatus: VK_ERROR_DEVICE_LOST",
     nothing: "it has not ended for 2 s",
   }
   for (const [way, reason] of Object.entries(told)) {
@@ -110,7 +111,7 @@ describe("a lost device", () => {
         })
       const runs = join(folder, "runs")
       mkdirSync(runs)
-      const cut = train(losing(file, "submit"), `--runsDir=${runs}`, "--run=cut", "--debugGpu")
+      const cut = train(losing(file, "fence"), `--runsDir=${runs}`, "--run=cut", "--debugGpu")
       let seen = ""
       for await (const part of cut.stdout) {
         seen += new TextDecoder().decode(part)
@@ -119,8 +120,9 @@ describe("a lost device", () => {
       const [code, errors] = [await cut.exited, await new Response(cut.stderr).text()]
       expect([code, errors]).toEqual([
         EXIT.device,
-        expect.stringMatching(/failed during kernel \S+ \(\d+ × 1 × 1 workgroups\) of \S+: vkQueueSubmit: VK_ERROR_DEVICE_LOST/),
+        expect.stringMatching(/failed during kernel \S+ \(\d+ × 1 × 1 workgroups\) of \S+: vkGetFenceStatus: VK_ERROR_DEVICE_LOST/),
       ])
+      expect(errors).toContain("it wrote to address 123456789000, where nothing is")
       expect(errors).toContain("--resume")
 
       const again = train(process.env as Record<string, string>, `--resume=${join(runs, "cut")}`)
