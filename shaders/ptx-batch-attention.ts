@@ -10,16 +10,18 @@ const LOADS = CHUNK / KEYS
 const STEP = KEYS * ROW
 const DIMS = 8
 const NONE = -1e30
+const FRESH = 256
 /** Half pages, beyond the one at work, that the L2 cache is asked for; those of the next layer that it is asked for while products run. */
-const AHEAD = Number(process.env.BATCH_AHEAD ?? 2)
-const EARLY = Number(process.env.BATCH_EARLY ?? 2)
+const AHEAD = Number(process.env.BATCH_AHEAD ?? 0)
+const EARLY = Number(process.env.BATCH_EARLY ?? 0)
 
 /** What stays the same in all layers: chunks of this warp, from `first` to `last` of the block's, their rows among the pages, and the head of the first. */
 export interface Share {
   readonly first: U32
   readonly last: U32
-  /** Of chunk first + lane. */
+  /** Of chunk first + lane; its positions, the new one included: 0 behind the last chunk, 256 more where the new one is among them. */
   readonly row: U32
+  readonly room: U32
   readonly item: U32
   /** The block's chunks, and heads. */
   readonly chunks: U32
@@ -95,13 +97,17 @@ export function share(f: Frame, { pages, lengths, counts }: Sequences): Share {
   const mine = k.add(first, lane)
   const held = k.registers("u32", 4)
   k.loadSharedWords(held, { base: k.shl(find(mine), 4), bytes: places.items })
-  const [sequence, head, , begin] = held as [U32, U32, U32, U32]
+  const [sequence, head, before, begin] = held as [U32, U32, U32, U32]
   const chunk = k.sub(mine, begin)
+  const rest = k.sub(k.add(before, 1), k.mul(chunk, CHUNK))
+  const isEnd = k.compare("le", rest, CHUNK)
+  const all = k.select(isEnd, k.add(rest, FRESH), CHUNK, "u32")
+  const room = k.select(k.compare("lt", mine, last), all, 0, "u32")
   const pageOf = k.variable("u32", 0)
   const pageAt = k.madWide(k.mad(sequence, maxPages, k.shr(chunk, 1)), 4, pages)
   k.when(k.compare("lt", mine, last), () => k.load("u32", [pageOf], pageAt))
   const row = k.mad(k.mad(pageOf, heads, head), PAGE, k.mul(k.and(chunk, 1), CHUNK))
-  return { first, last, row, item: find(first), chunks: total, items: k.div(k.sub(rows * heads + blocks - 1, block), blocks) }
+  return { first, last, row, room, item: find(first), chunks: total, items: k.div(k.sub(rows * heads + blocks - 1, block), blocks) }
 }
 
 /** A lane of the chunk's rows: from lane number `index`. */
@@ -132,14 +138,77 @@ export function bringEarly(f: Frame, share: Share): void {
   for (const i of range(EARLY)) bringNear(f, share, i, 1)
 }
 
-/** y of the block's heads, as matrix instructions take it. */
-export function attend(f: Frame, share: Share): void {
+/** Keys and values of a chunk on their way: registers that are loaded again as soon as they have been used. */
+class Pieces {
+  readonly keys: readonly (readonly U32[])[]
+  readonly values: readonly (readonly U32[])[]
+  readonly #room: U32
+  readonly #addresses: Readonly<Record<"keys" | "values", U64>>
+  readonly #at: Readonly<Record<"keys" | "values", U64>>
+  readonly #group: U32
+
+  constructor(
+    readonly f: Frame,
+    readonly share: Share,
+  ) {
+    const { k, lane } = f
+    const make = () => range(LOADS).map(() => k.registers("u32", 4))
+    this.keys = make()
+    this.values = make()
+    this.#addresses = { keys: addressOf(f, "kPages"), values: addressOf(f, "vPages") }
+    this.#at = { keys: k.register("u64"), values: k.register("u64") }
+    this.#room = k.register("u32")
+    this.#group = k.shr(lane, 3)
+  }
+
+  /** From here on the chunk number `index` of the warp is meant. */
+  aim(index: U32): void {
+    const { k, lane } = this.f
+    k.copy(this.#room, take(this.f, this.share.room, index))
+    const offset = k.madWide(take(this.f, this.share.row, index), ROW, k.long(k.shl(lane, 4)))
+    for (const what of ["keys", "values"] as const) k.addLong(this.#addresses[what], offset, this.#at[what])
+  }
+
+  /** What lies behind the newest position may be anything, also no number: it is not asked for. Without `fresh` the newest is not either. */
+  load(what: "keys" | "values", fresh: "fresh" | ""): void {
+    const { k } = this.f
+    const positions = k.and(this.#room, FRESH - 1)
+    const limit = fresh === "fresh" ? positions : k.sub(positions, k.shr(this.#room, 8))
+    this[what].forEach((words, j) => {
+      const isThere = k.compare("lt", k.add(this.#group, KEYS * j), limit)
+      for (const word of words) k.copy(word, 0)
+      k.when(isThere, () => k.loadOnce(words, this.#at[what], STEP * j))
+    })
+  }
+
+  /** The newest position, where the chunk has it. */
+  loadFresh(): void {
+    const { k } = this.f
+    k.if(k.compare("ge", this.#room, FRESH), () => {
+      const newest = k.sub(this.#room, FRESH + 1)
+      for (const what of ["keys", "values"] as const)
+        this[what].forEach((words, j) => {
+          const isNewest = k.compare("eq", k.add(this.#group, KEYS * j), newest)
+          k.when(isNewest, () => k.loadOnce(words, this.#at[what], STEP * j))
+        })
+    })
+  }
+}
+
+/** y of the block's heads, as matrix instructions take it; `wait` until queries and the new positions are there. */
+export function attend(f: Frame, share: Share, wait: () => void): void {
   const { k, stack, places, lane, warp, work } = f
   const { C } = stack
   const at = workOf(stack)
   const exp2 = (x: F32): F32 => k.unary("ex2.approx.ftz.f32", x)
-  k.comment("---- attention")
-  const [keys, values] = [addressOf(f, "kPages"), addressOf(f, "vPages")]
+  k.comment("---- attention: what was there before is on its way already while others multiply")
+  const pieces = new Pieces(f, share)
+  const index = k.variable("u32", 0)
+  pieces.aim(index)
+  pieces.load("keys", "")
+  pieces.load("values", "")
+  wait()
+  pieces.loadFresh()
   const dims = k.and(lane, 7)
   const group = k.shr(lane, 3)
   const chunk = k.variable("u32", share.first)
@@ -167,31 +236,23 @@ export function attend(f: Frame, share: Share): void {
       k.loadFar(query.slice(4), queryAt, 16)
       const [top, sum] = [k.variable("f32", NONE), k.variable("f32", 0)]
       const out = range(DIMS).map(() => k.variable("f32", 0))
-      const before = k.variable("u32", k.mul(k.sub(chunk, begin), CHUNK)) // keys of the head before this chunk
+      const newest = k.sub(length, k.mul(k.sub(chunk, begin), CHUNK)) // place of the new position from this chunk's first on
+      const mine = k.variable("u32", own)
       k.while(
         "CHUNK",
         () => k.compare("lt", chunk, end),
         () => {
-          const index = k.sub(chunk, share.first)
-          bringNear(f, share, k.add(index, AHEAD), 0)
-          const offset = k.madWide(take(f, share.row, index), ROW, k.long(k.shl(lane, 4)))
-          const [keyAt, valueAt] = [keys, values].map((memory) => k.addLong(memory, offset)) as [U64, U64]
-          k.comment("what lies behind the newest position may be anything, also no number: it is not asked for")
-          const seen = range(LOADS).map((j) => k.compare("le", k.add(k.add(before, group), KEYS * j), length))
-          const [keyWords, valueWords] = [keyAt, valueAt].map((address) =>
-            seen.map((isSeen, j) => {
-              const words = range(4).map(() => k.variable("u32", 0))
-              k.when(isSeen, () => k.loadOnce(words, address, STEP * j))
-              return words
-            }),
-          ) as [U32[][], U32[][]]
-          let scores = keyWords.map((words) => {
+          let scores = pieces.keys.map((words) => {
             const score = k.variable("f32", 0)
             words.forEach((word, i) => {
               for (const half of [0, 1] as const) k.fma(query[2 * i + half]!, k.unpackBf16(word, half), score, score)
             })
             return score
           })
+          k.add(index, 1, index)
+          pieces.aim(index)
+          pieces.load("keys", "fresh")
+          if (AHEAD > 0) bringNear(f, share, k.add(index, AHEAD), 0)
           k.comment("8 sums over 8 lanes: a lane keeps one of them")
           for (const [bit, isUpper] of [
             [4, isHigh],
@@ -204,7 +265,7 @@ export function attend(f: Frame, share: Share): void {
               return k.addFloat(k.select(isUpper, upper, lower, "f32"), k.exchangeFloat(given, bit))
             })
           }
-          const sees = k.compare("le", k.add(before, own), length)
+          const sees = k.compare("le", mine, newest)
           const score = k.select(sees, scores[0]!, NONE, "f32")
           let most = score
           for (const mask of [1, 2, 4, 8, 16]) most = k.maxFloat(most, k.exchangeFloat(most, mask))
@@ -214,13 +275,14 @@ export function attend(f: Frame, share: Share): void {
           const weight = k.select(sees, exp2(k.subFloat(score, most)), 0, "f32")
           k.fma(sum, factor, weight, sum)
           for (const one of out) k.mulFloat(one, factor, one)
-          valueWords.forEach((words, j) => {
+          pieces.values.forEach((words, j) => {
             const weightOf = takeFloat(f, weight, k.add(k.and(lane, 24), j))
             words.forEach((word, i) => {
               for (const half of [0, 1] as const) k.fma(weightOf, k.unpackBf16(word, half), out[2 * i + half]!, out[2 * i + half])
             })
           })
-          k.add(before, CHUNK, before)
+          pieces.load("values", "fresh")
+          k.add(mine, CHUNK, mine)
           k.add(chunk, 1, chunk)
         },
       )

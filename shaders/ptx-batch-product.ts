@@ -47,6 +47,16 @@ function weightsOf(f: Frame, name: Weights, spread: Spread, tile: U32, layersOn:
   return k.madWide(part, (2 * spread.K) / spread.parts, k.madWide(k.add(column, lane), 2 * spread.K, addressOf(f, name, layersOn)))
 }
 
+/** Pairs of steps in an order of the block's own, so that not all ask for the same lines at the same time; none where steps are odd. */
+function turnsOf({ k, block }: Frame, steps: number): readonly U32[] {
+  if (steps % 2 === 1 || process.env.BATCH_ROTATE !== "1") return []
+  const first = k.rem(block, steps / 2)
+  return range(steps / 2).map((i) => {
+    const next = k.add(first, i)
+    return k.select(k.compare("ge", next, steps / 2), k.sub(next, steps / 2), next, "u32")
+  })
+}
+
 export interface Product {
   readonly weights: Weights
   readonly spread: Spread
@@ -83,9 +93,12 @@ export function product(f: Frame, { weights, spread, x, bias, finish }: Product)
       const strip = k.sub(warp, k.mul(slice, strips))
       const first = k.add(k.mad(strip, K / 16, k.mul(part, K / 16 / parts)), k.mul(slice, steps))
       const from = k.madWide(k.mad(first, BLOCK / 16, lane), 16, k.addLong(work, x))
+      const turns = turnsOf(f, steps)
       const left = range(steps).map((i) => {
         const words = k.registers("u32", 4)
-        k.loadFar(words, from, BLOCK * i)
+        const turn = turns[i >> 1]
+        if (turn === undefined) k.loadFar(words, from, BLOCK * i)
+        else k.loadFar(words, k.madWide(turn, 2 * BLOCK, from), BLOCK * (i & 1))
         return words
       })
       const sums = range(BLOCKS).map(() => range(4).map(() => k.variable("f32", 0)))
@@ -93,9 +106,11 @@ export function product(f: Frame, { weights, spread, x, bias, finish }: Product)
       k.xor(parity, 1, parity)
       const right = k.mad(k.and(lane, 7), pitchOf(spread), k.mad(slice, 32 * steps, k.shl(k.shr(lane, 3), 4)))
       for (let i = 0; i < steps; i += 2) {
+        const turn = turns[i >> 1]
+        const [base, bytes] = turn === undefined ? [right, 32 * i] : [k.mad(turn, 64, right), 0]
         sums.forEach((sum, j) => {
           const b = k.registers("u32", 4)
-          k.loadMatrix(b, { base: right, bytes: places.factors + 8 * j * pitchOf(spread) + 32 * i }, false)
+          k.loadMatrix(b, { base, bytes: places.factors + 8 * j * pitchOf(spread) + bytes }, false)
           k.multiplyWarp(sum, left[i]!, b.slice(0, 2))
           if (i + 1 < steps) k.multiplyWarp(sum, left[i + 1]!, b.slice(2, 4))
         })

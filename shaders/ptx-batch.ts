@@ -79,8 +79,7 @@ function work(f: Frame, given: { x: U64; y: U64; pages: U64; lengths: U64; count
     first()
     signal(f)
     bring(f, "projW", proj, block)
-    awaitAll(f)
-    attend(f, own)
+    attend(f, own, () => awaitAll(f))
     signal(f)
     const toParts =
       (width: number) =>
