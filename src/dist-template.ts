@@ -102,14 +102,15 @@ spec:
                 - name: shm
                   emptyDir: { medium: Memory }
 `,
-  skypilot: (o: TemplateOptions) => `# sky launch this; the run's directory lies on storage that all nodes mount.
+  skypilot: (
+    o: TemplateOptions,
+  ) => `# sky jobs launch this; before that: sky volumes apply a volume that all nodes can write. A bucket does not do: checkpoints need links and appends.
 name: ${kubernetesName(o.run)}
 num_nodes: ${o.nodes}
 resources:
   accelerators: H200:${o.gpus}
   job_recovery: { max_restarts_on_errors: 3 }
-file_mounts:
-  /work: { name: alpha-runs, mode: MOUNT }
+volumes: { /work: alpha-runs }
 run: |
   cd /work
   exec ${train(o, "    ")} \\
