@@ -1,6 +1,6 @@
 /** A matrix product of the kernel for many sequences: x in registers straight from the L2 cache, weights in shared memory before anybody has x. */
 import type { F32, U32, U64 } from "../src/ptx.ts"
-import { addressOf, BLOCK, type Frame, pitchOf, range, type Spread, slicesOf, TILE, tilesOf } from "./ptx-batch-frame.ts"
+import { addressOf, BLOCK, type Frame, pitchOf, range, type Spread, slicesOf, stripsOf, TILE, tilesOf } from "./ptx-batch-frame.ts"
 import type { LAYER } from "./ptx-decode-frame.ts"
 
 const QUADS = TILE / 4
@@ -72,7 +72,7 @@ export interface Product {
 export function product(f: Frame, { weights, spread, x, bias, finish }: Product): () => void {
   const { k, stack, places, thread, warp, lane, block, work, parity } = f
   const { K, parts } = spread
-  const [slices, strips] = [slicesOf(stack), stack.rows / 16]
+  const [slices, strips] = [slicesOf(stack), stripsOf(stack)]
   const steps = K / 16 / parts / slices
   const tile = k.variable("u32", block)
   const [row, quad] = [k.div(thread, QUADS), k.rem(thread, QUADS)]
@@ -117,7 +117,7 @@ export function product(f: Frame, { weights, spread, x, bias, finish }: Product)
       }
       k.comment("the sums of the slices of K meet where the weights were")
       k.syncBlock()
-      const mine = k.mad(k.mad(slice, stack.rows, k.mad(strip, 16, k.shr(lane, 2))), 4 * TILE, k.shl(k.and(lane, 3), 3))
+      const mine = k.mad(k.mad(slice, 16 * strips, k.mad(strip, 16, k.shr(lane, 2))), 4 * TILE, k.shl(k.and(lane, 3), 3))
       sums.forEach((sum, j) => {
         for (const h of [0, 1])
           k.storeShared({ base: mine, bytes: places.factors + 32 * j + 8 * h * 4 * TILE }, sum.slice(2 * h, 2 * h + 2))
@@ -127,7 +127,7 @@ export function product(f: Frame, { weights, spread, x, bias, finish }: Product)
         const at = k.mul(thread, 16)
         const all = range(slices).map((i) => {
           const four = k.registers("f32", 4)
-          k.loadShared(four, { base: at, bytes: places.factors + i * stack.rows * 4 * TILE })
+          k.loadShared(four, { base: at, bytes: places.factors + i * 16 * strips * 4 * TILE })
           return four
         })
         const total = range(4).map((e) => all.slice(1).reduce((sum, four) => k.addFloat(sum, four[e]!), all[0]![e]!))

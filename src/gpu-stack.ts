@@ -68,7 +68,8 @@ function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
 function kernelOf(stack: DecodeStack) {
   const { rows: R, C, F } = stack
   const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
-  if (isFew) return { make: ptxDecode, bytes: workOf(stack).bytes }
+  const most = Number(process.env.HELIOS_FEW ?? MOST_ROWS)
+  if (isFew && R <= most) return { make: ptxDecode, bytes: workOf(stack).bytes }
   return process.env.HELIOS_BATCH === "1" && isBatch(stack) ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
 }
 
