@@ -70,7 +70,7 @@ function kernelOf(stack: DecodeStack) {
   const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
   const most = Number(process.env.HELIOS_FEW ?? MOST_ROWS)
   if (isFew && R <= most) return { make: ptxDecode, bytes: workOf(stack).bytes }
-  return process.env.HELIOS_BATCH === "1" && isBatch(stack) ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
+  return isBatch(stack) ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
 }
 
 function stackOf(first: Node, layers: readonly Node[][], head: Node | undefined, { units }: GpuTarget): Launch | undefined {
