@@ -221,68 +221,96 @@ function mergeWarps(f: Frame, { b, h, part }: Unit, slot: U32): void {
   k.when(k.compare("eq", lane, 0), () => k.storeVolatile(statistics, 0, [top, tag, total, tag]))
 }
 
-/** y of all rows to shared memory, in bf16: the units' outputs merged in their order, 8 at a time. */
-export function mergeOutputs(f: Frame): void {
-  const { k, stack, places, thread, work, units, tag } = f
-  const { C, rows } = stack
+interface Read {
+  readonly values: F32[]
+  readonly top: F32
+  readonly total: F32
+}
+
+/** The merged outputs of `count` units, in their order and 8 at a time: those of some neighbouring channels. `at`: bytes of the first unit's. */
+function mergeUnits(f: Frame, count: U32, width: 2 | 4, at: { readonly outputs: U64; readonly statistics: U64 }): F32[] {
+  const { k, stack, tag } = f
+  const { C } = stack
+  const [top, sum] = [k.variable("f32", LOWEST), k.variable("f32", 0)]
+  const out = Array.from({ length: width }, () => k.variable("f32", 0))
+  const from = k.variable("u32", 0)
+  k.while(
+    "MERGE",
+    () => k.compare("lt", from, count),
+    () => {
+      const tags = Array.from({ length: TOGETHER }, () => Array.from({ length: width + 2 }, () => k.variable("u32", tag)))
+      const read = tags.map((): Read => {
+        const values = Array.from({ length: width }, () => k.variable("f32", 0))
+        return { values, top: k.variable("f32", LOWEST), total: k.variable("f32", 0) }
+      })
+      const areThere = read.map((_, i) => k.compare("lt", k.add(from, i), count))
+      awaitAll(f, tag, tags.flat(), () =>
+        read.forEach(({ values, top, total }, i) =>
+          k.when(areThere[i]!, () => {
+            const own = tags[i]!
+            k.loadVolatile([top, own[0]!, total, own[1]!], at.statistics, (16 * i * C) / HEAD)
+            for (let e = 0; e < width; e += 2)
+              k.loadVolatile([values[e]!, own[e + 2]!, values[e + 1]!, own[e + 3]!], at.outputs, 8 * (i * C + e))
+          }),
+        ),
+      )
+      const merged = sharesOf(f, [top, ...read.map((one) => one.top)], [sum, ...read.map(({ total }) => total)])
+      out.forEach((one, e) => {
+        k.mulFloat(one, merged.shares[0]!, one)
+        read.forEach(({ values }, i) => k.fma(values[e]!, merged.shares[i + 1]!, one, one))
+      })
+      k.copy(top, merged.top)
+      k.copy(sum, merged.total)
+      k.add(from, TOGETHER, from)
+      k.addLong(at.outputs, 8 * TOGETHER * C, at.outputs)
+      k.addLong(at.statistics, (16 * TOGETHER * C) / HEAD, at.statistics)
+    },
+  )
+  const share = k.unary("rcp.approx.ftz.f32", sum)
+  return out.map((one) => k.select(k.compare("gt", count, 0), k.mulFloat(one, share), 0, "f32"))
+}
+
+/** Where the outputs of sequence b from `column` on lie, and their maxima. */
+function outputsOf({ k, stack, work }: Frame, b: U32, column: U32) {
   const at = workOf(stack)
+  const start = k.mul(b, mostUnits(stack))
+  const outputs = k.madWide(k.mad(start, stack.C, column), 8, k.addLong(work, at.outputs))
+  const statistics = k.madWide(k.mad(start, stack.C / HEAD, k.div(column, HEAD)), 16, k.addLong(work, at.statistics))
+  return { outputs, statistics }
+}
+
+/** y of all rows to shared memory, in bf16, by every block for itself. */
+export function mergeOutputs(f: Frame): void {
+  const { k, stack, places, thread, units } = f
+  const { C, rows } = stack
   k.comment("outputs of attention, merged")
   for (let first = 0; first < rows * C; first += THREADS * QUAD) {
     const item = k.mad(thread, QUAD, first)
     k.if(k.compare("lt", item, rows * C), () => {
       const [b, column] = [k.div(item, C), k.rem(item, C)]
-      const count = ofSequence(f, units, b)
-      const start = k.mul(b, mostUnits(stack))
-      const outputs = k.madWide(k.mad(start, C, column), 8, k.addLong(work, at.outputs))
-      const statistics = k.madWide(k.mad(start, C / HEAD, k.div(column, HEAD)), 16, k.addLong(work, at.statistics))
-      const [top, sum] = [k.variable("f32", LOWEST), k.variable("f32", 0)]
-      const out = Array.from({ length: QUAD }, () => k.variable("f32", 0))
-      const from = k.variable("u32", 0)
-      k.while(
-        "MERGE",
-        () => k.compare("lt", from, count),
-        () => {
-          const read = Array.from({ length: TOGETHER }, (_, i) => {
-            const tags = Array.from({ length: QUAD + 2 }, () => k.variable("u32", tag))
-            const values = Array.from({ length: QUAD }, () => k.variable("f32", 0))
-            return {
-              values,
-              top: k.variable("f32", LOWEST),
-              total: k.variable("f32", 0),
-              tags,
-              isThere: k.compare("lt", k.add(from, i), count),
-            }
-          })
-          awaitAll(
-            f,
-            tag,
-            read.flatMap(({ tags }) => tags),
-            () =>
-              read.forEach(({ values, top, total, tags, isThere }, i) =>
-                k.when(isThere, () => {
-                  k.loadVolatile([top, tags[0]!, total, tags[1]!], statistics, (16 * i * C) / HEAD)
-                  for (const e of [0, 2]) k.loadVolatile([values[e]!, tags[e + 2]!, values[e + 1]!, tags[e + 3]!], outputs, 8 * (i * C + e))
-                }),
-              ),
-          )
-          const tops = [top, ...read.map((one) => one.top)]
-          const merged = sharesOf(f, tops, [sum, ...read.map(({ total }) => total)])
-          out.forEach((one, e) => {
-            k.mulFloat(one, merged.shares[0]!, one)
-            read.forEach(({ values }, i) => k.fma(values[e]!, merged.shares[i + 1]!, one, one))
-          })
-          k.copy(top, merged.top)
-          k.copy(sum, merged.total)
-          k.add(from, TOGETHER, from)
-          k.addLong(outputs, 8 * TOGETHER * C, outputs)
-          k.addLong(statistics, (16 * TOGETHER * C) / HEAD, statistics)
-        },
-      )
-      const share = k.unary("rcp.approx.ftz.f32", sum)
-      const [x, y, z, w] = out.map((one) => k.select(k.compare("gt", count, 0), k.mulFloat(one, share), 0, "f32")) as [F32, F32, F32, F32]
+      const [x, y, z, w] = mergeUnits(f, ofSequence(f, units, b), QUAD, outputsOf(f, b, column)) as [F32, F32, F32, F32]
       const to = k.mad(b, pitchOf(C), k.mad(column, 2, places.outputs))
       k.storeShared({ base: to, bytes: 0 }, [k.packBf16(x, y), k.packBf16(z, w)])
     })
   }
   k.syncBlock()
+}
+
+/** y in bf16 with tags to the work memory: a warp for each head of a sequence, in those blocks first that have the fewest units. */
+export function mergeForAll(f: Frame, to: U64): void {
+  const { k, stack, block, warp, lane, units, tag } = f
+  const { C, rows, blocks } = stack
+  k.comment("outputs of attention, merged for all")
+  const pair = k.mad(warp, blocks, k.sub(blocks - 1, block))
+  k.while(
+    "PAIR",
+    () => k.compare("lt", pair, (rows * C) / HEAD),
+    () => {
+      const b = k.div(pair, C / HEAD)
+      const column = k.mad(k.rem(pair, C / HEAD), HEAD, k.shl(lane, 1))
+      const [x, y] = mergeUnits(f, ofSequence(f, units, b), 2, outputsOf(f, b, column)) as [F32, F32]
+      k.storeVolatile(k.madWide(k.mad(b, C, column), 4, to), 0, [k.packBf16(x, y), tag])
+      k.add(pair, WARPS * blocks, pair)
+    },
+  )
 }

@@ -4,7 +4,7 @@ import type { PtxActivation } from "./ptx-gemm-frame.ts"
 
 /** A stack of equal layers of the GPT-2 family, and the sequences that grow by one token each. */
 export interface DecodeStack {
-  /** Sequences, up to 8. */
+  /** Sequences, up to 16. */
   readonly rows: number
   /** Channels: a multiple of 256, up to 1024; heads of 64 each. */
   readonly C: number
@@ -46,10 +46,15 @@ export const LAYER = [
 export const LAST = ["normW", "normB", "headW"] as const
 export type Address = (typeof LAYER)[number] | (typeof LAST)[number]
 
+/** Rows of a matrix instruction's half: a lane has one of each half. */
+export const HALF = 8
+export const halvesOf = ({ rows }: DecodeStack): number => Math.ceil(rows / HALF)
 /** Tiles whose parts of K are summed together, at most. */
 export const MOST_TILES = 4
 /** Bytes of a row of attention's outputs. */
 export const pitchOf = (C: number): number => 2 * C + 16
+/** Whether every block merges the outputs of attention for itself; else one warp does it for all. */
+export const mergesAlone = ({ rows }: DecodeStack): boolean => rows === 1
 /** A warp's share of a unit of attention: 64 sums, then the maxima and sums of weights of all warps. */
 export const SHARE = 4 * HEAD
 const SLOT = WARPS * (SHARE + 8)
@@ -78,7 +83,7 @@ export function placesOf(stack: DecodeStack): Places {
   const moments = 2 * sumsBytes(stack)
   const slots = moments + rows * 8 * WARPS
   const outputs = slots + 2 * SLOT
-  const table = outputs + rows * pitchOf(C)
+  const table = outputs + (mergesAlone(stack) ? rows * pitchOf(C) : 0)
   return { sums: 0, moments, slots, outputs, table, bytes: table + 8 * addressesOf(stack) }
 }
 
@@ -96,10 +101,11 @@ export function workOf(stack: DecodeStack) {
   const { rows, C, F } = stack
   const [branch, stream] = [0, 8 * rows * C] // after attention, after the MLP
   const qkv = stream + 8 * rows * C
-  const hidden = qkv + 12 * rows * C
+  const attended = qkv + 12 * rows * C
+  const hidden = attended + 4 * rows * C
   const outputs = hidden + 4 * rows * F
   const statistics = outputs + 8 * rows * mostUnits(stack) * C
-  return { branch, stream, qkv, hidden, outputs, statistics, bytes: statistics + (16 * rows * mostUnits(stack) * C) / HEAD }
+  return { branch, stream, qkv, attended, hidden, outputs, statistics, bytes: statistics + (16 * rows * mostUnits(stack) * C) / HEAD }
 }
 
 export interface Frame {

@@ -1,6 +1,6 @@
 /** Layer norm in the decode kernel: each warp awaits its own part of the rows, the warps tell each other their means and squares. */
 import type { F32, U32, U64 } from "../src/ptx.ts"
-import { type Address, addressOf, awaitAll, type Frame, GROUP, ownPart, WARPS } from "./ptx-decode-frame.ts"
+import { type Address, addressOf, awaitAll, type Frame, GROUP, HALF, halvesOf, ownPart, WARPS } from "./ptx-decode-frame.ts"
 import type { Part } from "./ptx-decode-product.ts"
 
 /** Numbers of a group that a lane has. */
@@ -37,57 +37,61 @@ export function norm(f: Frame, w: Address, b: Address): (stream: U64, tag: U32) 
   const factors = load(w)
   const added = hasBias ? load(b) : undefined
   return (stream, tag) => {
-    const packs = Array.from({ length: groups }, () => Array.from({ length: PACK }, () => k.variable("f32", 0)))
-    const isRow = k.compare("lt", row, rows)
-    k.if(isRow, () => {
-      const tags = packs.map(() => k.registers("u32", PACK))
-      const from = k.madWide(k.mad(row, C, first), 8, stream)
-      awaitAll(f, tag, tags.flat(), () =>
-        packs.forEach((values, j) => {
-          for (let e = 0; e < PACK; e += 2)
-            k.loadVolatile([values[e]!, tags[j]![e]!, values[e + 1]!, tags[j]![e + 1]!], from, 8 * (GROUP * j + e))
-        }),
-      )
+    const halves = Array.from({ length: halvesOf(stack) }, (_, half) => {
+      const packs = Array.from({ length: groups }, () => Array.from({ length: PACK }, () => k.variable("f32", 0)))
+      const isRow = k.compare("lt", row, rows - HALF * half)
+      k.if(isRow, () => {
+        const tags = packs.map(() => k.registers("u32", PACK))
+        const from = k.madWide(k.mad(row, C, first), 8, stream)
+        awaitAll(f, tag, tags.flat(), () =>
+          packs.forEach((values, j) => {
+            for (let e = 0; e < PACK; e += 2)
+              k.loadVolatile([values[e]!, tags[j]![e]!, values[e + 1]!, tags[j]![e + 1]!], from, 8 * (GROUP * j + e + HALF * half * C))
+          }),
+        )
+      })
+      return { packs, isRow }
     })
     k.syncWarp()
-    const all = packs.flat()
-    const mean = k.mulFloat(sumOfFour(f, sumOf(f, all)), WARPS / C)
-    const apart = all.map((value) => k.subFloat(value, mean))
-    const squares = sumOfFour(
-      f,
-      sumOf(
+    halves.forEach(({ packs, isRow }, half) => {
+      const all = packs.flat()
+      const mean = k.mulFloat(sumOfFour(f, sumOf(f, all)), WARPS / C)
+      const apart = all.map((value) => k.subFloat(value, mean))
+      const squares = sumOfFour(
         f,
-        apart.map((value) => k.mulFloat(value, value)),
-      ),
-    )
-    const moments = k.mad(row, 8 * WARPS, places.moments)
-    const isTold = k.both(isRow, k.compare("eq", quarter, 0))
-    k.when(isTold, () => k.storeShared({ base: k.mad(warp, 8, moments), bytes: 0 }, [mean, squares]))
+        sumOf(
+          f,
+          apart.map((value) => k.mulFloat(value, value)),
+        ),
+      )
+      const place = { base: k.mad(row, 8 * WARPS, k.shl(warp, 3)), bytes: places.moments + 8 * WARPS * HALF * half }
+      k.when(k.both(isRow, k.compare("eq", quarter, 0)), () => k.storeShared(place, [mean, squares]))
+    })
     k.syncBlock()
-    const told = Array.from({ length: WARPS / 2 }, () => k.registers("f32", 4))
-    const place = k.select(isRow, moments, places.moments, "u32")
-    told.forEach((four, i) => k.loadShared(four, { base: place, bytes: 16 * i }))
-    const means = told.flatMap((four) => [four[0]!, four[2]!])
-    const total = k.mulFloat(sumOf(f, means), 1 / WARPS)
-    const between = sumOf(
-      f,
-      means.map((one) => {
-        const distance = k.subFloat(one, total)
-        return k.mulFloat(distance, distance)
-      }),
-    )
-    const within = sumOf(
-      f,
-      told.flatMap((four) => [four[1]!, four[3]!]),
-    )
-    const variance = k.fma(between, 1 / WARPS, k.mulFloat(within, Math.fround(1 / C)))
-    const scale = k.unary("rsqrt.approx.ftz.f32", k.addFloat(variance, eps))
-    return packs.map((values, j) => {
-      const out = values.map((value, e) => {
-        const scaled = k.mulFloat(k.subFloat(value, total), scale)
-        return added === undefined ? k.mulFloat(scaled, factors[j]![e]!) : k.fma(scaled, factors[j]![e]!, added[j]![e]!)
+    return halves.map(({ packs, isRow }, half) => {
+      const told = Array.from({ length: WARPS / 2 }, () => k.registers("f32", 4))
+      const base = k.select(isRow, k.mul(row, 8 * WARPS), 0, "u32")
+      told.forEach((four, i) => k.loadShared(four, { base, bytes: places.moments + 8 * WARPS * HALF * half + 16 * i }))
+      const means = told.flatMap((four) => [four[0]!, four[2]!])
+      const total = k.mulFloat(sumOf(f, means), 1 / WARPS)
+      const distances = means.map((one) => k.subFloat(one, total))
+      const between = sumOf(
+        f,
+        distances.map((one) => k.mulFloat(one, one)),
+      )
+      const within = sumOf(
+        f,
+        told.flatMap((four) => [four[1]!, four[3]!]),
+      )
+      const variance = k.fma(between, 1 / WARPS, k.mulFloat(within, Math.fround(1 / C)))
+      const scale = k.unary("rsqrt.approx.ftz.f32", k.addFloat(variance, eps))
+      return packs.map((values, j) => {
+        const out = values.map((value, e) => {
+          const scaled = k.mulFloat(k.subFloat(value, total), scale)
+          return added === undefined ? k.mulFloat(scaled, factors[j]![e]!) : k.fma(scaled, factors[j]![e]!, added[j]![e]!)
+        })
+        return [0, 2, 4, 6].map((e) => k.packBf16(out[e]!, out[e + 1]!))
       })
-      return [0, 2, 4, 6].map((e) => k.packBf16(out[e]!, out[e + 1]!))
     })
   }
 }

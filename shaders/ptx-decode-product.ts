@@ -1,6 +1,18 @@
 /** A matrix product of the decode kernel: a block has a few columns, each warp a part of K; weights go from memory to registers, ahead of their step. */
 import type { F32, Predicate, U32, U64 } from "../src/ptx.ts"
-import { type Address, addressOf, type Frame, GROUP, MOST_TILES, ownPart, sumsBytes, THREADS, TILE, WARPS } from "./ptx-decode-frame.ts"
+import {
+  type Address,
+  addressOf,
+  type Frame,
+  GROUP,
+  HALF,
+  MOST_TILES,
+  ownPart,
+  sumsBytes,
+  THREADS,
+  TILE,
+  WARPS,
+} from "./ptx-decode-frame.ts"
 
 /** Registers for the weights of a product. */
 const HELD = 48
@@ -13,8 +25,8 @@ export interface Columns {
   readonly column: U32
 }
 
-/** The 8 numbers of each group of a warp's part of K that a lane has of its row of x, in bf16. */
-export type Part = readonly (readonly U32[])[]
+/** The 8 numbers of each group of a warp's part of K that a lane has of its row of x in bf16, for 8 rows and the other 8. */
+export type Part = readonly (readonly (readonly U32[])[])[]
 
 export interface ProductSpec {
   readonly N: number
@@ -134,11 +146,11 @@ function multiplied({ k }: Frame, held: readonly (readonly (readonly U32[])[])[]
   const zero = k.variable("u32", 0)
   const chains = held.length > 1 ? 2 : 4
   return held.map((tile) => {
-    const sums = Array.from({ length: Math.min(chains, 2 * x.length) }, () => Array.from({ length: 4 }, () => k.variable("f32", 0)))
+    const sums = Array.from({ length: Math.min(chains, 2 * tile.length) }, () => Array.from({ length: 4 }, () => k.variable("f32", 0)))
     tile.forEach((w, j) => {
       for (const half of [0, 1]) {
         const [low, high] = [2 * half, 2 * half + 1]
-        const a = [x[j]![low]!, zero, x[j]![high]!, zero]
+        const a = [low, high].flatMap((word) => [x[0]![j]![word]!, x[1] === undefined ? zero : x[1][j]![word]!])
         k.multiplyWarp(sums[(2 * j + half) % sums.length]!, a, [w[low]!, w[high]!])
       }
     })
@@ -161,10 +173,17 @@ function finished(f: Frame, sums: readonly (readonly F32[])[], { tiles, row, pai
   const perWarp = perTile * tiles
   const place = k.mul(turn, sumsBytes(stack))
   k.xor(turn, 1, turn)
-  k.if(k.compare("lt", f.row, stack.rows), () => {
-    const to = k.add(k.mad(warp, perWarp, place), k.mad(f.row, 4 * TILE, k.shl(f.quarter, 3)))
-    sums.forEach((sum, t) => k.storeShared({ base: to, bytes: places.sums + t * perTile }, [sum[0]!, sum[1]!]))
-  })
+  const to = k.add(k.mad(warp, perWarp, place), k.mad(f.row, 4 * TILE, k.shl(f.quarter, 3)))
+  for (let from = 0; from < stack.rows; from += HALF) {
+    k.if(k.compare("lt", f.row, stack.rows - from), () => {
+      sums.forEach((sum, t) =>
+        k.storeShared(
+          { base: to, bytes: places.sums + t * perTile + 4 * TILE * from },
+          from === 0 ? [sum[0]!, sum[1]!] : [sum[2]!, sum[3]!],
+        ),
+      )
+    })
+  }
   k.syncBlock()
   k.if(isOwn, () => {
     const from = k.add(k.mad(k.shr(pair, 2), perTile, place), k.mad(row, 4 * TILE, k.shl(k.and(pair, 3), 3)))

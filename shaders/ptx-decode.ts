@@ -2,7 +2,7 @@
 import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
-import { attend, mergeOutputs } from "./ptx-decode-attention.ts"
+import { attend, mergeForAll, mergeOutputs } from "./ptx-decode-attention.ts"
 import {
   type Address,
   addressesOf,
@@ -10,7 +10,10 @@ import {
   type DecodeStack,
   type Frame,
   GROUP,
+  HALF,
+  halvesOf,
   LAYER,
+  mergesAlone,
   ownPart,
   pitchOf,
   placesOf,
@@ -48,18 +51,23 @@ export type DecodeKernel = PtxKernel<typeof buffers>
 function awaitPart(f: Frame, from: U64, K: number): Part {
   const { k, stack, row, tag } = f
   const groups = K / WARPS / GROUP
-  const words = Array.from({ length: groups }, () => Array.from({ length: 4 }, () => k.variable("u32", 0)))
-  k.if(k.compare("lt", row, stack.rows), () => {
-    const tags = words.map(() => k.registers("u32", 4))
-    const address = k.madWide(k.mad(row, K, ownPart(f, K)), 4, from)
-    awaitAll(f, tag, tags.flat(), () =>
-      words.forEach((four, j) => {
-        for (const i of [0, 2]) k.loadVolatile([four[i]!, tags[j]![i]!, four[i + 1]!, tags[j]![i + 1]!], address, 4 * GROUP * j + 8 * i)
-      }),
-    )
+  const halves = Array.from({ length: halvesOf(stack) }, (_, half) => {
+    const words = Array.from({ length: groups }, () => Array.from({ length: 4 }, () => k.variable("u32", 0)))
+    k.if(k.compare("lt", row, stack.rows - HALF * half), () => {
+      const tags = words.map(() => k.registers("u32", 4))
+      const address = k.madWide(k.mad(row, K, ownPart(f, K)), 4, from)
+      const start = 4 * HALF * half * K
+      awaitAll(f, tag, tags.flat(), () =>
+        words.forEach((four, j) => {
+          for (const i of [0, 2])
+            k.loadVolatile([four[i]!, tags[j]![i]!, four[i + 1]!, tags[j]![i + 1]!], address, start + 4 * GROUP * j + 8 * i)
+        }),
+      )
+    })
+    return words
   })
   k.syncWarp()
-  return words
+  return halves
 }
 
 /** This warp's part of K of attention's outputs, which lie in shared memory. */
@@ -67,18 +75,21 @@ function outputsPart(f: Frame): Part {
   const { k, stack, row, places } = f
   const { C, rows } = stack
   const from = k.mad(k.min(row, rows - 1), pitchOf(C), k.add(k.shl(ownPart(f, C), 1), places.outputs))
-  return Array.from({ length: C / WARPS / GROUP }, (_, j) => {
-    const words = k.registers("u32", 4)
-    k.loadSharedWords(words, { base: from, bytes: 2 * GROUP * j })
-    return words
+  const words = Array.from({ length: C / WARPS / GROUP }, (_, j) => {
+    const four = k.registers("u32", 4)
+    k.loadSharedWords(four, { base: from, bytes: 2 * GROUP * j })
+    return four
   })
+  return [words]
 }
 
 function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
   const { k, stack, layer, next, later, tag } = f
   const { C, F, layers } = stack
   const at = workOf(stack)
-  const [branch, stream, qkvs, hiddens] = [at.branch, at.stream, at.qkv, at.hidden].map((bytes) => k.addLong(f.work, bytes)) as Four
+  const placeOf = (bytes: number) => k.addLong(f.work, bytes)
+  const [branch, stream, qkvs] = [placeOf(at.branch), placeOf(at.stream), placeOf(at.qkv)]
+  const [attendeds, hiddens] = [placeOf(at.attended), placeOf(at.hidden)]
   const place = (row: U32, width: number, column: U32, bytes: number, from: U64) => k.madWide(k.mad(row, width, column), bytes, from)
   /** A product that is added to what `before` holds. */
   const added = (weights: Address, bias: Address, K: number, before: U64, after: U64) => {
@@ -124,10 +135,11 @@ function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
       })
       up.load(layer, next)
       attend(f)
+      if (!mergesAlone(stack)) mergeForAll(f, attendeds)
       k.if(proj.isWanted, () => {
         proj.prepare()
-        mergeOutputs(f)
-        proj.run(outputsPart(f))
+        if (mergesAlone(stack)) mergeOutputs(f)
+        proj.run(mergesAlone(stack) ? outputsPart(f) : awaitPart(f, attendeds, C))
       })
       down.load(layer, next)
       k.if(up.isWanted, () => {
@@ -167,11 +179,15 @@ function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
     const words = norm(f, "normW", "normB")(stream, before)
     k.if(k.compare("lt", f.row, stack.rows), () => {
       const to = k.madWide(k.mad(f.row, C, ownPart(f, C)), 2, given.y)
-      words.forEach((four, j) => k.store("u32", to, 2 * GROUP * j, four))
+      words[0]!.forEach((four, j) => k.store("u32", to, 2 * GROUP * j, four))
     })
+    if (words[1] !== undefined)
+      k.if(k.compare("lt", f.row, stack.rows - HALF), () => {
+        const to = k.madWide(k.mad(f.row, C, ownPart(f, C)), 2, given.y)
+        words[1]!.forEach((four, j) => k.store("u32", to, 2 * (GROUP * j + HALF * C), four))
+      })
   })
 }
-type Four = [U64, U64, U64, U64]
 
 /** x to where the layers look for it, a part by each block. */
 function copyIn({ k, stack, block, thread }: Frame, x: U64, stream: U64, tag: U32): void {
