@@ -1,18 +1,7 @@
 /** A matrix product of the decode kernel: a block has a few columns, each warp a part of K; weights go from memory to registers, ahead of their step. */
 import type { F32, Predicate, U32, U64 } from "../src/ptx.ts"
-import {
-  type Address,
-  addressOf,
-  type Frame,
-  GROUP,
-  HALF,
-  MOST_TILES,
-  ownPart,
-  sumsBytes,
-  THREADS,
-  TILE,
-  WARPS,
-} from "./ptx-decode-frame.ts"
+import { type Address, addressOf, type Frame, GROUP, HALF, mostTiles, sumsBytes, THREADS, TILE, WARPS } from "./ptx-decode-frame.ts"
+import type { Part } from "./ptx-decode-stage.ts"
 
 /** Registers for the weights of a product. */
 const HELD = 48
@@ -24,9 +13,6 @@ export interface Columns {
   readonly row: U32
   readonly column: U32
 }
-
-/** The 8 numbers of each group of a warp's part of K that a lane has of its row of x in bf16, for 8 rows and the other 8. */
-export type Part = readonly (readonly (readonly U32[])[])[]
 
 export interface ProductSpec {
   readonly N: number
@@ -56,7 +42,7 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
   const { k, stack, thread, block, row } = f
   const groups = K / WARPS / GROUP
   const columns = columnsOf(N, stack.blocks)
-  const tiles = Math.min(Math.ceil(columns / TILE), MOST_TILES, Math.max(1, Math.floor(HELD / 4 / groups)))
+  const tiles = Math.min(Math.ceil(columns / TILE), mostTiles(stack), Math.max(1, Math.floor(HELD / 4 / groups)))
   const rounds = Math.ceil(columns / TILE / tiles)
   const first = k.mul(block, columns)
   const isWanted = k.compare("lt", first, N)
@@ -67,7 +53,7 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
     Array.from({ length: tiles }, () => Array.from({ length: groups }, () => k.registers("u32", 4))),
   )
   const biases = [k.variable("f32", 0), k.variable("f32", 0)] as const
-  const own = k.shl(ownPart(f, K), 1)
+  const own = k.mul(k.mad(f.warp, K / WARPS, k.shl(f.quarter, 3)), 2)
   // the pair of columns that a thread finishes
   const perRow = (tiles * TILE) / 2
   const pair = k.rem(thread, perRow)

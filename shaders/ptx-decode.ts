@@ -2,20 +2,16 @@
 import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
-import { attend, mergeForAll, mergeOutputs } from "./ptx-decode-attention.ts"
+import { attend, merge } from "./ptx-decode-attention.ts"
 import {
   type Address,
   addressesOf,
-  awaitAll,
+  addressOf,
   type DecodeStack,
   type Frame,
   GROUP,
   HALF,
-  halvesOf,
   LAYER,
-  mergesAlone,
-  ownPart,
-  pitchOf,
   placesOf,
   THREADS,
   UNIT,
@@ -23,7 +19,8 @@ import {
   workOf,
 } from "./ptx-decode-frame.ts"
 import { norm } from "./ptx-decode-norm.ts"
-import { type Part, product } from "./ptx-decode-product.ts"
+import { product } from "./ptx-decode-product.ts"
+import { awaitPart, rowsOf } from "./ptx-decode-stage.ts"
 
 const buffers = {
   /** Addresses by layer as LAYER and LAST name them. */
@@ -46,42 +43,6 @@ const TAGS = 256
 /** Bytes of a layer's addresses. */
 const ROW = 8 * LAYER.length
 export type DecodeKernel = PtxKernel<typeof buffers>
-
-/** bf16 numbers with their tags, when they are there: this warp's part of K of each row. */
-function awaitPart(f: Frame, from: U64, K: number): Part {
-  const { k, stack, row, tag } = f
-  const groups = K / WARPS / GROUP
-  const halves = Array.from({ length: halvesOf(stack) }, (_, half) => {
-    const words = Array.from({ length: groups }, () => Array.from({ length: 4 }, () => k.variable("u32", 0)))
-    k.if(k.compare("lt", row, stack.rows - HALF * half), () => {
-      const tags = words.map(() => k.registers("u32", 4))
-      const address = k.madWide(k.mad(row, K, ownPart(f, K)), 4, from)
-      const start = 4 * HALF * half * K
-      awaitAll(f, tag, tags.flat(), () =>
-        words.forEach((four, j) => {
-          for (const i of [0, 2])
-            k.loadVolatile([four[i]!, tags[j]![i]!, four[i + 1]!, tags[j]![i + 1]!], address, start + 4 * GROUP * j + 8 * i)
-        }),
-      )
-    })
-    return words
-  })
-  k.syncWarp()
-  return halves
-}
-
-/** This warp's part of K of attention's outputs, which lie in shared memory. */
-function outputsPart(f: Frame): Part {
-  const { k, stack, row, places } = f
-  const { C, rows } = stack
-  const from = k.mad(k.min(row, rows - 1), pitchOf(C), k.add(k.shl(ownPart(f, C), 1), places.outputs))
-  const words = Array.from({ length: C / WARPS / GROUP }, (_, j) => {
-    const four = k.registers("u32", 4)
-    k.loadSharedWords(four, { base: from, bytes: 2 * GROUP * j })
-    return four
-  })
-  return [words]
-}
 
 function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
   const { k, stack, layer, next, later, tag } = f
@@ -135,11 +96,10 @@ function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
       })
       up.load(layer, next)
       attend(f)
-      if (!mergesAlone(stack)) mergeForAll(f, attendeds)
+      merge(f, attendeds)
       k.if(proj.isWanted, () => {
         proj.prepare()
-        if (mergesAlone(stack)) mergeOutputs(f)
-        proj.run(mergesAlone(stack) ? outputsPart(f) : awaitPart(f, attendeds, C))
+        proj.run(awaitPart(f, attendeds, C))
       })
       down.load(layer, next)
       k.if(up.isWanted, () => {
@@ -148,6 +108,7 @@ function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
         up.run(mlpNorm(branch, tag))
       })
       qkv.load(next, later)
+      prefetchSmall(f)
       k.if(down.isWanted, () => {
         down.prepare()
         down.run(awaitPart(f, hiddens, F))
@@ -176,16 +137,35 @@ function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
     return
   }
   k.if(k.compare("eq", f.block, 0), () => {
-    const words = norm(f, "normW", "normB")(stream, before)
-    k.if(k.compare("lt", f.row, stack.rows), () => {
-      const to = k.madWide(k.mad(f.row, C, ownPart(f, C)), 2, given.y)
-      words[0]!.forEach((four, j) => k.store("u32", to, 2 * GROUP * j, four))
-    })
-    if (words[1] !== undefined)
-      k.if(k.compare("lt", f.row, stack.rows - HALF), () => {
-        const to = k.madWide(k.mad(f.row, C, ownPart(f, C)), 2, given.y)
-        words[1]!.forEach((four, j) => k.store("u32", to, 2 * (GROUP * j + HALF * C), four))
+    norm(
+      f,
+      "normW",
+      "normB",
+    )(stream, before).forEach((words, half) => {
+      k.if(k.compare("lt", f.row, rowsOf(f, half)), () => {
+        const column = k.mad(f.warp, C / WARPS, k.shl(f.quarter, 3))
+        const to = k.madWide(k.mad(f.row, C, column), 2, given.y)
+        words.forEach((four, j) => k.store("u32", to, 2 * (GROUP * j + HALF * half * C), four))
       })
+    })
+  })
+}
+
+/** Has the next layer's norms and biases brought to the L2 cache, by a block that has the least to do. */
+function prefetchSmall(f: Frame): void {
+  const { k, stack, thread, block, next } = f
+  const { C, F, hasBias } = stack
+  const weights = [["attnNormW", C] as const, ["mlpNormW", C] as const]
+  const biases = [
+    ["attnNormB", C],
+    ["qkvB", 3 * C],
+    ["projB", C],
+    ["mlpNormB", C],
+    ["upB", F],
+    ["downB", C],
+  ] as const
+  k.if(k.both(k.compare("eq", block, stack.blocks - 1), k.compare("eq", thread, 0)), () => {
+    for (const [name, count] of hasBias ? [...weights, ...biases] : weights) k.prefetchBytes(addressOf(f, name, next), 4 * count)
   })
 }
 
