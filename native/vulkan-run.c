@@ -270,11 +270,3 @@ int64_t gpu_wait(Gpu *d, int64_t value, int64_t nanoseconds) {
   gpu_fail("vkWaitSemaphores", result);
   return -1;
 }
-
-/** Value the timeline has reached; −1 when the device is lost. */
-int64_t gpu_reached(Gpu *d) {
-  uint64_t value = 0;
-  VkResult result = d->call.GetSemaphoreCounterValue(d->handle, d->timeline, &value);
-  if (result) gpu_fail("vkGetSemaphoreCounterValue", result);
-  return result ? -1 : (int64_t)value;
-}

@@ -162,6 +162,7 @@ Gpu *gpu_device(GpuInstance *g, int64_t index, char *extensions, const void *cac
   FeaturesBfloat16 bfloat = {.c.type = ST_BFLOAT16};
   FeaturesMatrix2 matrix2 = {.c = {ST_COOPERATIVE_MATRIX_2, 0}};
   FeaturesMatrix matrix = {.c = {ST_COOPERATIVE_MATRIX, 0}};
+  FeaturesFault fault = {.c = {ST_FAULT, 0}};
   Features13 f13 = {.c = {ST_FEATURES_13, 0}};
   Features12 f12 = {.c = {ST_FEATURES_12, &f13}};
   Features11 f11 = {.c = {ST_FEATURES_11, &f12}};
@@ -174,6 +175,7 @@ Gpu *gpu_device(GpuInstance *g, int64_t index, char *extensions, const void *cac
     Chain *more = !strcmp(name, "VK_KHR_cooperative_matrix")     ? &matrix.c
                   : !strcmp(name, "VK_NV_cooperative_matrix2")   ? &matrix2.c
                   : !strcmp(name, "VK_KHR_shader_bfloat16")      ? &bfloat.c
+                  : !strcmp(name, "VK_EXT_device_fault")         ? &fault.c
                                                                  : 0;
     if (more) *tail = more, tail = &more->next;
   }
@@ -182,6 +184,7 @@ Gpu *gpu_device(GpuInstance *g, int64_t index, char *extensions, const void *cac
   f.on[0] = 0;                                    /* robustBufferAccess */
   matrix.on[1] = 0;                               /* cooperativeMatrixRobustBufferAccess */
   f13.on[0] = 0;                                  /* robustImageAccess */
+  fault.on[1] = 0;                                /* deviceFaultVendorBinary */
   int64_t family = compute_family(g, device);
   if (family < 0) return (Gpu *)gpu_fail("the device has no compute queue", VK_SUCCESS);
   float priority = 1;
@@ -202,10 +205,12 @@ Gpu *gpu_device(GpuInstance *g, int64_t index, char *extensions, const void *cac
   CommandPoolInfo pool = {.c.type = ST_COMMAND_POOL, .flags = POOL_RESET, .family = (uint32_t)family};
   SemaphoreType timeline = {.c.type = ST_SEMAPHORE_TYPE, .kind = SEMAPHORE_TIMELINE};
   SemaphoreInfo semaphore = {.c = {ST_SEMAPHORE, &timeline}};
+  FenceInfo fence = {.c.type = ST_FENCE};
   PipelineCacheInfo cached = {.c.type = ST_PIPELINE_CACHE, .bytes = (uintptr_t)cache_bytes, .data = cache};
   QueryPoolInfo queries = {.c.type = ST_QUERY_POOL, .kind = QUERY_TIMESTAMP, .count = 8192};
   if (!(result = d->call.CreateCommandPool(d->handle, &pool, 0, &d->pool)) && !(result = d->call.CreateSemaphore(d->handle, &semaphore, 0, &d->timeline)) &&
-      !(result = d->call.CreatePipelineCache(d->handle, &cached, 0, &d->cache)) && !(result = d->call.CreateQueryPool(d->handle, &queries, 0, &d->queries)))
+      !(result = d->call.CreatePipelineCache(d->handle, &cached, 0, &d->cache)) && !(result = d->call.CreateQueryPool(d->handle, &queries, 0, &d->queries)) &&
+      !(result = d->call.CreateFence(d->handle, &fence, 0, &d->probe)))
     return d;
   d->call.DestroyDevice(d->handle, 0);
   free(d);
@@ -214,6 +219,7 @@ Gpu *gpu_device(GpuInstance *g, int64_t index, char *extensions, const void *cac
 
 void gpu_device_close(Gpu *d) {
   d->call.DeviceWaitIdle(d->handle);
+  d->call.DestroyFence(d->handle, d->probe, 0);
   d->call.DestroyQueryPool(d->handle, d->queries, 0);
   d->call.DestroyPipelineCache(d->handle, d->cache, 0);
   d->call.DestroySemaphore(d->handle, d->timeline, 0);

@@ -7,21 +7,22 @@ typedef struct VkPhysicalDevice_T *VkPhysicalDevice;
 typedef struct VkDevice_T *VkDevice;
 typedef struct VkQueue_T *VkQueue;
 typedef struct VkCommandBuffer_T *VkCommandBuffer;
-typedef uint64_t VkBuffer, VkDeviceMemory, VkShaderModule, VkPipelineLayout, VkPipeline, VkPipelineCache, VkCommandPool, VkSemaphore, VkQueryPool, VkCuModuleNVX, VkCuFunctionNVX;
+typedef uint64_t VkBuffer, VkDeviceMemory, VkShaderModule, VkPipelineLayout, VkPipeline, VkPipelineCache, VkCommandPool, VkSemaphore, VkQueryPool, VkCuModuleNVX, VkCuFunctionNVX, VkFence;
 typedef int32_t VkResult;
 
-enum { VK_SUCCESS = 0, VK_TIMEOUT = 2, VK_INCOMPLETE = 5, VK_ERROR_DEVICE_LOST = -4 };
+enum { VK_SUCCESS = 0, VK_NOT_READY = 1, VK_TIMEOUT = 2, VK_INCOMPLETE = 5, VK_ERROR_DEVICE_LOST = -4 };
 
 /* ---- structure types ---- */
 enum {
-  ST_APPLICATION = 0, ST_INSTANCE = 1, ST_QUEUE = 2, ST_DEVICE = 3, ST_SUBMIT = 4, ST_MEMORY_ALLOCATE = 5, ST_SEMAPHORE = 9, ST_QUERY_POOL = 11, ST_BUFFER = 12,
+  ST_APPLICATION = 0, ST_INSTANCE = 1, ST_QUEUE = 2, ST_DEVICE = 3, ST_SUBMIT = 4, ST_MEMORY_ALLOCATE = 5, ST_FENCE = 8, ST_SEMAPHORE = 9, ST_QUERY_POOL = 11, ST_BUFFER = 12,
   ST_SHADER_MODULE = 16, ST_PIPELINE_CACHE = 17, ST_SHADER_STAGE = 18, ST_COMPUTE_PIPELINE = 29, ST_PIPELINE_LAYOUT = 30, ST_COMMAND_POOL = 39,
   ST_COMMAND_BUFFER = 40, ST_COMMAND_BEGIN = 42, ST_MEMORY_BARRIER = 46, ST_FEATURES_11 = 49, ST_PROPERTIES_11 = 50, ST_FEATURES_12 = 51, ST_PROPERTIES_12 = 52,
   ST_FEATURES_13 = 53, ST_PROPERTIES_13 = 54, ST_FEATURES_2 = 1000059000, ST_PROPERTIES_2 = 1000059001, ST_MEMORY_PROPERTIES_2 = 1000059006,
   ST_CU_MODULE = 1000029000, ST_CU_FUNCTION = 1000029001, ST_CU_LAUNCH = 1000029002,
   ST_MEMORY_ALLOCATE_FLAGS = 1000060000, ST_EXPORT_MEMORY = 1000072002, ST_EXTERNAL_BUFFER = 1000072000, ST_MEMORY_GET_FD = 1000074002,
   ST_MEMORY_DEDICATED = 1000127001, ST_BFLOAT16 = 1000141000, ST_SEMAPHORE_TYPE = 1000207002, ST_TIMELINE_SUBMIT = 1000207003, ST_SEMAPHORE_WAIT = 1000207004,
-  ST_REQUIRED_SUBGROUP_SIZE = 1000225001, ST_MEMORY_BUDGET = 1000237000, ST_BUFFER_ADDRESS = 1000244001, ST_COOPERATIVE_MATRIX = 1000506000,
+  ST_REQUIRED_SUBGROUP_SIZE = 1000225001, ST_MEMORY_BUDGET = 1000237000, ST_BUFFER_ADDRESS = 1000244001, ST_FAULT = 1000341000,
+  ST_FAULT_COUNTS = 1000341001, ST_FAULT_INFO = 1000341002, ST_COOPERATIVE_MATRIX = 1000506000,
   ST_COOPERATIVE_MATRIX_PROPERTIES = 1000506001, ST_COOPERATIVE_MATRIX_2 = 1000593000, ST_FLEXIBLE_DIMENSIONS = 1000593001,
 };
 
@@ -65,7 +66,7 @@ typedef struct Properties13 {
   Chain c; uint32_t min_subgroup_size, max_subgroup_size, max_compute_subgroups, required_subgroup_stages; uint8_t rest[184];
 } Properties13;
 
-enum { FEATURES_10 = 55, FEATURES_11 = 12, FEATURES_12 = 47, FEATURES_13 = 15, FEATURES_MATRIX = 2, FEATURES_MATRIX_2 = 7, FEATURES_BFLOAT16 = 3 };
+enum { FEATURES_10 = 55, FEATURES_11 = 12, FEATURES_12 = 47, FEATURES_13 = 15, FEATURES_MATRIX = 2, FEATURES_MATRIX_2 = 7, FEATURES_BFLOAT16 = 3, FEATURES_FAULT = 2 };
 typedef struct Features2 { Chain c; uint32_t on[FEATURES_10]; } Features2;
 typedef struct Features11 { Chain c; uint32_t on[FEATURES_11]; } Features11;
 typedef struct Features12 { Chain c; uint32_t on[FEATURES_12]; } Features12;
@@ -73,6 +74,7 @@ typedef struct Features13 { Chain c; uint32_t on[FEATURES_13]; } Features13;
 typedef struct FeaturesMatrix { Chain c; uint32_t on[FEATURES_MATRIX]; } FeaturesMatrix;
 typedef struct FeaturesMatrix2 { Chain c; uint32_t on[FEATURES_MATRIX_2]; } FeaturesMatrix2;
 typedef struct FeaturesBfloat16 { Chain c; uint32_t on[FEATURES_BFLOAT16]; } FeaturesBfloat16;
+typedef struct FeaturesFault { Chain c; uint32_t on[FEATURES_FAULT]; } FeaturesFault;
 
 typedef struct MatrixProperties { Chain c; uint32_t m, n, k, a, b, acc, result, saturating, scope; } MatrixProperties;
 typedef struct FlexibleDimensions { Chain c; uint32_t m, n, k, a, b, acc, result, saturating, scope, invocations; } FlexibleDimensions;
@@ -125,6 +127,7 @@ typedef struct BufferCopy { uint64_t from, to, size; } BufferCopy;
 typedef struct QueryPoolInfo { Chain c; uint32_t flags, kind, count, statistics; } QueryPoolInfo;
 typedef struct SemaphoreType { Chain c; uint32_t kind; uint64_t initial; } SemaphoreType;
 typedef struct SemaphoreInfo { Chain c; uint32_t flags; } SemaphoreInfo;
+typedef struct FenceInfo { Chain c; uint32_t flags; } FenceInfo;
 typedef struct SemaphoreWait { Chain c; uint32_t flags, count; const VkSemaphore *semaphores; const uint64_t *values; } SemaphoreWait;
 typedef struct TimelineSubmit { Chain c; uint32_t wait_count; const uint64_t *waits; uint32_t signal_count; const uint64_t *signals; } TimelineSubmit;
 typedef struct SubmitInfo {
@@ -187,7 +190,11 @@ typedef void *(*GetInstanceProcAddr)(VkInstance, const char *);
   X(void, DestroySemaphore, (VkDevice, VkSemaphore, const void *))                                                       \
   X(VkResult, GetSemaphoreCounterValue, (VkDevice, VkSemaphore, uint64_t *))                                             \
   X(VkResult, WaitSemaphores, (VkDevice, const SemaphoreWait *, uint64_t))                                               \
-  X(VkResult, QueueSubmit, (VkQueue, uint32_t, const SubmitInfo *, uint64_t))                                            \
+  X(VkResult, QueueSubmit, (VkQueue, uint32_t, const SubmitInfo *, VkFence))                                             \
+  X(VkResult, CreateFence, (VkDevice, const FenceInfo *, const void *, VkFence *))                                       \
+  X(void, DestroyFence, (VkDevice, VkFence, const void *))                                                               \
+  X(VkResult, ResetFences, (VkDevice, uint32_t, const VkFence *))                                                        \
+  X(VkResult, GetFenceStatus, (VkDevice, VkFence))                                                                       \
   X(VkResult, GetMemoryFdKHR, (VkDevice, const MemoryGetFd *, int *))                                                    \
   X(VkResult, CreateCuModuleNVX, (VkDevice, const CuModuleInfo *, const void *, VkCuModuleNVX *))                        \
   X(VkResult, CreateCuFunctionNVX, (VkDevice, const CuFunctionInfo *, const void *, VkCuFunctionNVX *))                  \
@@ -219,6 +226,8 @@ typedef struct Gpu {
   VkSemaphore timeline;
   VkPipelineCache cache;
   VkQueryPool queries;
+  VkFence probe;      /* of an empty batch, to see whether the device is lost */
+  uint32_t is_probing; /* the batch is not done yet */
 } Gpu;
 
 /* Remembers `what failed: VK_ERROR_…`; returns 0. */

@@ -2,7 +2,8 @@
  * Sums over ranks as a training step makes them, checked and timed: bun perf/all-reduce.ts [--gpus=2] [--bytes=4096,498000000] [--dist=auto] [--device=gpu]
  * [--ncclLibrary=PATH] [--calls=20]. It starts one rank per GPU itself, or is a rank where a launcher has started it. One JSON line per size, by rank 0: `wrong` elements of the
  * sum of every rank's numbers, milliseconds of each of 5 samples (one sum of `calls` that follow each other on the device), and the bus bandwidth
- * 2·(N−1)/N·bytes/s of the best.
+ * 2·(N−1)/N·bytes/s of the best. Where NCCL sums, `alone` are its own sums with no Vulkan between them, `steps` Vulkan's two steps of a semaphore
+ * without CUDA: what is left of `ms` is the turn from one to the other and back.
  */
 import { parseArgs } from "node:util"
 import { AlphaError } from "../src/base-error.ts"
@@ -11,6 +12,7 @@ import { spawnRanks } from "../src/cli-train-spawn.ts"
 import type { TrainInput } from "../src/config.ts"
 import { openDevice } from "../src/device.ts"
 import { type JoinWorld, joinWorld, OrderedSum, type World } from "../src/dist.ts"
+import { nccl } from "../src/native.ts"
 import type { State } from "../src/program.ts"
 
 const { values: flags } = parseArgs({
@@ -95,16 +97,28 @@ function measure(world: World, state: State, count: number): void {
   state.write("sum.x", new Float32Array(count))
   const calls = transport.sumShared === undefined ? 1 : Number(flags.calls)
   state.ensure("one", "f32", [1])
-  const ms = Array.from({ length: 5 }, () => {
-    transport.barrier()
-    const start = performance.now()
-    for (let i = 0; i < calls; i++) sum()
-    state.read("one") // waits for what was given to the device before
-    return (performance.now() - start) / calls
-  })
+  const timed = (work: () => void, wait: () => void): number[] =>
+    Array.from({ length: 5 }, () => {
+      transport.barrier()
+      const start = performance.now()
+      for (let i = 0; i < calls; i++) work()
+      wait()
+      return (performance.now() - start) / calls
+    })
+  const ofVulkan = () => void state.read("one") // waits for what was given to the device before
+  const ms = timed(sum, ofVulkan)
   const bytes = count * 4
   const busGBs = ((2 * (size - 1)) / size) * (bytes / Math.min(...ms) / 1e6)
-  if (rank === 0) console.log(JSON.stringify({ bytes, ranks: size, transport: transport.name, wrong, ms, busGBs }))
+  const own = transport.sumShared === undefined ? undefined : state.share?.([{ name: "steps", shape: [1] }])
+  let turn = 0
+  const step = () => {
+    turn++
+    own?.signal(turn)
+    own?.wait(turn)
+  }
+  const sumAlone = () => void nccl().nccl_sum(0, count, 0, 0)
+  const parts = own === undefined ? {} : { alone: timed(sumAlone, transport.barrier), steps: timed(step, ofVulkan) }
+  if (rank === 0) console.log(JSON.stringify({ bytes, ranks: size, transport: transport.name, wrong, ms, busGBs, ...parts }))
   if (wrong > 0)
     note(`rank ${rank}: ${wrong} of ${count} elements are wrong: element 1 is ${all[1]}, expected ${(mine[1] as number) * factor}`)
 }

@@ -3,7 +3,7 @@
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import type { PtxGemm } from "../shaders/ptx-gemm-frame.ts"
-import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { LATER_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { vulkan } from "../src/native-vulkan.ts"
@@ -11,21 +11,19 @@ import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
 
-/** Tiles beside the one in use, and for the rows that fill the last turn of the processors. */
-const LATER: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false, later: true }
+/** Tiles beside the one in use. */
+const { ahead: _, ...NOT_AHEAD } = PTX_TILE
 const SWEPT: readonly PtxTile[] = [
+  NOT_AHEAD,
   { ...PTX_TILE, unrolled: true },
-  ...([1, 2, 4, 8] as const).map((ahead) => ({ ...PTX_TILE, ahead })),
-  LATER,
-  { ...LATER, later: false },
-  { ...LATER, ringA: 4, ringB: 3 },
-  ...([1, 8] as const).map((ahead) => ({ ...LATER, ahead })),
+  ...[6, 24].map((ahead) => ({ ...PTX_TILE, ahead })),
+  LATER_TILE,
+  { ...LATER_TILE, ahead: 12 },
 ]
-const SMALL: readonly PtxTile[] = [2, 3].map((chunks) => ({ units: 1, chunks: chunks as 2 | 3, ringA: 3, ringB: 5, unrolled: false }))
 const GROUPS = [4, 11, 16]
 
-const nameOf = ({ tile, splits, group, rest, span, tail }: PtxWay): string =>
-  `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}${tail === undefined ? "" : ` t${tail.from}/${tileName(tail.tile)}`}`
+const nameOf = ({ tile, splits, group, rest, span }: PtxWay): string =>
+  `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}`
 
 /** Whether results may wait. */
 const waits = ({ layout, N, c, activation = "none", slope, beta }: Gemm): boolean =>
@@ -36,14 +34,6 @@ const waits = ({ layout, N, c, activation = "none", slope, beta }: Gemm): boolea
   "dtype" in c &&
   c.dtype === "bf16"
 
-/** Whole turns of the processors by a tile, and the other rows by a smaller one. */
-function* tailsOf({ M, N }: Gemm, way: PtxWay, units: number): Generator<PtxWay> {
-  const [down, across] = [Math.ceil(M / rowsOf(way.tile)), Math.ceil(N / columnsOf(way.tile))]
-  const turns = Math.floor((down * across) / units)
-  const from = Math.floor((turns * units) / across) * rowsOf(way.tile)
-  if (turns === 0 || turns > 8 || from >= M) return
-  for (const tile of SMALL) yield { ...way, tail: { from, tile } }
-}
 const kernels = new Map<string, GemmKernel>()
 function kernelOf(gemm: PtxGemm): GemmKernel {
   const made = ptxGemm(gemm)
@@ -68,10 +58,9 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
     const whole = { splits: 1, rest: 0, span: 1 }
     ways.push({ ...best, ...(request.layout === "tn" ? {} : whole) })
     ways.push(...tiles.map((tile) => ({ ...best, ...(tile.later ? whole : {}), tile })))
-    for (const tile of [PTX_TILE, ...(waits(request) ? [LATER] : [])]) {
+    for (const tile of [PTX_TILE, ...(waits(request) ? [LATER_TILE] : [])]) {
       const way = { ...best, ...(tile.later ? whole : {}), tile }
       ways.push(...GROUPS.map((group) => ({ ...way, group })))
-      if (way.splits === 1 && way.rest === 0) ways.push(...tailsOf(request, way, target.units))
     }
   }
   const byName = new Map(ways.map((way) => [nameOf(way), way]))

@@ -11,48 +11,20 @@
 import { parseArgs } from "node:util"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
-import { type PtxTile, tileName } from "../shaders/ptx-gemm-tile.ts"
+import { tileName } from "../shaders/ptx-gemm-tile.ts"
 import { AlphaError, EXIT } from "../src/base-error.ts"
 import { type DeviceBuffer, Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { findGpus, targetOf } from "../src/gpu-info.ts"
 import { vulkan } from "../src/native-vulkan.ts"
-import { ptxLaunchesOf } from "../src/op-matmul-ptx.ts"
-import type { Gemm } from "../src/op-matmul-request.ts"
-import type { Launch, Memory, Scratch, Table } from "../src/program.ts"
-import { cellBytes, type PtxKernel, tensorMapWords } from "../src/ptx.ts"
+import type { Table } from "../src/program.ts"
+import type { PtxKernel } from "../src/ptx.ts"
 import { compileAll } from "./gemm-compile.ts"
 import { EDITS, Maps } from "./gemm-ptx.ts"
 import { Cuda, openCuda } from "./libcuda-driver.ts"
-import { type DeepTile, deepBlocks, deepGemm, deepMaps, deepName, ROOM } from "./libcuda-gemm.ts"
+import { deepName } from "./libcuda-gemm.ts"
 import { handOver } from "./libcuda-turn.ts"
+import { type CudaWay, DEEP, deepWay, type Places, RINGS, ringWay, SIZES, type Size } from "./libcuda-ways.ts"
 
-type Size = readonly [M: number, N: number, K: number]
-const SIZES: readonly Size[] = [
-  [4096, 4096, 4096],
-  [8192, 8192, 8192],
-  [65536, 2304, 768],
-  [65536, 768, 768],
-  [65536, 3072, 768],
-  [65536, 768, 3072],
-  [65536, 768, 2304],
-  [16384, 50304, 768],
-]
-/** Rings of the generator in use: a step is 4 units of a and 3 chunks of b; 6 steps, and 9 of a with 10 of b. */
-const RINGS: readonly PtxTile[] = [
-  { ...PTX_TILE, room: ROOM, ringA: 6, ringB: 9 },
-  { ...PTX_TILE, room: ROOM, ringA: 12, ringB: 30 },
-]
-const DEEP: readonly DeepTile[] = [
-  { units: 1, chunks: 4, stages: 4, cluster: 1, isLate: false },
-  { units: 2, chunks: 3, stages: 4, cluster: 1, isLate: false },
-  { units: 1, chunks: 4, stages: 4, cluster: 1, isLate: true },
-  { units: 2, chunks: 2, stages: 4, cluster: 1, isLate: true },
-  { units: 1, chunks: 4, stages: 4, cluster: 2, isLate: true },
-  { units: 2, chunks: 2, stages: 4, cluster: 2, isLate: true },
-  { units: 2, chunks: 3, stages: 4, cluster: 2, isLate: false },
-]
-/** Tiles along M that lie side by side; more where they are flat. */
-const groupOf = ({ units }: DeepTile): number => (units === 1 ? 16 : 8)
 const [PATTERN, COMPARED, REPEATS] = [4_000_037, 2 ** 25, 3]
 
 /** A product that is ready: starts it so many times between marks. */
@@ -142,8 +114,9 @@ async function measureAll(cuda: Cuda, driver: Driver, target: ReturnType<typeof 
   }
 
   /** A way through CUDA. */
-  const byCuda = (name: string, kernel: PtxKernel, cells: Uint8Array<ArrayBuffer>, blocks: number, cluster: number): Way => {
+  const byCuda = (name: string, { kernel, blocks, cluster, cells: cellsOf }: CudaWay): Way => {
     const made = load(kernel)
+    const cells = cellsOf([a.cuda, b.cuda, c.cuda], (words) => cuda.words(words))
     const { threads, sharedBytes } = kernel
     const { count: all, launch } = cuda.prepare(made, { blocks, threads, sharedBytes, cluster, cells })
     const events = Array.from({ length: 2 * runs }, () => cuda.event())
@@ -166,32 +139,11 @@ async function measureAll(cuda: Cuda, driver: Driver, target: ReturnType<typeof 
     }
   }
 
-  /** The generator in use, by its own choice of groups. */
-  const launchOf = ([M, N, K]: Size, tile: PtxTile) => {
-    const stand = (elements: number): Scratch => ({ kind: "scratch", dtype: "bf16", elements })
-    const request: Gemm = {
-      layout: "nt",
-      M,
-      N,
-      K,
-      lda: K,
-      ldb: K,
-      ldc: N,
-      a: stand(M * K),
-      b: stand(N * K),
-      c: stand(M * N),
-      order: "forward",
-    }
-    const way = { tile, splits: 1, rest: 0, span: 1, group: 8 }
-    const launch = ptxLaunchesOf(request, way, target, { kernelFor: (wanted) => ptxGemm({ ...wanted, tile }) })[0] as Launch
-    return { launch, kernel: launch.kernel as PtxKernel, table: launch.buffers.maps as Table, request }
-  }
   const byVulkan = (size: Size): Way => {
-    const { launch, table, request } = launchOf(size, PTX_TILE)
-    const addressOf = (memory: Memory | undefined) => (memory === request.a ? a : memory === request.b ? b : c).buffer.address
-    const values = { ...launch.push, maps: maps.place(table, addressOf), c: c.buffer.address, bias: 0, pre: 0, addend: 0, params: 0 }
-    const cells = cellBytes(kernel.cells, values)
-    const groups = BigInt64Array.from(launch.groups, BigInt)
+    const { kernel, blocks, cells: cellsOf } = ringWay(size, PTX_TILE, target)
+    const place = (words: readonly bigint[]) => BigInt(maps.place({ values: words } as unknown as Table, () => 0))
+    const cells = cellsOf([a, b, c].map(({ buffer }) => BigInt(buffer.address)) as unknown as Places, place)
+    const groups = BigInt64Array.of(BigInt(blocks), 1n, 1n)
     const record = (commands: Recording) => {
       v.gpu_launch(driver.gpu, commands, compiled.handle, groups, kernel.threads, kernel.sharedBytes, cells, kernel.cells.length)
       v.gpu_kernel_barrier(driver.gpu, commands)
@@ -217,29 +169,12 @@ async function measureAll(cuda: Cuda, driver: Driver, target: ReturnType<typeof 
     }
   }
   const waysOf = (size: Size): Way[] => {
-    const [M, N, K] = size
-    const ways = [byVulkan(size)]
-    for (const tile of [PTX_TILE, ...RINGS]) {
-      const name = `cuda ${tileName(tile)}`
-      if (!isWanted(name)) continue
-      const { launch, kernel, table, request } = launchOf(size, tile)
-      const words = table.values.map((value) =>
-        typeof value === "object" ? ((value as Memory) === request.a ? a.cuda : b.cuda) : BigInt(value ?? 0),
-      )
-      const values = { ...launch.push, maps: cuda.words(words), c: c.cuda, bias: 0, pre: 0, addend: 0, params: 0 }
-      ways.push(byCuda(name, kernel, cellBytes(kernel.cells, values), launch.groups[0], 1))
-    }
-    for (const tile of DEEP) {
-      const name = `cuda ${deepName(tile)}`
-      const blocks = deepBlocks(tile, size, target.units, groupOf(tile))
-      if (!isWanted(name) || blocks === undefined) continue
-      const kernel = deepGemm(tile)
-      const [left, right] = deepMaps(tile, size)
-      const words = [a.cuda, ...tensorMapWords(left), b.cuda, ...tensorMapWords(right)]
-      const values = { maps: cuda.words(words), c: c.cuda, M, N, steps: K / 64, ldc: N, group: groupOf(tile) }
-      ways.push(byCuda(name, kernel, cellBytes(kernel.cells, values), blocks, tile.cluster))
-    }
-    return ways
+    const made = [
+      ...[PTX_TILE, ...RINGS].map((tile) => ({ name: tileName(tile), way: ringWay(size, tile, target) })),
+      ...DEEP.map((tile) => ({ name: deepName(tile), way: deepWay(size, tile, target.units) })),
+    ]
+    const known = made.flatMap(({ name, way }) => (way === undefined ? [] : [{ name: `cuda ${name}`, way }]))
+    return [byVulkan(size), ...known.filter(({ name }) => isWanted(name)).map(({ name, way }) => byCuda(name, way))]
   }
 
   /** The ends of c after a way has written it, all NaN before. */
@@ -277,8 +212,8 @@ async function measureAll(cuda: Cuda, driver: Driver, target: ReturnType<typeof 
     const fastest = Math.min(...times.slice(1).map(median))
     best.set(titleOf(size), flops / fastest / 1e9)
   }
-  if (turns > 0) console.log(handOver(cuda, driver, turns))
   if (flags.peer !== "") beside(sizes, best)
+  if (turns > 0) console.log(handOver(cuda, driver, turns))
   process.exit(0)
 }
 

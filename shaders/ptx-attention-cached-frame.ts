@@ -165,7 +165,7 @@ export function eachItem(f: Frame, ahead: Ahead, body: (item: Item, next: Item) 
 }
 
 /** Arrives after `last` has come, by one lane: the assembler does not know that `none` is 0, and so cannot arrive earlier. */
-export function giveBack({ k, lane, none }: Frame, { empty }: Spot, last: U32): void {
+export function giveBack({ k, lane, none }: Pick<Frame, "k" | "lane" | "none">, { empty }: Spot, last: U32): void {
   const base = k.add(empty.base, k.and(last, none))
   k.syncWarp()
   const isFirst = k.compare("eq", lane, 0)

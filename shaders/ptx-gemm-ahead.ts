@@ -3,10 +3,8 @@ import type { Ptx, U32, U64 } from "../src/ptx.ts"
 import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
 import { columnsOf, rowsOf, STEP } from "./ptx-gemm-tile.ts"
 
-/** k steps of a line of 128 bytes, and how many steps a warp is ahead of the copies. */
-const [LINE_STEPS, AHEAD_STEPS] = [2, 12]
-/** Of each way to ask: neighbouring lines at once, and requests for each. */
-const WAYS = { 1: [1, 1], 2: [1, 2], 4: [4, 1], 8: [4, 2] } as const
+/** k steps of a line of 128 bytes. */
+const LINE_STEPS = 2
 /** Elements of a line. */
 const LINE = 64
 /** Blocks that share the lines of a's rows, or of b's columns, at most. */
@@ -15,12 +13,10 @@ const NAP = 64
 
 /** All k steps of all tiles; each block asks for its share of what several read at the same time. */
 export function aheadOf(k: Ptx, f: Frame, map: U64, factor: "a" | "b"): void {
-  const { layout, tile } = f.gemm
+  const { layout, out, tile } = f.gemm
+  const { ahead = 0 } = tile
   const isAlongK = factor === "a" ? layout !== "tn" : layout.startsWith("nt")
   const size = factor === "a" ? rowsOf(tile) : columnsOf(tile)
-  const [together, requests] = WAYS[tile.ahead as keyof typeof WAYS]
-  const steps = LINE_STEPS * together
-  const lines = isAlongK ? size : together * size
   k.comment("the map's words: address, bytes of a row div 16, K - 1")
   const [base, pitch, deepest] = [k.register("u64"), k.register("u32"), k.register("u32")]
   k.load("u64", [base], map)
@@ -29,12 +25,14 @@ export function aheadOf(k: Ptx, f: Frame, map: U64, factor: "a" | "b"): void {
   const bytes = k.shl(pitch, 4)
   const limit = factor === "a" ? f.M : f.N
   const others = factor === "a" ? f.across : k.min(f.down, f.group)
-  const share = k.min(others, SHARED[factor])
+  const together = k.min(others, SHARED[factor])
+  // Blocks that have a part of a rest are where no others are.
+  const share = out === "bf16" ? together : k.select(k.compare("ge", k.special("%ctaid.x"), f.tiles), 1, together, "u32")
   const asked = k.variable("u32", 0)
   const progress = k.register("u32")
   eachTile(k, f, (place: Place) => {
     const first = factor === "a" ? place.row : place.column
-    const [other, each] = factor === "a" ? [place.column, columnsOf(tile)] : [k.sub(place.row, f.from), rowsOf(tile)]
+    const [other, each] = factor === "a" ? [place.column, columnsOf(tile)] : [place.row, rowsOf(tile)]
     const mine = k.add(k.rem(k.div(other, each), share), k.mul(share, f.lane))
     const stride = k.shl(share, 5)
     const step = k.variable("u32", 0)
@@ -45,7 +43,7 @@ export function aheadOf(k: Ptx, f: Frame, map: U64, factor: "a" | "b"): void {
         const [early, go] = [k.label("EARLY"), k.label("GO")]
         k.place(early)
         k.loadSharedVolatile(progress, f.places.end)
-        k.jump(go, k.compare("ge", k.add(progress, Math.max(AHEAD_STEPS, 2 * steps)), asked))
+        k.jump(go, k.compare("ge", k.add(progress, ahead), asked))
         k.sleep(NAP)
         k.jump(early)
         k.place(go)
@@ -54,22 +52,19 @@ export function aheadOf(k: Ptx, f: Frame, map: U64, factor: "a" | "b"): void {
         const again = k.label("LINE")
         const end = k.label("LINES_END")
         k.place(again)
-        k.jump(end, k.compare("ge", line, lines))
+        k.jump(end, k.compare("ge", line, size))
         const [row, column]: readonly [U32, U32] = isAlongK
           ? [k.add(first, line), kx]
-          : [k.add(kx, k.and(line, LINE * together - 1)), k.add(first, k.mul(k.shr(line, Math.log2(LINE * together)), LINE))]
+          : [k.add(kx, k.and(line, LINE - 1)), k.add(first, k.and(line, -LINE))]
         const at = k.madWide(row, bytes, k.madWide(column, 2, base))
         const hasRow = isAlongK ? k.compare("lt", row, limit) : k.compare("le", row, deepest)
-        for (let part = 0; part < requests * (isAlongK ? together : 1); part++) {
-          const begin = k.add(column, (LINE / requests) * part)
-          const has = k.both(hasRow, isAlongK ? k.compare("le", begin, deepest) : k.compare("lt", begin, limit))
-          k.when(has, () => k.prefetch(at, (128 / requests) * part))
-        }
+        const has = k.both(hasRow, isAlongK ? k.compare("le", column, deepest) : k.compare("lt", column, limit))
+        k.when(has, () => k.prefetch(at))
         k.add(line, stride, line)
         k.jump(again)
         k.place(end)
-        k.add(step, steps, step)
-        k.add(asked, steps, asked)
+        k.add(step, LINE_STEPS, step)
+        k.add(asked, LINE_STEPS, asked)
       },
     )
   })

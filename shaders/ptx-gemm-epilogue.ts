@@ -276,7 +276,11 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
       const slopes: (readonly F32[])[] = []
       const finished = rows.map(({ h, isThere, values, address }) => {
         if (activation !== undefined && keepsSlope) {
-          const both = values.map((one) => activation.both(k, one))
+          // Rounded first, as where results wait in bf16.
+          const both = range(values.length / 2).flatMap((i) => {
+            const pair = k.packBf16(values[2 * i]!, values[2 * i + 1]!)
+            return ([0, 1] as const).map((half) => activation.both(k, k.unpackBf16(pair, half)))
+          })
           slopes.push(both.map(({ slope }) => slope))
           return both.map(({ value }) => value)
         }

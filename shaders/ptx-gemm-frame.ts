@@ -36,8 +36,6 @@ export interface Frame {
   readonly tiles: U32
   readonly M: U32
   readonly N: U32
-  /** The first row of c that is done. */
-  readonly from: U32
   /** k steps of all, and of a whole split. */
   readonly steps: U32
   readonly splitSteps: U32
@@ -66,7 +64,7 @@ function cornerOf(k: Ptx, f: Frame, tile: U32): Pick<Place, "row" | "column"> {
   const size = k.min(k.sub(f.down, first), f.group)
   const column = k.div(inGroup, size)
   const row = k.add(first, k.sub(inGroup, k.mul(column, size)))
-  return { row: k.add(f.from, k.mul(row, rowsOf(f.gemm.tile))), column: k.mul(column, columnsOf(f.gemm.tile)) }
+  return { row: k.mul(row, rowsOf(f.gemm.tile)), column: k.mul(column, columnsOf(f.gemm.tile)) }
 }
 
 /** `body` for every tile of this block where none has parts, as those are f32. */

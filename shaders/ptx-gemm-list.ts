@@ -3,8 +3,10 @@ import { type GemmKernel, ptxGemm } from "./ptx-gemm.ts"
 import type { Finish, PtxActivation, PtxGemm, PtxLayout } from "./ptx-gemm-frame.ts"
 import { type PtxTile, tileName } from "./ptx-gemm-tile.ts"
 
-/** The tile that was fastest on an H200 within 48 KiB of shared memory. */
-export const PTX_TILE: PtxTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, unrolled: false }
+/** The tile that was fastest on an H200 within 48 KiB of shared memory, */
+export const PTX_TILE: PtxTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, unrolled: false, ahead: 12 }
+/** and where its end is long: what is under the next tile's products is more than these lose by their width. */
+export const LATER_TILE: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false, later: true }
 
 const ACTIVATIONS: readonly PtxActivation[] = ["gelu", "gelu_tanh", "relu", "relu2", "silu"]
 const FORWARD: readonly Finish[] = ["none", "bias", "add"]
@@ -20,15 +22,14 @@ const WANTED: readonly (readonly [PtxLayout, PtxGemm["out"], readonly Finish[]])
   ["tn", "f32", ["none", "sums", "add"]],
 ]
 
+const LATER: readonly Omit<PtxGemm, "tile">[] = [{ layout: "nn", out: "bf16", finish: "factor" }]
+
 const keyOf = ({ layout, out, finish, tile }: PtxGemm): string => `${layout} ${out} ${finish} ${tileName(tile)}`
-const known = new Map(
-  WANTED.flatMap(([layout, out, finishes]) =>
-    finishes.map((finish): [string, GemmKernel] => {
-      const gemm = { layout, out, finish, tile: PTX_TILE }
-      return [keyOf(gemm), ptxGemm(gemm)]
-    }),
-  ),
-)
+const gemms: readonly PtxGemm[] = [
+  ...WANTED.flatMap(([layout, out, finishes]) => finishes.map((finish) => ({ layout, out, finish, tile: PTX_TILE }))),
+  ...LATER.map((gemm) => ({ ...gemm, tile: LATER_TILE })),
+]
+const known = new Map(gemms.map((gemm): [string, GemmKernel] => [keyOf(gemm), ptxGemm(gemm)]))
 
 /** The pack's kernel for a product; undefined where there is none. */
 export const ptxGemmOf = (gemm: PtxGemm): GemmKernel | undefined => known.get(keyOf(gemm))

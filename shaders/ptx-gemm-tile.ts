@@ -14,8 +14,8 @@ export interface PtxTile {
   readonly unrolled: boolean
   /** Results wait in registers and are stored during the next tile's first k steps: bf16 and at most 128 sums per thread. */
   readonly later?: boolean
-  /** Two warps have the lines of a and b brought to the L2 cache first: number of the way in ptx-gemm-ahead.ts. */
-  readonly ahead?: 0 | 1 | 2 | 4 | 8
+  /** Two more warps have the lines of a and b brought to the L2 cache so many k steps before they are copied. */
+  readonly ahead?: number
   /** Shared memory of a block, for trials where it may have more than SHARED_BYTES. */
   readonly room?: number
 }
@@ -33,7 +33,7 @@ export const SHARED_BYTES = 49152
 export const rowsOf = ({ units }: PtxTile): number => 128 * units
 export const columnsOf = ({ chunks }: PtxTile): number => CHUNK_COLUMNS * chunks
 export const tileName = (tile: PtxTile): string =>
-  `${rowsOf(tile)}x${columnsOf(tile)}${tile.unrolled ? "u" : ""}${tile.later ? "l" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead ? `f${tile.ahead}` : ""}`
+  `${rowsOf(tile)}x${columnsOf(tile)}${tile.unrolled ? "u" : ""}${tile.later ? "l" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead === undefined ? "" : `f${tile.ahead}`}`
 
 /** Where everything begins in shared memory. Unit s of warpgroup g is number g·ringA + s. */
 export function placesOf({ units, chunks, ringA, ringB, room = SHARED_BYTES }: PtxTile) {

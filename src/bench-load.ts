@@ -1,4 +1,5 @@
 /** Load on a server with OpenAI's completions API, reported in the words of vLLM's `bench serve`. */
+import { AlphaError, EXIT } from "./base-error.ts"
 import { uniform } from "./base-random.ts"
 
 export interface Load {
@@ -29,6 +30,16 @@ export interface Outcome {
   readonly ttft: number
   readonly e2el: number
   readonly itls: readonly number[]
+}
+
+/** Throws where the requests are longer than the model holds: all would be refused, or end early. */
+export function checkRoom({ inputTokens, outputTokens }: Pick<Load, "inputTokens" | "outputTokens">, model: string, room: number): void {
+  if (inputTokens + outputTokens <= room) return
+  const half = Math.floor(room / 2)
+  throw new AlphaError(`bench serve: ${model} holds ${room} tokens, the requests are of ${inputTokens} + ${outputTokens}`, {
+    hint: `--inputTokens=${half} --outputTokens=${half}`,
+    code: EXIT.usage,
+  })
 }
 
 /** Prompt ids of request i: random, and the same in every run. */

@@ -3,7 +3,7 @@ import { benchInfer } from "./bench-infer.ts"
 import type { Measurement } from "./bench-measure.ts"
 import { collect, type Sampling } from "./bench-sample.ts"
 import { median } from "./bench-stats.ts"
-import { stepPrograms } from "./bench-step.ts"
+import { stepProgram } from "./bench-step.ts"
 import { machineFacts } from "./engine.ts"
 import { type Precision, refreshCopies } from "./gpt.ts"
 import { type CaseVariant, caseProgram, ops, variants } from "./op.ts"
@@ -121,9 +121,9 @@ export function benchStepOps(device: Device, job: StepOps, sampling: Sampling, r
   const { preset, precision, batch, program, only } = job
   const runs: Runs = new Map()
   if (program === "train") {
-    const { micro, update, inputs, ...step } = stepPrograms(device, preset, precision, batch)
+    const step = stepProgram(device, preset, precision, batch)
     refreshCopies(device, step.state, step.model, precision)
-    collect(() => addRun([...micro.profile(inputs.micro).rows, ...update.profile(inputs.update).rows], runs), sampling)
+    collect(() => addRun(step.run.profile(step.inputs).rows, runs), sampling)
     step.free()
   } else {
     const infer = { preset, model: undefined, precision, prompt: 16, generate: 8, batches: [batch ?? 1] }

@@ -2,7 +2,7 @@
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { Load } from "./bench-load.ts"
-import { report, runLoad } from "./bench-load.ts"
+import { checkRoom, report, runLoad } from "./bench-load.ts"
 import type { Measurement } from "./bench-measure.ts"
 import { inTemporary, runWell, selfCommand } from "./bench-process.ts"
 import { withServer } from "./bench-serve.ts"
@@ -11,7 +11,7 @@ import { presetModel } from "./bench-step.ts"
 import type { Tell } from "./bench-table.ts"
 import type { BenchServeConfig } from "./config.ts"
 import { openDevice } from "./device.ts"
-import { initialise, modelDirectory, saveCheckpoint } from "./gpt.ts"
+import { initialise, modelDirectory, readConfig, saveCheckpoint } from "./gpt.ts"
 
 /** What the load of one concurrency came to: vLLM's keys, and what the server adds to the decoding alone. */
 export interface ServeTold extends Readonly<Record<string, unknown>> {
@@ -53,6 +53,7 @@ export async function serveOwn(
   await inTemporary(async (temporary) => {
     const directory = checkpoint === undefined ? join(temporary, preset as string) : modelDirectory(checkpoint, config.runsDir)
     if (preset !== undefined) writeRandom(directory, preset)
+    checkRoom(config, preset ?? (checkpoint as string), readConfig(directory).model.blockSize)
     const where = [`--device=${config.device}`, `--precision=${config.precision}`]
     if (config.threads !== undefined) where.push(`--threads=${config.threads}`)
     const offline = new Map<number, Offline>()

@@ -1,8 +1,8 @@
-/** The programs of a preset's training step on a device, with what they read: for measurements of their parts. */
+/** A preset's training step of one micro-batch on a device, with what it reads: for measurements of its parts. */
 import { findPreset, finishTrain, loadConfig, type ModelConfig, resolveModel, TRAIN_FIELDS, type TrainInput } from "./config.ts"
 import { initialise, type Precision } from "./gpt.ts"
 import type { Device, Executable, RunInputs, State } from "./program.ts"
-import { microPlan, updatePlan } from "./train.ts"
+import { stepPlan } from "./train.ts"
 
 /** Characters of a text without surprises: the vocabulary of random data where a preset names none. */
 const CHARACTERS = 65
@@ -31,34 +31,30 @@ export function presetModel(preset: string): ModelConfig {
   return resolveModel({ ...values, vocabSize: values.vocabSize as number })
 }
 
-export interface StepPrograms {
+export interface StepProgram {
   readonly model: ModelConfig
   readonly state: State
-  readonly micro: Executable
-  readonly update: Executable
-  readonly inputs: { readonly micro: RunInputs; readonly update: RunInputs }
+  readonly run: Executable
+  readonly inputs: RunInputs
   free(): void
 }
 
 /** Compiles the step of a preset with fresh weights. */
-export function stepPrograms(device: Device, preset: string, precision: Precision, batch: number | undefined): StepPrograms {
+export function stepProgram(device: Device, preset: string, precision: Precision, batch: number | undefined): StepProgram {
   const values = trainingValues(preset, precision, batch)
   const model = presetModel(preset)
   const [B, T] = [values.batch, values.context]
   const state = device.state()
   initialise(device, state, model, 1)
-  const micro = device.compile(microPlan({ model, precision, B, T }, false), state)
-  const update = device.compile(updatePlan({ model, precision }, values), state)
+  const run = device.compile(stepPlan({ model, precision, B, T }, values, false), state)
   const tokens = Int32Array.from({ length: B * T }, (_, i) => (i * 7919 + 1) % model.vocabSize)
   return {
     model,
     state,
-    micro,
-    update,
-    inputs: { micro: { tokens, targets: tokens, accumulate: 0, seed: 1, step: 0, row: 0 }, update: { lr: 1e-4 } },
+    run,
+    inputs: { tokens, targets: tokens, seed: 1, step: 0, row: 0, lr: 1e-4 },
     free() {
-      micro.free()
-      update.free()
+      run.free()
       state.free()
     },
   }

@@ -3,7 +3,7 @@
 export { GATE_EXIT } from "./bench-gate.ts"
 export { type GateReport, learnNoise, runGate } from "./bench-gate-run.ts"
 export { logEntries, readHistory, record, withTable } from "./bench-history.ts"
-export { type Load, type LoadResult, report, runLoad } from "./bench-load.ts"
+export { checkRoom, type Load, type LoadResult, report, runLoad } from "./bench-load.ts"
 export { checkTree, type LoopReport, runLoop } from "./bench-loop-run.ts"
 export { formatMeasurements, formatRows, type Measurement, medianOf, withStatistics } from "./bench-measure.ts"
 export { measurePeer } from "./bench-peers.ts"

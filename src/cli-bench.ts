@@ -1,7 +1,7 @@
 /** `alpha bench serve`: puts load on a server and reports it in the words of vLLM's benchmark. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import { Progress } from "./base-term.ts"
-import { formatMeasurements, type Load, numbers, record, report, runLoad, serveOwn } from "./bench.ts"
+import { checkRoom, formatMeasurements, type Load, numbers, record, report, runLoad, serveOwn } from "./bench.ts"
 import type { Invocation } from "./cli-command.ts"
 import { type BenchServeConfig, goodputLimits } from "./config.ts"
 
@@ -52,7 +52,7 @@ async function loadOf(config: BenchServeConfig, url: string, key: string | undef
   )
   if (!answer.ok)
     throw new AlphaError(`${baseUrl}/v1/models answers ${answer.status}`, { hint: "401: set ALPHA_API_KEYS", code: EXIT.failure })
-  const { data } = (await answer.json()) as { data: { id: string; vocab_size?: number }[] }
+  const { data } = (await answer.json()) as { data: { id: string; vocab_size?: number; max_model_len?: number }[] }
   const model = data.find(({ id }) => config.model === undefined || id === config.model)
   if (model === undefined) {
     throw new AlphaError(`${baseUrl} has no model ${config.model ?? ""}`, {
@@ -61,6 +61,7 @@ async function loadOf(config: BenchServeConfig, url: string, key: string | undef
     })
   }
   const { inputTokens, outputTokens, burstiness, seed, requests = Math.max(32, 8 * concurrency) } = config
+  if (model.max_model_len !== undefined) checkRoom(config, model.id, model.max_model_len)
   const rate = config.rate ?? Number.POSITIVE_INFINITY
   // Ids that every tokenizer has.
   const vocabSize = Math.min(model.vocab_size ?? 256, 256)

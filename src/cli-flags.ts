@@ -13,7 +13,7 @@ export interface Flags {
   readonly entries: readonly Entry[]
   readonly json: boolean
   readonly printConfig: boolean
-  /** --help was given; the text is the group after it, or "". */
+  /** --help was given; the text is the group after it, or "". What stands before it is not looked at. */
   readonly help: string | undefined
   /** What stood after `--`, where the command takes it. */
   readonly rest: readonly string[]
@@ -29,12 +29,14 @@ export function parseFlags(argv: readonly string[], fields: Fields, positionals:
   const loose: string[] = []
   const rest: string[] = []
   const switches = { help: false, json: false, printConfig: false }
+  let beforeHelp = 0
   for (let i = 0; i < argv.length; i++) {
     const argument = longForm(argv[i]!, fields)
     if (argument === "--") {
       ;(takesRest ? rest : loose).push(...argv.slice(i + 1))
       break
     }
+    if (["-h", "--help"].includes(argument)) beforeHelp = loose.length
     if (argument === "-h") switches.help = true
     else if (!argument.startsWith("--")) loose.push(refuseShort(argument))
     else {
@@ -50,7 +52,7 @@ export function parseFlags(argv: readonly string[], fields: Fields, positionals:
       }
     }
   }
-  if (switches.help) return { entries: [], ...switches, help: loose.join(" "), rest }
+  if (switches.help) return { entries: [], ...switches, help: loose.slice(beforeHelp).join(" "), rest }
   const entries = placed(loose, positionals, fields)
   for (const { name, raw } of entries) {
     const flag = found.find((entry) => entry.name === name)

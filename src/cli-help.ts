@@ -70,7 +70,7 @@ function groupRows(command: Command, group: string): [string, readonly [string, 
   if (found !== undefined) return found
   const close = nearest(group, groups.keys())
   throw new AlphaError(`help ${command.name}: no group of flags is called ${group}`, {
-    hint: `${close ? `did you mean ${close}? ` : ""}There are ${[...groups.keys()].join(", ")}`,
+    hint: close ? `did you mean ${close}?` : `one of ${[...groups.keys()].join(", ")}`,
     code: EXIT.usage,
   })
 }

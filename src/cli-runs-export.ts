@@ -1,5 +1,5 @@
 /** `alpha runs export`: a run's rows as CSV, JSON lines or TensorBoard's event file, a piece at a time. */
-import { closeSync, mkdirSync, openSync, writeSync } from "node:fs"
+import { closeSync, fstatSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs"
 import { hostname } from "node:os"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
@@ -65,6 +65,9 @@ async function write(path: string | undefined, pieces: Pieces): Promise<number> 
       })
       bytes += data.length
     }
+  } catch (error) {
+    if (fstatSync(file).isFile()) rmSync(path)
+    throw error
   } finally {
     closeSync(file)
   }

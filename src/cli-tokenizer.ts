@@ -6,7 +6,7 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import { withFile, writeAtomic } from "./base-file.ts"
 import { formatBytes, formatCount, Progress } from "./base-term.ts"
 import type { Invocation } from "./cli-command.ts"
-import { BPE_VOCABULARY, runDirectory, type TokenizerBuildConfig, type TokenizerUseConfig } from "./config.ts"
+import { runDirectory, type TokenizerBuildConfig, type TokenizerUseConfig } from "./config.ts"
 import { openText } from "./data.ts"
 import { modelDirectory } from "./gpt.ts"
 import { gpt2Tokenizer, loadTokenizer, saveTokenizer, type Tokenizer, type TrainOptions, tokenizerHash, trainTokenizer } from "./token.ts"
@@ -40,17 +40,16 @@ async function learn({ config, loaded, json }: Build): Promise<Tokenizer> {
   const text = await openText(data, ".")
   if (text === undefined) throw new AlphaError(`data ${data}: token ids, a tokenizer is learned from text`, { code: EXIT.usage })
   const special = [...new Set([...text.specials, ...config.specialTokens])]
-  const size = vocabSize ?? (kind === "bpe" ? BPE_VOCABULARY : undefined)
   const options: TrainOptions = {
     kind,
     special,
-    ...(size === undefined ? {} : { vocabSize: size }),
+    ...(vocabSize === undefined ? {} : { vocabSize }),
     ...(unknown === undefined ? {} : { unknown }),
   }
   // Words have a pattern of their own unless one is asked for.
   if (kind === "bpe" || (kind === "word" && loaded.isGiven("splitPattern"))) options.pattern = config.splitPattern
   const bars = json ? undefined : new Bars(text.bytes)
-  if (bars !== undefined) options.onProgress = ({ phase, done }) => bars.update(phase, done, size)
+  if (bars !== undefined) options.onProgress = ({ phase, done, total }) => bars.update(phase, done, total)
   const tokenizer = trainTokenizer(options, text.texts(special))
   bars?.finish()
   return tokenizer
@@ -61,12 +60,13 @@ class Bars {
   #phase: "read" | "learn" = "read"
   #bar: Progress
 
-  constructor(bytes: number) {
+  constructor(private readonly bytes: number) {
     this.#bar = new Progress({ label: "count pieces", total: bytes, format: formatBytes })
   }
 
   update(phase: "read" | "learn", done: number, tokens: number | undefined): void {
     if (phase !== this.#phase) {
+      this.#bar.update(this.bytes)
       this.#bar.finish()
       this.#bar = new Progress({ label: "learn tokens", total: tokens, format: formatCount })
       this.#phase = phase

@@ -95,7 +95,7 @@ function stepText(e: StepRow, steps: number, valLoss: number | undefined): strin
     `${formatCount(e.tokens_per_s)} tok/s`,
     `mfu ${(100 * e.mfu).toFixed(0)} %`,
     ...(e.skipped > 0 ? [`skipped ${e.skipped}`] : []),
-    `eta ${formatDuration(e.eta_s * 1000)}`,
+    ...(e.step < steps ? [`eta ${formatDuration(e.eta_s * 1000)}`] : []),
   ].join("  ")
 }
 
@@ -121,7 +121,7 @@ function memoryLines(e: MemoryEvent): string[] {
 }
 
 /** The kernels of a step, the longest first. */
-function profileLines({ step, ms, launches, barriers, kernels, traceFile }: ProfileEvent): string[] {
+function profileLines({ step, ms, launches, barriers, barrier_ms: each = 0, kernels, traceFile }: ProfileEvent): string[] {
   const named = kernels.some(({ kernel }) => kernel !== undefined)
   const rows = kernels.map((k) => [
     k.op,
@@ -134,6 +134,11 @@ function profileLines({ step, ms, launches, barriers, kernels, traceFile }: Prof
   ])
   return [
     `profile of step ${step}: ${launches} launches${barriers === 0 ? "" : ` and ${barriers} barriers`}, ${ms.toFixed(2)} ms one after another`,
+    ...(barriers === 0
+      ? []
+      : [
+          `at a barrier the device waits at most ${(1000 * each).toFixed(1)} µs, as long as a launch of nothing takes: ${((100 * barriers * each) / ms).toFixed(1)} % of the step`,
+        ]),
     columns(
       [["op", ...(named ? ["kernel"] : []), "launches", "ms", "share", "GB/s", "TFLOP/s"], ...rows],
       named ? [2, 3, 4, 5, 6] : [1, 2, 3, 4, 5],

@@ -13,7 +13,7 @@ import { spawnRanks } from "./cli-train-spawn.ts"
 import { modelFields, recordConfig, runDirectory, type TRAIN_FIELDS, type TrainInput, type Values } from "./config.ts"
 import { findTuned, startEngine, tunedFile } from "./engine.ts"
 import { modelDirectory, readConfig } from "./gpt.ts"
-import { newestRun, type RunRecord, readRecord } from "./train.ts"
+import { newestRun, type RunRecord, readRecord, trainingData } from "./train.ts"
 
 /** The configuration of the run that is continued, or the model that is started from. */
 export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | undefined> {
@@ -86,6 +86,7 @@ function resumed({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "re
 /** Trains; returns 0 also when a signal stopped it: after a checkpoint, or before the first step with nothing to save. */
 export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS>): Promise<number | undefined> {
   const { config, loaded, environment, json } = invocation
+  trainingData(config)
   const launch = launchOf(config)
   if (launch !== undefined && launch.spawns > 1)
     return await spawnRanks(launch, invocation.argv, (text) => void process.stderr.write(`${text}\n`))

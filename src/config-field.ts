@@ -186,8 +186,10 @@ export function parseValue(field: Field, raw: unknown, source: string, quote = t
   })
 }
 
-function absentHint(field: Field): string {
-  return field.presence === "derived" || field.derive ? `auto means: ${field.derive}` : "none switches it off"
+function absentHint(field: Field): string | undefined {
+  if (field.presence === "derived" || field.derive) return `auto means: ${field.derive}`
+  if (field.kind === "choice") return undefined
+  return field.kind === "text" ? "leave it out, or say none, where there is none" : "none switches it off"
 }
 
 function convert(field: Field, raw: unknown): unknown {

@@ -31,7 +31,7 @@ export const VOCABULARY = inGroup("Tokenizer", {
     aliases: ["type"],
   }),
   vocabSize: int("V: size of a learned vocabulary; the range of random data", {
-    derive: "4096 for bpe, else the tokenizer's own",
+    derive: "4096 for bpe, fewer where a short text gives no more; else the tokenizer's own",
     min: 2,
     max: 2 ** 24,
   }),

@@ -74,7 +74,7 @@ const EVALUATION = inGroup("Evaluation", {
 const CHECKPOINTS = inGroup("Run", {
   run: text("name of the run, or the path of its directory", { derive: "preset or data, date and time", aliases: ["runDir"] }),
   resume: text(
-    "continue a run bit for bit; --resume alone continues --run, else the newest run; --resume=or-start starts --run where it does not exist yet; its settings stay unless given anew, its seed, optimizer, precision and order always",
+    "continue a run bit for bit; --resume alone continues --run, else the newest run; --resume=or-start starts --run where it does not exist yet, and has nothing to do where it is complete; its settings stay unless given anew, its seed, optimizer, precision and order always",
     { bare: "newest" },
   ),
   init: text("start from these weights: a run, checkpoint or Hugging Face model directory", { aliases: ["initCheckpoint"] }),
@@ -157,37 +157,14 @@ const TOKENIZER = inGroup("Tokenizer", {
   tokenizerArtifacts: text("tokenizer.json that is loaded if it exists, else built and saved there", {}),
 })
 
+/** What comes behind the model's fields. */
+const REST = { ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...SERVING, ...COMPUTE, ...RANKS, ...OBSERVE, ...RUNTIME }
+
 /** Every field of a training run that is not the model's. */
-export const TRAIN = {
-  ...DATA,
-  ...TOKENIZER,
-  ...STEPS,
-  ...OPTIMIZER,
-  ...EVALUATION,
-  ...CHECKPOINTS,
-  ...SERVING,
-  ...COMPUTE,
-  ...RANKS,
-  ...OBSERVE,
-  ...RUNTIME,
-}
+export const TRAIN = { ...DATA, ...TOKENIZER, ...REST }
 
 /** What `alpha train` reads: one flat set of names; vocabSize is the tokenizer's wish and the model's size at once. */
-export const TRAIN_FIELDS = {
-  ...DATA,
-  ...TOKENIZER,
-  ...MODEL,
-  vocabSize: VOCABULARY.vocabSize,
-  ...STEPS,
-  ...OPTIMIZER,
-  ...EVALUATION,
-  ...CHECKPOINTS,
-  ...SERVING,
-  ...COMPUTE,
-  ...RANKS,
-  ...OBSERVE,
-  ...RUNTIME,
-}
+export const TRAIN_FIELDS = { ...DATA, ...TOKENIZER, ...MODEL, vocabSize: VOCABULARY.vocabSize, ...REST }
 
 /** Derived fields that wait for what training finds out: the tokenizer's size, the split, the run's name. */
 type Late = "vocabSize" | "run" | "valData" | "threads"

@@ -144,8 +144,8 @@ async function spoolStandardInput(cacheDir: string, onProgress: DataOptions["onP
     }
     const kind = looksLikeRows(head) ? "rows" : "text"
     const path = join(cacheDir, `stdin-${hasher.digest("hex").slice(0, 32)}.${kind === "rows" ? "jsonl" : "txt"}`)
-    renameSync(temporary, path)
     if (bytes === 0) throw emptyData("-", 1)
+    renameSync(temporary, path)
     return { path, name: "standard input", kind, bytes }
   } catch (error) {
     throw fileError("write", temporary, error)

@@ -92,8 +92,13 @@ export class Connection {
     if (error instanceof AlphaError) return error
     const { hostname, pathname, protocol } = new URL(this.place.url, "file:///")
     const where = protocol === "file:" ? this.place.url.slice("file:".length) : hostname || pathname
+    const { code } = error as { code?: unknown }
     const hint =
-      statusOf(error) === 401 ? "check TURSO_AUTH_TOKEN" : "check TURSO_DATABASE_URL, or that the file's directory can be written"
+      code === "SQLITE_FULL"
+        ? "free some space or choose a path on another disk"
+        : statusOf(error) === 401
+          ? "check TURSO_AUTH_TOKEN"
+          : "check TURSO_DATABASE_URL, or that the file's directory can be written"
     return new AlphaError(`database ${where}: ${(error as Error).message}`, { hint, code: EXIT.failure, cause: error })
   }
 }

@@ -1,6 +1,7 @@
-/** --debug-gpu: one launch per submit, memory nobody wrote is NaN, and a kernel that writes outside its buffers is named. */
+/** --debugGpu: one launch per submit, memory nobody wrote is NaN, and a kernel that writes outside its buffers is named. */
 import { AlphaError, EXIT } from "./base-error.ts"
 import type { DeviceBuffer, Recording } from "./gpu-driver.ts"
+import { kindOf } from "./gpu-info.ts"
 import type { GpuMemory } from "./gpu-memory.ts"
 import type { ScheduledLaunch } from "./gpu-schedule.ts"
 import { vulkan } from "./native.ts"
@@ -23,9 +24,13 @@ export interface DebugStep {
   readonly writes: readonly Span[]
 }
 
+/** Seconds after which a launch has hung: on a GPU none takes as long; drivers that run on the CPU have the time they need. */
+const LAUNCH_SECONDS = 30
+
 /** Fills the arena with NaN, then runs the launches one by one. Throws AlphaError that names the first kernel that fails or writes elsewhere. */
 export function runDebug(memory: GpuMemory, arena: readonly DeviceBuffer[], steps: readonly DebugStep[]): void {
   const { driver } = memory
+  const seconds = kindOf(driver.info.facts) === "cpu" ? undefined : LAUNCH_SECONDS
   driver.now("filling the arena with NaN", (commands) => {
     for (const { handle, bytes } of arena) vulkan().gpu_fill(driver.gpu, commands, handle, 0, bytes, NAN)
   })
@@ -35,7 +40,7 @@ export function runDebug(memory: GpuMemory, arena: readonly DeviceBuffer[], step
   let before = contents()
   for (const { scheduled, dispatch, writes } of steps) {
     const what = nameOf(scheduled)
-    driver.now(what, dispatch)
+    driver.now(what, dispatch, seconds)
     const after = contents()
     for (const [buffer, bytes] of after) {
       const strayed = firstChange(

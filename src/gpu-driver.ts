@@ -32,7 +32,13 @@ const EXTENSIONS = [
   PTX_EXTENSION,
 ]
 
-/** Nanoseconds after which a wait looks whether the device is still there. */
+/** Tells where a lost device went wrong; only for debugging, as nobody knows what it costs. */
+const FAULT_EXTENSION = "VK_EXT_device_fault"
+
+/** What a fault did at its address, by VkDeviceFaultAddressTypeEXT. */
+const FAULTS: readonly (string | undefined)[] = [undefined, "it read", "it wrote to", "it ran"]
+
+/** Nanoseconds after which a wait asks whether the device is still there. */
 const PATIENCE = 1e9
 /** Most queries that the shim's pool holds. */
 export const MAX_TIMESTAMPS = 8192
@@ -43,6 +49,8 @@ export class Driver {
   #submitted = 0
   /** Timeline value known to be reached. */
   #reached = 0
+  /** What was told when the device was lost: from then on nothing is asked of it, as an answer may never come. */
+  #failure: AlphaError | undefined
   readonly #hasBudget: boolean
   #allocated = 0
   /** Most bytes that were allocated at once. */
@@ -51,9 +59,11 @@ export class Driver {
   constructor(
     readonly info: GpuInfo,
     cache: Uint8Array | undefined,
+    debug = false,
   ) {
     const { facts, instance, index } = info
-    const extensions = EXTENSIONS.filter((name) => facts.extensions.includes(name))
+    const wanted = debug ? [...EXTENSIONS, FAULT_EXTENSION] : EXTENSIONS
+    const extensions = wanted.filter((name) => facts.extensions.includes(name))
     this.#hasBudget = extensions.includes("VK_EXT_memory_budget")
     const names = new TextEncoder().encode(`${extensions.join("\n")}\0`)
     const gpu = vulkan().gpu_device(instance.handle, index, names, cache ?? null, cache?.length ?? 0)
@@ -61,8 +71,13 @@ export class Driver {
     this.gpu = gpu
   }
 
+  get isLost(): boolean {
+    return this.#failure !== undefined
+  }
+
+  /** A lost device is left to the end of the process. */
   close(): void {
-    vulkan().gpu_device_close(this.gpu)
+    if (!this.isLost) vulkan().gpu_device_close(this.gpu)
   }
 
   /** Allocates a buffer in memory that has the flags `need`, rather also those of `want`. Throws AlphaError naming sizes when it does not fit. */
@@ -84,7 +99,7 @@ export class Driver {
         if (!live) return
         live = false
         this.#allocated -= size
-        vulkan().gpu_buffer_free(this.gpu, handle, memory)
+        if (!this.isLost) vulkan().gpu_buffer_free(this.gpu, handle, memory)
       },
     }
   }
@@ -119,25 +134,29 @@ export class Driver {
   }
 
   freeRecording(commands: Recording): void {
-    vulkan().gpu_record_free(this.gpu, commands)
+    if (!this.isLost) vulkan().gpu_record_free(this.gpu, commands)
   }
 
   /** Gives a recording to the device; returns the timeline value it will reach. */
   submit(commands: Recording): number {
+    if (this.#failure !== undefined) throw this.#failure
     const value = this.#submitted + 1
     if (Number(vulkan().gpu_submit(this.gpu, commands, 0, value)) === 0) throw this.#lost("a submit")
     this.#submitted = value
     return value
   }
 
-  /** Waits until the timeline has reached `value`. Throws AlphaError when the device is lost; `what` says what was running. */
-  wait(value: number, what: string): void {
+  /** Waits until the timeline has reached `value`. Throws AlphaError when the device is lost, or does not come back in time; `what` says what was running. */
+  wait(value: number, what: string, seconds = Number.POSITIVE_INFINITY): void {
     if (value <= this.#reached) return
+    if (this.#failure !== undefined) throw this.#failure
+    const end = performance.now() + 1000 * seconds
     for (let reached = 0; reached === 0; ) {
       reached = Number(vulkan().gpu_wait(this.gpu, value, PATIENCE))
-      // Some drivers tell of a lost device when they are asked for the counter only; a lost one may also stand at the largest number.
+      // Some drivers tell of a lost device only who asks in the right way; a lost one may also stand at the largest number.
       const counter = reached === 0 ? Number(vulkan().gpu_reached(this.gpu)) : 0
       if (reached < 0 || counter < 0 || counter > this.#submitted) throw this.#lost(what)
+      if (reached === 0 && performance.now() > end) throw this.#lost(what, `it has not ended for ${seconds} s`)
     }
     this.#reached = value
   }
@@ -164,25 +183,33 @@ export class Driver {
     return fd
   }
 
-  /** Waits for everything submitted. */
+  /** Waits for everything submitted; a lost device has nothing to wait for. */
   idle(what: string): void {
-    this.wait(this.#submitted, what)
+    if (!this.isLost) this.wait(this.#submitted, what)
   }
 
-  /** Records, submits and waits. */
-  now(what: string, body: (commands: Recording) => void): void {
+  /** Records, submits and waits, as `wait` does. */
+  now(what: string, body: (commands: Recording) => void, seconds?: number): void {
+    if (this.#failure !== undefined) throw this.#failure
     const commands = this.record(body)
     try {
-      this.wait(this.submit(commands), what)
+      this.wait(this.submit(commands), what, seconds)
     } finally {
       this.freeRecording(commands)
     }
   }
 
-  #lost(what: string): AlphaError {
-    return new AlphaError(`the device ${this.info.facts.name} failed during ${what}: ${vulkan().gpu_error()}`, {
-      hint: "the last checkpoint is whole: resume the run; --debug-gpu names the kernel",
+  #lost(what: string, why = String(vulkan().gpu_error())): AlphaError {
+    const found = new BigInt64Array(16)
+    const faults = Array.from({ length: Number(vulkan().gpu_faults(this.gpu, found)) }, (_, i) => {
+      const did = FAULTS[Number(found[2 * i])]
+      return did === undefined ? [] : [`; ${did} address ${BigInt.asUintN(64, found[2 * i + 1] as bigint).toString(16)}, where nothing is`]
+    })
+    const { name } = this.info.facts
+    this.#failure = new AlphaError(`the device ${name} failed during ${what}: ${[why, ...new Set(faults.flat())].join("")}`, {
+      hint: "the last checkpoint is whole: --resume goes on from it; if it comes again, --debugGpu names the kernel",
       code: EXIT.device,
     })
+    return this.#failure
   }
 }

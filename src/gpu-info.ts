@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from "node:fs"
 import { availableParallelism } from "node:os"
 import { dirname, isAbsolute, join } from "node:path"
+import { AlphaError, EXIT } from "./base-error.ts"
 import { openVulkan, type VulkanFacts, type VulkanInstance } from "./native.ts"
 import type { GpuTarget } from "./program.ts"
 
@@ -106,12 +107,29 @@ export function peakFlops(facts: VulkanFacts, precision: "f32" | "bf16"): number
   return peak === undefined ? undefined : peak * 1e12
 }
 
+/** What each variable may say. */
+const KNOBS = {
+  HELIOS_DISABLE_COOP_MAT: [/^[01]$/, "0 or 1"],
+  HELIOS_DISABLE_PTX: [/^[01]$/, "0 or 1"],
+  HELIOS_MATRIX: [/^(none|khr|nv2)$/, "none, khr or nv2"],
+  HELIOS_CHAIN: [/^\d{1,4}$/, "a number of workgroups, 0 for none"],
+} as const
+
+/** A variable's value; undefined where it is not set. Throws AlphaError naming it where it says what it may not. */
+function knob(name: keyof typeof KNOBS): string | undefined {
+  const value = process.env[name]
+  const [form, expected] = KNOBS[name]
+  if (value === undefined || value === "") return undefined
+  if (!form.test(value)) throw new AlphaError(`${name} ${value}: expected ${expected}`, { code: EXIT.usage })
+  return value
+}
+
 /** VkComponentTypeKHR of f32 and bf16, VkScopeKHR of a subgroup. */
 const [FLOAT32, BFLOAT16, SUBGROUP] = [1, 1000141000, 3]
 
 /** The best matrix path of a device; HELIOS_DISABLE_COOP_MAT=1 allows none, HELIOS_MATRIX a lower one (khr: without NV's functions on its matrices too). */
 function matrixPath(facts: VulkanFacts): GpuTarget["matrix"] {
-  const limit = process.env.HELIOS_DISABLE_COOP_MAT === "1" ? "none" : process.env.HELIOS_MATRIX
+  const limit = knob("HELIOS_DISABLE_COOP_MAT") === "1" ? "none" : knob("HELIOS_MATRIX")
   const khr = facts.matrixShapes.some(
     ({ m, n, k, a, result, scope, invocations }) =>
       invocations === 0 && scope === SUBGROUP && m === 16 && n === 16 && k === 16 && a === BFLOAT16 && result === FLOAT32,
@@ -126,7 +144,7 @@ export const PTX_EXTENSION = "VK_NVX_binary_import"
 
 /** Whether kernels in PTX run, unless HELIOS_DISABLE_PTX=1: on products with Hopper's chip, by name, as Vulkan does not tell. */
 const hasPtx = (facts: VulkanFacts): boolean =>
-  process.env.HELIOS_DISABLE_PTX !== "1" &&
+  knob("HELIOS_DISABLE_PTX") !== "1" &&
   matrixPath(facts) !== "none" &&
   facts.extensions.includes(PTX_EXTENSION) &&
   /\b(GH200|H100|H200|H20|H800)\b/.test(facts.name)
@@ -138,11 +156,11 @@ export function targetOf(facts: VulkanFacts): GpuTarget {
     subgroupSize: facts.subgroupSize,
     matrix: matrixPath(facts),
     ptx: hasPtx(facts),
-    hasMatrixFunctions: facts.matrixFunctions === 1 && process.env.HELIOS_MATRIX !== "khr",
+    hasMatrixFunctions: facts.matrixFunctions === 1 && knob("HELIOS_MATRIX") !== "khr",
     units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
     sharedBytes: facts.maxSharedBytes,
     stacks: hasPtx(facts),
-    resident: Math.max(0, Math.trunc(Number(process.env.HELIOS_CHAIN) || 0)),
+    resident: Number(knob("HELIOS_CHAIN") ?? 0),
   }
 }
 

@@ -274,7 +274,7 @@ export class Recorder {
     return rows
   }
 
-  /** Runs once, launch by launch under the eyes of --debug-gpu. */
+  /** Runs once, launch by launch under the eyes of --debugGpu. */
   debug(slot: Slot): void {
     const steps = this.schedule.steps.flat().map((scheduled) => ({
       scheduled,

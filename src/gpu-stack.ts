@@ -1,4 +1,5 @@
 /** Equal layers that one token of a few sequences goes through become one launch in PTX: the whole stack of a model of the GPT-2 family. */
+import { batchWork, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
 import { type DecodeStack, hasRoom, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
 import { sha256 } from "./base-file.ts"
 import type { GpuTarget, Launch, Memory, Node, Table } from "./program.ts"
@@ -63,9 +64,18 @@ function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
   return others.flat().every(({ node }) => Object.values(node.inputs).every((t) => !own.has(t as Tensor)))
 }
 
+/** The kernel of a few sequences, or of many, and its bytes of work memory; undefined where neither does such a stack. */
+function kernelOf(stack: DecodeStack) {
+  const { rows: R, C, F } = stack
+  const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
+  if (isFew) return { make: ptxDecode, bytes: workOf(stack).bytes }
+  return process.env.HELIOS_BATCH === "1" && isBatch(stack) ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
+}
+
 function stackOf(first: Node, layers: readonly Node[][], head: Node | undefined, { units }: GpuTarget): Launch | undefined {
   const stack = sizesOf(first, layers, head, units)
-  if (stack === undefined) return undefined
+  const found = stack && kernelOf(stack)
+  if (stack === undefined || found === undefined) return undefined
   const attention = layers[0]![1]!
   const addresses = layers.flatMap(([qkv, cached, proj, mlpNorm, up, down], i) => {
     const norm = i === 0 ? first : (layers[i - 1]!.at(-1) as Node)
@@ -87,15 +97,15 @@ function stackOf(first: Node, layers: readonly Node[][], head: Node | undefined,
   const zeros = (count: number): Table => ({ kind: "table", dtype: "u32", values: Array.from({ length: count }, () => 0) })
   const name = `decode_${sha256(new TextEncoder().encode(JSON.stringify(stack))).slice(0, 16)}`
   const buffers: Record<string, Memory | undefined> = {
-    ...{ table, sync: zeros(2), work: zeros(workOf(stack).bytes / 4) },
+    ...{ table, sync: zeros(2), work: zeros(found.bytes / 4) },
     ...{ pages: input(attention, "pages"), lengths: input(attention, "lengths"), counts: input(attention, "counts") },
     ...{ x: input(first, "x"), y: head === undefined ? last.outputs.y : undefined, logits: head?.outputs.y },
   }
-  const kernel = Object.assign(ptxDecode(name, stack), { isMade: true }) as unknown as PtxKernel
+  const kernel = Object.assign(found.make(name, stack), { isMade: true }) as unknown as PtxKernel
   return { kernel, variant: name, buffers, push: {}, params: {}, constants: {}, groups: [units, 1, 1] }
 }
 
-/** Sizes of the stack; undefined where the kernel does not do it. */
+/** Sizes of the stack; undefined where its layers differ or are of another kind. */
 function sizesOf(first: Node, layers: readonly Node[][], head: Node | undefined, units: number): DecodeStack | undefined {
   const x = input(first, "x")
   const all = layers.map(([qkv, cached, proj, mlpNorm, up, down, norm]): DecodeStack | undefined => {
@@ -113,7 +123,7 @@ function sizesOf(first: Node, layers: readonly Node[][], head: Node | undefined,
       [qkv, proj, down].every((node) => node!.attrs.activation === "none") &&
       [first, qkv, cached, proj, mlpNorm, up, down, norm].every((node) => node!.outputs.y?.dtype === "bf16") &&
       x!.dtype === "f32"
-    if (!isRegular || R > MOST_ROWS || C % 256 !== 0 || C > MOST_CHANNELS || F % 256 !== 0) return undefined
+    if (!isRegular) return undefined
     return {
       ...{ rows: R, C, F, layers: layers.length, hasBias, blocks: units, maxPages: lastDim(input(cached!, "pages")!) },
       classes: head === undefined ? 0 : lastDim(head.outputs.y!),
@@ -124,5 +134,5 @@ function sizesOf(first: Node, layers: readonly Node[][], head: Node | undefined,
   })
   const [one] = all
   const isSame = all.every((other) => JSON.stringify(other) === JSON.stringify(one))
-  return isSame && one !== undefined && hasRoom(one) ? one : undefined
+  return isSame ? one : undefined
 }

@@ -27,10 +27,14 @@ export function openGpu(which: number | string = 0, debug = false): Device {
   const { usable, problems } = findGpus()
   const info = typeof which === "number" ? usable[which] : usable.find(({ facts }) => facts.uuid.startsWith(which))
   if (info === undefined) {
-    const there =
-      usable.length === 0 ? "no usable Vulkan device" : `only ${usable.map((gpu, i) => `gpu:${i} (${gpu.facts.name})`).join(", ")}`
-    throw new AlphaError(`device gpu:${which}: ${there}${problems.length === 0 ? "" : ` (${problems.join("; ")})`}`, {
-      hint: "install the maker's driver with Vulkan (Debian: mesa-vulkan-drivers, NVIDIA: nvidia-driver), or use --device=cpu",
+    const there = usable.map((gpu, i) => `gpu:${i} (${gpu.facts.name})`)
+    const only =
+      there.length === 0 ? "no usable Vulkan device" : `there ${there.length === 1 ? "is one" : `are ${there.length}`}: ${there.join(", ")}`
+    throw new AlphaError(`device gpu:${which}: ${only}${problems.length === 0 ? "" : ` (${problems.join("; ")})`}`, {
+      hint:
+        there.length > 0
+          ? `--device=gpu:${there.length === 1 ? "0" : `0 to gpu:${there.length - 1}`}, or --device=cpu`
+          : "install the maker's driver with Vulkan (Debian: mesa-vulkan-drivers, NVIDIA: nvidia-driver), or use --device=cpu",
       code: EXIT.device,
     })
   }
@@ -52,7 +56,7 @@ export const gpuProblems = (): readonly string[] => findGpus().problems
 function open(info: GpuInfo, index: number, debug: boolean): Device {
   const target = targetOf(info.facts)
   const cache = pipelineCache(info.facts)
-  const driver = new Driver(info, cache.bytes)
+  const driver = new Driver(info, cache.bytes, debug)
   const memory = new GpuMemory(driver)
   const pipelines = new Pipelines(driver, target, cache.file)
   const sample = openNvml(info.facts.uuid)
@@ -86,6 +90,7 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
     compile: (plan, state, groups = []) => compile(plan, scheduled(plan), groups, state as GpuState, memory, pipelines, debug),
     close() {
       driver.idle("the end")
+      if (driver.isLost) return
       pipelines.close()
       memory.close()
       driver.close()
@@ -104,7 +109,7 @@ function compile(
 ): Executable {
   const { program } = plan
   const { driver } = memory
-  for (const t of program.states.values()) state.ensure(t.name, t.dtype, t.shape)
+  state.ensureAll([...program.states.values()])
   const finals = finalSteps(program, scheduled, groups)
   const ends = [...new Set([...finals, scheduled.steps.length])]
   const recorder = new Recorder(plan, scheduled, memory, pipelines, state, ends)

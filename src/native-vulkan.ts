@@ -39,6 +39,7 @@ const signatures = {
   gpu_submit: { args: [ptr, ptr, int, int], returns: int },
   gpu_wait: { args: [ptr, int, int], returns: int },
   gpu_reached: { args: [ptr], returns: int },
+  gpu_faults: { args: [ptr, ptr], returns: int },
   gpu_semaphore: { args: [ptr], returns: int },
   gpu_semaphore_fd: { args: [ptr, int], returns: int },
   gpu_semaphore_free: { args: [ptr, int], returns: none },

@@ -2,7 +2,7 @@
 import { matmulCombineSpans } from "../shaders/matmul-combine-spans.ts"
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import type { Finish, PtxLayout } from "../shaders/ptx-gemm-frame.ts"
-import { PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
+import { LATER_TILE, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, scratch, table } from "./op-gpu.ts"
 import { bestOf } from "./op-matmul-matrix.ts"
@@ -11,11 +11,20 @@ import type { Gemm } from "./op-matmul-request.ts"
 import { type TensorMapSpec, tensorMapWords } from "./ptx.ts"
 import type { Tensor } from "./tensor.ts"
 
-/** TFLOP/s of the tile on a whole H200, and seconds of a tile's end by the bytes of an element. */
-const RATES: Readonly<Record<Gemm["layout"], number>> = { nt: 520, nn: 510, tn: 530 }
-const ENDS: Readonly<Record<string, number>> = { bf16: 2e-6, f32: 3.5e-6 }
+/** What a tile costs: TFLOP/s of its k steps on a whole H200, and seconds of its end. */
+interface Cost {
+  readonly tile: PtxTile
+  readonly rates: Readonly<Record<Gemm["layout"], number>>
+  readonly ends: Readonly<Record<"bf16" | "f32" | "slope" | "factor", number>>
+}
+/** From 4096³, 8192³ and the products of gpt2-124m at 65,536 rows, of random numbers. */
+const COSTS: readonly Cost[] = [
+  { tile: PTX_TILE, rates: { nt: 670, nn: 640, tn: 650 }, ends: { bf16: 3.5e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 } },
+  { tile: LATER_TILE, rates: { nt: 460, nn: 460, tn: 460 }, ends: { bf16: 5e-7, f32: 5e-7, slope: 2e-6, factor: 5e-7 } },
+]
+/** Seconds of a launch between two barriers, some 2 µs, and of its start and end (estimate). */
 const DISPATCH = 4e-6
-/** Bytes per second that the sums of parts are read with. */
+/** Bytes per second that the sums of parts are read with: 2.7 to 3.3 TB/s in a step of gpt2-124m (perf/LOG.md, "without its products"). */
 const BANDWIDTH = 3e12
 const MOST_SPLITS = 32
 /** Most bytes of sums of splits. */
@@ -24,8 +33,8 @@ const MOST_PARTS = 2 ** 28
 const SHORTEST = 8
 /** k steps that the blocks of splits may do beyond their share, as the others have more ends to do. */
 const MOST_EXTRA = 24
-/** Tiles along M that lie side by side: 8 was best of 8, 11 and 16. */
-const GROUP = 8
+/** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16, and all where there are few. */
+const [GROUP, FEW_DOWN] = [8, 16]
 
 /** How a product is done by PTX. */
 export interface PtxWay {
@@ -35,8 +44,6 @@ export interface PtxWay {
   /** The last k steps, which blocks beyond those of the splits share in spans of so many; 0 and 1 where there is none. */
   readonly rest: number
   readonly span: number
-  /** Rows from `from` on are done by tiles of their own, beside the others: they fill the last turn of the processors. */
-  readonly tail?: { readonly from: number; readonly tile: PtxTile }
 }
 
 /** Row sums of a, which a weight's gradient brings along. */
@@ -63,18 +70,18 @@ function finishOf({ layout, bias, activation = "none", slope, factor, beta, scal
 const layoutOf = ({ layout, N }: Gemm): PtxLayout => (layout === "nt" && N % 32 === 0 ? "ntp" : layout)
 
 /** The pack's kernel for a product, which does not depend on M. */
-function kernelOf(g: Sized, target: GpuTarget): GemmKernel | undefined {
+function kernelOf(g: Sized, target: GpuTarget, tile: PtxTile): GemmKernel | undefined {
   const finish = finishOf(g)
   const { a, b, c, lda, ldb, ldc } = g
-  if (!target.ptx || finish === undefined) return undefined
+  if (!target.ptx || finish === undefined || (tile.later && g.N % 8 !== 0)) return undefined
   if (dtypeOf(a) !== "bf16" || dtypeOf(b) !== "bf16" || [lda, ldb, ldc].some((size) => size % 8 !== 0)) return undefined
-  return ptxGemmOf({ layout: layoutOf(g), out: dtypeOf(c) as "f32" | "bf16", finish, tile: PTX_TILE })
+  return ptxGemmOf({ layout: layoutOf(g), out: dtypeOf(c) as "f32" | "bf16", finish, tile })
 }
 
 const stepsOf = ({ K }: Gemm): number => Math.ceil(K / STEP)
 const tilesOf = ({ M, N }: Gemm, tile: PtxTile): number => Math.ceil(M / rowsOf(tile)) * Math.ceil(N / columnsOf(tile))
 
-const splitStepsOf = (given: Gemm, { splits, rest }: PtxWay): number => Math.ceil((stepsOf(given) - rest) / splits)
+const splitStepsOf = (given: Gemm, { splits, rest }: PtxWay): number => (splits === 0 ? 0 : Math.ceil((stepsOf(given) - rest) / splits))
 const spansOf = (given: Gemm, { tile, rest, span }: PtxWay): number => Math.ceil((tilesOf(given, tile) * rest) / span)
 
 /** What is dealt out of the rest: the most tiles that a span touches, the most spans that a tile does, and the pieces there are. */
@@ -95,30 +102,33 @@ function piecesOf(given: Gemm, way: PtxWay) {
 const partsOf = (given: Gemm, way: PtxWay): number => way.splits + piecesOf(given, way).perTile
 
 /** Seconds by waves of tiles. */
-function cost(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
+function secondsOf(given: Gemm, way: PtxWay, { rates, ends }: Cost, { units }: GpuTarget): number {
   const { tile, splits, span, rest } = way
   const { M, N } = given
   const tiles = tilesOf(given, tile)
   const turns = rest > 0 ? 1 : Math.ceil((tiles * splits) / units)
-  const step = (2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (RATES[given.layout] * 1e12)
+  const step = (2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates[given.layout] * 1e12)
   const { perSpan, all } = piecesOf(given, way)
   const isWhole = splits === 1 && rest === 0
-  const end = ENDS[isWhole ? dtypeOf(given.c) : "f32"]!
+  const kind = given.slope !== undefined ? "slope" : given.factor !== undefined ? "factor" : (dtypeOf(given.c) as "bf16" | "f32")
+  const end = ends[isWhole ? kind : "f32"]
   const longest = Math.max(turns * (splitStepsOf(given, way) * step + end), rest > 0 ? span * step + perSpan * end : 0)
   const sums = isWhole ? 0 : DISPATCH + (4 * M * N * (splits + all / tiles + 1)) / BANDWIDTH
   return DISPATCH + longest + sums
 }
 
-/** Whole splits for all turns, or for one turn as many as there are processors for and a rest for the others. */
-function* waysOf(given: Gemm, { units }: GpuTarget): Generator<PtxWay> {
-  const common = { tile: PTX_TILE, group: GROUP }
-  const [steps, tiles] = [stepsOf(given), tilesOf(given, PTX_TILE)]
+/** Whole splits for all turns, or for one turn as many as there are processors for and a rest for the others: all of K where there are more tiles. */
+function* waysOf(given: Gemm, tile: PtxTile, { units }: GpuTarget): Generator<PtxWay> {
+  const down = Math.ceil(given.M / rowsOf(tile))
+  const common = { tile, group: down <= FEW_DOWN ? down : GROUP }
+  const [steps, tiles] = [stepsOf(given), tilesOf(given, tile)]
   yield { ...common, splits: 1, rest: 0, span: 1 }
-  if (given.order !== "any") return
+  if (given.order !== "any" || tile.later) return
   for (let splits = 2; splits <= Math.min(MOST_SPLITS, Math.floor(steps / SHORTEST)); splits++)
     if (Math.ceil(steps / splits) * (splits - 1) < steps) yield { ...common, splits, rest: 0, span: 1 } // no split is empty
   const splits = Math.floor(units / tiles)
   const others = units - splits * tiles
+  if (splits === 0) yield { ...common, splits, rest: steps, span: Math.ceil((tiles * steps) / units) }
   if (splits === 0 || others === 0) return
   const fewest = Math.max(SHORTEST, Math.ceil((steps * tiles) / units))
   for (let each = fewest; each < fewest + MOST_EXTRA && splits * each < steps; each++) {
@@ -130,13 +140,15 @@ function* waysOf(given: Gemm, { units }: GpuTarget): Generator<PtxWay> {
 /** The best way to do a product by PTX, and its seconds; undefined where no kernel does it. */
 export function ptxWayOf(given: Gemm, target: GpuTarget): { readonly way: PtxWay; readonly seconds: number } | undefined {
   const g = sized(given)
-  if (kernelOf(g, target) === undefined) return undefined
   const room = MOST_PARTS / (4 * given.M * given.N)
   let best: { way: PtxWay; seconds: number } | undefined
-  for (const way of waysOf(given, target)) {
-    const seconds = cost(given, way, target)
-    const parts = partsOf(given, way)
-    if (seconds < (best?.seconds ?? Number.POSITIVE_INFINITY) && (parts === 1 || parts <= room)) best = { way, seconds }
+  for (const cost of COSTS) {
+    if (kernelOf(g, target, cost.tile) === undefined) continue
+    for (const way of waysOf(given, cost.tile, target)) {
+      const seconds = secondsOf(given, way, cost, target)
+      const parts = partsOf(given, way)
+      if (seconds < (best?.seconds ?? Number.POSITIVE_INFINITY) && (parts === 1 || parts <= room)) best = { way, seconds }
+    }
   }
   return best
 }
@@ -197,31 +209,32 @@ export function ptxLaunchesOf(
   const g = sized(given)
   const { M, N } = g
   const layout = layoutOf(g)
-  const { tile, splits, rest, span, group, tail } = way
-  const launchOf = (into: Sized, finish: Finish, by = tile, from = 0, to = M): Launch => {
+  const { tile, splits, rest, span, group } = way
+  const launchOf = (into: Sized, finish: Finish): Launch => {
     const { values } = epilogueOf(into)
-    const kernel = kernelFor({ layout, out: dtypeOf(into.c) as "f32" | "bf16", finish, tile: by })
+    const kernel = kernelFor({ layout, out: dtypeOf(into.c) as "f32" | "bf16", finish, tile })
     if (kernel === undefined) throw new TypeError(`gemm: no PTX kernel for ${layout} ${finish}`)
-    const sizes = { M: to, N, from, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, rest, span, group }
-    const wholes = tilesOf({ ...g, M: to - from }, by) * splits
+    const sizes = { M, N, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, rest, span, group }
+    const wholes = tilesOf(g, tile) * splits
     const blocks = rest > 0 ? wholes + spansOf(g, way) : Math.min(target.units, wholes)
     return launch(kernel, { maps: mapsOf(g, layout), ...values, ...sizes }, blocks)
   }
   const most = partsOf(g, way)
-  const finish = finishOf(g) as Finish
-  if (tail !== undefined) return [[launchOf(g, finish, tile, 0, tail.from), launchOf(g, finish, tail.tile, tail.from)]]
-  if (most === 1) return [launchOf(g, finish)]
+  if (most === 1) return [launchOf(g, finishOf(g) as Finish)]
   // Row sums have a column of their own, and columns come in eights.
   const ld = Math.ceil(N / 8) * 8 + (rowSums === undefined ? 0 : 8)
   const parts = scratch("f32", most * M * ld)
   const { a, b, K, lda, ldb } = g
   const { values, constants } = epilogueOf(g)
-  const sizes = { M, N, S: splits, ld, rest, span, group, rows: rowsOf(tile), columns: columnsOf(tile) }
+  const sizes = { M, N, S: splits, ld, rest, span }
   const summed = { rowSums: rowSums?.into, sumsBeta: rowSums?.beta ?? 0 }
   return [
     launchOf({ layout: g.layout, a, b, c: parts, M, N, K, lda, ldb, ldc: ld, order: "any" }, rowSums === undefined ? "none" : "sums"),
-    launch(matmulCombineSpans, { parts, ...summed, ...values, ...sizes }, groupsFor(M * ld, 4, target), {
+    launch(matmulCombineSpans, { parts, ...summed, ...values, ...sizes }, groupsFor(M * ld, 8, target, 128), {
       ...constants,
+      group,
+      rows: rowsOf(tile),
+      columns: columnsOf(tile),
       isSummed: rowSums === undefined ? 0 : 1,
     }),
   ]

@@ -157,6 +157,19 @@ export class Ptx extends PtxBody {
     return made
   }
 
+  /** Loads four words from the L2 cache: what other blocks have written before a barrier. */
+  loadFar(to: readonly (U32 | F32)[], address: U64, bytes: number): void {
+    this.emit(`ld.global.cg.v${to.length}.b32`, list(to), at(address, bytes))
+  }
+  /** Loads what nobody here will read again. */
+  loadOnce(to: readonly (U32 | F32)[], address: U64, bytes: number): void {
+    this.emit(`ld.global.L1::no_allocate.v${to.length}.b32`, list(to), at(address, bytes))
+  }
+  /** Loads a word, behind which all is seen that was written before it was. */
+  loadAcquire(to: U32, address: U64): void {
+    this.emit("ld.acquire.gpu.global.b32", to, at(address))
+  }
+
   // ---- matrix products ----
 
   /** A warp's sum (16 × 8) += a (16 × 16)·b (16 × 8), b stored along K. */

@@ -1,6 +1,7 @@
 /** Builds a tokenizer from text. */
 
 import { AlphaError, EXIT } from "./base-error.ts"
+import { BPE_VOCABULARY } from "./config.ts"
 import type { AddedToken } from "./token-added.ts"
 import { Bpe } from "./token-bpe.ts"
 import { learnBpe } from "./token-bpe-train.ts"
@@ -13,7 +14,10 @@ import { decodeAt, INVALID } from "./token-unicode.ts"
 
 export interface TrainOptions {
   kind: "bpe" | "char" | "word"
-  /** Number of tokens, special ones included. bpe: required. char, word: the most there may be; all there are by default. */
+  /**
+   * Number of tokens, special ones included. bpe: just so many; by default BPE_VOCABULARY, or what the text gives where it is short. char, word: the
+   * most there may be; all there are by default.
+   */
   vocabSize?: number
   /** Split pattern of bpe (default gpt2) and word (default words). */
   pattern?: PatternName
@@ -54,12 +58,12 @@ const withSpecial = (vocab: readonly string[], special: readonly string[]): (str
 ]
 
 function trainBpe(options: TrainOptions, special: readonly string[], texts: Iterable<string | Uint8Array>): Tokenizer {
-  const { vocabSize, pattern = "gpt2", minCount = 2, onProgress } = options
+  const { vocabSize = BPE_VOCABULARY, pattern = "gpt2", minCount = 2, onProgress } = options
   if (options.unknown !== undefined) {
     throw new AlphaError("a bpe tokenizer has a token for every byte and needs no unknown token", { code: EXIT.usage })
   }
   const smallest = 256 + special.length
-  if (vocabSize === undefined || !Number.isInteger(vocabSize) || vocabSize < smallest) {
+  if (!Number.isInteger(vocabSize) || vocabSize < smallest) {
     throw new AlphaError(`vocabSize ${vocabSize}: a bpe tokenizer has at least ${smallest} tokens (256 bytes, ${special.length} special)`, {
       code: EXIT.usage,
     })
@@ -71,7 +75,7 @@ function trainBpe(options: TrainOptions, special: readonly string[], texts: Iter
     onProgress: (done) => onProgress?.({ phase: "learn", done, total: vocabSize }),
   })
   const size = learned.vocab.length + special.length
-  if (size < vocabSize) {
+  if (options.vocabSize !== undefined && size < vocabSize) {
     throw new AlphaError(
       `vocabSize ${vocabSize}: the text gives a bpe tokenizer of ${size} tokens, then no pair occurs ${minCount} times any more`,
       {

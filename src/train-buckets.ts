@@ -2,7 +2,10 @@
 import { type Program, tensorsOf } from "./program.ts"
 import { byteLength, type Tensor } from "./tensor.ts"
 
-/** `names` (states of the program) by the last node that writes to them, cut where `bytes` are reached; Infinity: one bucket. */
+/**
+ * `names` (states of the program) by the last node that writes to them, cut where `bytes` are reached; Infinity: one bucket. What is left at the
+ * end goes with the last one unless it is half as large: nothing is left to hide its sum behind.
+ */
 export function buckets(program: Program, names: readonly string[], bytes: number): string[][] {
   const last = new Map<string, number>()
   program.nodes.forEach(({ op, inputs, outputs }, i) => {
@@ -19,5 +22,7 @@ export function buckets(program: Program, names: readonly string[], bytes: numbe
     found.at(-1)?.push(name)
     room -= byteLength(program.states.get(name) as Tensor)
   }
-  return found
+  const [before, rest] = [found.at(-2), found.at(-1)]
+  if (before === undefined || rest === undefined || room <= bytes / 2) return found
+  return [...found.slice(0, -2), [...before, ...rest]]
 }

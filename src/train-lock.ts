@@ -2,7 +2,7 @@
 import { linkSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { fileError, temporaryName } from "./base-file.ts"
+import { fileError, temporaryName, withFile } from "./base-file.ts"
 import { type Holder, isAlive, readHolder, thisProcess } from "./base-process.ts"
 
 /** Takes the lock of run directory `dir`; returns its release. Throws naming the holder when another live process has it. */
@@ -10,7 +10,7 @@ export function lockRun(dir: string): () => void {
   const path = join(dir, "lock")
   const temporary = temporaryName(path)
   try {
-    writeFileSync(temporary, `${JSON.stringify(thisProcess())}\n`)
+    withFile("lock", path, () => writeFileSync(temporary, `${JSON.stringify(thisProcess())}\n`))
     for (let attempt = 0; attempt < 5; attempt++) {
       try {
         linkSync(temporary, path)

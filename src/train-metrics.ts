@@ -140,6 +140,8 @@ export interface ProfileEvent {
   readonly launches: number
   /** How often the step makes everything wait for everything before; 0 on a CPU. */
   readonly barriers: number
+  /** A launch of nothing with its barrier: at most so long a barrier of the step keeps the device waiting. Only with barriers. */
+  readonly barrier_ms?: number
   readonly kernels: readonly KernelTime[]
   /** File for chrome://tracing, if one was asked for. */
   readonly traceFile: string | undefined

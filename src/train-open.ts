@@ -38,7 +38,7 @@ export async function openRun(
   const memory = memoryOf(job, prepared, device, plans, ranks?.sharing)
   if (job.values.dryRun) {
     emit(memory)
-    throw new Stopped("nothing was trained (--dryRun)")
+    throw new Stopped("nothing was trained (--dryRun)", true)
   }
   checkFits(memory)
   for (const plan of [plans.micro, plans.update]) if (plan !== undefined) device.begin?.(plan)

@@ -2,13 +2,13 @@
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
-import { BPE_VOCABULARY, MODEL, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
+import { MODEL, type ModelConfig, modelFields, resolveModel, type TrainInput } from "./config.ts"
 import { chatTemplate, type DataProgress, endOfTextName, type OpenedData, openData, openText, type TextStream } from "./data.ts"
 import type { JoinWorld } from "./dist.ts"
 import { modelDirectory, readCheckpointFile, readConfig, type TokenIds } from "./gpt.ts"
 import { gpt2Tokenizer, loadTokenizer, parseTokenizer, saveTokenizer, type Tokenizer, tokenizerHash, trainTokenizer } from "./token.ts"
 import type { Emit } from "./train-metrics.ts"
-import type { RunRecord } from "./train-run.ts"
+import { CACHE, type RunRecord } from "./train-run.ts"
 import { type StopFlag, stopIfAsked } from "./train-stop.ts"
 
 /** One call of the trainer. */
@@ -54,13 +54,13 @@ export async function prepare(job: TrainJob, flag: StopFlag, tell: Emit, tokeniz
   const last = join(directory, "last")
   const checkpoint = job.resume && existsSync(last) ? last : undefined // a run that ended before its first checkpoint starts anew
   const init = values.init === undefined ? undefined : modelDirectory(values.init, values.runsDir)
-  const cacheDir = join(values.runsDir, ".cache")
+  const cacheDir = join(values.runsDir, CACHE)
   const onProgress = (progress: DataProgress) => emit({ type: "progress", ...progress })
-  const text = await openText(values.data ?? missingData(), cacheDir, onProgress)
+  const text = await openText(trainingData(values), cacheDir, onProgress)
   const tokenizer =
     tokenizerJson === undefined ? await chooseTokenizer(values, text, checkpoint ?? init, emit) : parseTokenizer(tokenizerJson)
   const data = await openData({
-    data: values.data ?? missingData(),
+    data: trainingData(values),
     valData: values.valData,
     valFraction: values.valFraction,
     tokenizer,
@@ -95,7 +95,9 @@ export async function prepare(job: TrainJob, flag: StopFlag, tell: Emit, tokeniz
   }
 }
 
-function missingData(): never {
+/** What is trained on. Throws where the configuration names nothing. */
+export function trainingData({ data }: Pick<TrainInput, "data">): string {
+  if (data !== undefined) return data
   throw new AlphaError("train: no data given", { hint: "alpha train --data=book.txt (or --data=random --vocabSize=N)", code: EXIT.usage })
 }
 
@@ -145,11 +147,8 @@ function learnTokenizer(
   return trainTokenizer(
     {
       kind,
-      ...(bpe
-        ? { vocabSize: values.vocabSize ?? BPE_VOCABULARY, pattern: values.splitPattern }
-        : values.vocabSize === undefined
-          ? {}
-          : { vocabSize: values.vocabSize }),
+      ...(bpe ? { pattern: values.splitPattern } : {}),
+      ...(values.vocabSize === undefined ? {} : { vocabSize: values.vocabSize }),
       special: [...(bpe ? [END_OF_TEXT] : []), ...special],
       onProgress: ({ phase, done, total }) =>
         emit({ type: "progress", label: phase === "read" ? "count words" : "learn tokens", done, total: total ?? text.bytes }),

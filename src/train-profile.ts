@@ -1,7 +1,27 @@
 /** Where the time of a step goes: its programs run launch by launch, the rows summed by kernel, and a trace for Chrome. */
 import { writeAtomic } from "./base-file.ts"
-import type { Executable, ProfileRow, RunInputs, RunOutputs } from "./program.ts"
-import type { KernelTime, ProfileEvent } from "./train-metrics.ts"
+import * as op from "./op.ts"
+import { type Device, type Executable, type ProfileRow, plan, type RunInputs, type RunOutputs, trace } from "./program.ts"
+import { type KernelTime, median, type ProfileEvent } from "./train-metrics.ts"
+
+/** Launches of nothing in a row. */
+const EMPTY_LAUNCHES = 64
+
+/** Milliseconds of a launch that adds two numbers, with the barrier behind it. */
+function emptyLaunchMs(device: Device): number {
+  const program = trace("nothing", (t) => {
+    let x = t.state("nothing", "f32", [1])
+    for (let i = 0; i < EMPTY_LAUNCHES; i++) x = op.add({ a: x, b: x }).y
+    t.output("y", x)
+  })
+  const state = device.state()
+  const run = device.compile(plan(program), state)
+  run.profile({})
+  const { rows } = run.profile({})
+  run.free()
+  state.free()
+  return median(rows.map(({ ms }) => ms))
+}
 
 /** The programs of one step under the clock. */
 export class StepProfile {
@@ -19,7 +39,7 @@ export class StepProfile {
     return outputs
   }
 
-  event(step: number, traceFile: string | undefined): ProfileEvent {
+  event(step: number, traceFile: string | undefined, device: Device): ProfileEvent {
     const total = this.#rows.reduce((sum, { ms }) => sum + ms, 0)
     const groups = Map.groupBy(this.#rows, ({ op, kernel }) => `${op} ${kernel}`)
     const kernels = [...groups.values()].map((rows): KernelTime => {
@@ -36,6 +56,7 @@ export class StepProfile {
       ms: total,
       launches: this.#rows.length,
       barriers: this.#barriers,
+      ...(this.#barriers > 0 ? { barrier_ms: emptyLaunchMs(device) } : {}),
       kernels: kernels.sort((a, b) => b.ms - a.ms),
       traceFile,
     }

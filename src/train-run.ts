@@ -18,6 +18,9 @@ export interface RunRecord {
   readonly device: string
 }
 
+/** Where runs of one directory keep tokens. */
+export const CACHE = ".cache"
+
 /** Creates the directory of a new run; returns the first directory that was not there. Throws when a run of that name already has content. */
 export function createRun(dir: string): string | undefined {
   if (existsSync(join(dir, "config.json"))) {
@@ -36,7 +39,11 @@ export function discardRun(dir: string, made: string | undefined, whole: boolean
     if (existsSync(part) && readdirSync(part).every((name) => name === "lock")) rmSync(part, { recursive: true })
   }
   if (made === undefined) return
-  for (let parent = resolve(dir, ".."); parent.startsWith(resolve(made)) && isEmpty(parent); parent = dirname(parent)) rmdirSync(parent)
+  for (let parent = resolve(dir, ".."); parent.startsWith(resolve(made)); parent = dirname(parent)) {
+    if (isEmpty(join(parent, CACHE))) rmdirSync(join(parent, CACHE))
+    if (!isEmpty(parent)) return
+    rmdirSync(parent)
+  }
 }
 
 const isEmpty = (path: string): boolean => existsSync(path) && readdirSync(path).length === 0

@@ -10,6 +10,7 @@ import type { Ranks } from "./train-ranks.ts"
 import { readRecord, rewindJournals, withSources, writeRecord } from "./train-run.ts"
 import { loadState, type TrainerState } from "./train-state.ts"
 import { type RunPlans, trainerStates } from "./train-step.ts"
+import { Stopped } from "./train-stop.ts"
 
 /** One run in progress: what the steps change. */
 export interface Session {
@@ -53,13 +54,11 @@ export function openSession(
   if (isFirst && prepared.checkpoint !== undefined) {
     trainer = loadState(prepared.checkpoint, state, whole, model, precision)
     checkSame(trainer, prepared, job)
-    checkUnfinished(trainer, job)
   } else if (isFirst && prepared.init !== undefined) loadParameters(state, model, prepared.init)
   else if (isFirst) initialise(device, state, model, values.seed)
-  if (ranks !== undefined) {
-    trainer = ranks.share(trainer)
-    ranks.spread(state, model, trainerStates(whole.program))
-  }
+  if (ranks !== undefined) trainer = ranks.share(trainer)
+  checkUnfinished(trainer, job)
+  ranks?.spread(state, model, trainerStates(whole.program))
   refreshCopies(device, state, model, precision)
   if (isFirst) {
     rewindJournals(job.directory, prepared.checkpoint === undefined ? -1 : trainer.step)
@@ -108,7 +107,10 @@ function checkSame(trainer: TrainerState, prepared: Prepared, job: TrainJob): vo
 
 function checkUnfinished({ step, owed }: TrainerState, { directory, values }: TrainJob): void {
   if (step < values.steps || owed !== undefined) return
-  throw new AlphaError(`run ${directory} is complete: step ${step} of ${values.steps}`, {
+  const why = `run ${directory} is complete: step ${step} of ${values.steps}`
+  // Who starts it again and again, as launchers do, has what it wanted.
+  if (values.resume === "or-start") throw new Stopped(why, true)
+  throw new AlphaError(why, {
     hint: `train on with --steps=${step * 2}`,
     code: EXIT.usage,
   })

@@ -11,7 +11,11 @@ export type Pause = () => Promise<boolean> | undefined
 
 /** Work was asked to stop before there was anything to keep. No failure: the exit code is 0. */
 export class Stopped extends AlphaError {
-  constructor(why = "stopped before the first step") {
+  /** `byAll`: every rank of the run ends at this very point. */
+  constructor(
+    why = "stopped before the first step",
+    readonly byAll = false,
+  ) {
     super(why, { code: EXIT.ok })
   }
 }

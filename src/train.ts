@@ -1,4 +1,5 @@
 /** The training loop: batches → micro-steps → update → evaluation, samples, checkpoints; tells everything through `emit`. */
+import { type AlphaError, EXIT } from "./base-error.ts"
 import { fillBatch } from "./data.ts"
 import { recoverCheckpoints } from "./gpt.ts"
 import { CONTROL } from "./op.ts"
@@ -28,9 +29,14 @@ export async function train(job: TrainJob, device: Device, flag: StopFlag, emit:
   const { rank, size, transport, directory, watch } = ranks
   emit({ type: "ranks", rank, size, transport, watch, directory })
   const own = { ...job, directory }
-  const summary = rank === 0 ? await trainAlone(own, device, flag, emit, pause, ranks) : await follow(own, device, flag, emit, ranks)
-  ranks.close()
-  return summary
+  try {
+    const summary = rank === 0 ? await trainAlone(own, device, flag, emit, pause, ranks) : await follow(own, device, flag, emit, ranks)
+    ranks.close()
+    return summary
+  } catch (error) {
+    if (error instanceof Stopped && error.byAll) ranks.close()
+    throw error
+  }
 }
 
 /** A run of one process, or rank 0's part of one. */
@@ -45,7 +51,7 @@ async function trainAlone(
   const started = performance.now()
   const { directory } = job
   const made = job.resume ? undefined : createRun(directory)
-  const unlock = lockRun(directory)
+  const unlock = lockNew(directory, made)
   const journals = new Journals(directory)
   try {
     if (job.resume) recoverCheckpoints(directory)
@@ -73,6 +79,16 @@ async function trainAlone(
   } finally {
     journals.close()
     unlock()
+  }
+}
+
+/** The lock of a run; where it cannot be written, what was made for the run goes again. Who has it made the directory, too. */
+function lockNew(directory: string, made: string | undefined): () => void {
+  try {
+    return lockRun(directory)
+  } catch (error) {
+    if (made !== undefined && (error as AlphaError).code !== EXIT.busy) discardRun(directory, made, false)
+    throw error
   }
 }
 
@@ -209,7 +225,7 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const out = run(s.update, { ...batch, lr })
   ranks?.endStep(s.state, s.prepared.model, values.precision)
   const submitMs = performance.now() - at - dataMs
-  if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile))
+  if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile, s.device))
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
   return { step: step + 1, tokens: s.trainer.tokens, lr, at, dataMs, submitMs, out }
 }
@@ -230,12 +246,12 @@ export type {
   TrainEvent,
 } from "./train-metrics.ts"
 export { measurePeak, productRate } from "./train-peak.ts"
-export type { TrainJob } from "./train-prepare.ts"
+export { type TrainJob, trainingData } from "./train-prepare.ts"
 export { LOCAL_FIELDS } from "./train-ranks.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"
 export { type ShipOptions, type Shipper, startShipper } from "./train-ship.ts"
 export { markCounts, offsetOf, prefixMarks } from "./train-ship-journal.ts"
-export { microPlan, type OptimizerConfig, updatePlan } from "./train-step.ts"
+export { microPlan, type OptimizerConfig, stepPlan, updatePlan } from "./train-step.ts"
 export type { StopFlag } from "./train-stop.ts"
 export { addressIn, openWebhook, type Webhook } from "./train-webhook.ts"

@@ -76,7 +76,8 @@ test("closed and open loops count what was answered", async () => {
         stdout: "pipe",
         stderr: "pipe",
       })
-      return { out: await new Response(child.stdout).text(), code: await child.exited }
+      const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()])
+      return { out, err, code: await child.exited }
     }
     const shown = await run("--json", "--goodput=ttft:100000,e2el:100000", "--rate=1000")
     expect([shown.code, JSON.parse(shown.out)]).toMatchObject([
@@ -86,6 +87,10 @@ test("closed and open loops count what was answered", async () => {
     expect((await run()).out).toMatch(/^6 answered, 0 failed in .*\n[\d.]+ requests\/s/)
     expect((await run("--goodput=fast:1")).code).toBe(EXIT.usage)
     expect((await run("--model=other")).code).toBe(EXIT.usage)
+    expect(await run("--inputTokens=100000")).toMatchObject({
+      code: EXIT.usage,
+      err: expect.stringContaining("tokens, the requests are of 100000 + "),
+    })
     server.engine.script = () => ({ code: "queue_full", message: "full", retryAfterMs: 5 })
     const open = report(load, await runLoad({ ...load, rate: 500, concurrency: 100 }))
     expect(open).toMatchObject({ completed: 0, failed: 12, output_throughput: 0 })

@@ -82,6 +82,7 @@ test("positionals, -- and switches of every command", () => {
   expect(parse("--json", "--print-config")).toMatchObject({ json: true, printConfig: true, help: undefined })
   expect(parse("--help")).toMatchObject({ help: "" })
   expect(parse("-h", "data")).toMatchObject({ help: "data", entries: [] })
+  expect(parse("book.txt", "--lr=1", "--help")).toMatchObject({ help: "", entries: [] })
   expect(refusal("a.txt", "b.txt").message).toBe("unexpected argument b.txt")
 })
 

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { createServer } from "node:net"
 import { dirname, join } from "node:path"
+import { uniform } from "../src/base-random.ts"
 import { rowsOf } from "./train-kill.ts"
 
 /** A model so small that forty steps take a second: tied weights, dropout, accumulation, evaluations, samples. */
@@ -104,7 +105,7 @@ export async function startRanks(
         for (const other of children) other.kill()
       })
   } else if (launcher === "torchrun") {
-    const words = ["--standalone", `--nproc-per-node=${size}`, "--no-python", "--", ...commandOf(run, flags)]
+    const words = ["--standalone", `--nproc-per-node=${size}`, "--max-restarts=2", "--no-python", "--", ...commandOf(run, flags)]
     children.push(Bun.spawn([torchrun() as string, ...words], { ...options, env }))
   } else {
     const parts = Array.from({ length: size }, (_, rank) => [
@@ -133,13 +134,50 @@ function ranksOf(runsDir: string): number[] {
     .filter((pid) => {
       try {
         const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0")
-        return words.includes(`--runsDir=${runsDir}`) && !/mpirun|mpiexec|orterun|hydra/.test(words[0] ?? "")
+        return words.includes(`--runsDir=${runsDir}`) && !/mpirun|mpiexec|orterun|hydra|python/.test(words[0] ?? "")
       } catch {
         return false // ended meanwhile
       }
     })
     .map(Number)
     .sort((a, b) => a - b)
+}
+
+/** Steps that the journal of a run tells. */
+function stepOf(directory: string): number {
+  const path = join(directory, "metrics.jsonl")
+  if (!existsSync(path)) return 0
+  return Math.max(0, ...[...readFileSync(path, "utf8").matchAll(/"type":"step","step":(\d+)/g)].map(([, step]) => Number(step)))
+}
+
+/** Longest time from a kill to the end of the last rank. */
+export const END_MS = 10_000
+
+/**
+ * One run of `STEPS` steps to its end: a random rank is killed at a random step, at most `most` times, and every start draws launcher and number
+ * of ranks anew. The milliseconds from each kill to the end of the last rank. Throws where a start ends in another way.
+ */
+export async function killAndResume(run: RankRun, launchers: readonly Launcher[], seed: number, most: number): Promise<number[]> {
+  const ends: number[] = []
+  for (let start = 0; ; start++) {
+    const draw = (what: number, below: number) => Math.floor(uniform(seed, what, 0, start) * below)
+    const launcher = launchers[draw(1, launchers.length)] as Launcher
+    const size = 2 + draw(2, 2)
+    const started = await startRanks(run, launcher, size, [`--steps=${STEPS}`, "--run=run", "--resume=or-start"])
+    const [victim, step] = [draw(3, size), ends.length < most && draw(5, 4) > 0 ? 1 + draw(4, STEPS) : STEPS + 1]
+    const isRunning = () => started.children.every(({ exitCode }) => exitCode === null)
+    while (isRunning() && stepOf(join(run.runsDir, "run")) < step) await Bun.sleep(10)
+    const pid = started.pids()[victim]
+    const isHit = isRunning() && pid !== undefined
+    if (isHit) process.kill(pid, "SIGKILL")
+    const at = performance.now()
+    const { codes, err } = await started.end()
+    if (codes.every((code) => code === 0)) return ends
+    if (!isHit) throw new Error(`${launcher}, ${size} ranks: exit codes ${codes}\n${err}`)
+    ends.push(performance.now() - at)
+    if ((ends.at(-1) as number) > END_MS)
+      throw new Error(`${launcher}, ${size} ranks, rank ${victim} at step ${step}: ${ends.at(-1)} ms until all had ended\n${err}`)
+  }
 }
 
 async function freePort(): Promise<number> {

@@ -11,8 +11,20 @@ const device = found.length === 0 ? undefined : openGpu(0)
 /** The largest kernel's first compilation by lavapipe, on a busy machine. */
 const SLOWEST_MS = 60_000
 
-test("a device that is not there is refused by name", () => {
-  expect(() => openGpu(99)).toThrow(/gpu:99/)
+test("a device that is not there is refused by name, with those that are", () => {
+  const [only] = found
+  expect(() => openGpu(99)).toThrow(found.length === 1 ? `device gpu:99: there is one: gpu:0 (${only?.name})` : "gpu:99")
+})
+
+withGpu("a variable that says nothing sensible is an error that names it", () => {
+  for (const name of ["HELIOS_CHAIN", "HELIOS_MATRIX", "HELIOS_DISABLE_COOP_MAT"]) {
+    process.env[name] = "many"
+    try {
+      expect(() => openGpu(0)).toThrow(`${name} many: expected `)
+    } finally {
+      delete process.env[name]
+    }
+  }
 })
 
 for (const op of ops.filter(({ gpu }) => gpu !== undefined)) {

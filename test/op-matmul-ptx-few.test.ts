@@ -4,7 +4,7 @@ import { FEW_TILES, type FewTile, fewTileName } from "../shaders/ptx-few-tile.ts
 import { type Activation, activate } from "../src/op-activation.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
 import { ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
-import { fewLaunches, fewTiles } from "../src/op-matmul-ptx-few.ts"
+import { fewLaunches, fewTiles, heldLaunches } from "../src/op-matmul-ptx-few.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { Launch, Launches, Memory, Scratch } from "../src/program.ts"
 import { fromBf16, HOPPER, seedFrom, toBf16, uniforms } from "./bf16.ts"
@@ -15,7 +15,8 @@ const random = uniforms(7)
 
 interface Asked {
   readonly size: readonly [M: number, N: number, K: number]
-  readonly tile: FewTile
+  /** Undefined: by the kernel that keeps a in registers. */
+  readonly tile?: FewTile
   readonly out?: "f32" | "bf16"
   readonly activation?: Activation
   readonly bias?: boolean
@@ -55,7 +56,8 @@ function run({
     for (const launch of launches.flat() as Launch[]) runPtxLaunch(launch, viewOf, (value) => value as number, timing, seedFrom(random))
   }
   const c = place(out, M * ldc, () => Number.NaN)
-  done(fewLaunches(request(c, ldc), tile, HOPPER))
+  const asked = request(c, ldc)
+  done(tile === undefined ? heldLaunches(asked, HOPPER) : fewLaunches(asked, tile, HOPPER))
   const pitch = Math.ceil(N / 8) * 8
   const other = place(out, M * pitch, () => Number.NaN)
   const many = { ...request(other, pitch), order: "any" } as const
@@ -89,6 +91,12 @@ for (const tile of FEW_TILES) {
   }, 60_000)
 }
 
+test("all of K in registers", () => {
+  run({ size: [64, 64, 768], out: "f32", timing: "late" })
+  run({ size: [17, 150, 768], out: "f32", bias: true, timing: "random" })
+  run({ size: [33, 37, 768], out: "f32", timing: "early", ldc: 37 })
+}, 60_000)
+
 test("a long sum goes round the ring", () => {
   run({ tile: tileOf(32, 16), size: [33, 17, 1352], timing: "late" })
   run({ tile: tileOf(64, 64), size: [64, 64, 712], bias: true, out: "f32", timing: "early" })
@@ -110,10 +118,14 @@ const asked = (M: number, N: number, K: number, more: Partial<Gemm> = {}): Gemm 
 }
 const kernelsOf = (given: Gemm): string[] => (gemm(given, h200).flat() as Launch[]).map(({ variant }) => variant)
 
+const logits: Scratch = { kind: "scratch", dtype: "f32", elements: 1 }
+
 test("few rows go by tiles that spread the weights over the processors", () => {
   expect(kernelsOf(asked(64, 768, 3072))).toEqual(["ptx_matmul_few_bf16_16x24"])
   expect(kernelsOf(asked(64, 3072, 768))).toEqual(["ptx_matmul_few_bf16_32x48"])
   expect(kernelsOf(asked(32, 3072, 768))).toEqual(["ptx_matmul_few_bf16_32x24"])
+  expect(kernelsOf({ ...asked(64, 50257, 768), c: logits })).toEqual(["ptx_matmul_held_f32_64x32"])
+  expect(kernelsOf({ ...asked(64, 50257, 1024), c: logits }).join()).toContain("few")
   expect(kernelsOf(asked(16, 768, 768)).join()).not.toContain("few")
   expect(kernelsOf(asked(65, 768, 768)).join()).not.toContain("few")
 })

@@ -1,7 +1,7 @@
 /** Matrix products in PTX, their instructions run on the CPU, against f64: layouts, edges, splits, epilogues, timings of copies and products. */
 import { expect, test } from "bun:test"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
-import { PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
+import { LATER_TILE, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
 import type { PtxTile } from "../shaders/ptx-gemm-tile.ts"
 import { targetOf } from "../src/gpu-info.ts"
 import type { VulkanFacts } from "../src/native.ts"
@@ -35,7 +35,6 @@ interface Asked {
   /** The sums of a's rows are added to so many times what is there. */
   readonly sumsBeta?: number
   readonly tile?: PtxTile
-  readonly tail?: PtxWay["tail"]
   readonly timing?: Timing
 }
 
@@ -55,7 +54,6 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     rest: [rest, span] = [0, 1],
     sumsBeta,
     tile = PTX_TILE,
-    tail,
     timing = "random",
   } = asked
   const [M, N, K] = size
@@ -105,7 +103,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     ...(beta !== undefined && { beta }),
   }
   const [cBefore, keptBefore, sumsBefore] = [numbers(c), numbers(kept), numbers(rowSums)]
-  const way: PtxWay = { tile, splits, group: 2, rest, span, ...(tail && { tail }) }
+  const way: PtxWay = { tile, splits, group: 2, rest, span }
   const kernelFor: typeof ptxGemmOf = (wanted) => ptxGemmOf(wanted) ?? ptxGemm(wanted)
   const more = { kernelFor, ...(sumsBeta !== undefined && { rowSums: { into: rowSums as never as Tensor, beta: sumsBeta } }) }
   for (const launch of ptxLaunchesOf(request, way, HOPPER, more).flat() as Launch[]) {
@@ -140,7 +138,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
       let z = 0
       for (let k = 0; k < K; k++) z += as![layout === "tn" ? k * lda + m : m * lda + k]! * bs![layout === "nt" ? n * ldb + k : k * ldb + n]!
       z = z * (scale ?? 1) + (bias ? bias_![n]! : 0)
-      if (tile.later && keepsSlope) z = fromBf16(toBf16(z)) // what waits is rounded
+      if (keepsSlope) z = fromBf16(toBf16(z)) // rounded first, as it may have waited
       if (keepsSlope) compare(slopes![m * ldc + n]!, activateDerivative(activation, z))
       z = activate(activation, z)
       if (factor) z *= keptBefore[m * ldc + n]!
@@ -152,9 +150,6 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
 }
 
 const UNROLLED: PtxTile = { ...PTX_TILE, unrolled: true }
-const LATER: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false, later: true }
-const AHEAD: PtxTile = { ...PTX_TILE, ahead: 2 }
-const SMALL: PtxTile = { units: 1, chunks: 2, ringA: 3, ringB: 5, unrolled: false }
 const TIMINGS: readonly Timing[] = ["random", "late"]
 
 const CASES: readonly Asked[] = [
@@ -168,16 +163,23 @@ const CASES: readonly Asked[] = [
   { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late" },
   { layout: "tn", size: [296, 232, 264], out: "f32" },
   { layout: "nt", size: [300, 416, 520], out: "bf16", tile: UNROLLED },
-  // Results stored during the next tile's first steps, of which there are enough, or too few; lines asked for ahead; rows left for smaller tiles.
-  { layout: "nt", size: [520, 160, 264], out: "bf16", bias: true, tile: LATER, timing: "late" },
-  { layout: "nt", size: [520, 160, 264], out: "bf16", activation: "gelu_tanh", keepsSlope: true, bias: true, tile: LATER },
-  { layout: "nt", size: [260, 96, 600], out: "bf16", activation: "silu", keepsSlope: true, bias: true, tile: { ...LATER, ahead: 1 } },
-  { layout: "nn", size: [520, 136, 600], out: "bf16", factor: "in place", tile: LATER, timing: "late" },
-  { layout: "nn", size: [260, 136, 72], out: "bf16", factor: "apart", tile: LATER },
-  { layout: "nn", size: [520, 152, 72], out: "bf16", tile: { ...LATER, ringA: 4, ringB: 3 } },
-  { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late", tile: { ...LATER, ahead: 8 } },
-  { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5, tile: AHEAD },
-  { layout: "nt", size: [560, 224, 64], out: "bf16", bias: true, tail: { from: 512, tile: SMALL } },
+  // Results stored during the next tile's first steps, of which there are enough, or too few.
+  { layout: "nt", size: [520, 160, 264], out: "bf16", bias: true, tile: LATER_TILE, timing: "late" },
+  { layout: "nt", size: [520, 160, 264], out: "bf16", activation: "gelu_tanh", keepsSlope: true, bias: true, tile: LATER_TILE },
+  {
+    layout: "nt",
+    size: [260, 96, 600],
+    out: "bf16",
+    activation: "silu",
+    keepsSlope: true,
+    bias: true,
+    tile: { ...LATER_TILE, ahead: 12 },
+  },
+  { layout: "nn", size: [520, 136, 600], out: "bf16", factor: "in place", tile: LATER_TILE, timing: "late" },
+  { layout: "nn", size: [260, 136, 72], out: "bf16", factor: "apart", tile: LATER_TILE },
+  { layout: "nn", size: [520, 152, 72], out: "bf16", tile: { ...LATER_TILE, ringA: 4, ringB: 3 } },
+  { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late", tile: { ...LATER_TILE, ahead: 12 } },
+  { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5 },
   // Sizes that are no multiples of anything; rows are padded to 8.
   { layout: "nt", size: [5, 17, 19], out: "bf16", bias: true },
   { layout: "nt", size: [131, 65, 33], out: "f32", bias: true },
@@ -205,6 +207,9 @@ const CASES: readonly Asked[] = [
   // A rest of k steps, dealt out: tiles in several spans, spans of several tiles; the sums of dy's columns on the way.
   { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5, timing: "late" },
   { layout: "tn", size: [131, 61, 200], out: "f32", splits: 1, rest: [5, 3] },
+  // All of K dealt out.
+  { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 0, rest: [7, 3], sumsBeta: 0.5, timing: "late" },
+  { layout: "nn", size: [300, 200, 200], out: "bf16", factor: "in place", splits: 0, rest: [7, 9] },
   { layout: "tn", size: [131, 61, 100], out: "f32", splits: 3, sumsBeta: 0 },
 ]
 for (const asked of CASES) {
@@ -223,9 +228,9 @@ const kernelsOf = (given: Gemm, on: GpuTarget): string[] => (gemm(given, on).fla
 
 test("products go by PTX where the device has it, and only there", () => {
   const forward = asked("nt", 65536, 2304, 768, { order: "forward", bias: asked("tn", 1, 1, 1).c })
-  expect(kernelsOf(forward, h200)).toEqual(["ptx_matmul_ntp_bf16_256x192_a3b5_bias"])
-  expect(kernelsOf(asked("nn", 65536, 768, 2304), h200)).toEqual(["ptx_matmul_nn_bf16_256x192_a3b5"])
-  expect(kernelsOf({ ...forward, N: 50257, ldc: 50264 }, h200)).toEqual(["ptx_matmul_nt_bf16_256x192_a3b5_bias"])
+  expect(kernelsOf(forward, h200)).toEqual(["ptx_matmul_ntp_bf16_256x192_a3b5f12_bias"])
+  expect(kernelsOf(asked("nn", 65536, 768, 2304), h200)).toEqual(["ptx_matmul_nn_bf16_256x192_a3b5f12"])
+  expect(kernelsOf({ ...forward, N: 50257, ldc: 50264 }, h200)).toEqual(["ptx_matmul_nt_bf16_256x192_a3b5f12_bias"])
   expect(kernelsOf(forward, { ...h200, ptx: false }).join()).not.toContain("ptx")
 })
 
@@ -255,7 +260,8 @@ test("a weight's gradient is split so that every processor has a tile", () => {
   expect(Math.ceil((36 * way.rest) / way.span)).toBe(24)
   expect((2048 - way.rest) / 3).toBeGreaterThan(way.span)
   expect(ptxWayOf(asked("tn", 768, 768, 65536), h200)!.way).toMatchObject({ splits: 11, rest: 0 })
-  expect(kernelsOf(asked("tn", 2304, 768, 65536), h200)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5", "matmul_combine_spans.f32"])
+  expect(ptxWayOf(asked("tn", 5120, 1280, 8192), h200)!.way).toMatchObject({ splits: 0, rest: 256, span: 272 }) // 140 tiles
+  expect(kernelsOf(asked("tn", 2304, 768, 65536), h200)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5f12", "matmul_combine_spans.f32"])
   expect(kernelsOf(asked("tn", 64, 64, 64), h200).join()).not.toContain("ptx")
 })
 
@@ -263,7 +269,7 @@ test("the sums of dy's columns come with the product where it has parts", () => 
   const into = asked("tn", 1, 1, 1).c as never as Tensor
   const variants = (...[M, N, K]: readonly [number, number, number]) =>
     ptxGemmLaunches(asked("tn", M, N, K), h200, { into, beta: 0 })?.map((one) => (one as Launch).variant)
-  expect(variants(2304, 768, 16384)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5_sums", "matmul_combine_spans.f32"])
+  expect(variants(2304, 768, 16384)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5f12_sums", "matmul_combine_spans.f32"])
   expect(variants(50304, 768, 8192)).toBeUndefined()
 })
 

@@ -340,7 +340,7 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
   } else if (verb === "ld" || verb === "st") {
     const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]
     const size = type === "u16" ? 2 : 4
-    if (parts[1] === "volatile" && verb === "ld") w.isSpinning = true
+    if (/volatile|acquire/.test(parts[1]!) && verb === "ld") w.isSpinning = true
     for (const lane of lanes) {
       const { view, offset } = b.launch.memory.at(globalAddress(b, w, place, lane), size * registers.length)
       registers.forEach((register, i) => {
@@ -477,7 +477,7 @@ export function runPtx(launch: PtxLaunch): void {
   const [X, Y, Z] = launch.blocks
   const blockAt = (i: number) => new Block(ptx, launch, [i % X, Math.floor(i / X) % Y, Math.floor(i / (X * Y))])
   const count = X * Y * Z
-  if (!launch.text.includes("ld.volatile.global")) {
+  if (!/ld\.(volatile\.global|acquire)/.test(launch.text)) {
     for (let i = 0; i < count; i++) blockAt(i).run()
     return
   }

@@ -1,6 +1,9 @@
 /** The PTX language: text, tensor maps, the pack; what ptxas says of every kernel where it is installed. */
 import { expect, test } from "bun:test"
-import { assemblePtx, findPtxas, onlyRead } from "../build-ptx.ts"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { assemblePtx, findPtxas, onlyRead, ptxCodes } from "../build-ptx.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, periodOf, placesOf } from "../shaders/ptx-gemm-tile.ts"
@@ -162,7 +165,7 @@ test("a text that releases a unit before its products are under way, or reads su
     const map = (rows: number) => tensorMapWords({ element: "bf16", size: [K, rows], strides: [2 * K], box: [32, 64], swizzle: "64B" })
     const place = (array: { buffer: ArrayBuffer }) => memory.place(new Uint8Array(array.buffer))
     const maps = place(BigUint64Array.from([BigInt(place(a)), ...map(M), BigInt(place(b)), ...map(N)]))
-    const sizes = { M, N, steps: K / 32, splitSteps: K / 32, splits: 1, rest: 0, span: 1, from: 0, ldc: N, group: 8, scale: 1 }
+    const sizes = { M, N, steps: K / 32, splitSteps: K / 32, splits: 1, rest: 0, span: 1, ldc: N, group: 8, scale: 1 }
     const parameters = { ...Object.fromEntries(cells.map(({ name }) => [name, 0])), ...sizes, maps, c: place(c) }
     runPtx({ text: given, threads: 384, blocks: [1, 1, 1], parameters, floats: { scale: 1 }, memory, timing, seed })
     const float = (bits: number) => new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!
@@ -203,10 +206,26 @@ testWith("ptxas", ptxas === undefined ? "ptxas is not in PTXAS or PATH" : undefi
   "ptxas takes every kernel without spills and without serialising its products, and says where it does not",
   async () => {
     const { registers, codes } = await assemblePtx(ptxas as string, [...ptxKernels, doubled])
-    expect(registers).toBe(168)
+    expect(registers).toBeLessThan(256)
     // Machine code is an ELF file, the same whenever the text is.
     expect([...codes.values()].filter((code) => Buffer.from(code).readUInt32BE() === 0x7f454c46).length).toBe(ptxKernels.length + 1)
-    expect((await assemblePtx(ptxas as string, [doubled])).codes.get("doubled")).toEqual(codes.get("doubled") as Uint8Array)
+    const folder = mkdtempSync(join(tmpdir(), "alpha-ptx-test-"))
+    const file = join(folder, "ptx.pack")
+    const again = async (text: string) => {
+      const kernel = { ...doubled, text }
+      const made = await ptxCodes(ptxas as string, [kernel], file)
+      writeFileSync(file, ptxPack([kernel], made.codes))
+      return [made.assembled, Buffer.from(made.codes.get("doubled") as Uint8Array).equals(Buffer.from(codes.get("doubled") as Uint8Array))]
+    }
+    try {
+      expect(await again(doubled.text)).toEqual([1, true])
+      expect(await again(doubled.text)).toEqual([0, true])
+      expect(await again(doubled.text.replace("mul.rn.f32", "add.rn.f32"))).toEqual([1, false])
+      writeFileSync(`${file}.by`, "another ptxas")
+      expect(await again(doubled.text)).toEqual([1, true])
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
     await expect(
       assemblePtx(ptxas as string, [{ name: "broken", text: doubled.text.replace("mul.rn.f32", "mul.rn.f33") }]),
     ).rejects.toThrow("broken")

@@ -78,6 +78,7 @@ describe("refusals name the value and the next step", () => {
     expect(refusal({ kind: "bpe", vocabSize: 300, special: ["<|x|>"] }, ["abab abab"])).toMatch(
       /vocabSize 300: .* of 259 tokens.* \| pass --vocabSize=259 or less/,
     )
+    expect(trainTokenizer({ kind: "bpe", special: ["<|x|>"] }, ["abab abab"]).vocabSize).toBe(259) // nobody asked for more
   })
   test("a vocabulary below the bytes", () => {
     expect(refusal({ kind: "bpe", vocabSize: 100 }, ["abc"])).toContain("vocabSize 100: a bpe tokenizer has at least 256 tokens")

@@ -4,8 +4,7 @@ import { uniform } from "../src/base-random.ts"
 import { type ModelConfig, resolveModel } from "../src/config.ts"
 import { openCpu } from "../src/cpu.ts"
 import { initialise, type Precision, paramSpecs, refreshCopies } from "../src/gpt.ts"
-import { microPlan, type OptimizerConfig, updatePlan } from "../src/train.ts"
-import { stepPlan } from "../src/train-step.ts"
+import { microPlan, type OptimizerConfig, stepPlan, updatePlan } from "../src/train.ts"
 import { relativeL2 } from "./support.ts"
 
 openCpu(2) // builds the library where it is out of date, before the clock of the first test starts

@@ -3,6 +3,7 @@ import { afterAll, expect, test } from "bun:test"
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { hostname, tmpdir } from "node:os"
 import { join } from "node:path"
+import { lockRun } from "../src/train-lock.ts"
 
 const dir = mkdtempSync(join(tmpdir(), "alpha-lock-"))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
@@ -25,3 +26,7 @@ test("of several trainers that find a dead one's lock at once, one gets it, the 
   }
   expect(readdirSync(dir)).toEqual(["take.ts"])
 }, 30_000)
+
+test("a lock that cannot be written is told with its path", () => {
+  expect(() => lockRun(join(dir, "gone"))).toThrow(`cannot lock ${join(dir, "gone/lock")}: its directory does not exist`)
+})

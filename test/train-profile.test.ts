@@ -27,6 +27,7 @@ test("a profiled step changes nothing, its kernels add up, its timeline is Chrom
   expect(losses(events)).toEqual(losses(plain.events))
   const profile = events.find(({ type }) => type === "profile")
   expect(profile).toMatchObject({ step: 3, traceFile: "step.json" })
+  expect([profile.barriers, profile.barrier_ms]).toEqual([0, undefined])
   const names = profile.kernels.map(({ op }: { op: string }) => op)
   expect(names).toContain("linear")
   expect(names).toContain("adamw")

@@ -222,6 +222,9 @@ describe("errors", () => {
     const elsewhere = join(runsDir, "made/for/it")
     expect((await outcome(alpha("--run=nothing", "--data=no-such-file.txt", `--runsDir=${elsewhere}`))).code).toBe(3)
     expect(existsSync(join(runsDir, "made"))).toBe(false)
+    writeFileSync(join(runsDir, "empty.txt"), "")
+    expect((await outcome(alpha("--run=nothing", `--data=${join(runsDir, "empty.txt")}`, `--runsDir=${elsewhere}`))).code).toBe(3)
+    expect(existsSync(join(runsDir, "made"))).toBe(false)
   }, 60_000)
 })
 

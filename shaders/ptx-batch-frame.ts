@@ -1,0 +1,146 @@
+/** What the parts of the kernel for many sequences share: sizes, shared memory, work memory, the barrier of all blocks. */
+import type { Ptx, U32, U64 } from "../src/ptx.ts"
+import { type DecodeStack, HEAD, LAST, LAYER, PAGE } from "./ptx-decode-frame.ts"
+
+export const WARPS = 16
+export const THREADS = 32 * WARPS
+/** Columns of a product's tile; its rows are those of all sequences. */
+export const TILE = 24
+/** Positions that a warp attends to at a time: half a page. */
+export const CHUNK = PAGE / 2
+/** Bytes of a row of pages, and of 16 × 16 numbers as a matrix instruction takes them. */
+export const ROW = 2 * HEAD
+export const BLOCK = 512
+/** Bytes of what a warp found of a head: 64 sums, the largest score, the sum of weights. */
+export const FOUND = 4 * (HEAD + 4)
+/** Numbers of a lane for the offsets of its warp's chunks. */
+const LANES = 32
+
+/** How a product is spread: parts of K for blocks of their own, which whoever reads the result adds. */
+export interface Spread {
+  readonly N: number
+  readonly K: number
+  readonly parts: number
+}
+export const tilesOf = ({ N, parts }: Spread): number => (N / TILE) * parts
+/** Steps of 16 along K that a warp does; its strip of 16 rows is shared by as many warps as there are slices. */
+export const slicesOf = ({ rows }: DecodeStack): number => WARPS / (rows / 16)
+const stepsOf = (stack: DecodeStack, { K, parts }: Spread): number => K / 16 / parts / slicesOf(stack)
+
+/** The largest number of parts by which blocks have a tile each. */
+function spread(stack: DecodeStack, N: number, K: number): Spread {
+  const fits = (parts: number) => (N / TILE) * parts <= stack.blocks && Number.isInteger(stepsOf(stack, { N, K, parts }))
+  return { N, K, parts: [4, 3, 2].find(fits) ?? 1 }
+}
+
+/** The products of a layer. */
+export function spreadsOf(stack: DecodeStack) {
+  const { C, F } = stack
+  return { qkv: { N: 3 * C, K: C, parts: 1 }, proj: spread(stack, C, C), up: { N: F, K: C, parts: 1 }, down: spread(stack, C, F) } as const
+}
+
+/** Heads of sequences that a block attends to at most. */
+export const itemsOf = ({ rows, C, blocks }: DecodeStack): number => Math.ceil((rows * C) / HEAD / blocks)
+const pitchOf = ({ K, parts }: Spread): number => (2 * K) / parts + 16
+
+export { pitchOf }
+
+/** Where everything begins in shared memory. */
+export function placesOf(stack: DecodeStack) {
+  const factors = Math.max(...Object.values(spreadsOf(stack)).map((one) => TILE * pitchOf(one)), WARPS * 16 * TILE * 4)
+  const found = Math.ceil(factors / 16) * 16
+  const sums = found + (WARPS + itemsOf(stack)) * FOUND
+  const table = sums + 8 * WARPS
+  const items = table + 8 * Math.ceil((LAYER.length * stack.layers + LAST.length) / 2) * 2
+  const cells = items + 16 * (itemsOf(stack) + 1)
+  const full = cells + 4 * stack.rows
+  return { factors: 0, found, sums, table, items, cells, full, bytes: Math.ceil((full + 8) / 128) * 128 }
+}
+
+/** Offsets in bytes of the work memory. */
+export function workOf(stack: DecodeStack) {
+  const { rows, C, F } = stack
+  const { proj, down } = spreadsOf(stack)
+  const parts = 4 * rows * C
+  const x = parts + 4 * rows * C * Math.max(proj.parts, down.parts)
+  const hidden = x + 2 * rows * C
+  const y = hidden + 2 * rows * F
+  const q = y + 2 * rows * C
+  return { stream: 0, parts, x, hidden, y, q, bytes: q + 4 * rows * C }
+}
+
+/** Whether the kernel does such a stack. */
+export function isBatch(stack: DecodeStack): boolean {
+  const { rows, C, F, blocks, maxPages, classes } = stack
+  const isWhole = Object.values(spreadsOf(stack)).every((one) => one.N % TILE === 0 && Number.isInteger(stepsOf(stack, one)))
+  const chunks = Math.ceil((itemsOf(stack) * maxPages * PAGE) / CHUNK / WARPS) + 1
+  return (
+    [16, 32, 64].includes(rows) &&
+    C % HEAD === 0 &&
+    F % 16 === 0 &&
+    C <= 4 * THREADS &&
+    isWhole &&
+    classes === 0 &&
+    blocks > 0 &&
+    chunks <= LANES &&
+    placesOf(stack).bytes <= 49152
+  )
+}
+
+export interface Frame {
+  readonly k: Ptx
+  readonly stack: DecodeStack
+  readonly places: ReturnType<typeof placesOf>
+  readonly thread: U32
+  readonly warp: U32
+  readonly lane: U32
+  readonly block: U32
+  readonly work: U64
+  /** Bytes of the table before this layer's row. */
+  readonly layer: U32
+  /** Arrivals of blocks so far, and those that this block waits for. */
+  readonly arrivals: U64
+  readonly target: U32
+  /** Of the barrier that the second factors complete. */
+  readonly parity: U32
+}
+
+export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
+
+/** Address number `name` of the layer, or of one after it. */
+export function addressOf({ k, layer, places }: Frame, name: (typeof LAYER)[number] | (typeof LAST)[number], layersOn = 0): U64 {
+  const made = k.register("u64")
+  const at = ([...LAYER, ...LAST].indexOf(name) % LAYER.length) + layersOn * LAYER.length
+  k.loadSharedLong(made, { base: layer, bytes: places.table + 8 * at })
+  return made
+}
+
+/** What this block wrote is there for all that wait for it. */
+export function signal({ k, stack, thread, arrivals, target }: Frame): void {
+  k.comment("all of this block is done")
+  k.syncBlock()
+  k.add(target, stack.blocks, target)
+  const isFirst = k.compare("eq", thread, 0)
+  k.when(isFirst, () => k.emit("red.release.gpu.global.add.u32", `[${arrivals.name}]`, 1))
+}
+
+/** Waits for all blocks. */
+export function awaitAll({ k, thread, arrivals, target }: Frame): void {
+  k.if(k.compare("eq", thread, 0), () => {
+    const again = k.label("ALL")
+    k.place(again)
+    const seen = k.register("u32")
+    k.loadAcquire(seen, arrivals)
+    const left = k.sub(seen, target)
+    k.jump(again, k.compare("ge", left, 0x80000000))
+  })
+  k.syncBlock()
+}
+
+/** Byte of the first of 4 columns of a row in the order that matrix instructions take; the next two columns are 16 bytes further. */
+export function placeOf({ k }: Frame, row: U32, column: U32, K: number): U32 {
+  const block = k.mad(k.shr(row, 4), K / 16, k.shr(column, 4))
+  const lane = k.add(k.shl(k.and(row, 7), 2), k.shr(k.and(column, 7), 1))
+  const word = k.add(k.and(k.shr(row, 3), 1), k.and(k.shr(column, 2), 2))
+  return k.mad(block, BLOCK, k.add(k.shl(lane, 4), k.shl(word, 2)))
+}

@@ -1,0 +1,181 @@
+/** One token of many sequences through all layers in one launch: blocks that stay, and a barrier of all of them between steps. */
+import { type F32, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
+import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
+import { ptxActivations } from "./ptx-activation.ts"
+import { attend, bringEarly, share } from "./ptx-batch-attention.ts"
+import { addressOf, awaitAll, type Frame, isBatch, placeOf, placesOf, ROW, signal, spreadsOf, THREADS, workOf } from "./ptx-batch-frame.ts"
+import { norm } from "./ptx-batch-norm.ts"
+import { bring, bringNear, product } from "./ptx-batch-product.ts"
+import { addressesOf, type DecodeStack, HEAD, LAYER } from "./ptx-decode-frame.ts"
+
+const buffers = {
+  /** Addresses by layer as LAYER and LAST name them. */
+  table: read(u64),
+  /** Arrivals at barriers, of all launches; launches so far. */
+  sync: readWrite(u32),
+  work: readWrite(f32),
+  pages: read(u32),
+  lengths: read(u32),
+  counts: read(u32),
+  x: read(f32),
+  y: write(bf16),
+}
+export type BatchKernel = PtxKernel<typeof buffers>
+export { isBatch, workOf as batchWork } from "./ptx-batch-frame.ts"
+
+/** Barriers of a launch: behind the first norm, seven in every layer, none behind the last norm. */
+const barriersOf = ({ layers }: DecodeStack): number => 7 * layers
+/** q·k in units of the exponent of 2. */
+const factorOf = ({ scale }: DecodeStack): number => Math.fround(Math.fround(scale) * Math.fround(Math.LOG2E))
+
+function work(f: Frame, given: { x: U64; y: U64; pages: U64; lengths: U64; counts: U64 }): void {
+  const { k, stack, places, block, layer } = f
+  const { C, F } = stack
+  const at = workOf(stack)
+  const { qkv, proj, up, down } = spreadsOf(stack)
+  const place = (row: U32, width: number, column: U32, from: U64) => k.madWide(k.mad(row, width, column), 4, from)
+  /** To x, or to the hidden channels. */
+  const store = (to: number, K: number) => (row: U32, column: U32, words: readonly [U32, U32]) => {
+    const address = k.madWide(placeOf(f, row, column, K), 1, k.addLong(f.work, to))
+    words.forEach((word, i) => k.store("u32", address, 16 * i, [word]))
+  }
+  const toX = store(at.x, C)
+  const toHidden = store(at.hidden, F)
+
+  bring(f, "qkvW", qkv, block)
+  const begin = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 0, parts: 0, from: given.x })
+  const own = share(f, given)
+  begin(toX)
+  const left = k.variable("u32", stack.layers)
+  const [again, end] = [k.label("LAYER"), k.label("LAYERS_END")]
+  k.place(again)
+  {
+    signal(f)
+    const first = product(f, {
+      ...{ weights: "qkvW", spread: qkv, x: at.x, bias: "qkvB" },
+      finish({ row, column }, sums) {
+        const part = k.div(column, C)
+        const inPart = k.sub(column, k.mul(part, C))
+        k.if(
+          k.compare("eq", part, 0),
+          () => {
+            const query = sums.map((sum) => k.mulFloat(sum, factorOf(stack)))
+            k.store("f32", place(row, C, inPart, k.addLong(f.work, at.q)), 0, query)
+          },
+          () => {
+            const cell = k.register("u32")
+            k.loadSharedWords([cell], { base: k.shl(row, 2), bytes: places.cells })
+            const [keys, values] = [addressOf(f, "kPages"), addressOf(f, "vPages")]
+            const memory = k.select(k.compare("eq", part, 1), keys, values, "u64")
+            const inHead = k.and(inPart, HEAD - 1)
+            const to = k.madWide(k.add(cell, k.sub(inPart, inHead)), ROW, k.madWide(inHead, 2, memory))
+            const words = [k.packBf16(sums[0]!, sums[1]!), k.packBf16(sums[2]!, sums[3]!)]
+            k.when(k.compare("ne", cell, 0xffffffff), () => k.store("u32", to, 0, words))
+          },
+        )
+      },
+    })
+    awaitAll(f)
+    first()
+    signal(f)
+    bring(f, "projW", proj, block)
+    attend(f, own, () => awaitAll(f))
+    signal(f)
+    const toParts =
+      (width: number) =>
+      ({ row, column, part }: { row: U32; column: U32; part: U32 }, sums: readonly F32[]) =>
+        k.store("f32", place(k.mad(part, stack.rows, row), width, column, k.addLong(f.work, at.parts)), 0, sums)
+    const second = product(f, { weights: "projW", spread: proj, x: at.y, finish: toParts(C) })
+    awaitAll(f)
+    second()
+    signal(f)
+    bring(f, "upW", up, block)
+    k.if(k.compare("eq", f.warp, 1), () => bringNear(f, "downW", down, block, 0))
+    k.if(k.compare("gt", left, 1), () => bringEarly(f, own))
+    const stream = k.addLong(f.work, at.stream)
+    const middle = norm(f, { w: "mlpNormW", b: "mlpNormB", layersOn: 0, parts: proj.parts, bias: "projB", from: stream })
+    awaitAll(f)
+    middle(toX)
+    signal(f)
+    const third = product(f, {
+      ...{ weights: "upW", spread: up, x: at.x, bias: "upB" },
+      finish({ row, column }, sums) {
+        const { activation } = stack
+        const [a, b, c, d] = activation === "none" ? sums : sums.map((sum) => ptxActivations[activation].value(k, sum))
+        toHidden(row, column, [k.packBf16(a!, b!), k.packBf16(c!, d!)])
+      },
+    })
+    awaitAll(f)
+    third()
+    signal(f)
+    bring(f, "downW", down, block)
+    const fourth = product(f, { weights: "downW", spread: down, x: at.hidden, finish: toParts(C) })
+    awaitAll(f)
+    fourth()
+    signal(f)
+    const isLast = k.compare("eq", left, 1)
+    k.if(k.not(isLast), () => bring(f, "qkvW", qkv, block, 1))
+    const last = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 1, parts: down.parts, bias: "downB", from: stream })
+    awaitAll(f)
+    last((row, column, words) =>
+      k.if(
+        isLast,
+        () => k.store("u32", k.madWide(k.mad(row, C, column), 2, given.y), 0, words),
+        () => toX(row, column, words),
+      ),
+    )
+    k.jump(end, isLast)
+    k.add(layer, 8 * LAYER.length, layer)
+    k.sub(left, 1, left)
+    k.jump(again)
+  }
+  k.place(end)
+}
+
+/**
+ * y (rows, C) bf16 = last norm of x (rows, C) f32 behind all layers; the new position's keys and values go into the cache. Grid: blocks that all run at the
+ * same time. Reads all weights once, the keys and values of all sequences once.
+ */
+export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {
+  if (!isBatch(stack)) throw new TypeError("ptxBatch: sizes")
+  const places = placesOf(stack)
+  return ptxKernel({
+    name,
+    about: `one token of ${stack.rows} sequences through ${stack.layers} layers of ${stack.C} and ${stack.F}; ${stack.blocks} blocks with barriers of all`,
+    threads: THREADS,
+    sharedBytes: places.bytes,
+    buffers,
+    body(k, given) {
+      const thread = k.special("%tid.x")
+      const warp = k.uniform(k.shr(thread, 5))
+      k.if(k.compare("eq", thread, 0), () => {
+        k.barrierInit(places.full, 1)
+        k.fenceBarrierInit()
+      })
+      for (let first = 0; first < addressesOf(stack); first += THREADS) {
+        const [at, words] = [k.add(thread, first), k.registers("u32", 2)]
+        k.if(k.compare("lt", at, addressesOf(stack)), () => {
+          k.load("u32", words, k.madWide(at, 8, given.table))
+          k.storeShared({ base: k.shl(at, 3), bytes: places.table }, words)
+        })
+      }
+      const launch = k.register("u32")
+      k.load("u32", [launch], given.sync, 4)
+      k.syncBlock()
+      const frame: Frame = {
+        ...{ k, stack, places, thread, warp, work: given.work, arrivals: given.sync },
+        lane: k.and(thread, 31),
+        block: k.special("%ctaid.x"),
+        layer: k.variable("u32", 0),
+        target: k.mul(launch, barriersOf(stack) * stack.blocks),
+        parity: k.variable("u32", 0),
+      }
+      work(frame, given)
+      k.comment("all have read the number of launches long ago")
+      const isFirst = k.both(k.compare("eq", thread, 0), k.compare("eq", frame.block, 0))
+      const next = k.add(launch, 1)
+      k.when(isFirst, () => k.store("u32", given.sync, 4, [next]))
+      k.emit("ret")
+    },
+  })
+}
