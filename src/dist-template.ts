@@ -116,7 +116,9 @@ run: |
   exec ${train(o, "    ")} \\
     --gpus=${o.gpus}
 `,
-  dstack: (o: TemplateOptions) => `# dstack apply -f this; the volume holds alpha, the data and the run.
+  dstack: (
+    o: TemplateOptions,
+  ) => `# dstack apply -f this; /mnt/shared of the fleet's nodes is storage that all of them mount: it holds alpha, the data and the run.
 type: task
 name: ${kubernetesName(o.run)}
 nodes: ${o.nodes}
@@ -124,7 +126,7 @@ resources:
   gpu: H200:${o.gpus}
   shm_size: 16GB
 retry: { on_events: [error, interruption], duration: 24h }
-volumes: [{ name: alpha-runs, path: /work }]
+volumes: [{ instance_path: /mnt/shared, path: /work }]
 commands:
   - cd /work
   - >-
