@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { availableParallelism, tmpdir } from "node:os"
 import { join } from "node:path"
 import { AlphaError } from "./src/base-error.ts"
-import type { PtxKernel } from "./src/ptx.ts"
+import { type PtxEntry, type PtxKernel, readPtxPack } from "./src/ptx.ts"
 
 /** PTXAS, or ptxas in PATH; undefined without one. */
 export function findPtxas(): string | undefined {
@@ -111,4 +111,32 @@ export async function assemblePtx(
   } finally {
     rmSync(folder, { recursive: true })
   }
+}
+
+/**
+ * Machine code of all kernels by name. What is in the pack of the build before, `file`, under the same text, assembler and checks is taken from there;
+ * returns how many were assembled.
+ */
+export async function ptxCodes(
+  ptxas: string,
+  kernels: readonly Pick<PtxKernel, "name" | "text">[],
+  file: string,
+): Promise<{ assembled: number; codes: ReadonlyMap<string, Uint8Array> }> {
+  const version = Bun.spawnSync([ptxas, "--version"]).stdout
+  const by = new Bun.CryptoHasher("sha256")
+    .update(version)
+    .update(readFileSync(import.meta.path))
+    .digest("hex")
+  const stamp = `${file}.by`
+  const isAlike = existsSync(file) && existsSync(stamp) && readFileSync(stamp, "utf8") === by
+  if (!isAlike) rmSync(file, { force: true }) // so that no build that is cut short leaves codes under the wrong stamp
+  const before = isAlike ? readPtxPack(new Uint8Array(readFileSync(file))) : new Map<string, PtxEntry>()
+  const known = kernels.flatMap(({ name, text }) => {
+    const { text: old, code } = before.get(name) ?? {}
+    return old === text && code !== undefined ? [[name, code] as const] : []
+  })
+  const missing = kernels.filter(({ name }) => !known.some(([other]) => other === name))
+  const { codes } = await assemblePtx(ptxas, missing)
+  writeFileSync(stamp, by)
+  return { assembled: missing.length, codes: new Map([...known, ...codes]) }
 }

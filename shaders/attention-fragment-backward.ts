@@ -14,6 +14,7 @@ import {
   sharedPacks,
   storeRows,
 } from "./attention-fragment.ts"
+import { headPlaces } from "./attention-matrix-tile.ts"
 import { PICK_ROWS } from "./attention-tensor-inputs.ts"
 import { kept, masks, push, STATISTICS } from "./attention-tensor-tile.ts"
 import { rounded } from "./matrix-round.ts"
@@ -28,21 +29,10 @@ const shape = {
   push,
 } as const
 
-/** Where the parts of a head lie: elements of qkv, y and the statistics; the number of its first position. */
-function placesOf(size: number, { T, H, K }: { readonly T: U32; readonly H: U32; readonly K: U32 }, b: U32, h: U32) {
-  const width = H.add(K.mul(2)).mul(size)
-  const keyHead = H.add(h.mul(K).div(H))
-  const first = b.mul(T).mul(width)
-  return {
-    width,
-    query: first.add(h.mul(size)),
-    key: first.add(keyHead.mul(size)),
-    value: first.add(keyHead.add(K).mul(size)),
-    outputWidth: H.mul(size),
-    output: b.mul(T).mul(H).add(h).mul(size),
-    number: b.mul(H).add(h).mul(T),
-    statistics: b.mul(H).add(h).mul(T).mul(STATISTICS),
-  }
+/** Where the parts of a head lie, its statistics too. */
+function placesOf(size: number, sizes: { readonly T: U32; readonly H: U32; readonly K: U32 }, b: U32, h: U32) {
+  const places = headPlaces(size, sizes, b, h)
+  return { ...places, statistics: places.number.mul(STATISTICS) }
 }
 
 /** Tiles of 64 rows of two matrices, one after the other in shared memory: brought, kept, and used until none is left. */

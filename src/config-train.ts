@@ -157,37 +157,14 @@ const TOKENIZER = inGroup("Tokenizer", {
   tokenizerArtifacts: text("tokenizer.json that is loaded if it exists, else built and saved there", {}),
 })
 
+/** What comes behind the model's fields. */
+const REST = { ...STEPS, ...OPTIMIZER, ...EVALUATION, ...CHECKPOINTS, ...SERVING, ...COMPUTE, ...RANKS, ...OBSERVE, ...RUNTIME }
+
 /** Every field of a training run that is not the model's. */
-export const TRAIN = {
-  ...DATA,
-  ...TOKENIZER,
-  ...STEPS,
-  ...OPTIMIZER,
-  ...EVALUATION,
-  ...CHECKPOINTS,
-  ...SERVING,
-  ...COMPUTE,
-  ...RANKS,
-  ...OBSERVE,
-  ...RUNTIME,
-}
+export const TRAIN = { ...DATA, ...TOKENIZER, ...REST }
 
 /** What `alpha train` reads: one flat set of names; vocabSize is the tokenizer's wish and the model's size at once. */
-export const TRAIN_FIELDS = {
-  ...DATA,
-  ...TOKENIZER,
-  ...MODEL,
-  vocabSize: VOCABULARY.vocabSize,
-  ...STEPS,
-  ...OPTIMIZER,
-  ...EVALUATION,
-  ...CHECKPOINTS,
-  ...SERVING,
-  ...COMPUTE,
-  ...RANKS,
-  ...OBSERVE,
-  ...RUNTIME,
-}
+export const TRAIN_FIELDS = { ...DATA, ...TOKENIZER, ...MODEL, vocabSize: VOCABULARY.vocabSize, ...REST }
 
 /** Derived fields that wait for what training finds out: the tokenizer's size, the split, the run's name. */
 type Late = "vocabSize" | "run" | "valData" | "threads"

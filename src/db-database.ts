@@ -9,6 +9,7 @@ import { checkpointsOf, ENDS, RunFacts, type RunRecordFacts } from "./db-facts.t
 import { insertRows, rowFrom } from "./db-rows.ts"
 import { migrate } from "./db-schema.ts"
 import { querySeries, type ReadRows, valueAt } from "./db-series.ts"
+import { Subscriptions } from "./db-subscriptions.ts"
 import {
   type CheckpointRow,
   JOURNALS,
@@ -27,8 +28,6 @@ import {
 
 /** Rows read in one piece. */
 const PAGE = 20_000
-/** How often subscriptions look for rows of other processes, in ms. */
-const LOOK_MS = 2000
 
 /** A run as it is first made known. */
 export interface NewRun {
@@ -44,19 +43,14 @@ export interface NewRun {
 
 type Stored = Readonly<Record<string, unknown>>
 
-interface Subscription {
-  readonly run: string | undefined
-  readonly listener: (update: RunUpdate) => void
-  /** Highest seq told by run and journal. */
-  readonly told: Map<string, number>
-  /** Those that were cut back, until their next row is told. */
-  readonly rewound: Set<string>
-}
-
 export class RunDatabase implements RunStore {
   readonly #curves: StoredCurves
-  readonly #subscriptions = new Set<Subscription>()
-  #timer: ReturnType<typeof setInterval> | undefined
+  readonly #subscriptions = new Subscriptions({
+    records: () => this.#records(),
+    idOf: async (name) => (await this.#record(name)).id,
+    through: (id, kind) => this.through(id, kind),
+    rowsAfter: (id, kind, after) => this.#rows(id, kind, { after }),
+  })
 
   private constructor(private readonly connection: Connection) {
     this.#curves = new StoredCurves(connection, (id, after, limit) => this.#rows(id, "metrics", { after, limit }))
@@ -117,7 +111,7 @@ export class RunDatabase implements RunStore {
     const inserts = [...insertRows(id, kind, rows), ...(kind === "events" ? checkpointRows(id, rows) : []), touched]
     if (kind === "metrics") await this.#curves.append(id, through, rows, (pages) => this.connection.write([...inserts, ...pages]))
     else await this.connection.write(inserts)
-    for (const subscription of this.#subscriptions) this.#tell(subscription, id, kind, rows)
+    this.#subscriptions.tell(id, kind, rows)
     return Math.max(through, rows.at(-1)!.seq)
   }
 
@@ -132,12 +126,7 @@ export class RunDatabase implements RunStore {
     if (kind === "metrics") statements.push(voidPages(id, seq))
     await this.connection.write(statements)
     this.#curves.forget(id)
-    for (const { told, rewound } of this.#subscriptions) {
-      const key = `${id}/${kind}`
-      if ((told.get(key) ?? -1) < seq) continue
-      told.set(key, seq - 1)
-      rewound.add(key)
-    }
+    this.#subscriptions.rewind(id, kind, seq)
   }
 
   /** The run's process lives, at `time`. */
@@ -218,69 +207,12 @@ export class RunDatabase implements RunStore {
   }
 
   subscribe(id: string | undefined, after: RunAfter, listener: (update: RunUpdate) => void): () => void {
-    const subscription: Subscription = { run: undefined, listener, told: new Map(), rewound: new Set() }
-    const begin = async () => {
-      const run = id === undefined ? undefined : (await this.#record(id)).id
-      Object.assign(subscription, { run })
-      for (const { id: one } of run === undefined ? await this.#records() : [{ id: run }]) {
-        for (const kind of JOURNALS)
-          subscription.told.set(`${one}/${kind}`, after === undefined ? await this.through(one, kind) : (after[kind] ?? -1))
-      }
-      this.#subscriptions.add(subscription)
-      await this.#look(subscription, 0)
-    }
-    let ended = false
-    const started = begin().catch(() => {})
-    this.#timer ??= setInterval(() => void this.#lookAll(), LOOK_MS)
-    return () => {
-      if (ended) return
-      ended = true
-      void started.then(() => this.#subscriptions.delete(subscription))
-      this.#subscriptions.delete(subscription)
-    }
+    return this.#subscriptions.add(id, after, listener)
   }
 
   close(): void {
-    clearInterval(this.#timer)
-    this.#subscriptions.clear()
+    this.#subscriptions.close()
     this.connection.close()
-  }
-
-  #looking = false
-
-  async #lookAll(): Promise<void> {
-    if (this.#looking) return
-    this.#looking = true
-    try {
-      for (const subscription of this.#subscriptions) await this.#look(subscription, Date.now() - 10 * LOOK_MS)
-    } catch {
-      // The database is away for now: what it holds is told at a later look.
-    } finally {
-      this.#looking = false
-    }
-  }
-
-  /** Tells what other processes wrote to runs that changed after `since`. */
-  async #look(subscription: Subscription, since: number): Promise<void> {
-    const { run, told } = subscription
-    for (const record of await this.#records()) {
-      if ((run !== undefined && record.id !== run) || record.updatedAt < since) continue
-      for (const kind of JOURNALS) {
-        const rows = await this.#rows(record.id, kind, { after: told.get(`${record.id}/${kind}`) ?? -1 })
-        this.#tell(subscription, record.id, kind, rows)
-      }
-    }
-  }
-
-  #tell({ run, told, rewound, listener }: Subscription, id: string, kind: Journal, rows: readonly JournalRow[]): void {
-    if (run !== undefined && run !== id) return
-    const key = `${id}/${kind}`
-    for (const row of rows) {
-      // A row after a gap waits for the next look, which reads what is missing too.
-      if (row.seq !== (told.get(key) ?? -1) + 1) continue
-      told.set(key, row.seq)
-      listener({ run: id, kind, row, ...(rewound.delete(key) ? { rewound: true } : {}) })
-    }
   }
 
   async #records(): Promise<RunRecordFacts[]> {

@@ -2,7 +2,8 @@
 import { Blocks, PAGE } from "./db-blocks.ts"
 import { RunFacts } from "./db-facts.ts"
 import { MetricsIndex } from "./db-index.ts"
-import { JournalReader, journalPath, readJournal, signatureOf } from "./db-journal.ts"
+import { journalPath, readJournal, signatureOf } from "./db-journal.ts"
+import { JournalReader } from "./db-journal-reader.ts"
 import type { ReadRows } from "./db-series.ts"
 import { JOURNALS } from "./db-types.ts"
 

@@ -3,7 +3,8 @@ import { appendFileSync, closeSync, existsSync, fstatSync, openSync, readSync, t
 import { join } from "node:path"
 import { AXES, Blocks, type StoredPage } from "./db-blocks.ts"
 import type { MetricFacts } from "./db-facts.ts"
-import { isAtPlace, type JournalPlace, journalPath } from "./db-journal.ts"
+import { journalPath } from "./db-journal.ts"
+import { isAtPlace, type JournalPlace } from "./db-journal-reader.ts"
 
 const NEWLINE = 10
 /** Most bytes of a header, and what is read with it: the axes stand first. */

@@ -3,7 +3,8 @@ import { join } from "node:path"
 import { isDeepStrictEqual } from "node:util"
 import type { RunDatabase } from "./db-database.ts"
 import { runDirectories, runRecord } from "./db-directory.ts"
-import { JournalReader, journalPath, readJournal, signatureOf } from "./db-journal.ts"
+import { journalPath, readJournal, signatureOf } from "./db-journal.ts"
+import { JournalReader } from "./db-journal-reader.ts"
 import { JOURNALS, type Journal, type RunState, type RunSummary } from "./db-types.ts"
 
 /** Rows of one transaction. */

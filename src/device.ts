@@ -18,19 +18,17 @@ export const deviceNames = (): string[] => ["cpu", ...gpus().flatMap(({ isSoftwa
 export const gpuNames = (): { index: number; uuid: string; name: string }[] =>
   gpus().flatMap(({ isSoftware, uuid, name }, index) => (isSoftware ? [] : [{ index, uuid, name }]))
 
-/** What a name means here, without opening it: "cpu", or the UUID of a GPU; a GPU that is not there keeps the name. */
-export function deviceIdentity(name: string): string {
-  if (name === "cpu") return "cpu"
+/** The GPU that a name means here, without opening it; undefined for the CPU, and for one that is not there. */
+export function gpuNamed(name: string): ReturnType<typeof gpus>[number] | undefined {
+  if (name === "cpu") return undefined
   const found = gpus()
+  if (name === "auto") return found.find(({ isSoftware }) => !isSoftware)
   const [, which = "0"] = /^gpu:(.*)$/.exec(name) ?? []
-  const gpu =
-    name === "auto"
-      ? found.find(({ isSoftware }) => !isSoftware)
-      : which.length > 3
-        ? found.find(({ uuid }) => uuid.startsWith(which))
-        : found[Number(which)]
-  return gpu?.uuid ?? (name === "auto" ? "cpu" : name)
+  return which.length > 3 ? found.find(({ uuid }) => uuid.startsWith(which)) : found[Number(which)]
 }
+
+/** What a name means here: "cpu", or the UUID of a GPU; a GPU that is not there keeps the name. */
+export const deviceIdentity = (name: string): string => gpuNamed(name)?.uuid ?? (name === "auto" ? "cpu" : name)
 
 /** What there is of Vulkan, for people: devices, those that run on the CPU marked, or what was looked for in vain. */
 export function vulkanText(): string {

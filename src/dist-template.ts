@@ -43,11 +43,17 @@ if [ "$code" = 0 ] && [ "$status" = stopped ]; then scontrol requeue "$SLURM_JOB
 exit "$code"
 `,
   mpirun: (o: TemplateOptions) => `#!/usr/bin/env bash
-# hosts.txt: one line per host, "name slots=${o.gpus}". Open MPI's mpirun waits for the checkpoint of a stopped run.
+# hosts.txt: one line per host, "name slots=${o.gpus}". SIGTERM to this script stops the run after a checkpoint.
 set -euo pipefail
-exec mpirun -n ${o.nodes * o.gpus} --hostfile hosts.txt --map-by ppr:${o.gpus}:node --bind-to none \\
-  --mca odls_base_sigkill_timeout 60 \\
-  ${train(o, "  ")}
+mpirun -n ${o.nodes * o.gpus} --hostfile hosts.txt --map-by ppr:${o.gpus}:node --bind-to none \\
+  ${train(o, "  ")} &
+job=$!
+# mpirun hands SIGUSR1 on at once; its own way with SIGTERM leaves a rank one second.
+trap 'kill -USR1 "$job"' TERM INT
+until wait "$job"; do
+  code=$?
+  kill -0 "$job" 2>/dev/null || exit "$code"
+done
 `,
   jobset: (o: TemplateOptions) => `# kubectl apply -f this; IMAGE holds alpha, CLAIM is a volume that all pods can write.
 apiVersion: jobset.x-k8s.io/v1alpha2

@@ -3,8 +3,8 @@ import { existsSync } from "node:fs"
 import { dirname, join } from "node:path"
 import { buildInfo } from "./base-build.ts"
 import { makeDirectory, readText, writeAtomic } from "./base-file.ts"
+import { gpuNamed } from "./device.ts"
 import { machineFacts } from "./engine-machine.ts"
-import { gpus } from "./gpu.ts"
 
 /** What an entry is found by. */
 export interface TunedKey {
@@ -39,17 +39,9 @@ export function tunedFile(environment: Readonly<Record<string, string | undefine
 export function tunedDevice(name: string): { device: string; driver: string } | undefined {
   const { processor, cores, best_isa } = machineFacts()
   const cpu = { device: `${processor}, ${cores} cores`, driver: `kernels ${best_isa}` }
-  if (name === "cpu") return cpu
-  const found = gpus()
-  const which = name.split(":")[1] ?? "0"
-  const gpu =
-    name === "auto"
-      ? found.find(({ isSoftware }) => !isSoftware)
-      : which.length > 3
-        ? found.find(({ uuid }) => uuid.startsWith(which))
-        : found[Number(which)]
-  if (gpu === undefined) return name === "auto" ? cpu : undefined
-  return { device: gpu.name, driver: gpu.driver }
+  const gpu = gpuNamed(name)
+  if (gpu !== undefined) return { device: gpu.name, driver: gpu.driver }
+  return ["cpu", "auto"].includes(name) ? cpu : undefined
 }
 
 export function tunedProgram(): string {

@@ -13,7 +13,9 @@ export interface Allocation {
 }
 
 const ALIGN = 256
-const SLAB = 64 * 2 ** 20
+const SLAB = 32 * 2 ** 20
+/** Pieces that are allocated together: from so many bytes on, in buffers of at most so many. */
+const [LARGE, TOGETHER] = [2 ** 20, 2 ** 28]
 const STAGING = 32 * 2 ** 20
 
 interface Slab {
@@ -70,6 +72,42 @@ export class GpuMemory {
         live = false
       },
     }
+  }
+
+  /** Pieces of device memory, not cleared; large ones lie side by side in buffers without a gap, which go with their last piece. */
+  allocateAll(wanted: readonly { readonly bytes: number; readonly what: string }[]): Allocation[] {
+    const made = new Map<(typeof wanted)[number], Allocation>()
+    let group: { one: (typeof wanted)[number]; offset: number; bytes: number }[] = []
+    let filled = 0
+    const close = (): void => {
+      const [first] = group
+      if (first === undefined) return
+      const buffer = this.driver.buffer(filled, LOCAL, LOCAL, first.one.what)
+      this.#large.add(buffer)
+      const live = new Set(group)
+      for (const piece of group) {
+        const free = () => {
+          if (!live.delete(piece) || live.size > 0) return
+          this.#large.delete(buffer)
+          buffer.free()
+        }
+        made.set(piece.one, { buffer, offset: piece.offset, address: buffer.address + piece.offset, bytes: piece.bytes, free })
+      }
+      group = []
+      filled = 0
+    }
+    for (const one of wanted) {
+      const bytes = Math.ceil(one.bytes / ALIGN) * ALIGN
+      if (wanted.length === 1 || bytes < LARGE || bytes > TOGETHER) {
+        made.set(one, this.allocate(one.bytes, one.what))
+        continue
+      }
+      if (filled + bytes > TOGETHER) close()
+      group.push({ one, offset: filled, bytes })
+      filled += bytes
+    }
+    close()
+    return wanted.map((one) => made.get(one) as Allocation)
   }
 
   #release(slab: Slab, from: number, to: number): void {

@@ -30,14 +30,23 @@ export class GpuState implements State {
   constructor(readonly memory: GpuMemory) {}
 
   ensure(name: string, dtype: Dtype, shape: readonly number[]): void {
-    const known = this.#entries.get(name)
-    if (known === undefined) {
-      const memory = this.memory.allocate(byteLength({ dtype, shape }), `state ${name}`)
+    this.ensureAll([{ name, dtype, shape }])
+  }
+
+  /** The same for several, whose memory then has no gaps. */
+  ensureAll(wanted: readonly { readonly name: string; readonly dtype: Dtype; readonly shape: readonly number[] }[]): void {
+    for (const { name, dtype, shape } of wanted) {
+      const known = this.#entries.get(name)
+      if (known !== undefined && (known.dtype !== dtype || !sameShape(known.shape, shape)))
+        throw new AlphaError(`state ${name} is ${known.dtype} ${shapeText(known.shape)}, a program wants ${dtype} ${shapeText(shape)}`)
+    }
+    const fresh = wanted.filter(({ name }) => !this.#entries.has(name))
+    const pieces = this.memory.allocateAll(fresh.map((one) => ({ bytes: byteLength(one), what: `state ${one.name}` })))
+    fresh.forEach(({ name, dtype, shape }, i) => {
+      const memory = pieces[i] as Allocation
       this.#entries.set(name, { dtype, shape, memory })
       this.#unwritten.push(memory)
-    } else if (known.dtype !== dtype || !sameShape(known.shape, shape)) {
-      throw new AlphaError(`state ${name} is ${known.dtype} ${shapeText(known.shape)}, a program wants ${dtype} ${shapeText(shape)}`)
-    }
+    })
   }
 
   has(name: string): boolean {

@@ -109,7 +109,7 @@ function compile(
 ): Executable {
   const { program } = plan
   const { driver } = memory
-  for (const t of program.states.values()) state.ensure(t.name, t.dtype, t.shape)
+  state.ensureAll([...program.states.values()])
   const finals = finalSteps(program, scheduled, groups)
   const ends = [...new Set([...finals, scheduled.steps.length])]
   const recorder = new Recorder(plan, scheduled, memory, pipelines, state, ends)

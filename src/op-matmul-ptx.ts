@@ -22,8 +22,9 @@ const COSTS: readonly Cost[] = [
   { tile: PTX_TILE, rates: { nt: 670, nn: 640, tn: 650 }, ends: { bf16: 3.5e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 } },
   { tile: LATER_TILE, rates: { nt: 520, nn: 520, tn: 520 }, ends: { bf16: 5e-7, f32: 5e-7, slope: 2e-6, factor: 5e-7 } },
 ]
+/** Seconds of a launch between two barriers, some 2 µs, and of its start and end (estimate). */
 const DISPATCH = 4e-6
-/** Bytes per second that the sums of parts are read with. */
+/** Bytes per second that the sums of parts are read with: 2.7 to 3.3 TB/s in a step of gpt2-124m (perf/LOG.md, "without its products"). */
 const BANDWIDTH = 3e12
 const MOST_SPLITS = 32
 /** Most bytes of sums of splits. */

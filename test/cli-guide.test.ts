@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test"
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
-import { COMMANDS } from "../src/cli.ts"
+import { COMMANDS } from "../src/cli-commands.ts"
 import { parseFlags } from "../src/cli-flags.ts"
 import { guide } from "../src/cli-guide.ts"
 import { helpPage, TOPICS } from "../src/cli-help.ts"

@@ -22,7 +22,9 @@ test("a Vulkan driver that runs on the CPU is no device of its own accord", () =
 })
 
 test("what there is not is refused by name, with what there is", () => {
-  expect(() => openDevice("gpu:77", undefined)).toThrow(/^device gpu:77: (only gpu:0 \(|no usable Vulkan device)/)
+  expect(() => openDevice("gpu:77", undefined)).toThrow(
+    /^device gpu:77: (there is one: gpu:0 \(|there are [0-9]+: gpu:0 \(|no usable Vulkan device)/,
+  )
   expect(() => openDevice("gpu:0123456789abcdef", undefined)).toThrow("device gpu:0123456789abcdef: ")
   expect(() => openDevice("cuda", undefined)).toThrow("device cuda: expected cpu, gpu, gpu:N, gpu:UUID or auto")
 })

@@ -1,6 +1,9 @@
 /** The PTX language: text, tensor maps, the pack; what ptxas says of every kernel where it is installed. */
 import { expect, test } from "bun:test"
-import { assemblePtx, findPtxas, onlyRead } from "../build-ptx.ts"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { assemblePtx, findPtxas, onlyRead, ptxCodes } from "../build-ptx.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, periodOf, placesOf } from "../shaders/ptx-gemm-tile.ts"
@@ -206,7 +209,23 @@ testWith("ptxas", ptxas === undefined ? "ptxas is not in PTXAS or PATH" : undefi
     expect(registers).toBeLessThan(256)
     // Machine code is an ELF file, the same whenever the text is.
     expect([...codes.values()].filter((code) => Buffer.from(code).readUInt32BE() === 0x7f454c46).length).toBe(ptxKernels.length + 1)
-    expect((await assemblePtx(ptxas as string, [doubled])).codes.get("doubled")).toEqual(codes.get("doubled") as Uint8Array)
+    const folder = mkdtempSync(join(tmpdir(), "alpha-ptx-test-"))
+    const file = join(folder, "ptx.pack")
+    const again = async (text: string) => {
+      const kernel = { ...doubled, text }
+      const made = await ptxCodes(ptxas as string, [kernel], file)
+      writeFileSync(file, ptxPack([kernel], made.codes))
+      return [made.assembled, Buffer.from(made.codes.get("doubled") as Uint8Array).equals(Buffer.from(codes.get("doubled") as Uint8Array))]
+    }
+    try {
+      expect(await again(doubled.text)).toEqual([1, true])
+      expect(await again(doubled.text)).toEqual([0, true])
+      expect(await again(doubled.text.replace("mul.rn.f32", "add.rn.f32"))).toEqual([1, false])
+      writeFileSync(`${file}.by`, "another ptxas")
+      expect(await again(doubled.text)).toEqual([1, true])
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
     await expect(
       assemblePtx(ptxas as string, [{ name: "broken", text: doubled.text.replace("mul.rn.f32", "mul.rn.f33") }]),
     ).rejects.toThrow("broken")
