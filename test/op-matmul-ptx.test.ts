@@ -141,7 +141,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
       for (let k = 0; k < K; k++) z += as![layout === "tn" ? k * lda + m : m * lda + k]! * bs![layout === "nt" ? n * ldb + k : k * ldb + n]!
       z = z * (scale ?? 1) + (bias ? bias_![n]! : 0)
       // Rounded before the activation, as it may have waited in bf16.
-      const [x, around] = keepsSlope ? [fromBf16(toBf16(z)), 2 ** -8 * Math.abs(z)] : [z, 0]
+      const [x, around] = keepsSlope ? [fromBf16(toBf16(z)), 2 ** -7 * Math.abs(z)] : [z, 0]
       if (keepsSlope) compare(slopes![m * ldc + n]!, activateDerivative(activation, x), around)
       z = activate(activation, x)
       if (factor) z *= keptBefore[m * ldc + n]!
