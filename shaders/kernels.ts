@@ -8,7 +8,6 @@ import { fragmentAttention } from "./attention-fragment.ts"
 import { fragmentBackward } from "./attention-fragment-backward.ts"
 import { matrixAttention } from "./attention-matrix.ts"
 import { matrixBackward } from "./attention-matrix-backward.ts"
-import { attentionStatistics } from "./attention-statistics.ts"
 import { tensorAttention } from "./attention-tensor.ts"
 import { tensorBackward } from "./attention-tensor-backward.ts"
 import { tensorMask, tensorStatistics } from "./attention-tensor-inputs.ts"
@@ -102,7 +101,6 @@ export const kernels: readonly Kernel[] = [
   ...Object.values(biasSums),
   ...attentions,
   attentionDelta,
-  attentionStatistics,
   ...attentionBackwardQueries,
   ...attentionBackwardKeys,
   ...[fragmentAttention, fragmentBackward.queries, fragmentBackward.keys].flatMap(

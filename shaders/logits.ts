@@ -1,5 +1,5 @@
 /** Logits between the model and the choice: adjusting them, and ln of their probabilities. */
-import { constant, type F32, f32, i32, kernel, read, type U32, u32, write } from "../src/spirv.ts"
+import { constant, type F32, f32, i32, kernel, read, type U32, u32, vec2, write } from "../src/spirv.ts"
 
 /** Tokens per workgroup of logit_adjust. */
 export const ADJUST_SLICE = 1024
@@ -52,28 +52,37 @@ export const logitAdjust = kernel({
 const TOGETHER = 16
 
 /** Bits of `wants`: the outputs that somebody reads. */
-export const WANTS = { logprob: 1, topIds: 2, topLogprobs: 4 } as const
+export const WANTS = { logprob: 1, topIds: 2, topLogprobs: 4, stats: 8 } as const
 
 /**
- * logprob[r] = ln softmax(logits[r])[targets[r]]: 0 for a target below 0, NaN from V on. topIds, topLogprobs (R, top): the same of the largest
+ * logprob[r] = ln softmax(logits[r])[targets[r]]: 0 for a target below 0, NaN from V on; or, for logprob_of, stats = (max, ln Σ) of every row: no targets then. topIds, topLogprobs (R, top): the same of the largest
  * logits below `allowed`, the lower id first of equals; −1 and −2¹²⁷ where there are not so many. logits (R, V). `lanes` go by V alone. Grid: a workgroup per row.
  * Moves 4·R·V bytes, and reads a row again for each of its top, through the cache.
  */
 export const logprobs = kernel({
   name: "logprobs",
   workgroup: "lanes",
-  buffers: { logits: read(f32), targets: read(i32), logprob: write(f32), topIds: write(i32), topLogprobs: write(f32) },
+  buffers: {
+    logits: read(f32),
+    targets: read(i32),
+    logprob: write(f32),
+    topIds: write(i32),
+    topLogprobs: write(f32),
+    stats: write(vec2(f32)),
+  },
   push: { R: u32, V: u32, allowed: u32, top: u32, wants: u32 },
   constants: { lanes: constant(u32, LANES) },
-  body(k, { logits, targets, logprob, topIds, topLogprobs, R, V, allowed, top, wants }) {
+  body(k, { logits, targets, logprob, topIds, topLogprobs, stats, R, V, allowed, top, wants }) {
     const none = k.f32(Number.NEGATIVE_INFINITY)
     const [one, isFirst] = [k.f32(1), k.lane.eq(0)]
     const isWanted = (output: keyof typeof WANTS) => wants.and(WANTS[output]).ne(0)
     k.for(k.group, R, k.groups, (row) => {
-      const target = targets.at(row)
+      const told = k.var(i32, -1)
+      k.if(isWanted("stats").not(), () => told.set(targets.at(row)))
+      const target = told.get()
       const at = (v: U32): F32 => logits.at(row.mul(V).add(v))
       k.if(target.lt(0).and(isFirst).and(isWanted("logprob")), () => logprob.set(row, 0))
-      k.if(target.ge(0).or(isWanted("topIds")).or(isWanted("topLogprobs")), () => {
+      k.if(target.ge(0).or(isWanted("topIds")).or(isWanted("topLogprobs")).or(isWanted("stats")), () => {
         // A lane's largest logit so far, and Σ e^(logit − it).
         const [most, sum] = [k.var(f32, none), k.var(f32, 0)]
         k.for(k.lane, V, k.workgroup.mul(TOGETHER), (v) => {
@@ -94,6 +103,7 @@ export const logprobs = kernel({
           k.if(isToken, () => z.set(at(target.toU32())))
           logprob.set(row, z.get().sub(max).sub(total))
         })
+        k.if(isFirst.and(isWanted("stats")), () => stats.set(row, k.vector(max, total)))
         // Each turn finds the next in the order of falling logits and rising ids.
         const [last, from] = [k.var(f32, Number.POSITIVE_INFINITY), k.var(u32, 0)]
         k.for(0, top, 1, (turn) => {
@@ -118,6 +128,31 @@ export const logprobs = kernel({
           })
         })
       })
+    })
+  },
+})
+
+/** Rows of a workgroup of logprob_of. */
+export const ROWS = 64
+
+/** logprob as the kernel above, from its stats (R). Grid: ⌈R / 64⌉. Moves 20·R bytes. */
+export const logprobOf = kernel({
+  name: "logprob_of",
+  workgroup: ROWS,
+  buffers: { logits: read(f32), targets: read(i32), stats: read(vec2(f32)), logprob: write(f32) },
+  push: { R: u32, V: u32 },
+  body(k, { logits, targets, stats, logprob, R, V }) {
+    const row = k.group.mul(ROWS).add(k.lane)
+    k.if(row.lt(R), () => {
+      const target = targets.at(row)
+      const result = k.var(f32, 0)
+      k.if(target.ge(0), () => {
+        const z = k.var(f32, Number.NaN)
+        k.if(target.toU32().lt(V), () => z.set(logits.at(row.mul(V).add(target.toU32()))))
+        const { x: max, y: total } = stats.at(row)
+        result.set(z.get().sub(max).sub(total))
+      })
+      logprob.set(row, result.get())
     })
   },
 })

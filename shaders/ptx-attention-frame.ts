@@ -109,9 +109,7 @@ export function keepApart(k: Ptx, left: readonly (readonly U32[])[], T: U32): vo
   k.if(k.compare("eq", T, 0), () => left.flat().forEach((register) => k.copy(register, 0)))
 }
 
-/**
- * Before a wait for products that others follow: a jump, as ptxas would else put all work that stands here behind the wait. T is never 0.
- */
+/** A jump that is never taken, as T is never 0: without it ptxas 13.0 has a unit's products wait for each other (C7514), and says so when it builds. */
 export function settle(k: Ptx, T: U32): void {
   k.if(k.compare("eq", T, 0), () => {
     const never = k.label("NEVER")

@@ -2,7 +2,7 @@
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
 import { droppedAt } from "./ptx-attention-dropout.ts"
 import { asLeft, keepApart, maskDiagonal, multiply, type Role, range, settle } from "./ptx-attention-frame.ts"
-import { giveBack, type Position, type Slot, take } from "./ptx-attention-ring.ts"
+import { giveBack, heldSlot, hold, type Position, type Slot, take } from "./ptx-attention-ring.ts"
 import { ALONG_COLUMNS, ALONG_ROWS, partsOf } from "./ptx-attention-tile.ts"
 
 /** What stays in registers from unit to unit. */
@@ -12,7 +12,7 @@ export interface State {
   readonly values: readonly (readonly U32[])[]
   readonly scores: readonly F32[]
   readonly slopes: readonly F32[]
-  /** Left factors: weights, then slopes, in one or in two. */
+  /** Left factors: weights, then slopes, in one or in two; a third keeps the weights that dropout drops. */
   readonly left: readonly (readonly (readonly U32[])[])[]
   readonly sums: { readonly keys: readonly F32[]; readonly values: readonly F32[] }
   /** Of a head of 128, whether the block's columns are the second 64. */
@@ -87,25 +87,22 @@ export function aloneUnit(k: Ptx, role: Role, state: State, isDiagonal: Predicat
   for (const slot of [...queries, ...gradients]) giveBack(k, slot, isFirstLane)
 }
 
-/** A slot in registers that change. */
-const heldSlot = (k: Ptx): Slot => {
-  const [memory, barriers, statistics] = k.registers("u32", 3)
-  return { memory: memory!, barriers: barriers!, statistics: statistics! }
-}
-function hold(k: Ptx, to: Slot, from: Slot): void {
-  for (const of of ["memory", "barriers", "statistics"] as const) k.copy(to[of], from[of])
-}
-
 /**
- * The units of queries from the diagonal to the last, heads of 64. While the scores of one become weights, the products of the unit before with its slopes are
- * under way, then this one's slopes; while these are scaled, the products with the weights and the scores of the next.
+ * The units of queries from the diagonal to the last, heads of 64. Nearly always products are under way: while scores become weights those with the values,
+ * while slopes are scaled those with the weights and the scores of the next unit; and those with the slopes as soon as they are there.
  */
-export function unitsInTurn(k: Ptx, role: Role, state: State, [diagonal, end]: readonly [U32, U32]): void {
+export function unitsInTurn(
+  k: Ptx,
+  role: Role,
+  state: State,
+  [diagonal, end]: readonly [U32, U32],
+  bitsOf: ((i: U32) => U32) | undefined,
+): void {
   const { always, isFirstLane } = role
-  const { at, scores, slopes, left, sums, scale2, T } = state
+  const { at, scores, slopes, left, sums, scale2, factor, T } = state
   const never = k.not(always)
-  const [weights, rising] = [left[0]!, left[1]!]
-  const [now, before] = [heldSlot(k), heldSlot(k)]
+  const [weights, rising, kept] = [left[0]!, left[1]!, left[2]]
+  const [now, before, gradients] = [heldSlot(k), heldSlot(k), heldSlot(k)]
   const i = k.variable("u32", diagonal)
   const score = () => {
     hold(k, now, take(k, at))
@@ -113,35 +110,31 @@ export function unitsInTurn(k: Ptx, role: Role, state: State, [diagonal, end]: r
     multiply(k, scores, state.keys, [now], ALONG_COLUMNS, never, always)
     k.multiplyCommit()
   }
-  const withSlopes = () => {
-    k.multiplyFence()
-    multiply(k, sums.keys, rising, [before], ALONG_ROWS, always, always)
-    k.multiplyCommit()
-  }
-
-  /** Nothing is under way before and after. */
+  /** Under way before: the products with the weights of the unit before, this one's scores, the product with the slopes of the unit before; and so after. */
   const unit = (isLast: boolean) => {
     const isLater = k.compare("ne", i, diagonal)
-    const gradients = take(k, at)
-    k.if(isLater, withSlopes)
-    k.multiplyFence()
-    multiply(k, slopes, state.values, [gradients], ALONG_COLUMNS, never, always)
-    k.multiplyCommit()
+    k.multiplyWait(1)
+    k.if(isLater, () => giveBack(k, gradients, isFirstLane))
+    const bits = bitsOf?.(i)
     const logs = statisticsOf(k, role, now)
     k.if(
       isLater,
       () => undefined,
       () => maskDiagonal(k, role, scores, "keys"),
     )
+    settle(k, T)
+    k.multiplyWait(0)
+    keepApart(k, [...state.keys, ...state.values], T)
+    k.if(isLater, () => giveBack(k, before, isFirstLane))
+    hold(k, gradients, take(k, at))
+    k.multiplyFence()
+    multiply(k, slopes, state.values, [gradients], ALONG_COLUMNS, never, always)
+    k.multiplyCommit()
     scores.forEach((score, place) => {
-      if (place === 16) {
-        settle(k, T)
-        k.multiplyWait(1)
-        k.if(isLater, () => giveBack(k, before, isFirstLane))
-      }
       k.unary("ex2.approx.ftz.f32", k.fma(score, scale2, logs[2 * (place >> 2) + (place & 1)]!.log), score)
     })
-    asLeft(k, scores, weights)
+    if (kept !== undefined) asLeft(k, scores, kept)
+    asLeft(k, bits === undefined ? scores : scores.map((one, place) => droppedAt(k, bits, place, one)), weights)
     k.multiplyFence()
     multiply(k, sums.values, weights, [gradients], ALONG_ROWS, always, always)
     k.multiplyCommit()
@@ -151,15 +144,15 @@ export function unitsInTurn(k: Ptx, role: Role, state: State, [diagonal, end]: r
     k.multiplyWait(isLast ? 1 : 2)
     slopes.forEach((slope, place) => {
       const { delta } = deltas[2 * (place >> 2) + (place & 1)]!
-      k.addFloat(slope, delta, slope)
-      const pair = weights[place >> 3]![(place & 7) >> 1]!
+      if (bits === undefined) k.addFloat(slope, delta, slope)
+      else k.fma(droppedAt(k, bits, place, slope), factor, delta, slope)
+      const pair = (kept ?? weights)[place >> 3]![(place & 7) >> 1]!
       k.mulFloat(slope, k.unpackBf16(pair, (place & 1) as 0 | 1), slope)
     })
     asLeft(k, slopes, rising)
-    settle(k, T)
-    k.multiplyWait(0)
-    keepApart(k, [...state.keys, ...state.values], T)
-    giveBack(k, gradients, isFirstLane)
+    k.multiplyFence()
+    multiply(k, sums.keys, rising, [before], ALONG_ROWS, always, always)
+    k.multiplyCommit()
     k.add(i, 1, i)
   }
   score()
@@ -170,7 +163,7 @@ export function unitsInTurn(k: Ptx, role: Role, state: State, [diagonal, end]: r
     () => unit(false),
   )
   unit(true)
-  withSlopes()
   k.multiplyWait(0)
+  giveBack(k, gradients, isFirstLane)
   giveBack(k, before, isFirstLane)
 }

@@ -77,15 +77,15 @@ function consume(k: Ptx, role: Role, given: Given): void {
   const { tile, isFirstLane } = role
   const parts = partsOf(tile)
   const steps = range(tile.D / 16)
-  /** Wide heads and dropout leave too few registers, and wide heads too few slots, for products of two units at once. */
-  const isAlone = parts === 2 || tile.drops
+  /** Wide heads leave too few registers and slots for products of two units at once. */
+  const isAlone = parts === 2
   const quads = (count: number) => range(count).map(() => k.registers("u32", 4))
   const keys = quads(steps.length)
   const values = quads(steps.length)
   const at = begin(k, 0)
   const scores = k.registers("f32", 32)
   const slopes = k.registers("f32", 32)
-  const left = range(isAlone ? 1 : 2).map(() => quads(4))
+  const left = range(isAlone ? 1 : tile.drops ? 3 : 2).map(() => quads(4))
   const sums = { keys: k.registers("f32", 32), values: k.registers("f32", 32) }
   const scale2 = k.mulFloat(scale, Math.LOG2E)
   const width = k.mul(k.add(H, k.shl(K, 1)), 2 * tile.D)
@@ -104,7 +104,7 @@ function consume(k: Ptx, role: Role, given: Given): void {
       const begins = k.shr(first, 6)
       const seen = k.min(diagonal, units)
       passAll(k, at, k.mul(k.sub(seen, begins), 2 * parts), isFirstLane)
-      if (!isAlone) k.if(k.compare("lt", diagonal, units), () => unitsInTurn(k, role, state, [diagonal, units]))
+      if (!isAlone) k.if(k.compare("lt", diagonal, units), () => unitsInTurn(k, role, state, [diagonal, units], bits))
       else {
         const i = k.variable("u32", seen)
         k.while(
@@ -133,7 +133,7 @@ function consume(k: Ptx, role: Role, given: Given): void {
 
 /**
  * dv = pᵀ·dy and dk = scale·(p∘(dp − δ))ᵀ·q, summed over the query heads of a key head, as in attention-backward.ts; p and p∘(dp − δ) are rounded to bf16
- * before they meet dy and q. maps: of qkv, then of dy, as (B, T, columns). statistics: attention_statistics. turns: 128 keys and
+ * before they meet dy and q. maps: of qkv, then of dy, as (B, T, columns). statistics: of the queries' gradient. turns: 128 keys and
  * 64 columns of a head (numbered as such); with D = 128 both turns of a head find p and dp. Grid: columns of turns. 4·B·T·T·H·D FLOP (6 with D = 128).
  */
 export function ptxAttentionKeys(tile: AttentionTile): PtxKeys {

@@ -3,19 +3,22 @@ import { type F32, type Ptx, type PtxKernel, ptxKernel, type U64 } from "../src/
 import { bf16, f32, read, u32, u64, write } from "../src/spirv.ts"
 import { bringKeys, type Sizes } from "./ptx-attention-bring.ts"
 import { queryBits } from "./ptx-attention-dropout.ts"
-import { type Role, range, roles, storeRows, takeRows } from "./ptx-attention-frame.ts"
+import { quadSum, type Role, range, roles, storeRows, takeRows } from "./ptx-attention-frame.ts"
 import { type State, unit } from "./ptx-attention-queries-unit.ts"
 import { begin, giveBack, passAll } from "./ptx-attention-ring.ts"
 import { type AttentionTile, partsOf, ROWS, rowsOf, SHARED_BYTES, SLOTS, threadsOf, tileName } from "./ptx-attention-tile.ts"
 import { eachTurn, rowsOfTurn } from "./ptx-attention-turn.ts"
 
-const buffers = { maps: read(u64), turns: read(u64), statistics: read(f32), mask: read(u32), dqkv: write(bf16) } as const
+const buffers = {
+  ...{ maps: read(u64), turns: read(u64), y: read(bf16), lse: read(f32) },
+  ...{ mask: read(u32), statistics: write(f32), dqkv: write(bf16) },
+} as const
 const push = { T: u32, H: u32, K: u32, scale: f32, factor: f32 } as const
 export type PtxQueries = PtxKernel<typeof buffers, typeof push, Readonly<Record<never, never>>>
 
 type Given = Sizes & { readonly [N in keyof typeof buffers]: U64 } & Readonly<Record<"scale" | "factor", F32>>
 
-function consume(k: Ptx, role: Role, { turns, statistics, mask, dqkv, T, H, K, scale, factor }: Given): void {
+function consume(k: Ptx, role: Role, { turns, y, lse, statistics, mask, dqkv, T, H, K, scale, factor }: Given): void {
   const { tile, isFirstLane } = role
   const parts = partsOf(tile)
   const steps = range(tile.D / 16)
@@ -39,10 +42,37 @@ function consume(k: Ptx, role: Role, { turns, statistics, mask, dqkv, T, H, K, s
     const { own, diagonal, rowOf, inside } = rowsOfTurn(k, role, T, first)
     const all = k.shr(k.add(k.min(k.add(first, rowsOf(tile)), T), ROWS - 1), 6)
     const count = k.select(k.compare("lt", own, T), k.add(diagonal, 1), 0, "u32")
-    for (const which of [0, 1] as const)
-      k.load("f32", [known[which]!.log, known[which]!.delta], k.madLong(k.mad(k.mad(b, H, h), padded, inside(which)), 8, statistics))
     for (const one of out.flat()) k.copy(one, 0)
+    const rows = ([0, 1] as const).map((which) => k.mad(k.mad(b, T, inside(which)), H, h))
+    const logs = rows.map((row) => {
+      const log = k.register("f32")
+      k.load("f32", [log], k.madLong(row, 4, lse))
+      return log
+    })
+    k.comment("y's rows as dy's will lie in registers")
+    const ownColumns = k.addLong(y, k.long(k.shl(role.column, 1)))
+    const starts = rows.map((row) => k.madLong(row, 2 * tile.D, ownColumns))
+    const pairs = steps.map((step) =>
+      range(4).map((i) => {
+        const pair = k.register("u32")
+        k.load("u32", [pair], starts[i & 1]!, 32 * step + 16 * (i >> 1))
+        return pair
+      }),
+    )
     takeRows(k, role, at, [state.queries, state.gradients])
+    for (const which of [0, 1] as const) {
+      let sum = k.variable("f32", 0)
+      for (const step of steps)
+        for (const i of [which, which + 2])
+          for (const half of [0, 1] as const)
+            sum = k.fma(k.unpackBf16(pairs[step]![i]!, half), k.unpackBf16(state.gradients[step]![i]!, half), sum)
+      const isInside = k.compare("lt", rowOf(which), T)
+      k.mulFloat(logs[which]!, -Math.LOG2E, known[which]!.log)
+      k.negate(quadSum(k, sum), known[which]!.delta)
+      const place = k.madLong(k.mad(k.mad(b, H, h), padded, rowOf(which)), 8, statistics)
+      const values = [known[which]!.log, known[which]!.delta].map((one) => k.select(isInside, one, 0, "f32"))
+      k.when(k.both(k.compare("eq", role.column, 0), k.compare("lt", own, T)), () => k.store("f32", place, 0, values))
+    }
     const bits = tile.drops ? queryBits(k, role, { mask, T, H, h, b }, inside) : undefined
     const j = k.variable("u32", 0)
     k.while(
@@ -66,7 +96,8 @@ function consume(k: Ptx, role: Role, { turns, statistics, mask, dqkv, T, H, K, s
 
 /**
  * dq = scale·(p∘(dp − δ))·k with p = e^(score − lse) and dp = dy·vᵀ, under dropout times its factor, as in attention-backward.ts; p∘(dp − δ) is rounded to
- * bf16 before it meets k. dqkv (B·T, (H + 2K)·D), statistics: attention_statistics. maps: of qkv, then of dy, as (B, T, columns).
+ * bf16 before it meets k. dqkv (B·T, (H + 2K)·D), y, dy (B·T, H·D) and lse (B·T, H). statistics[b, h, t] = (−lse·log₂ e, −δ) with δ = Σ dy·y, zeros for
+ * T ≤ t < P = ⌈T/64⌉·64, which the keys' gradient reads. maps: of qkv, then of dy, as (B, T, columns).
  * turns: 64·groups queries of a head. Grid: columns of turns. 3·B·T·T·H·D FLOP.
  */
 export function ptxAttentionQueries(tile: AttentionTile): PtxQueries {

@@ -57,6 +57,15 @@ export function bring(k: Ptx, at: Position, map: U64, coordinates: readonly Oper
   advance(k, at)
 }
 
+/** A unit's place in registers that change, and what puts another there. */
+export const heldSlot = (k: Ptx): Slot => {
+  const [memory, barriers, statistics] = k.registers("u32", 3)
+  return { memory: memory!, barriers: barriers!, statistics: statistics! }
+}
+export function hold(k: Ptx, to: Slot, from: Slot): void {
+  for (const of of ["memory", "barriers", "statistics"] as const) k.copy(to[of], from[of])
+}
+
 /** Waits for the next unit. */
 export function take(k: Ptx, at: Position): Slot {
   const slot = slotOf(k, at)

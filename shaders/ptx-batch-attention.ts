@@ -11,9 +11,6 @@ const STEP = KEYS * ROW
 const DIMS = 8
 const NONE = -1e30
 const FRESH = 256
-/** Half pages, beyond the one at work, that the L2 cache is asked for; those of the next layer that it is asked for while products run. */
-const AHEAD = Number(process.env.BATCH_AHEAD ?? 0)
-const EARLY = Number(process.env.BATCH_EARLY ?? 0)
 
 /** What stays the same in all layers: chunks of this warp, from `first` to `last` of the block's, their rows among the pages, and the head of the first. */
 export interface Share {
@@ -120,22 +117,6 @@ function takeFloat({ k }: Frame, from: F32, index: U32 | number): F32 {
   const made = k.register("f32")
   k.emit("shfl.sync.idx.b32", made, from, index, 31, -1)
   return made
-}
-
-/** Has half page number `index` of the warp's share, of this layer or the next, brought to the L2 cache; nothing where there is none. */
-function bringNear(f: Frame, { first, last, row }: Share, index: U32 | number, layersOn: number): void {
-  const { k, lane } = f
-  const place = typeof index === "number" ? k.variable("u32", index) : index
-  const isFirst = k.compare("eq", lane, 0)
-  const memory = k.select(isFirst, addressOf(f, "kPages", layersOn), addressOf(f, "vPages", layersOn), "u64")
-  const from = k.madWide(take(f, row, place), ROW, memory)
-  const isWanted = k.both(k.compare("lt", k.add(place, first), last), k.compare("lt", lane, 2))
-  k.when(isWanted, () => k.prefetchBytes(from, CHUNK * ROW))
-}
-
-/** Has the next layer's first half pages brought near while the device's memory has nothing else to do. */
-export function bringEarly(f: Frame, share: Share): void {
-  for (const i of range(EARLY)) bringNear(f, share, i, 1)
 }
 
 /** Keys and values of a chunk on their way: registers that are loaded again as soon as they have been used. */
@@ -252,7 +233,6 @@ export function attend(f: Frame, share: Share, wait: () => void): void {
           k.add(index, 1, index)
           pieces.aim(index)
           pieces.load("keys", "fresh")
-          if (AHEAD > 0) bringNear(f, share, k.add(index, AHEAD), 0)
           k.comment("8 sums over 8 lanes: a lane keeps one of them")
           for (const [bit, isUpper] of [
             [4, isHigh],

@@ -24,7 +24,9 @@ export interface Spread {
 }
 export const tilesOf = ({ N, parts }: Spread): number => (N / TILE) * parts
 /** Steps of 16 along K that a warp does; its strip of 16 rows is shared by as many warps as there are slices. */
-export const slicesOf = ({ rows }: DecodeStack): number => WARPS / (rows / 16)
+export const slicesOf = (stack: DecodeStack): number => WARPS / stripsOf(stack)
+/** Strips of 16 rows; the only one may be half empty. */
+export const stripsOf = ({ rows }: DecodeStack): number => Math.ceil(rows / 16)
 const stepsOf = (stack: DecodeStack, { K, parts }: Spread): number => K / 16 / parts / slicesOf(stack)
 
 /** The largest number of parts by which blocks have a tile each. */
@@ -61,11 +63,12 @@ export function placesOf(stack: DecodeStack) {
 export function workOf(stack: DecodeStack) {
   const { rows, C, F } = stack
   const { proj, down } = spreadsOf(stack)
+  const all = 16 * stripsOf(stack)
   const parts = 4 * rows * C
   const x = parts + 4 * rows * C * Math.max(proj.parts, down.parts)
-  const hidden = x + 2 * rows * C
-  const y = hidden + 2 * rows * F
-  const q = y + 2 * rows * C
+  const hidden = x + 2 * all * C
+  const y = hidden + 2 * all * F
+  const q = y + 2 * all * C
   return { stream: 0, parts, x, hidden, y, q, bytes: q + 4 * rows * C }
 }
 
@@ -75,7 +78,7 @@ export function isBatch(stack: DecodeStack): boolean {
   const isWhole = Object.values(spreadsOf(stack)).every((one) => one.N % TILE === 0 && Number.isInteger(stepsOf(stack, one)))
   const chunks = Math.ceil((itemsOf(stack) * maxPages * PAGE) / CHUNK / WARPS) + 1
   return (
-    [16, 32, 64].includes(rows) &&
+    [1, 2, 4, 8, 16, 32, 64].includes(rows) &&
     C % HEAD === 0 &&
     F % 16 === 0 &&
     C <= 4 * THREADS &&

@@ -1,6 +1,6 @@
 /** A matrix product of the kernel for many sequences: x in registers straight from the L2 cache, weights in shared memory before anybody has x. */
 import type { F32, U32, U64 } from "../src/ptx.ts"
-import { addressOf, BLOCK, type Frame, pitchOf, range, type Spread, slicesOf, TILE, tilesOf } from "./ptx-batch-frame.ts"
+import { addressOf, BLOCK, type Frame, pitchOf, range, type Spread, slicesOf, stripsOf, TILE, tilesOf, WARPS } from "./ptx-batch-frame.ts"
 import type { LAYER } from "./ptx-decode-frame.ts"
 
 const QUADS = TILE / 4
@@ -16,45 +16,44 @@ function tileAt({ k }: Frame, { N, parts }: Spread, tile: U32): { column: U32; p
   return { column: k.mul(k.sub(tile, k.mul(part, across)), TILE), part }
 }
 
-/** Warp 1 has the weights of a tile brought to shared memory, which nobody reads any more; nothing where there is no such tile. */
+/** Rows of a tile that a warp brings: its first lane asks for one after the other, and each request takes its time. */
+const TURNS = Math.ceil(TILE / WARPS)
+
+/** `body` in the first lane of every warp for each of the tile's rows that it brings, where there is such a tile; `begin` once before. */
+function eachRow(f: Frame, spread: Spread, tile: U32, begin: () => void, body: (row: U32) => void): void {
+  const { k, warp, lane } = f
+  k.if(k.both(k.compare("eq", lane, 0), k.compare("lt", tile, tilesOf(spread))), () => {
+    begin()
+    for (const i of range(TURNS)) {
+      const row = k.add(warp, WARPS * i)
+      if (WARPS * (i + 1) <= TILE) body(row)
+      else k.if(k.compare("lt", row, TILE), () => body(row))
+    }
+  })
+}
+
+/** Has the weights of a tile brought to shared memory, which nobody reads any more; nothing where there is no such tile. */
 export function bring(f: Frame, name: Weights, spread: Spread, tile: U32, layersOn = 0): void {
-  const { k, places, warp, lane } = f
+  const { k, places } = f
   const bytes = (2 * spread.K) / spread.parts
-  k.if(k.both(k.compare("eq", warp, 1), k.compare("lt", tile, tilesOf(spread))), () => {
-    const isFirst = k.compare("eq", lane, 0)
-    k.fenceCopies()
-    k.when(isFirst, () => k.expect(places.full, TILE * bytes))
-    k.syncWarp()
-    const from = weightsOf(f, name, spread, tile, layersOn)
-    const to = k.mad(lane, pitchOf(spread), k.base)
-    const isRow = k.compare("lt", lane, TILE)
-    k.when(isRow, () => k.copyBytes({ base: to, bytes: places.factors }, from, bytes, places.full))
-  })
+  const from = (row: U32) => weightsOf(f, name, spread, tile, row, layersOn)
+  eachRow(
+    f,
+    spread,
+    tile,
+    () => k.fenceCopies(),
+    (row) => {
+      k.expect(places.full, bytes)
+      k.copyBytes({ base: k.mad(row, pitchOf(spread), k.base), bytes: places.factors }, from(row), bytes, places.full)
+    },
+  )
 }
 
-/** Has them brought to the L2 cache, a layer ahead. */
-export function bringNear(f: Frame, name: Weights, spread: Spread, tile: U32, layersOn: number): void {
-  const { k, lane } = f
-  const from = weightsOf(f, name, spread, tile, layersOn)
-  const isWanted = k.both(k.compare("lt", tile, tilesOf(spread)), k.compare("lt", lane, TILE))
-  k.when(isWanted, () => k.prefetchBytes(from, (2 * spread.K) / spread.parts))
-}
-
-/** Address of this lane's row of a tile. */
-function weightsOf(f: Frame, name: Weights, spread: Spread, tile: U32, layersOn: number): U64 {
-  const { k, lane } = f
+/** Address of a row of a tile. */
+function weightsOf(f: Frame, name: Weights, spread: Spread, tile: U32, row: U32, layersOn: number): U64 {
+  const { k } = f
   const { column, part } = tileAt(f, spread, tile)
-  return k.madWide(part, (2 * spread.K) / spread.parts, k.madWide(k.add(column, lane), 2 * spread.K, addressOf(f, name, layersOn)))
-}
-
-/** Pairs of steps in an order of the block's own, so that not all ask for the same lines at the same time; none where steps are odd. */
-function turnsOf({ k, block }: Frame, steps: number): readonly U32[] {
-  if (steps % 2 === 1 || process.env.BATCH_ROTATE !== "1") return []
-  const first = k.rem(block, steps / 2)
-  return range(steps / 2).map((i) => {
-    const next = k.add(first, i)
-    return k.select(k.compare("ge", next, steps / 2), k.sub(next, steps / 2), next, "u32")
-  })
+  return k.madWide(part, (2 * spread.K) / spread.parts, k.madWide(k.add(column, row), 2 * spread.K, addressOf(f, name, layersOn)))
 }
 
 export interface Product {
@@ -72,7 +71,7 @@ export interface Product {
 export function product(f: Frame, { weights, spread, x, bias, finish }: Product): () => void {
   const { k, stack, places, thread, warp, lane, block, work, parity } = f
   const { K, parts } = spread
-  const [slices, strips] = [slicesOf(stack), stack.rows / 16]
+  const [slices, strips] = [slicesOf(stack), stripsOf(stack)]
   const steps = K / 16 / parts / slices
   const tile = k.variable("u32", block)
   const [row, quad] = [k.div(thread, QUADS), k.rem(thread, QUADS)]
@@ -93,12 +92,9 @@ export function product(f: Frame, { weights, spread, x, bias, finish }: Product)
       const strip = k.sub(warp, k.mul(slice, strips))
       const first = k.add(k.mad(strip, K / 16, k.mul(part, K / 16 / parts)), k.mul(slice, steps))
       const from = k.madWide(k.mad(first, BLOCK / 16, lane), 16, k.addLong(work, x))
-      const turns = turnsOf(f, steps)
       const left = range(steps).map((i) => {
         const words = k.registers("u32", 4)
-        const turn = turns[i >> 1]
-        if (turn === undefined) k.loadFar(words, from, BLOCK * i)
-        else k.loadFar(words, k.madWide(turn, 2 * BLOCK, from), BLOCK * (i & 1))
+        k.loadFar(words, from, BLOCK * i)
         return words
       })
       const sums = range(BLOCKS).map(() => range(4).map(() => k.variable("f32", 0)))
@@ -106,18 +102,16 @@ export function product(f: Frame, { weights, spread, x, bias, finish }: Product)
       k.xor(parity, 1, parity)
       const right = k.mad(k.and(lane, 7), pitchOf(spread), k.mad(slice, 32 * steps, k.shl(k.shr(lane, 3), 4)))
       for (let i = 0; i < steps; i += 2) {
-        const turn = turns[i >> 1]
-        const [base, bytes] = turn === undefined ? [right, 32 * i] : [k.mad(turn, 64, right), 0]
         sums.forEach((sum, j) => {
           const b = k.registers("u32", 4)
-          k.loadMatrix(b, { base, bytes: places.factors + 8 * j * pitchOf(spread) + bytes }, false)
+          k.loadMatrix(b, { base: right, bytes: places.factors + 8 * j * pitchOf(spread) + 32 * i }, false)
           k.multiplyWarp(sum, left[i]!, b.slice(0, 2))
           if (i + 1 < steps) k.multiplyWarp(sum, left[i + 1]!, b.slice(2, 4))
         })
       }
       k.comment("the sums of the slices of K meet where the weights were")
       k.syncBlock()
-      const mine = k.mad(k.mad(slice, stack.rows, k.mad(strip, 16, k.shr(lane, 2))), 4 * TILE, k.shl(k.and(lane, 3), 3))
+      const mine = k.mad(k.mad(slice, 16 * strips, k.mad(strip, 16, k.shr(lane, 2))), 4 * TILE, k.shl(k.and(lane, 3), 3))
       sums.forEach((sum, j) => {
         for (const h of [0, 1])
           k.storeShared({ base: mine, bytes: places.factors + 32 * j + 8 * h * 4 * TILE }, sum.slice(2 * h, 2 * h + 2))
@@ -127,7 +121,7 @@ export function product(f: Frame, { weights, spread, x, bias, finish }: Product)
         const at = k.mul(thread, 16)
         const all = range(slices).map((i) => {
           const four = k.registers("f32", 4)
-          k.loadShared(four, { base: at, bytes: places.factors + i * stack.rows * 4 * TILE })
+          k.loadShared(four, { base: at, bytes: places.factors + i * 16 * strips * 4 * TILE })
           return four
         })
         const total = range(4).map((e) => all.slice(1).reduce((sum, four) => k.addFloat(sum, four[e]!), all[0]![e]!))

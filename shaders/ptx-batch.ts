@@ -2,10 +2,23 @@
 import { type F32, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
-import { attend, bringEarly, share } from "./ptx-batch-attention.ts"
-import { addressOf, awaitAll, type Frame, isBatch, placeOf, placesOf, ROW, signal, spreadsOf, THREADS, workOf } from "./ptx-batch-frame.ts"
+import { attend, share } from "./ptx-batch-attention.ts"
+import {
+  addressOf,
+  awaitAll,
+  type Frame,
+  isBatch,
+  placeOf,
+  placesOf,
+  ROW,
+  signal,
+  spreadsOf,
+  THREADS,
+  TILE,
+  workOf,
+} from "./ptx-batch-frame.ts"
 import { norm } from "./ptx-batch-norm.ts"
-import { bring, bringNear, product } from "./ptx-batch-product.ts"
+import { bring, product } from "./ptx-batch-product.ts"
 import { addressesOf, type DecodeStack, HEAD, LAYER } from "./ptx-decode-frame.ts"
 
 const buffers = {
@@ -90,8 +103,6 @@ function work(f: Frame, given: { x: U64; y: U64; pages: U64; lengths: U64; count
     second()
     signal(f)
     bring(f, "upW", up, block)
-    k.if(k.compare("eq", f.warp, 1), () => bringNear(f, "downW", down, block, 0))
-    k.if(k.compare("gt", left, 1), () => bringEarly(f, own))
     const stream = k.addLong(f.work, at.stream)
     const middle = norm(f, { w: "mlpNormW", b: "mlpNormB", layersOn: 0, parts: proj.parts, bias: "projB", from: stream })
     awaitAll(f)
@@ -149,7 +160,7 @@ export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {
       const thread = k.special("%tid.x")
       const warp = k.uniform(k.shr(thread, 5))
       k.if(k.compare("eq", thread, 0), () => {
-        k.barrierInit(places.full, 1)
+        k.barrierInit(places.full, TILE) // an arrival for each row of weights
         k.fenceBarrierInit()
       })
       for (let first = 0; first < addressesOf(stack); first += THREADS) {

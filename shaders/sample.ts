@@ -12,7 +12,7 @@ export const weightBelow = (top: F32, z: F32, sharpness: F32, one: F32): F32 => 
 }
 
 /**
- * z[b,v] = logits[b,v], −∞ from `allowed` on. Per slice of 1024 tokens: stats = (largest z, Σ e^((z − it)/temperature[b])), place = lowest token
+ * z[b,v] = logits[b,v], −∞ from `allowed` on, where temperature[b] is above 0. Per slice of 1024 tokens: stats = (largest z, Σ e^((z − it)/temperature[b])), place = lowest token
  * with that z. logits (B, V), z (B, S·1024), stats (B, S), place (B, S), temperature (B). Grid (S, B). Moves 8·B·V bytes.
  */
 export const sampleSlices = kernel({
@@ -24,11 +24,12 @@ export const sampleSlices = kernel({
     const row = k.groupY
     const first = k.group.mul(SLICE)
     const none = k.f32(Number.NEGATIVE_INFINITY)
+    const isDrawn = temperature.at(row).gt(0) // else nobody reads z
     const tokens = Array.from({ length: SLICE / LANES }, (_, i) => {
       const place = k.lane.add(i * LANES)
       const v = first.add(place)
       const kept = v.lt(allowed).select(logits.at(row.mul(V).add(v.min(V.sub(1)))), none)
-      z.set(row.mul(k.groups).add(k.group).mul(SLICE).add(place), kept)
+      k.if(isDrawn, () => z.set(row.mul(k.groups).add(k.group).mul(SLICE).add(place), kept))
       return { v, z: kept }
     })
     const top = k.workgroupMax(tokens.reduce((most, { z }) => z.gt(most).select(z, most), none)) // a NaN is never greater

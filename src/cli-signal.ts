@@ -10,15 +10,15 @@ let running: Stoppable | undefined
 
 /**
  * Calls `stop` at the first SIGINT, SIGTERM or SIGHUP; at the second `atOnce`, then the process ends. Returns what takes the handlers off again.
- * A SIGHUP that whoever started the process ignores (nohup) stays ignored. `isRank`: SIGUSR1 stops too, and only a second SIGINT ends
- * at once: launchers repeat the others.
+ * A SIGHUP that whoever started the process ignores (nohup) stays ignored. A run and a rank of one stop at SIGUSR1 too, which batch systems send
+ * ahead of a time limit; of a rank only a second SIGINT ends at once: launchers repeat the others.
  */
-export function onStop(stop: () => void, atOnce: () => void = () => {}, isRank = false): () => void {
+export function onStop(stop: () => void, atOnce: () => void = () => {}, kind: "command" | "run" | "rank" = "command"): () => void {
   const signals: NodeJS.Signals[] = [
     "SIGINT",
     "SIGTERM",
     ...(ignoresHangup() ? [] : (["SIGHUP"] as const)),
-    ...(isRank ? (["SIGUSR1"] as const) : []),
+    ...(kind === "command" ? [] : (["SIGUSR1"] as const)),
   ]
   let interrupts = 0
   const command: Stoppable = { stop, asked: false }
@@ -26,7 +26,7 @@ export function onStop(stop: () => void, atOnce: () => void = () => {}, isRank =
   const onSignal = (signal: NodeJS.Signals) => {
     if (signal === "SIGINT") interrupts++
     if (!command.asked) return void requestStop()
-    if (isRank && interrupts < 2) return
+    if (kind === "rank" && interrupts < 2) return
     atOnce()
     process.exit(EXIT.interrupted)
   }

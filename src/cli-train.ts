@@ -139,7 +139,7 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
       ranks?.stop()
     },
     view.close,
-    ranks !== undefined,
+    ranks === undefined ? "run" : "rank",
   )
   try {
     await job.result

@@ -43,11 +43,17 @@ if [ "$code" = 0 ] && [ "$status" = stopped ]; then scontrol requeue "$SLURM_JOB
 exit "$code"
 `,
   mpirun: (o: TemplateOptions) => `#!/usr/bin/env bash
-# hosts.txt: one line per host, "name slots=${o.gpus}". Open MPI's mpirun waits for the checkpoint of a stopped run.
+# hosts.txt: one line per host, "name slots=${o.gpus}". SIGTERM to this script stops the run after a checkpoint.
 set -euo pipefail
-exec mpirun -n ${o.nodes * o.gpus} --hostfile hosts.txt --map-by ppr:${o.gpus}:node --bind-to none \\
-  --mca odls_base_sigkill_timeout 60 \\
-  ${train(o, "  ")}
+mpirun -n ${o.nodes * o.gpus} --hostfile hosts.txt --map-by ppr:${o.gpus}:node --bind-to none \\
+  ${train(o, "  ")} &
+job=$!
+# mpirun hands SIGUSR1 on at once; its own way with SIGTERM leaves a rank one second.
+trap 'kill -USR1 "$job"' TERM INT
+until wait "$job"; do
+  code=$?
+  kill -0 "$job" 2>/dev/null || exit "$code"
+done
 `,
   jobset: (o: TemplateOptions) => `# kubectl apply -f this; IMAGE holds alpha, CLAIM is a volume that all pods can write.
 apiVersion: jobset.x-k8s.io/v1alpha2
@@ -96,20 +102,23 @@ spec:
                 - name: shm
                   emptyDir: { medium: Memory }
 `,
-  skypilot: (o: TemplateOptions) => `# sky launch this; the run's directory lies on storage that all nodes mount.
+  skypilot: (
+    o: TemplateOptions,
+  ) => `# sky jobs launch this; before that: sky volumes apply a volume that all nodes can write. A bucket does not do: checkpoints need links and appends.
 name: ${kubernetesName(o.run)}
 num_nodes: ${o.nodes}
 resources:
   accelerators: H200:${o.gpus}
   job_recovery: { max_restarts_on_errors: 3 }
-file_mounts:
-  /work: { name: alpha-runs, mode: MOUNT }
+volumes: { /work: alpha-runs }
 run: |
   cd /work
   exec ${train(o, "    ")} \\
     --gpus=${o.gpus}
 `,
-  dstack: (o: TemplateOptions) => `# dstack apply -f this; the volume holds alpha, the data and the run.
+  dstack: (
+    o: TemplateOptions,
+  ) => `# dstack apply -f this; /mnt/shared of the fleet's nodes is storage that all of them mount: it holds alpha, the data and the run.
 type: task
 name: ${kubernetesName(o.run)}
 nodes: ${o.nodes}
@@ -117,7 +126,7 @@ resources:
   gpu: H200:${o.gpus}
   shm_size: 16GB
 retry: { on_events: [error, interruption], duration: 24h }
-volumes: [{ name: alpha-runs, path: /work }]
+volumes: [{ instance_path: /mnt/shared, path: /work }]
 commands:
   - cd /work
   - >-

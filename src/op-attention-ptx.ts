@@ -1,11 +1,10 @@
 /** Launches of attention by Hopper's own instructions: where they can do it, tensor maps, the order of the gradients. */
-import { attentionStatistics, STATISTICS_UNIT } from "../shaders/attention-statistics.ts"
 import { ptxAttentions } from "../shaders/ptx-attention-list.ts"
 import { COLUMNS, ROWS } from "../shaders/ptx-attention-tile.ts"
 import { NO_TURN } from "../shaders/ptx-attention-turn.ts"
 import type { AttentionAttrs } from "./op-attention-heads.ts"
 import { dropoutMask, type Settings } from "./op-attention-tensor.ts"
-import { type GpuTarget, groupsFor, type Launches, launch, scratch, table } from "./op-gpu.ts"
+import { type GpuTarget, type Launches, launch, scratch, table } from "./op-gpu.ts"
 import type { Memory, Table } from "./program.ts"
 import { tensorMapWords } from "./ptx.ts"
 import { elements, type Tensor } from "./tensor.ts"
@@ -111,20 +110,16 @@ export function ptxBackwardLaunches(
   target: GpuTarget,
 ): Launches {
   const { batch, T, H, K, scale, factor } = sized
-  const rows = batch * Math.ceil(T / STATISTICS_UNIT) * STATISTICS_UNIT * H
-  const statistics = scratch("f32", 2 * rows)
+  const statistics = scratch("f32", 2 * batch * H * ROWS * Math.ceil(T / ROWS))
   const { mask, made } = dropoutMask(sized, batch, target)
-  const prepared = launch(attentionStatistics, { y, dy, lse, statistics, T, H, D, rows }, groupsFor(rows, 0.25, target))
   const maps = table("u64", [...mapOf(qkv, sized, (H + 2 * K) * D), ...mapOf(dy, sized, H * D)])
   const dqkv = rest.dqkv ?? scratch("bf16", elements(qkv))
   const values = { maps, statistics, mask, dqkv, T, H, K, scale, factor }
   const forKeys = turnsOf(keyParts(T, groupsOf(kernels.keys)), (K * D) / COLUMNS, batch, target.units)
   const forQueries = turnsOf(queryParts(T, groupsOf(kernels.queries)), H, batch, target.units)
   return [
-    [...made, prepared],
-    [
-      launch(kernels.keys, { ...values, turns: forKeys.turns }, forKeys.blocks),
-      launch(kernels.queries, { ...values, turns: forQueries.turns }, forQueries.blocks),
-    ],
+    ...made,
+    launch(kernels.queries, { ...values, y, lse, turns: forQueries.turns }, forQueries.blocks),
+    launch(kernels.keys, { ...values, turns: forKeys.turns }, forKeys.blocks),
   ]
 }

@@ -2,9 +2,12 @@
 import * as shaders from "../shaders/logits.ts"
 import { nativeKernel } from "./native.ts"
 import { defineOp } from "./op-define.ts"
-import { groupsForRows, launch } from "./op-gpu.ts"
+import { groupsForRows, launch, scratch } from "./op-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, lastDim, ShapeError, shapeText } from "./tensor.ts"
+
+/** Rows per processor up to which logprobs leaves room for others beside it. */
+const BESIDE = 0.5
 
 const adjustKernel = nativeKernel("logit_adjust", {
   logits: "pointer",
@@ -169,15 +172,24 @@ export const logprobs = defineOp({
       allowed: Math.min(lastDim(logits), vocabulary ?? Number.POSITIVE_INFINITY),
       top,
     }),
-  gpu({ logits, targets }, outputs, { top, vocabulary }) {
+  gpu({ logits, targets }, outputs, { top, vocabulary }, _, { units }) {
     const [R, V] = logits.shape as readonly [number, number]
     const { logprob, topIds, topLogprobs } = outputs
-    const names = Object.keys(shaders.WANTS) as (keyof typeof shaders.WANTS)[]
+    const names = ["logprob", "topIds", "topLogprobs"] as const
     const wants = names.reduce((bits, name) => bits | (outputs[name] === undefined ? 0 : shaders.WANTS[name]), 0)
     if (wants === 0) return []
-    const numbers = { R, V, allowed: Math.min(V, vocabulary ?? V), top, wants }
+    const numbers = { R, V, allowed: Math.min(V, vocabulary ?? V), top }
     const lanes = Math.min(1024, Math.max(64, Math.ceil(V / 8 / 64) * 64))
-    return [launch(shaders.logprobs, { logits, targets, logprob, topIds, topLogprobs, ...numbers }, groupsForRows(R), { lanes })]
+    const found = { logits, topIds, topLogprobs, ...numbers }
+    if (R > BESIDE * units || logprob === undefined)
+      return [launch(shaders.logprobs, { ...found, targets, logprob, stats: undefined, wants }, groupsForRows(R), { lanes })]
+    // What does not depend on the targets, which are being chosen, goes beside the choice.
+    const stats = scratch("f32", 2 * R)
+    const withStats = wants - shaders.WANTS.logprob + shaders.WANTS.stats
+    return [
+      launch(shaders.logprobs, { ...found, targets: undefined, logprob: undefined, stats, wants: withStats }, groupsForRows(R), { lanes }),
+      launch(shaders.logprobOf, { logits, targets, stats, logprob, R, V }, Math.ceil(R / shaders.ROWS)),
+    ]
   },
   cases: [
     { inputs: { logits: [1, 1], targets: { shape: [1], values: [0] } }, attrs: { top: 0 }, about: "one class" },

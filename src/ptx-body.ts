@@ -158,8 +158,8 @@ export class PtxBody {
     this.emit("min.NaN.xorsign.abs.f32", made, a, operandText(most, "f32"))
     return made
   }
-  negate(a: F32): F32 {
-    return this.unary("neg.f32", a)
+  negate(a: F32, into?: F32): F32 {
+    return this.unary("neg.f32", a, into)
   }
   /** a·b + c, rounded once. */
   fma(a: F32, b: Operand<"f32">, c: Operand<"f32">, into?: F32): F32 {

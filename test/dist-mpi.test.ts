@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, test } from "bun:test"
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { serveStore } from "../src/dist.ts"
+import { launchTemplate, serveStore } from "../src/dist.ts"
 import { gpus } from "../src/gpu.ts"
 import { compareRanks, killAndResume, type Launcher, missing, RUN, STEPS, type Started, startRanks } from "./dist-ranks.ts"
 import { testWith } from "./require.ts"
@@ -224,6 +224,28 @@ describe("a run that is cut goes on with other ranks and ends in the same bytes"
     )
   }
 })
+
+withRanks("openmpi")(
+  "the script for mpirun: SIGTERM to it ends all after one checkpoint, exit 0",
+  async () => {
+    const run = place("script")
+    const [bin, script] = [join(run.runsDir, "alpha"), join(run.runsDir, "train.sh")]
+    writeFileSync(bin, `#!/bin/sh\nexec ${command.map((word) => `'${word}'`).join(" ")} "$@" ${RUN.join(" ")} --steps=1000000\n`, {
+      mode: 0o755,
+    })
+    writeFileSync(join(run.runsDir, "hosts.txt"), "localhost slots=2\n")
+    writeFileSync(script, launchTemplate("mpirun", { nodes: 1, gpus: 2, run: "run", data }))
+    const as = { OMPI_ALLOW_RUN_AS_ROOT: "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1", PATH: `${run.runsDir}:${process.env.PATH}` }
+    const child = Bun.spawn(["bash", script], { cwd: run.runsDir, env: { ...process.env, ...as }, stdout: "ignore", stderr: "pipe" })
+    const directory = join(run.runsDir, "runs/run")
+    while (!existsSync(join(directory, "last")) && child.exitCode === null) await Bun.sleep(20)
+    child.kill("SIGTERM")
+    const err = await child.stderr.text()
+    expect(await child.exited, err).toBe(0)
+    expect(readFileSync(join(directory, "events.jsonl"), "utf8")).toContain('"status":"stopped"')
+  },
+  TIMEOUT,
+)
 
 withRanks("torchrun")(
   "torchrun starts the ranks again after one was killed: they go on from the last checkpoint and end in the bytes of one rank",

@@ -9,7 +9,7 @@ const options = { nodes: 3, gpus: 4, run: "Large run_1", data: "/shared/my book'
 /** The words of the `alpha train` in a text, as a shell sees them. */
 function trainWords(text: string): string[] {
   const command = text.slice(text.indexOf("alpha train")).replace(/\\\n/g, " ")
-  const line = command.split("\n").find((one) => one.includes("alpha train")) ?? ""
+  const line = (command.split("\n").find((one) => one.includes("alpha train")) ?? "").replace(/ &$/, "")
   const shown = Bun.spawnSync(["bash", "-c", `for word in ${line}; do printf '%s\\n' "$word"; done`])
   return shown.stdout.toString().trimEnd().split("\n")
 }

@@ -70,7 +70,13 @@ for (const [name, model] of Object.entries({ gpt2, llama })) {
       expect(told(simulatedDevice(32, "khr", 1), model, "bf16").all).toEqual(apart.all)
       expect(launches(apart.plans, 0).length).toBeGreaterThan(11)
       const together = launches(apart.plans, 132)
-      expect(together.map(({ variant }) => variant.replace(/_[0-9a-f]{16}$/, ""))).toEqual(["chain", "sample_choose", "logprobs"])
+      expect(together.map(({ variant }) => variant.replace(/_[0-9a-f]{16}$/, ""))).toEqual([
+        "chain",
+        "sample_slices",
+        "logprobs",
+        "sample_choose",
+        "logprob_of",
+      ])
       const { module, sharedBytes } = [...readPack(pack([together[0]!.kernel as Kernel])).values()][0]!
       expect(sharedBytes).toBeLessThanOrEqual(49152)
       if (missingValidator === undefined) expect(validate(module)).toBeUndefined()

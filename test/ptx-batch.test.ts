@@ -164,6 +164,12 @@ test(
   MS,
 )
 
+test(
+  "8 rows, half a strip",
+  () => check({ ...small, rows: 8, C: 768, F: 768, layers: 1, blocks: 12 }, [40, 0, undefined, 64, 5, 31, 127], "late"),
+  MS,
+)
+
 test("sizes that the kernel does not do are refused", () => {
   expect(isBatch(small)).toBe(true)
   expect(isBatch({ ...small, C: 320 })).toBe(false)

@@ -71,20 +71,31 @@ describe("resume", () => {
     120_000,
   )
 
-  test("SIGTERM: the step ends, a checkpoint is written, exit 0; the resumed run goes on", async () => {
-    const run = alpha("--run=term", "--steps=100000", "--evalInterval=none", "--checkpointInterval=50000", "--logInterval=1", "--json")
-    const reader = run.stdout.getReader()
-    await reader.read()
-    await reader.read()
-    reader.releaseLock()
-    run.kill("SIGTERM")
-    expect(await run.exited).toBe(0)
-    const step = Number(/step-(\d+)/.exec(readdirSync(join(runsDir, "term/checkpoints"))[0] ?? "")?.[1])
-    expect(step).toBeGreaterThan(0)
-    const { out, code } = await outcome(alpha(`--resume=term`, `--steps=${step + 3}`, "--json"))
-    expect(code).toBe(0)
-    expect(JSON.parse(out.trim().split("\n").at(-1) as string)).toMatchObject({ type: "summary", steps: step + 3, status: "completed" })
-  }, 60_000)
+  test.each(["SIGTERM", "SIGUSR1"] as const)(
+    "%s: the step ends, a checkpoint is written, exit 0; the resumed run goes on",
+    async (signal) => {
+      const run = alpha(
+        `--run=${signal}`,
+        "--steps=100000",
+        "--evalInterval=none",
+        "--checkpointInterval=50000",
+        "--logInterval=1",
+        "--json",
+      )
+      const reader = run.stdout.getReader()
+      await reader.read()
+      await reader.read()
+      reader.releaseLock()
+      run.kill(signal)
+      expect(await run.exited).toBe(0)
+      const step = Number(/step-(\d+)/.exec(readdirSync(join(runsDir, signal, "checkpoints"))[0] ?? "")?.[1])
+      expect(step).toBeGreaterThan(0)
+      const { out, code } = await outcome(alpha(`--resume=${signal}`, `--steps=${step + 3}`, "--json"))
+      expect(code).toBe(0)
+      expect(JSON.parse(out.trim().split("\n").at(-1) as string)).toMatchObject({ type: "summary", steps: step + 3, status: "completed" })
+    },
+    60_000,
+  )
 
   test("a closed terminal (SIGHUP) stops as SIGTERM does; under nohup training goes on", async () => {
     for (const ignored of [false, true]) {
