@@ -3,12 +3,13 @@ import type { F32, U32, U64 } from "../src/ptx.ts"
 import {
   addressOf,
   awaitAll,
+  FACTS,
+  FRESH,
   type Frame,
   HEAD,
   mostUnits,
   ofSequence,
   PAGE,
-  pitchOf,
   SHARE,
   slotBytes,
   THREADS,
@@ -23,7 +24,6 @@ const OWN = UNIT / WARPS
 const TURNS = OWN / 4
 /** Units whose sums are read together. */
 const TOGETHER = 8
-const QUAD = 4
 const LOWEST = Number.NEGATIVE_INFINITY
 
 const exp2 = ({ k }: Frame, x: F32): F32 => k.unary("ex2.approx.ftz.f32", x)
@@ -84,42 +84,56 @@ function prefetchNext(f: Frame, { b, h, part, length }: Unit): void {
   })
 }
 
+/** Query, key and value of the new position, when they are there, to shared memory. */
+function awaitFresh(f: Frame, { b, h }: Unit, slot: U32): void {
+  const { k, stack, thread, work, tag } = f
+  const { C } = stack
+  const [which, pair] = [k.shr(thread, 4), k.and(thread, 15)] // two words each, of q, k and v in turn
+  k.if(k.compare("lt", which, 3), () => {
+    const column = k.mad(which, C, k.mad(h, HEAD, k.shl(pair, 2)))
+    const from = k.madWide(k.mad(b, 3 * C, column), 4, k.addLong(work, workOf(stack).qkv))
+    const [words, tags] = [k.registers("u32", 2), k.registers("u32", 2)]
+    awaitAll(f, tag, tags, () => k.loadVolatile([words[0]!, tags[0]!, words[1]!, tags[1]!], from))
+    k.storeShared({ base: k.mad(thread, 8, slot), bytes: FRESH }, words)
+  })
+  k.syncBlock()
+}
+
 /** This warp's 16 positions. */
-function attendOwn(f: Frame, { b, h, part, length }: Unit, slot: U32): void {
-  const { k, stack, warp, lane, work, pages } = f
+function attendOwn(f: Frame, unit: Unit, slot: U32): void {
+  const { k, stack, warp, lane, pages } = f
+  const { b, h, part, length } = unit
   const { C, maxPages } = stack
-  const at = workOf(stack)
   const eighth = k.and(lane, 7)
   const start = k.mad(part, UNIT, k.mul(warp, OWN))
   const distance = k.sub(length, start) // of the new position from this warp's first
   const out = Array.from({ length: 8 }, () => k.variable("f32", 0))
   const [top, total] = [k.variable("f32", LOWEST), k.variable("f32", 0)]
+  // where there are none, the last ones: nobody wants them
+  const first = k.min(start, k.sub(length, k.and(length, OWN - 1)))
+  const page = k.register("u32")
+  k.load("u32", [page], k.madWide(k.mad(b, maxPages, k.div(first, PAGE)), 4, pages))
+  const line = k.add(k.mad(k.mad(page, C / HEAD, h), PAGE, k.and(first, PAGE - 1)), k.shr(lane, 3))
+  const cell = k.mad(line, HEAD, k.shl(eighth, 3))
+  const [keys, values] = (["kPages", "vPages"] as const).map((name) => {
+    const from = k.madWide(cell, 2, addressOf(f, name))
+    return Array.from({ length: TURNS }, (_, i) => {
+      const words = k.registers("u32", 4)
+      k.loadVolatile(words, from, 2 * HEAD * 4 * i)
+      return words
+    })
+  }) as [U32[][], U32[][]]
+  awaitFresh(f, unit, slot)
   k.if(k.compare("le", start, length), () => {
-    const page = k.register("u32")
-    const number = k.add(k.mul(part, UNIT_PAGES), k.div(k.mul(warp, OWN), PAGE))
-    k.load("u32", [page], k.madWide(k.mad(b, maxPages, number), 4, pages))
-    const line = k.add(k.mad(k.mad(page, C / HEAD, h), PAGE, k.and(start, PAGE - 1)), k.shr(lane, 3))
-    const cell = k.mad(line, HEAD, k.shl(eighth, 3))
-    const [keys, values] = (["kPages", "vPages"] as const).map((name) => {
-      const from = k.madWide(cell, 2, addressOf(f, name))
-      return Array.from({ length: TURNS }, (_, i) => {
-        const words = k.registers("u32", 4)
-        k.loadVolatile(words, from, 2 * HEAD * 4 * i)
-        return words
-      })
-    }) as [U32[][], U32[][]]
-    const given = k.madWide(k.mad(b, 3 * C, k.mad(h, HEAD, k.shl(eighth, 3))), 4, k.addLong(work, at.qkv))
-    const isNew = k.compare("lt", distance, OWN)
-    const q = waitFor(f, given)
-    const fresh = [1, 2].map(() => Array.from({ length: 4 }, () => k.variable("u32", 0)))
-    k.if(isNew, () => {
-      const tags = k.registers("u32", 8)
-      awaitAll(f, f.tag, tags, () => fresh.forEach((words, i) => loadFour(f, words, tags.slice(4 * i, 4 * i + 4), given, 4 * C * (i + 1))))
-      k.if(k.compare("lt", lane, 8), () => {
-        const own = k.mad(distance, HEAD, cell)
-        k.store("u32", k.madWide(own, 2, addressOf(f, "kPages")), 0, fresh[0]!)
-        k.store("u32", k.madWide(own, 2, addressOf(f, "vPages")), 0, fresh[1]!)
-      })
+    const [q, ...fresh] = [0, 1, 2].map((which) => {
+      const words = k.registers("u32", 4)
+      k.loadSharedWords(words, { base: k.mad(eighth, 16, slot), bytes: FRESH + 2 * HEAD * which })
+      return words
+    }) as [U32[], U32[], U32[]]
+    k.if(k.both(k.compare("lt", distance, OWN), k.compare("lt", lane, 8)), () => {
+      const own = k.mad(distance, HEAD, cell)
+      k.store("u32", k.madWide(own, 2, addressOf(f, "kPages")), 0, fresh[0]!)
+      k.store("u32", k.madWide(own, 2, addressOf(f, "vPages")), 0, fresh[1]!)
     })
     k.syncWarp()
     const factor = Math.fround(Math.fround(stack.scale) * Math.fround(Math.LOG2E))
@@ -150,19 +164,9 @@ function attendOwn(f: Frame, { b, h, part, length }: Unit, slot: U32): void {
   const share = k.mad(warp, SHARE, slot)
   const channels = k.add(k.shl(eighth, 3), k.add(k.shl(k.shr(lane, 4), 2), k.shl(k.and(k.shr(lane, 3), 1), 1)))
   k.storeShared({ base: k.mad(channels, 4, share), bytes: 0 }, two)
-  k.when(k.compare("eq", lane, 0), () => k.storeShared({ base: factsOf(f, slot, warp), bytes: WARPS * SHARE }, [top, total]))
+  k.when(k.compare("eq", lane, 0), () => k.storeShared({ base: factsOf(f, slot, warp), bytes: FACTS }, [top, total]))
 }
 const factsOf = ({ k }: Frame, slot: U32, warp: U32): U32 => k.mad(warp, 8, slot)
-
-/** Four words and their tags. */
-function loadFour({ k }: Frame, words: readonly U32[], tags: readonly U32[], from: U64, bytes: number): void {
-  for (const i of [0, 2]) k.loadVolatile([words[i]!, tags[i]!, words[i + 1]!, tags[i + 1]!], from, bytes + 8 * i)
-}
-function waitFor(f: Frame, from: U64): U32[] {
-  const [words, tags] = [f.k.registers("u32", 4), f.k.registers("u32", 4)]
-  awaitAll(f, f.tag, tags, () => loadFour(f, words, tags, from, 0))
-  return words
-}
 
 /** Sums of 8 channels over the four lanes that have other positions; each keeps two. */
 function gathered({ k, lane }: Frame, out: readonly F32[]): F32[] {
@@ -200,7 +204,7 @@ function mergeWarps(f: Frame, { b, h, part }: Unit, slot: U32): void {
   const at = workOf(stack)
   const facts = Array.from({ length: WARPS / 2 }, (_, i) => {
     const four = k.registers("f32", 4)
-    k.loadShared(four, { base: slot, bytes: WARPS * SHARE + 16 * i })
+    k.loadShared(four, { base: slot, bytes: FACTS + 16 * i })
     return four
   })
   const sums = Array.from({ length: WARPS }, (_, w) => {
@@ -221,68 +225,78 @@ function mergeWarps(f: Frame, { b, h, part }: Unit, slot: U32): void {
   k.when(k.compare("eq", lane, 0), () => k.storeVolatile(statistics, 0, [top, tag, total, tag]))
 }
 
-/** y of all rows to shared memory, in bf16: the units' outputs merged in their order, 8 at a time. */
-export function mergeOutputs(f: Frame): void {
-  const { k, stack, places, thread, work, units, tag } = f
-  const { C, rows } = stack
-  const at = workOf(stack)
-  k.comment("outputs of attention, merged")
-  for (let first = 0; first < rows * C; first += THREADS * QUAD) {
-    const item = k.mad(thread, QUAD, first)
-    k.if(k.compare("lt", item, rows * C), () => {
-      const [b, column] = [k.div(item, C), k.rem(item, C)]
-      const count = ofSequence(f, units, b)
-      const start = k.mul(b, mostUnits(stack))
-      const outputs = k.madWide(k.mad(start, C, column), 8, k.addLong(work, at.outputs))
-      const statistics = k.madWide(k.mad(start, C / HEAD, k.div(column, HEAD)), 16, k.addLong(work, at.statistics))
-      const [top, sum] = [k.variable("f32", LOWEST), k.variable("f32", 0)]
-      const out = Array.from({ length: QUAD }, () => k.variable("f32", 0))
-      const from = k.variable("u32", 0)
-      k.while(
-        "MERGE",
-        () => k.compare("lt", from, count),
-        () => {
-          const read = Array.from({ length: TOGETHER }, (_, i) => {
-            const tags = Array.from({ length: QUAD + 2 }, () => k.variable("u32", tag))
-            const values = Array.from({ length: QUAD }, () => k.variable("f32", 0))
-            return {
-              values,
-              top: k.variable("f32", LOWEST),
-              total: k.variable("f32", 0),
-              tags,
-              isThere: k.compare("lt", k.add(from, i), count),
-            }
-          })
-          awaitAll(
-            f,
-            tag,
-            read.flatMap(({ tags }) => tags),
-            () =>
-              read.forEach(({ values, top, total, tags, isThere }, i) =>
-                k.when(isThere, () => {
-                  k.loadVolatile([top, tags[0]!, total, tags[1]!], statistics, (16 * i * C) / HEAD)
-                  for (const e of [0, 2]) k.loadVolatile([values[e]!, tags[e + 2]!, values[e + 1]!, tags[e + 3]!], outputs, 8 * (i * C + e))
-                }),
-              ),
-          )
-          const tops = [top, ...read.map((one) => one.top)]
-          const merged = sharesOf(f, tops, [sum, ...read.map(({ total }) => total)])
-          out.forEach((one, e) => {
-            k.mulFloat(one, merged.shares[0]!, one)
-            read.forEach(({ values }, i) => k.fma(values[e]!, merged.shares[i + 1]!, one, one))
-          })
-          k.copy(top, merged.top)
-          k.copy(sum, merged.total)
-          k.add(from, TOGETHER, from)
-          k.addLong(outputs, 8 * TOGETHER * C, outputs)
-          k.addLong(statistics, (16 * TOGETHER * C) / HEAD, statistics)
-        },
+interface Read {
+  readonly values: F32[]
+  readonly top: F32
+  readonly total: F32
+}
+
+/** The merged outputs of `count` units, in their order and 8 at a time: those of two neighbouring channels. `at`: bytes of the first unit's. */
+function mergeUnits(f: Frame, count: U32, at: { readonly outputs: U64; readonly statistics: U64 }): F32[] {
+  const { k, stack, tag } = f
+  const { C } = stack
+  const [top, sum] = [k.variable("f32", LOWEST), k.variable("f32", 0)]
+  const out = Array.from({ length: 2 }, () => k.variable("f32", 0))
+  const from = k.variable("u32", 0)
+  k.while(
+    "MERGE",
+    () => k.compare("lt", from, count),
+    () => {
+      const tags = Array.from({ length: TOGETHER }, () => Array.from({ length: 4 }, () => k.variable("u32", tag)))
+      const read = tags.map((): Read => {
+        const values = Array.from({ length: 2 }, () => k.variable("f32", 0))
+        return { values, top: k.variable("f32", LOWEST), total: k.variable("f32", 0) }
+      })
+      const areThere = read.map((_, i) => k.compare("lt", k.add(from, i), count))
+      awaitAll(f, tag, tags.flat(), () =>
+        read.forEach(({ values, top, total }, i) =>
+          k.when(areThere[i]!, () => {
+            const own = tags[i]!
+            k.loadVolatile([top, own[0]!, total, own[1]!], at.statistics, (16 * i * C) / HEAD)
+            k.loadVolatile([values[0]!, own[2]!, values[1]!, own[3]!], at.outputs, 8 * i * C)
+          }),
+        ),
       )
-      const share = k.unary("rcp.approx.ftz.f32", sum)
-      const [x, y, z, w] = out.map((one) => k.select(k.compare("gt", count, 0), k.mulFloat(one, share), 0, "f32")) as [F32, F32, F32, F32]
-      const to = k.mad(b, pitchOf(C), k.mad(column, 2, places.outputs))
-      k.storeShared({ base: to, bytes: 0 }, [k.packBf16(x, y), k.packBf16(z, w)])
-    })
-  }
-  k.syncBlock()
+      const merged = sharesOf(f, [top, ...read.map((one) => one.top)], [sum, ...read.map(({ total }) => total)])
+      out.forEach((one, e) => {
+        k.mulFloat(one, merged.shares[0]!, one)
+        read.forEach(({ values }, i) => k.fma(values[e]!, merged.shares[i + 1]!, one, one))
+      })
+      k.copy(top, merged.top)
+      k.copy(sum, merged.total)
+      k.add(from, TOGETHER, from)
+      k.addLong(at.outputs, 8 * TOGETHER * C, at.outputs)
+      k.addLong(at.statistics, (16 * TOGETHER * C) / HEAD, at.statistics)
+    },
+  )
+  const share = k.unary("rcp.approx.ftz.f32", sum)
+  return out.map((one) => k.select(k.compare("gt", count, 0), k.mulFloat(one, share), 0, "f32"))
+}
+
+/** Where the outputs of sequence b from `column` on lie, and their maxima. */
+function outputsOf({ k, stack, work }: Frame, b: U32, column: U32) {
+  const at = workOf(stack)
+  const start = k.mul(b, mostUnits(stack))
+  const outputs = k.madWide(k.mad(start, stack.C, column), 8, k.addLong(work, at.outputs))
+  const statistics = k.madWide(k.mad(start, stack.C / HEAD, k.div(column, HEAD)), 16, k.addLong(work, at.statistics))
+  return { outputs, statistics }
+}
+
+/** y in bf16 with tags to the work memory: a warp for each head of a sequence, in those blocks first that have the fewest units. */
+export function merge(f: Frame, to: U64): void {
+  const { k, stack, block, warp, lane, units, tag } = f
+  const { C, rows, blocks } = stack
+  k.comment("outputs of attention, merged")
+  const pair = k.mad(warp, blocks, k.sub(blocks - 1, block))
+  k.while(
+    "PAIR",
+    () => k.compare("lt", pair, (rows * C) / HEAD),
+    () => {
+      const b = k.div(pair, C / HEAD)
+      const column = k.mad(k.rem(pair, C / HEAD), HEAD, k.shl(lane, 1))
+      const [x, y] = mergeUnits(f, ofSequence(f, units, b), outputsOf(f, b, column)) as [F32, F32]
+      k.storeVolatile(k.madWide(k.mad(b, C, column), 4, to), 0, [k.packBf16(x, y), tag])
+      k.add(pair, WARPS * blocks, pair)
+    },
+  )
 }

@@ -4,7 +4,7 @@ import type { PtxActivation } from "./ptx-gemm-frame.ts"
 
 /** A stack of equal layers of the GPT-2 family, and the sequences that grow by one token each. */
 export interface DecodeStack {
-  /** Sequences, up to 8. */
+  /** Sequences, up to 16. */
   readonly rows: number
   /** Channels: a multiple of 256, up to 1024; heads of 64 each. */
   readonly C: number
@@ -46,14 +46,20 @@ export const LAYER = [
 export const LAST = ["normW", "normB", "headW"] as const
 export type Address = (typeof LAYER)[number] | (typeof LAST)[number]
 
+/** Rows of a matrix instruction's half: a lane has one of each half. */
+export const HALF = 8
+export const halvesOf = ({ rows }: DecodeStack): number => Math.ceil(rows / HALF)
 /** Tiles whose parts of K are summed together, at most. */
-export const MOST_TILES = 4
-/** Bytes of a row of attention's outputs. */
-export const pitchOf = (C: number): number => 2 * C + 16
-/** A warp's share of a unit of attention: 64 sums, then the maxima and sums of weights of all warps. */
+export const mostTiles = ({ rows }: DecodeStack): number => (rows > HALF ? 3 : 4)
+/** A warp's share of a unit of attention: 64 sums, then the maxima and sums of weights of all warps, then the query and the new position. */
 export const SHARE = 4 * HEAD
-const SLOT = WARPS * (SHARE + 8)
+export const FACTS = WARPS * SHARE
+export const FRESH = FACTS + 8 * WARPS
+export const slotBytes = FRESH + 3 * 2 * HEAD
 const SHARED = 49152
+
+/** Bytes of a row of x of so many groups in shared memory, such that its 16-byte pieces and those of the next row are in different banks. */
+export const pitchOf = (groups: number): number => 64 * groups + (groups % 2 === 0 ? 64 : 0)
 
 export interface Places {
   /** Sums of the warps by tile and row, twice. */
@@ -62,28 +68,42 @@ export interface Places {
   readonly moments: number
   /** Two units of attention. */
   readonly slots: number
-  readonly outputs: number
   /** The addresses of all layers, and those behind them. */
   readonly table: number
+  /** Each warp's part of x. */
+  readonly stage: number
   readonly bytes: number
 }
 
 /** Addresses in the table. */
 export const addressesOf = ({ layers }: DecodeStack): number => LAYER.length * layers + LAST.length
-export const sumsBytes = ({ rows }: DecodeStack): number => WARPS * MOST_TILES * rows * 4 * TILE
-export const slotBytes = SLOT
+export const sumsBytes = (stack: DecodeStack): number => WARPS * mostTiles(stack) * stack.rows * 4 * TILE
+/** Bytes of a warp's part of x: as many rows as a lane has of them, and groups. */
+export const stageBytes = ({ rows }: DecodeStack, groups: number): number => Math.min(rows, HALF) * pitchOf(groups)
+
+function fixedOf(stack: DecodeStack) {
+  const moments = 2 * sumsBytes(stack)
+  const slots = moments + stack.rows * 8 * WARPS
+  const table = slots + 2 * slotBytes
+  return { sums: 0, moments, slots, table, stage: Math.ceil((table + 8 * addressesOf(stack)) / 16) * 16 }
+}
+
+/** Groups of a warp's part of K that are staged at a time: all, or a part that shared memory has room for; 0: none has. */
+export function stagedGroups(stack: DecodeStack, K: number): number {
+  const all = K / WARPS / GROUP
+  const room = SHARED - fixedOf(stack).stage
+  const fits = (groups: number) => all % groups === 0 && WARPS * stageBytes(stack, groups) <= room
+  return Array.from({ length: all }, (_, i) => all - i).find(fits) ?? 0
+}
 
 export function placesOf(stack: DecodeStack): Places {
-  const { rows, C } = stack
-  const moments = 2 * sumsBytes(stack)
-  const slots = moments + rows * 8 * WARPS
-  const outputs = slots + 2 * SLOT
-  const table = outputs + rows * pitchOf(C)
-  return { sums: 0, moments, slots, outputs, table, bytes: table + 8 * addressesOf(stack) }
+  const fixed = fixedOf(stack)
+  const most = Math.max(stack.C / WARPS / GROUP, stagedGroups(stack, stack.F))
+  return { ...fixed, bytes: fixed.stage + WARPS * stageBytes(stack, most) }
 }
 
 /** Whether shared memory holds it all. */
-export const hasRoom = (stack: DecodeStack): boolean => placesOf(stack).bytes <= SHARED
+export const hasRoom = (stack: DecodeStack): boolean => stagedGroups(stack, stack.F) > 0 && placesOf(stack).bytes <= SHARED
 
 /** Units of attention that a sequence has at most. */
 export const mostUnits = ({ maxPages }: DecodeStack): number => Math.ceil(maxPages / UNIT_PAGES)
@@ -96,10 +116,11 @@ export function workOf(stack: DecodeStack) {
   const { rows, C, F } = stack
   const [branch, stream] = [0, 8 * rows * C] // after attention, after the MLP
   const qkv = stream + 8 * rows * C
-  const hidden = qkv + 12 * rows * C
+  const attended = qkv + 12 * rows * C
+  const hidden = attended + 4 * rows * C
   const outputs = hidden + 4 * rows * F
   const statistics = outputs + 8 * rows * mostUnits(stack) * C
-  return { branch, stream, qkv, hidden, outputs, statistics, bytes: statistics + (16 * rows * mostUnits(stack) * C) / HEAD }
+  return { branch, stream, qkv, attended, hidden, outputs, statistics, bytes: statistics + (16 * rows * mostUnits(stack) * C) / HEAD }
 }
 
 export interface Frame {
@@ -150,6 +171,3 @@ export function awaitAll({ k }: Frame, tag: U32, tags: readonly U32[], load: () 
 /** The one of `values` that belongs to sequence b. */
 export const ofSequence = ({ k }: Frame, values: readonly U32[], b: U32): U32 =>
   values.slice(1).reduce((found, value, i) => k.select(k.compare("eq", b, i + 1), value, found, "u32"), values[0]!)
-
-/** Where a warp's own part of K begins for this lane: 8 numbers of each group of 32. */
-export const ownPart = ({ k, warp, quarter }: Frame, K: number): U32 => k.mad(warp, K / WARPS, k.shl(quarter, 3))

@@ -1,15 +1,13 @@
 /** Layer norm in the decode kernel: each warp awaits its own part of the rows, the warps tell each other their means and squares. */
 import type { F32, U32, U64 } from "../src/ptx.ts"
-import { type Address, addressOf, awaitAll, type Frame, GROUP, ownPart, WARPS } from "./ptx-decode-frame.ts"
-import type { Part } from "./ptx-decode-product.ts"
+import { type Address, addressOf, awaitAll, type Frame, GROUP, HALF, halvesOf, pitchOf, WARPS } from "./ptx-decode-frame.ts"
+import { fromStage, type Part, rowsOf, stageOf } from "./ptx-decode-stage.ts"
 
-/** Numbers of a group that a lane has. */
-const PACK = 8
-
-/** Sum over the four lanes of a row. */
-function sumOfFour({ k }: Frame, own: F32): F32 {
-  const pair = k.addFloat(own, k.exchangeFloat(own, 1))
-  return k.addFloat(pair, k.exchangeFloat(pair, 2))
+/** Sum over the lanes of a warp. */
+function warpSum({ k }: Frame, own: F32): F32 {
+  let sum = own
+  for (let mask = 1; mask < 32; mask *= 2) sum = k.addFloat(sum, k.exchangeFloat(sum, mask))
+  return sum
 }
 const sumOf = ({ k }: Frame, values: readonly F32[]): F32 => {
   let list = values
@@ -22,72 +20,108 @@ const sumOf = ({ k }: Frame, values: readonly F32[]): F32 => {
 
 /** Reads the factors before the rows are known. Returns the rest: awaits the rows at `stream` (f32) and gives this warp's part of their norm. */
 export function norm(f: Frame, w: Address, b: Address): (stream: U64, tag: U32) => Part {
-  const { k, stack, places, warp, row, quarter } = f
-  const { C, rows, eps, hasBias } = stack
-  const groups = C / WARPS / GROUP
-  const first = ownPart(f, C)
+  const { k, stack, warp, lane } = f
+  const { C, hasBias } = stack
+  const own = C / WARPS
+  // pairs of neighbours of this lane
+  const pairs = Array.from({ length: Math.ceil(own / 64) }, (_, i) => {
+    const at = k.add(lane, 32 * i)
+    return { at, isThere: k.compare("lt", at, own / 2) }
+  })
   const load = (name: Address): F32[][] => {
-    const from = k.madWide(first, 4, addressOf(f, name))
-    return Array.from({ length: groups }, (_, j) => {
-      const values = k.registers("f32", PACK)
-      for (const half of [0, 4]) k.load("f32", values.slice(half, half + 4), from, 4 * (GROUP * j + half))
-      return values
+    const from = k.madWide(k.mad(warp, own, k.shl(lane, 1)), 4, addressOf(f, name))
+    return pairs.map(({ isThere }, i) => {
+      const two = [k.variable("f32", 0), k.variable("f32", 0)]
+      k.when(isThere, () => k.load("f32", two, from, 4 * 64 * i))
+      return two
     })
   }
   const factors = load(w)
   const added = hasBias ? load(b) : undefined
   return (stream, tag) => {
-    const packs = Array.from({ length: groups }, () => Array.from({ length: PACK }, () => k.variable("f32", 0)))
-    const isRow = k.compare("lt", row, rows)
-    k.if(isRow, () => {
-      const tags = packs.map(() => k.registers("u32", PACK))
-      const from = k.madWide(k.mad(row, C, first), 8, stream)
-      awaitAll(f, tag, tags.flat(), () =>
-        packs.forEach((values, j) => {
-          for (let e = 0; e < PACK; e += 2)
-            k.loadVolatile([values[e]!, tags[j]![e]!, values[e + 1]!, tags[j]![e + 1]!], from, 8 * (GROUP * j + e))
-        }),
+    const from = k.madWide(k.mad(warp, own, k.shl(lane, 1)), 8, stream)
+    const halves = Array.from({ length: halvesOf(stack) }, (_, half) => {
+      const rows = Array.from({ length: rowsOf(f, half) }, () => pairs.map(() => [k.variable("f32", 0), k.variable("f32", 0)]))
+      const tags = rows.map((row) => row.map(() => [k.variable("u32", tag), k.variable("u32", tag)]))
+      awaitAll(f, tag, tags.flat(2), () =>
+        rows.forEach((row, r) =>
+          row.forEach((two, i) => {
+            const own = tags[r]![i]!
+            const bytes = 8 * ((HALF * half + r) * C + 64 * i)
+            k.when(pairs[i]!.isThere, () => k.loadVolatile([two[0]!, own[0]!, two[1]!, own[1]!], from, bytes))
+          }),
+        ),
       )
+      return rows
     })
     k.syncWarp()
-    const all = packs.flat()
-    const mean = k.mulFloat(sumOfFour(f, sumOf(f, all)), WARPS / C)
-    const apart = all.map((value) => k.subFloat(value, mean))
-    const squares = sumOfFour(
-      f,
-      sumOf(
-        f,
-        apart.map((value) => k.mulFloat(value, value)),
-      ),
-    )
-    const moments = k.mad(row, 8 * WARPS, places.moments)
-    const isTold = k.both(isRow, k.compare("eq", quarter, 0))
-    k.when(isTold, () => k.storeShared({ base: k.mad(warp, 8, moments), bytes: 0 }, [mean, squares]))
+    halves.forEach((rows, half) => rows.forEach((row, r) => tellMoments(f, HALF * half + r, row, pairs)))
     k.syncBlock()
-    const told = Array.from({ length: WARPS / 2 }, () => k.registers("f32", 4))
-    const place = k.select(isRow, moments, places.moments, "u32")
-    told.forEach((four, i) => k.loadShared(four, { base: place, bytes: 16 * i }))
-    const means = told.flatMap((four) => [four[0]!, four[2]!])
-    const total = k.mulFloat(sumOf(f, means), 1 / WARPS)
-    const between = sumOf(
-      f,
-      means.map((one) => {
-        const distance = k.subFloat(one, total)
-        return k.mulFloat(distance, distance)
-      }),
-    )
-    const within = sumOf(
-      f,
-      told.flatMap((four) => [four[1]!, four[3]!]),
-    )
-    const variance = k.fma(between, 1 / WARPS, k.mulFloat(within, Math.fround(1 / C)))
-    const scale = k.unary("rsqrt.approx.ftz.f32", k.addFloat(variance, eps))
-    return packs.map((values, j) => {
-      const out = values.map((value, e) => {
-        const scaled = k.mulFloat(k.subFloat(value, total), scale)
-        return added === undefined ? k.mulFloat(scaled, factors[j]![e]!) : k.fma(scaled, factors[j]![e]!, added[j]![e]!)
+    return halves.map((rows, half) => {
+      const moments = momentsOf(f, half)
+      const stage = stageOf(f, own / GROUP)
+      rows.forEach((row, r) => {
+        const { mean, scale } = moments(r)
+        row.forEach((two, i) => {
+          const out = two.map((value, e) => {
+            const scaled = k.mulFloat(k.subFloat(value, mean), scale)
+            return added === undefined ? k.mulFloat(scaled, factors[i]![e]!) : k.fma(scaled, factors[i]![e]!, added[i]![e]!)
+          })
+          const word = k.packBf16(out[0]!, out[1]!)
+          const to = { base: k.mad(pairs[i]!.at, 4, stage), bytes: r * pitchOf(own / GROUP) }
+          k.when(pairs[i]!.isThere, () => k.storeShared(to, [word]))
+        })
       })
-      return [0, 2, 4, 6].map((e) => k.packBf16(out[e]!, out[e + 1]!))
+      return fromStage(f, half, own / GROUP)
     })
   }
+}
+
+/** Mean and squares of this warp's part of a row. */
+function tellMoments(
+  f: Frame,
+  row: number,
+  values: readonly F32[][],
+  pairs: readonly { isThere: ReturnType<Frame["k"]["compare"]> }[],
+): void {
+  const { k, stack, places, warp, lane } = f
+  const mean = k.mulFloat(warpSum(f, sumOf(f, values.flat())), WARPS / stack.C)
+  const apart = values.flatMap((two, i) => two.map((value) => k.select(pairs[i]!.isThere, k.subFloat(value, mean), 0, "f32")))
+  const squares = warpSum(
+    f,
+    sumOf(
+      f,
+      apart.map((value) => k.mulFloat(value, value)),
+    ),
+  )
+  const place = { base: k.shl(warp, 3), bytes: places.moments + 8 * WARPS * row }
+  k.when(k.compare("eq", lane, 0), () => k.storeShared(place, [mean, squares]))
+}
+
+/** Mean and 1/deviation of the rows of a half, from the warps' own: lane r mod 8 computes those of row r. */
+function momentsOf(f: Frame, half: number): (row: number) => { mean: F32; scale: F32 } {
+  const { k, stack, places, lane } = f
+  const rows = rowsOf(f, half)
+  const told = Array.from({ length: WARPS / 2 }, () => k.registers("f32", 4))
+  const base = k.mul(k.min(k.and(lane, HALF - 1), rows - 1), 8 * WARPS)
+  told.forEach((four, i) => k.loadShared(four, { base, bytes: places.moments + 8 * WARPS * HALF * half + 16 * i }))
+  const means = told.flatMap((four) => [four[0]!, four[2]!])
+  const mean = k.mulFloat(sumOf(f, means), 1 / WARPS)
+  const distances = means.map((one) => k.subFloat(one, mean))
+  const between = sumOf(
+    f,
+    distances.map((one) => k.mulFloat(one, one)),
+  )
+  const within = sumOf(
+    f,
+    told.flatMap((four) => [four[1]!, four[3]!]),
+  )
+  const variance = k.fma(between, 1 / WARPS, k.mulFloat(within, Math.fround(1 / stack.C)))
+  const scale = k.unary("rsqrt.approx.ftz.f32", k.addFloat(variance, stack.eps))
+  const of = (value: F32, row: number): F32 => {
+    const made = k.register("f32")
+    k.emit("shfl.sync.idx.b32", made, value, row, 31, -1)
+    return made
+  }
+  return (row) => (rows === 1 ? { mean, scale } : { mean: of(mean, row), scale: of(scale, row) })
 }

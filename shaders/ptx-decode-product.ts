@@ -1,6 +1,7 @@
 /** A matrix product of the decode kernel: a block has a few columns, each warp a part of K; weights go from memory to registers, ahead of their step. */
 import type { F32, Predicate, U32, U64 } from "../src/ptx.ts"
-import { type Address, addressOf, type Frame, GROUP, MOST_TILES, ownPart, sumsBytes, THREADS, TILE, WARPS } from "./ptx-decode-frame.ts"
+import { type Address, addressOf, type Frame, GROUP, HALF, mostTiles, sumsBytes, THREADS, TILE, WARPS } from "./ptx-decode-frame.ts"
+import type { Part } from "./ptx-decode-stage.ts"
 
 /** Registers for the weights of a product. */
 const HELD = 48
@@ -12,9 +13,6 @@ export interface Columns {
   readonly row: U32
   readonly column: U32
 }
-
-/** The 8 numbers of each group of a warp's part of K that a lane has of its row of x, in bf16. */
-export type Part = readonly (readonly U32[])[]
 
 export interface ProductSpec {
   readonly N: number
@@ -44,7 +42,7 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
   const { k, stack, thread, block, row } = f
   const groups = K / WARPS / GROUP
   const columns = columnsOf(N, stack.blocks)
-  const tiles = Math.min(Math.ceil(columns / TILE), MOST_TILES, Math.max(1, Math.floor(HELD / 4 / groups)))
+  const tiles = Math.min(Math.ceil(columns / TILE), mostTiles(stack), Math.max(1, Math.floor(HELD / 4 / groups)))
   const rounds = Math.ceil(columns / TILE / tiles)
   const first = k.mul(block, columns)
   const isWanted = k.compare("lt", first, N)
@@ -55,7 +53,7 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
     Array.from({ length: tiles }, () => Array.from({ length: groups }, () => k.registers("u32", 4))),
   )
   const biases = [k.variable("f32", 0), k.variable("f32", 0)] as const
-  const own = k.shl(ownPart(f, K), 1)
+  const own = k.mul(k.mad(f.warp, K / WARPS, k.shl(f.quarter, 3)), 2)
   // the pair of columns that a thread finishes
   const perRow = (tiles * TILE) / 2
   const pair = k.rem(thread, perRow)
@@ -134,11 +132,11 @@ function multiplied({ k }: Frame, held: readonly (readonly (readonly U32[])[])[]
   const zero = k.variable("u32", 0)
   const chains = held.length > 1 ? 2 : 4
   return held.map((tile) => {
-    const sums = Array.from({ length: Math.min(chains, 2 * x.length) }, () => Array.from({ length: 4 }, () => k.variable("f32", 0)))
+    const sums = Array.from({ length: Math.min(chains, 2 * tile.length) }, () => Array.from({ length: 4 }, () => k.variable("f32", 0)))
     tile.forEach((w, j) => {
       for (const half of [0, 1]) {
         const [low, high] = [2 * half, 2 * half + 1]
-        const a = [x[j]![low]!, zero, x[j]![high]!, zero]
+        const a = [low, high].flatMap((word) => [x[0]![j]![word]!, x[1] === undefined ? zero : x[1][j]![word]!])
         k.multiplyWarp(sums[(2 * j + half) % sums.length]!, a, [w[low]!, w[high]!])
       }
     })
@@ -161,10 +159,17 @@ function finished(f: Frame, sums: readonly (readonly F32[])[], { tiles, row, pai
   const perWarp = perTile * tiles
   const place = k.mul(turn, sumsBytes(stack))
   k.xor(turn, 1, turn)
-  k.if(k.compare("lt", f.row, stack.rows), () => {
-    const to = k.add(k.mad(warp, perWarp, place), k.mad(f.row, 4 * TILE, k.shl(f.quarter, 3)))
-    sums.forEach((sum, t) => k.storeShared({ base: to, bytes: places.sums + t * perTile }, [sum[0]!, sum[1]!]))
-  })
+  const to = k.add(k.mad(warp, perWarp, place), k.mad(f.row, 4 * TILE, k.shl(f.quarter, 3)))
+  for (let from = 0; from < stack.rows; from += HALF) {
+    k.if(k.compare("lt", f.row, stack.rows - from), () => {
+      sums.forEach((sum, t) =>
+        k.storeShared(
+          { base: to, bytes: places.sums + t * perTile + 4 * TILE * from },
+          from === 0 ? [sum[0]!, sum[1]!] : [sum[2]!, sum[3]!],
+        ),
+      )
+    })
+  }
   k.syncBlock()
   k.if(isOwn, () => {
     const from = k.add(k.mad(k.shr(pair, 2), perTile, place), k.mad(row, 4 * TILE, k.shl(k.and(pair, 3), 3)))

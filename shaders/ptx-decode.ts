@@ -2,17 +2,16 @@
 import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
-import { attend, mergeOutputs } from "./ptx-decode-attention.ts"
+import { attend, merge } from "./ptx-decode-attention.ts"
 import {
   type Address,
   addressesOf,
-  awaitAll,
+  addressOf,
   type DecodeStack,
   type Frame,
   GROUP,
+  HALF,
   LAYER,
-  ownPart,
-  pitchOf,
   placesOf,
   THREADS,
   UNIT,
@@ -20,7 +19,8 @@ import {
   workOf,
 } from "./ptx-decode-frame.ts"
 import { norm } from "./ptx-decode-norm.ts"
-import { type Part, product } from "./ptx-decode-product.ts"
+import { product } from "./ptx-decode-product.ts"
+import { awaitPart, rowsOf } from "./ptx-decode-stage.ts"
 
 const buffers = {
   /** Addresses by layer as LAYER and LAST name them. */
@@ -44,41 +44,13 @@ const TAGS = 256
 const ROW = 8 * LAYER.length
 export type DecodeKernel = PtxKernel<typeof buffers>
 
-/** bf16 numbers with their tags, when they are there: this warp's part of K of each row. */
-function awaitPart(f: Frame, from: U64, K: number): Part {
-  const { k, stack, row, tag } = f
-  const groups = K / WARPS / GROUP
-  const words = Array.from({ length: groups }, () => Array.from({ length: 4 }, () => k.variable("u32", 0)))
-  k.if(k.compare("lt", row, stack.rows), () => {
-    const tags = words.map(() => k.registers("u32", 4))
-    const address = k.madWide(k.mad(row, K, ownPart(f, K)), 4, from)
-    awaitAll(f, tag, tags.flat(), () =>
-      words.forEach((four, j) => {
-        for (const i of [0, 2]) k.loadVolatile([four[i]!, tags[j]![i]!, four[i + 1]!, tags[j]![i + 1]!], address, 4 * GROUP * j + 8 * i)
-      }),
-    )
-  })
-  k.syncWarp()
-  return words
-}
-
-/** This warp's part of K of attention's outputs, which lie in shared memory. */
-function outputsPart(f: Frame): Part {
-  const { k, stack, row, places } = f
-  const { C, rows } = stack
-  const from = k.mad(k.min(row, rows - 1), pitchOf(C), k.add(k.shl(ownPart(f, C), 1), places.outputs))
-  return Array.from({ length: C / WARPS / GROUP }, (_, j) => {
-    const words = k.registers("u32", 4)
-    k.loadSharedWords(words, { base: from, bytes: 2 * GROUP * j })
-    return words
-  })
-}
-
 function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
   const { k, stack, layer, next, later, tag } = f
   const { C, F, layers } = stack
   const at = workOf(stack)
-  const [branch, stream, qkvs, hiddens] = [at.branch, at.stream, at.qkv, at.hidden].map((bytes) => k.addLong(f.work, bytes)) as Four
+  const placeOf = (bytes: number) => k.addLong(f.work, bytes)
+  const [branch, stream, qkvs] = [placeOf(at.branch), placeOf(at.stream), placeOf(at.qkv)]
+  const [attendeds, hiddens] = [placeOf(at.attended), placeOf(at.hidden)]
   const place = (row: U32, width: number, column: U32, bytes: number, from: U64) => k.madWide(k.mad(row, width, column), bytes, from)
   /** A product that is added to what `before` holds. */
   const added = (weights: Address, bias: Address, K: number, before: U64, after: U64) => {
@@ -124,10 +96,10 @@ function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
       })
       up.load(layer, next)
       attend(f)
+      merge(f, attendeds)
       k.if(proj.isWanted, () => {
         proj.prepare()
-        mergeOutputs(f)
-        proj.run(outputsPart(f))
+        proj.run(awaitPart(f, attendeds, C))
       })
       down.load(layer, next)
       k.if(up.isWanted, () => {
@@ -136,6 +108,7 @@ function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
         up.run(mlpNorm(branch, tag))
       })
       qkv.load(next, later)
+      prefetchSmall(f)
       k.if(down.isWanted, () => {
         down.prepare()
         down.run(awaitPart(f, hiddens, F))
@@ -164,14 +137,37 @@ function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
     return
   }
   k.if(k.compare("eq", f.block, 0), () => {
-    const words = norm(f, "normW", "normB")(stream, before)
-    k.if(k.compare("lt", f.row, stack.rows), () => {
-      const to = k.madWide(k.mad(f.row, C, ownPart(f, C)), 2, given.y)
-      words.forEach((four, j) => k.store("u32", to, 2 * GROUP * j, four))
+    norm(
+      f,
+      "normW",
+      "normB",
+    )(stream, before).forEach((words, half) => {
+      k.if(k.compare("lt", f.row, rowsOf(f, half)), () => {
+        const column = k.mad(f.warp, C / WARPS, k.shl(f.quarter, 3))
+        const to = k.madWide(k.mad(f.row, C, column), 2, given.y)
+        words.forEach((four, j) => k.store("u32", to, 2 * (GROUP * j + HALF * half * C), four))
+      })
     })
   })
 }
-type Four = [U64, U64, U64, U64]
+
+/** Has the next layer's norms and biases brought to the L2 cache, by a block that has the least to do. */
+function prefetchSmall(f: Frame): void {
+  const { k, stack, thread, block, next } = f
+  const { C, F, hasBias } = stack
+  const weights = [["attnNormW", C] as const, ["mlpNormW", C] as const]
+  const biases = [
+    ["attnNormB", C],
+    ["qkvB", 3 * C],
+    ["projB", C],
+    ["mlpNormB", C],
+    ["upB", F],
+    ["downB", C],
+  ] as const
+  k.if(k.both(k.compare("eq", block, stack.blocks - 1), k.compare("eq", thread, 0)), () => {
+    for (const [name, count] of hasBias ? [...weights, ...biases] : weights) k.prefetchBytes(addressOf(f, name, next), 4 * count)
+  })
+}
 
 /** x to where the layers look for it, a part by each block. */
 function copyIn({ k, stack, block, thread }: Frame, x: U64, stream: U64, tag: U32): void {

@@ -11,7 +11,7 @@ type Step = readonly { readonly node: Node; readonly launch: Launch }[]
 
 /** Nodes of a layer behind its first norm. */
 const KINDS = ["linear", "attention_cached", "linear", "add_layer_norm", "linear", "linear", "add_layer_norm"] as const
-const MOST_ROWS = 8
+const MOST_ROWS = 16
 const MOST_CHANNELS = 1024
 
 const input = ({ inputs }: Node, name: string): Tensor | undefined => inputs[name] as Tensor | undefined
