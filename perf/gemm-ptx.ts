@@ -7,7 +7,7 @@ import { LATER_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { vulkan } from "../src/native-vulkan.ts"
-import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
+import { besides, type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
 
@@ -15,15 +15,17 @@ import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
 const { ahead: _, ...NOT_AHEAD } = PTX_TILE
 const SWEPT: readonly PtxTile[] = [
   NOT_AHEAD,
+  { ...PTX_TILE, shadow: true },
   { ...PTX_TILE, unrolled: true },
   ...[6, 24].map((ahead) => ({ ...PTX_TILE, ahead })),
   LATER_TILE,
   { ...LATER_TILE, ahead: 12 },
+  { ...LATER_TILE, ahead: 12, shadow: true },
+  { units: 1, chunks: 6, ringA: 2, ringB: 7, unrolled: false, ahead: 12 },
 ]
-const GROUPS = [4, 11, 16]
 
-const nameOf = ({ tile, splits, group, rest, span }: PtxWay): string =>
-  `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}`
+const nameOf = ({ tile, splits, group, rest, span, beside }: PtxWay): string =>
+  `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
 
 /** Whether results may wait. */
 const waits = ({ layout, N, c, activation = "none", slope, beta }: Gemm): boolean =>
@@ -48,19 +50,17 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   if (best === undefined) return []
   const ways: PtxWay[] = [best]
   if (sweep) {
-    const splits = request.layout === "tn" ? [1, 2, 3, 4, 6, 8, 11, 16, 22, 32] : [1]
-    const steps = Math.ceil(request.K / 32)
-    const isWhole = (count: number) => Math.ceil(steps / count) * (count - 1) < steps && steps / count >= 8
-    if (splits.length > 1) ways.push(...splits.filter(isWhole).map((count) => ({ ...best, splits: count, rest: 0, span: 1 })))
-    const tiles = SWEPT.filter(
-      (tile) => rowsOf(tile) <= 2 * request.M && columnsOf(tile) <= 2 * request.N && (!tile.later || waits(request)),
-    )
     const whole = { splits: 1, rest: 0, span: 1 }
-    ways.push({ ...best, ...(request.layout === "tn" ? {} : whole) })
+    const tiles = SWEPT.filter((tile) => !tile.later || waits(request))
     ways.push(...tiles.map((tile) => ({ ...best, ...(tile.later ? whole : {}), tile })))
-    for (const tile of [PTX_TILE, ...(waits(request) ? [LATER_TILE] : [])]) {
-      const way = { ...best, ...(tile.later ? whole : {}), tile }
-      ways.push(...GROUPS.map((group) => ({ ...way, group })))
+    if (request.layout === "tn") ways.push({ ...best, group: 8 }, { ...best, tile: NOT_AHEAD, group: 8 })
+    if (waits(request)) {
+      const [first] = [...besides(request, target)].sort((a, b) => a.seconds - b.seconds)
+      if (first !== undefined) {
+        const { from } = first.way.beside!
+        for (const shadow of [false, true])
+          ways.push({ ...first.way, tile: { ...PTX_TILE, shadow }, beside: { from, tile: { ...LATER_TILE, ahead: 12, shadow } } })
+      }
     }
   }
   const byName = new Map(ways.map((way) => [nameOf(way), way]))

@@ -19,7 +19,7 @@ const buffers = (out: typeof f32 | typeof bf16) => ({
 })
 const push = {
   ...{ M: u32, N: u32, steps: u32, splitSteps: u32, splits: u32, rest: u32, span: u32 },
-  ...{ ldc: u32, group: u32, scale: f32 },
+  ...{ from: u32, ldc: u32, group: u32, scale: f32 },
 } as const
 const params = { beta: f32 } as const
 export type GemmKernel = PtxKernel<ReturnType<typeof buffers>, typeof push, typeof params>
@@ -58,16 +58,16 @@ export function ptxGemm(gemm: PtxGemm): GemmKernel {
     push,
     params,
     body(k, given) {
-      const { M, N, steps, splitSteps, splits, rest, span, group } = given
+      const { M, N, from, steps, splitSteps, splits, rest, span, group } = given
       const thread = k.special("%tid.x")
       const warpgroup = k.uniform(k.shr(thread, 7))
       const warp = k.uniform(k.and(k.shr(thread, 5), 3))
       const lane = k.and(thread, 31)
       const down = k.div(k.add(M, rowsOf(tile) - 1), rowsOf(tile))
-      const across = k.div(k.add(N, columnsOf(tile) - 1), columnsOf(tile))
+      const across = k.div(k.add(k.sub(N, from), columnsOf(tile) - 1), columnsOf(tile))
       const perSplit = k.mul(down, across)
       const tiles = k.mul(perSplit, splits)
-      const sizes = { down, across, perSplit, tiles, M, N, steps, splitSteps, splits, rest, span, group }
+      const sizes = { down, across, perSplit, tiles, M, N, from, steps, splitSteps, splits, rest, span, group }
       const frame: Frame = { gemm, places, warp, lane, ...sizes }
       k.if(k.compare("eq", thread, 0), () => initBarriers(k, gemm, places))
       k.syncBlock()

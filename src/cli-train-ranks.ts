@@ -6,7 +6,7 @@ import { AlphaError, EXIT } from "./base-error.ts"
 import { readHolder } from "./base-process.ts"
 import { watchParent } from "./cli-train-spawn.ts"
 import type { TrainInput } from "./config.ts"
-import { deviceNames } from "./device.ts"
+import { gpuNames } from "./device.ts"
 import {
   detectLaunch,
   findNccl,
@@ -102,7 +102,7 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
   const release = watchParent(() => onLost({ rank, who: `rank ${rank}`, cause, code: EXIT.failure }))
   const server = rank === 0 ? watchServer(size, START_MS, onLost) : undefined
   let watch: Watch | undefined = server
-  const device = deviceOf(config.device, launch, note)
+  const device = rankDevice(config.device, launch, gpuNames(), process.env.CUDA_VISIBLE_DEVICES, note)
   const met = launch.master === undefined ? undefined : await meet(launch, server?.address, () => worldId(config, device))
   if (met !== undefined && rank > 0) {
     watch = await watchRanks(met.address, rank, onLost)
@@ -158,14 +158,30 @@ export async function openRank(config: TrainInput, launch: Launch, note: (text: 
   }
 }
 
-/** --device=auto and gpu mean the rank's own GPU; ranks share one where there are fewer, and are told so. */
-function deviceOf(device: string, { localRank, localSize }: Launch, note: (text: string) => void): string {
-  if (!["auto", "gpu"].includes(device)) return device
-  const count = deviceNames().filter((name) => name.startsWith("gpu:")).length
-  if (count === 0) return device
-  if (count < localSize)
-    note(`${localSize} ranks on this host, ${count} GPUs in sight: rank ${localRank} of it takes gpu:${localRank % count}`)
-  return `gpu:${localRank % count}`
+/**
+ * --device=auto and gpu mean the rank's own GPU of `all`; ranks share one where there are fewer, and are told so. `visible`: CUDA_VISIBLE_DEVICES,
+ * by which launchers share out a host and which Vulkan does not know: numbers or UUIDs of GPUs, in the order of the ranks.
+ */
+export function rankDevice(
+  device: string,
+  { localRank, localSize }: Pick<Launch, "localRank" | "localSize">,
+  all: readonly { readonly index: number; readonly uuid: string }[],
+  visible: string | undefined,
+  note: (text: string) => void,
+): string {
+  if (!["auto", "gpu"].includes(device) || all.length === 0) return device
+  const listed = (visible ?? "").split(",").flatMap((word) => {
+    const uuid = /^GPU-([0-9a-f-]{8,})$/i.exec(word.trim())?.[1]?.replaceAll("-", "").toLowerCase()
+    const gpu =
+      uuid === undefined ? (/^\d+$/.test(word.trim()) ? all[Number(word)] : undefined) : all.find((one) => one.uuid.startsWith(uuid))
+    return gpu ?? []
+  })
+  const own = listed.length > 0 ? listed : all
+  const { index } = own[localRank % own.length] as { index: number }
+  // One GPU alone in a list is this rank's own: its neighbours have other lists.
+  if (own.length < localSize && listed.length !== 1)
+    note(`${localSize} ranks on this host, ${own.length} GPUs in sight: rank ${localRank} of it takes gpu:${index}`)
+  return `gpu:${index}`
 }
 
 interface Meeting {

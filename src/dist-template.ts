@@ -102,20 +102,23 @@ spec:
                 - name: shm
                   emptyDir: { medium: Memory }
 `,
-  skypilot: (o: TemplateOptions) => `# sky launch this; the run's directory lies on storage that all nodes mount.
+  skypilot: (
+    o: TemplateOptions,
+  ) => `# sky jobs launch this; before that: sky volumes apply a volume that all nodes can write. A bucket does not do: checkpoints need links and appends.
 name: ${kubernetesName(o.run)}
 num_nodes: ${o.nodes}
 resources:
   accelerators: H200:${o.gpus}
   job_recovery: { max_restarts_on_errors: 3 }
-file_mounts:
-  /work: { name: alpha-runs, mode: MOUNT }
+volumes: { /work: alpha-runs }
 run: |
   cd /work
   exec ${train(o, "    ")} \\
     --gpus=${o.gpus}
 `,
-  dstack: (o: TemplateOptions) => `# dstack apply -f this; the volume holds alpha, the data and the run.
+  dstack: (
+    o: TemplateOptions,
+  ) => `# dstack apply -f this; /mnt/shared of the fleet's nodes is storage that all of them mount: it holds alpha, the data and the run.
 type: task
 name: ${kubernetesName(o.run)}
 nodes: ${o.nodes}
@@ -123,7 +126,7 @@ resources:
   gpu: H200:${o.gpus}
   shm_size: 16GB
 retry: { on_events: [error, interruption], duration: 24h }
-volumes: [{ name: alpha-runs, path: /work }]
+volumes: [{ instance_path: /mnt/shared, path: /work }]
 commands:
   - cd /work
   - >-

@@ -4,7 +4,7 @@ import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import type { Finish, PtxLayout } from "../shaders/ptx-gemm-frame.ts"
 import { LATER_TILE, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
-import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, scratch, table } from "./op-gpu.ts"
+import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, part, scratch, sideBySide, table } from "./op-gpu.ts"
 import { bestOf } from "./op-matmul-matrix.ts"
 import { epilogueOf, type Sized, sized } from "./op-matmul-portable.ts"
 import type { Gemm } from "./op-matmul-request.ts"
@@ -20,7 +20,7 @@ interface Cost {
 /** From 4096³, 8192³ and the products of gpt2-124m at 65,536 rows, of random numbers. */
 const COSTS: readonly Cost[] = [
   { tile: PTX_TILE, rates: { nt: 670, nn: 640, tn: 650 }, ends: { bf16: 3.5e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 } },
-  { tile: LATER_TILE, rates: { nt: 460, nn: 460, tn: 460 }, ends: { bf16: 5e-7, f32: 5e-7, slope: 2e-6, factor: 5e-7 } },
+  { tile: LATER_TILE, rates: { nt: 520, nn: 520, tn: 520 }, ends: { bf16: 5e-7, f32: 5e-7, slope: 2e-6, factor: 5e-7 } },
 ]
 /** Seconds of a launch between two barriers, some 2 µs, and of its start and end (estimate). */
 const DISPATCH = 4e-6
@@ -29,12 +29,18 @@ const BANDWIDTH = 3e12
 const MOST_SPLITS = 32
 /** Most bytes of sums of splits. */
 const MOST_PARTS = 2 ** 28
+/** What a k step takes where all of K is dealt out, and processors are at different places of it: more of the factors comes from memory. */
+const SCATTERED = 1.3
 /** Fewest k steps of a split. */
 const SHORTEST = 8
 /** k steps that the blocks of splits may do beyond their share, as the others have more ends to do. */
 const MOST_EXTRA = 24
-/** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16, and all where there are few. */
+/** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all. */
 const [GROUP, FEW_DOWN] = [8, 16]
+const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
+  const down = Math.ceil(M / rowsOf(tile))
+  return layout === "tn" && down <= FEW_DOWN ? down : GROUP
+}
 
 /** How a product is done by PTX. */
 export interface PtxWay {
@@ -44,6 +50,8 @@ export interface PtxWay {
   /** The last k steps, which blocks beyond those of the splits share in spans of so many; 0 and 1 where there is none. */
   readonly rest: number
   readonly span: number
+  /** Columns from `from` on are done by other tiles, beside the others: both fill whole turns of the processors. */
+  readonly beside?: { readonly from: number; readonly tile: PtxTile }
 }
 
 /** Row sums of a, which a weight's gradient brings along. */
@@ -101,17 +109,19 @@ function piecesOf(given: Gemm, way: PtxWay) {
 /** Parts of the sums of a tile, at most. */
 const partsOf = (given: Gemm, way: PtxWay): number => way.splits + piecesOf(given, way).perTile
 
+const endOf = ({ slope, factor, c }: Gemm): keyof Cost["ends"] =>
+  slope !== undefined ? "slope" : factor !== undefined ? "factor" : (dtypeOf(c) as "bf16" | "f32")
+
 /** Seconds by waves of tiles. */
 function secondsOf(given: Gemm, way: PtxWay, { rates, ends }: Cost, { units }: GpuTarget): number {
   const { tile, splits, span, rest } = way
   const { M, N } = given
   const tiles = tilesOf(given, tile)
   const turns = rest > 0 ? 1 : Math.ceil((tiles * splits) / units)
-  const step = (2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates[given.layout] * 1e12)
+  const step = ((2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates[given.layout] * 1e12)) * (splits === 0 ? SCATTERED : 1)
   const { perSpan, all } = piecesOf(given, way)
   const isWhole = splits === 1 && rest === 0
-  const kind = given.slope !== undefined ? "slope" : given.factor !== undefined ? "factor" : (dtypeOf(given.c) as "bf16" | "f32")
-  const end = ends[isWhole ? kind : "f32"]
+  const end = ends[isWhole ? endOf(given) : "f32"]
   const longest = Math.max(turns * (splitStepsOf(given, way) * step + end), rest > 0 ? span * step + perSpan * end : 0)
   const sums = isWhole ? 0 : DISPATCH + (4 * M * N * (splits + all / tiles + 1)) / BANDWIDTH
   return DISPATCH + longest + sums
@@ -119,8 +129,7 @@ function secondsOf(given: Gemm, way: PtxWay, { rates, ends }: Cost, { units }: G
 
 /** Whole splits for all turns, or for one turn as many as there are processors for and a rest for the others: all of K where there are more tiles. */
 function* waysOf(given: Gemm, tile: PtxTile, { units }: GpuTarget): Generator<PtxWay> {
-  const down = Math.ceil(given.M / rowsOf(tile))
-  const common = { tile, group: down <= FEW_DOWN ? down : GROUP }
+  const common = { tile, group: groupOf(given, tile) }
   const [steps, tiles] = [stepsOf(given), tilesOf(given, tile)]
   yield { ...common, splits: 1, rest: 0, span: 1 }
   if (given.order !== "any" || tile.later) return
@@ -137,8 +146,31 @@ function* waysOf(given: Gemm, tile: PtxTile, { units }: GpuTarget): Generator<Pt
   }
 }
 
-/** The best way to do a product by PTX, and its seconds; undefined where no kernel does it. */
-export function ptxWayOf(given: Gemm, target: GpuTarget): { readonly way: PtxWay; readonly seconds: number } | undefined {
+/** Seconds until all tiles are done, as many `first` as there are and then `second`, each processor taking the next blocks when it is free. */
+function finished(units: number, [tiles, seconds]: readonly [number, number], [more, each]: readonly [number, number]): number {
+  const turns = Math.floor(tiles / units)
+  const free = Array.from({ length: units }, (_, i) => (turns + (units - 1 - i < tiles % units ? 1 : 0)) * seconds)
+  const blocks = Math.min(units, more)
+  return Math.max(free.at(-1)!, ...Array.from({ length: blocks }, (_, i) => free[i]! + Math.ceil((more - i) / blocks) * each))
+}
+
+/** Columns by two tiles, where that is faster than by one. */
+export function* besides(given: Gemm, { units }: GpuTarget): Generator<{ readonly way: PtxWay; readonly seconds: number }> {
+  const { N, layout } = given
+  const [wide, narrow] = COSTS as [Cost, Cost]
+  const secondsOfTile = ({ tile, rates, ends }: Cost) =>
+    (stepsOf(given) * 2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates[layout] * 1e12) + ends[endOf(given)]
+  const [one, other] = [secondsOfTile(wide), secondsOfTile(narrow)]
+  for (let from = columnsOf(wide.tile); from < N; from += columnsOf(wide.tile)) {
+    const counts = [tilesOf({ ...given, N: from }, wide.tile), tilesOf({ ...given, N: N - from }, narrow.tile)] as const
+    const seconds = DISPATCH + finished(units, [counts[0], one], [counts[1], other])
+    const group = groupOf(given, wide.tile)
+    yield { way: { tile: wide.tile, splits: 1, rest: 0, span: 1, group, beside: { from, tile: narrow.tile } }, seconds }
+  }
+}
+
+/** The best way to do a product by PTX with `least` parts of the sums, and its seconds; undefined where no kernel does it. */
+export function ptxWayOf(given: Gemm, target: GpuTarget, least = 1): { readonly way: PtxWay; readonly seconds: number } | undefined {
   const g = sized(given)
   const room = MOST_PARTS / (4 * given.M * given.N)
   let best: { way: PtxWay; seconds: number } | undefined
@@ -147,6 +179,7 @@ export function ptxWayOf(given: Gemm, target: GpuTarget): { readonly way: PtxWay
     for (const way of waysOf(given, cost.tile, target)) {
       const seconds = secondsOf(given, way, cost, target)
       const parts = partsOf(given, way)
+      if (parts < least) continue
       if (seconds < (best?.seconds ?? Number.POSITIVE_INFINITY) && (parts === 1 || parts <= room)) best = { way, seconds }
     }
   }
@@ -160,12 +193,40 @@ export function ptxWayOf(given: Gemm, target: GpuTarget): { readonly way: PtxWay
 export const isBound = ({ order, activation = "none", slope }: Gemm): boolean =>
   order === "forward" && activation !== "none" && slope === undefined
 
+/**
+ * A weight's gradient with some more tiles than processors, in two: whole turns of whole tiles side by side, then the last columns, whose K is dealt
+ * out; each of them keeps to few lines of the factors at a time. `rowSums` come with the second.
+ */
+export function cutOf(given: Gemm, target: GpuTarget, rowSums?: RowSums): { seconds: number; launches: () => Launches } | undefined {
+  const g = sized(given)
+  const { b, c, M, N } = g
+  const isPlain = (memory: typeof b) => !("kind" in memory) || memory.kind === "scratch"
+  if (g.layout !== "tn" || g.order !== "any" || !isPlain(b) || !isPlain(c)) return undefined
+  const [down, columns] = [Math.ceil(M / rowsOf(PTX_TILE)), columnsOf(PTX_TILE)]
+  const turns = Math.floor(tilesOf(g, PTX_TILE) / target.units)
+  const kept = Math.floor((target.units * turns) / down) * columns
+  if (kept === 0 || kept >= N) return undefined
+  const [whole, rest]: readonly [Gemm, Gemm] = [
+    { ...g, N: kept },
+    { ...g, b: part(b as Tensor, kept), c: part(c as Tensor, kept), N: N - kept },
+  ]
+  const [first, second] = [ptxWayOf(whole, target), ptxWayOf(rest, target, 2)]
+  if (first === undefined || second === undefined || partsOf(whole, first.way) > 1) return undefined
+  const idle = 1 - (down * kept) / columns / (target.units * turns)
+  return {
+    seconds: first.seconds * (1 - idle) + second.seconds,
+    launches: () => sideBySide(ptxLaunchesOf(whole, first.way, target), ptxLaunchesOf(rest, second.way, target, { rowSums })),
+  }
+}
+
 /** Undefined where the other kernels do it, or are faster; with `rowSums` (of tn in f32) also where they would not come along. */
 export function ptxGemmLaunches(given: Gemm, target: GpuTarget, rowSums?: RowSums): Launches | undefined {
   const best = ptxWayOf(given, target)
   if (best === undefined) return undefined
-  const isFaster = best.seconds < (bestOf(given, target)?.seconds ?? Number.POSITIVE_INFINITY)
-  if (!isFaster && !isBound(given)) return undefined
+  const other = bestOf(given, target)?.seconds ?? Number.POSITIVE_INFINITY
+  const cut = cutOf(given, target, rowSums)
+  if (cut !== undefined && cut.seconds < Math.min(best.seconds, other)) return cut.launches()
+  if (best.seconds >= other && !isBound(given)) return undefined
   if (rowSums !== undefined && partsOf(given, best.way) === 1) return undefined
   return ptxLaunchesOf(given, best.way, target, { rowSums })
 }
@@ -209,18 +270,20 @@ export function ptxLaunchesOf(
   const g = sized(given)
   const { M, N } = g
   const layout = layoutOf(g)
-  const { tile, splits, rest, span, group } = way
-  const launchOf = (into: Sized, finish: Finish): Launch => {
+  const { tile, splits, rest, span, group, beside } = way
+  const launchOf = (into: Sized, finish: Finish, by = tile, from = 0, to = N): Launch => {
     const { values } = epilogueOf(into)
-    const kernel = kernelFor({ layout, out: dtypeOf(into.c) as "f32" | "bf16", finish, tile })
+    const kernel = kernelFor({ layout, out: dtypeOf(into.c) as "f32" | "bf16", finish, tile: by })
     if (kernel === undefined) throw new TypeError(`gemm: no PTX kernel for ${layout} ${finish}`)
-    const sizes = { M, N, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, rest, span, group }
-    const wholes = tilesOf(g, tile) * splits
+    const sizes = { M, N: to, from, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, rest, span, group }
+    const wholes = tilesOf({ ...g, N: to - from }, by) * splits
     const blocks = rest > 0 ? wholes + spansOf(g, way) : Math.min(target.units, wholes)
     return launch(kernel, { maps: mapsOf(g, layout), ...values, ...sizes }, blocks)
   }
   const most = partsOf(g, way)
-  if (most === 1) return [launchOf(g, finishOf(g) as Finish)]
+  const finish = finishOf(g) as Finish
+  if (beside !== undefined) return [[launchOf(g, finish, tile, 0, beside.from), launchOf(g, finish, beside.tile, beside.from)]]
+  if (most === 1) return [launchOf(g, finish)]
   // Row sums have a column of their own, and columns come in eights.
   const ld = Math.ceil(N / 8) * 8 + (rowSums === undefined ? 0 : 8)
   const parts = scratch("f32", most * M * ld)

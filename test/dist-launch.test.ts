@@ -1,5 +1,6 @@
 /** What started a rank, told from the variables of every launcher; contradictions refused. */
 import { describe, expect, test } from "bun:test"
+import { rankDevice } from "../src/cli-train-ranks.ts"
 import { detectLaunch, expandHosts } from "../src/dist.ts"
 
 type Env = Record<string, string>
@@ -104,6 +105,24 @@ describe("the launcher", () => {
   ])("refused: %s", (_, env, gpus, message) => {
     expect(() => detectLaunch(env, gpus)).toThrow(message)
   })
+})
+
+test("the GPU of a rank: its own of the host's, or of those that CUDA_VISIBLE_DEVICES leaves to the job", () => {
+  const all = [1, 2, 3, 4].map((index) => ({ index, uuid: `${index}abcdef0${"1234567".repeat(3)}0` })) // gpu:0 runs on the CPU
+  const devices = (visible: string | undefined, device = "auto", gpus = all) => {
+    const notes: string[] = []
+    const of = (localRank: number) => rankDevice(device, { localRank, localSize: 2 }, gpus, visible, (text) => notes.push(text))
+    return [of(0), of(1), notes.length]
+  }
+  expect(devices(undefined)).toEqual(["gpu:1", "gpu:2", 0])
+  expect(devices("2,3")).toEqual(["gpu:3", "gpu:4", 0])
+  expect(devices("GPU-4abcdef0-1234,GPU-2abcdef0-1234", "gpu")).toEqual(["gpu:4", "gpu:2", 0])
+  expect(devices("3")).toEqual(["gpu:4", "gpu:4", 0]) // each rank has a list of its own
+  expect(devices("6,7")).toEqual(["gpu:1", "gpu:2", 0]) // the numbers of the host, of which a container shows two
+  expect(devices("NoDevFiles")).toEqual(["gpu:1", "gpu:2", 0])
+  expect(devices("2,3", "gpu:1")).toEqual(["gpu:1", "gpu:1", 0])
+  expect(devices(undefined, "gpu", all.slice(0, 1))).toEqual(["gpu:1", "gpu:1", 2])
+  expect(devices("0", "auto", [])).toEqual(["auto", "auto", 0])
 })
 
 test("node lists", () => {

@@ -165,7 +165,7 @@ test("a text that releases a unit before its products are under way, or reads su
     const map = (rows: number) => tensorMapWords({ element: "bf16", size: [K, rows], strides: [2 * K], box: [32, 64], swizzle: "64B" })
     const place = (array: { buffer: ArrayBuffer }) => memory.place(new Uint8Array(array.buffer))
     const maps = place(BigUint64Array.from([BigInt(place(a)), ...map(M), BigInt(place(b)), ...map(N)]))
-    const sizes = { M, N, steps: K / 32, splitSteps: K / 32, splits: 1, rest: 0, span: 1, ldc: N, group: 8, scale: 1 }
+    const sizes = { M, N, steps: K / 32, splitSteps: K / 32, splits: 1, rest: 0, span: 1, from: 0, ldc: N, group: 8, scale: 1 }
     const parameters = { ...Object.fromEntries(cells.map(({ name }) => [name, 0])), ...sizes, maps, c: place(c) }
     runPtx({ text: given, threads: 384, blocks: [1, 1, 1], parameters, floats: { scale: 1 }, memory, timing, seed })
     const float = (bits: number) => new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!

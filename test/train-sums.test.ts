@@ -1,10 +1,11 @@
-/** A micro-step adds to the sums what another rank would have made: g₁ + g₂ bit for bit, whatever a gradient consists of. */
+/** What ranks rely on: a micro-step adds what another rank would have made, g₁ + g₂ bit for bit, and weights that differ are found. */
 import { expect, test } from "bun:test"
 import { type ModelConfig, resolveModel } from "../src/config.ts"
 import { openCpu } from "../src/cpu.ts"
 import { initialise, type Precision, refreshCopies } from "../src/gpt.ts"
 import { gpus, openGpu } from "../src/gpu.ts"
 import type { Device } from "../src/program.ts"
+import { Ranks } from "../src/train-ranks.ts"
 import { microPlan, summands } from "../src/train-step.ts"
 import { testWith } from "./require.ts"
 
@@ -54,3 +55,31 @@ for (const precision of ["f32", "bf16"] as const) {
     device.close()
   })
 }
+
+test("ranks whose weights differ in one bit are told by number before a checkpoint is written", () => {
+  const model = resolveModel({ vocabSize: 7, blockSize: 4, nLayer: 1, nHead: 1, nEmbd: 4 })
+  const device = openCpu(1)
+  const weights = (change: boolean) => {
+    const state = device.state()
+    initialise(device, state, model, 1)
+    const table = state.read("wte.weight") as Float32Array
+    new Uint32Array(table.buffer, table.byteOffset, 1)[0] =
+      (new Uint32Array(table.buffer, table.byteOffset, 1)[0] as number) ^ (change ? 1 : 0)
+    state.write("wte.weight", table)
+    return state
+  }
+  // What each of two ranks says in a gathering, in turn: rank 1's words are kept for rank 0.
+  const said: Uint8Array[] = []
+  const world = (rank: number) => ({ rank, size: 2, transport: { allGather: (mine: Uint8Array) => gathered(rank, mine) } })
+  let turn = 0
+  const gathered = (rank: number, mine: Uint8Array): Uint8Array => {
+    if (rank === 1) said.push(Uint8Array.from(mine))
+    return rank === 1 ? Uint8Array.of(...mine, ...mine) : Uint8Array.of(...mine, ...(said[turn++] as Uint8Array))
+  }
+  const check = (rank: number, change: boolean) =>
+    Ranks.prototype.requireSameWeights.call({ world: world(rank) } as unknown as Ranks, weights(change), model, 7)
+  check(1, false)
+  expect(() => check(0, false)).not.toThrow()
+  check(1, true)
+  expect(() => check(0, false)).toThrow("step 7: the weights of rank 1 are not those of rank 0")
+})
