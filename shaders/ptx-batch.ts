@@ -2,7 +2,7 @@
 import { type F32, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
-import { attend, share } from "./ptx-batch-attention.ts"
+import { attend } from "./ptx-batch-attention.ts"
 import {
   addressOf,
   awaitAll,
@@ -19,6 +19,7 @@ import {
 } from "./ptx-batch-frame.ts"
 import { norm } from "./ptx-batch-norm.ts"
 import { bring, product } from "./ptx-batch-product.ts"
+import { share } from "./ptx-batch-share.ts"
 import { addressesOf, type DecodeStack, HEAD, LAYER } from "./ptx-decode-frame.ts"
 
 const buffers = {
