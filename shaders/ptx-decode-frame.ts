@@ -22,6 +22,8 @@ export interface DecodeStack {
   readonly blocks: number
   /** Logits behind the last norm; 0: the norm's result is wanted. */
   readonly classes: number
+  /** Whether the layers begin with the tokens' embeddings, not with x. */
+  readonly embeds?: boolean
 }
 
 export const HEAD = 64
@@ -42,8 +44,8 @@ export const LAYER = [
   ...["attnNormW", "attnNormB", "qkvW", "qkvB", "kPages", "vPages", "projW", "projB"],
   ...["mlpNormW", "mlpNormB", "upW", "upB", "downW", "downB"],
 ] as const
-/** Behind the layers: those of the last norm, and of the head. */
-export const LAST = ["normW", "normB", "headW"] as const
+/** Behind the layers: those of the last norm, the head and the embeddings. */
+export const LAST = ["normW", "normB", "headW", "wte", "wpe"] as const
 export type Address = (typeof LAYER)[number] | (typeof LAST)[number]
 
 /** Rows of a matrix instruction's half: a lane has one of each half. */

@@ -34,6 +34,8 @@ const buffers = {
   x: read(f32),
   y: write(bf16),
   logits: write(f32),
+  tokens: read(u32),
+  positions: read(u32),
 }
 
 export { type DecodeStack, hasRoom, LAYER, workOf } from "./ptx-decode-frame.ts"
@@ -44,7 +46,10 @@ const TAGS = 256
 const ROW = 8 * LAYER.length
 export type DecodeKernel = PtxKernel<typeof buffers>
 
-function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
+/** Addresses of what a launch is given. */
+type Given = { readonly [N in "x" | "y" | "logits" | "tokens" | "positions"]: U64 }
+
+function work(f: Frame, given: Given): void {
   const { k, stack, layer, next, later, tag } = f
   const { C, F, layers } = stack
   const at = workOf(stack)
@@ -82,7 +87,7 @@ function work(f: Frame, given: { x: U64; y: U64; logits: U64 }): void {
   const down = added("downW", "downB", F, branch, stream)
   const before = k.sub(tag, 1)
   qkv.load(layer, next)
-  copyIn(f, given.x, stream, before)
+  copyIn(f, given, stream, before)
   const left = k.variable("u32", layers)
   k.while(
     "LAYER",
@@ -169,16 +174,31 @@ function prefetchSmall(f: Frame): void {
   })
 }
 
-/** x to where the layers look for it, a part by each block. */
-function copyIn({ k, stack, block, thread }: Frame, x: U64, stream: U64, tag: U32): void {
+/** x, or the tokens' embeddings, to where the layers look for it, a part by each block. */
+function copyIn(f: Frame, { x, tokens, positions }: Given, stream: U64, tag: U32): void {
+  const { k, stack, block, thread } = f
   const at = k.mad(block, THREADS, thread)
   const all = stack.rows * stack.C
+  const rowOf = (numbers: U64, b: U32): U32 => {
+    const number = k.register("u32")
+    k.load("u32", [number], k.madWide(b, 4, numbers))
+    return number
+  }
+  const first = k.variable("u32", ROW * stack.layers)
+  const embedded = (): F32 => {
+    const [b, column] = [k.div(at, stack.C), k.rem(at, stack.C)]
+    const [word, place] = [k.register("u32"), k.register("f32")]
+    const [token, position] = [rowOf(tokens, b), rowOf(positions, b)]
+    k.load("u16", [word], k.madWide(token, 2 * stack.C, k.madWide(column, 2, addressOf(f, "wte", first))))
+    k.load("f32", [place], k.madWide(position, 4 * stack.C, k.madWide(column, 4, addressOf(f, "wpe", first))))
+    return k.addFloat(k.unpackBf16(word, 0), place)
+  }
   k.while(
     "COPY",
     () => k.compare("lt", at, all),
     () => {
-      const value = k.register("f32")
-      k.load("f32", [value], k.madWide(at, 4, x))
+      const value = stack.embeds === true ? embedded() : k.register("f32")
+      if (stack.embeds !== true) k.load("f32", [value], k.madWide(at, 4, x))
       k.storeVolatile(k.madWide(at, 8, stream), 0, [value, tag])
       k.add(at, THREADS * stack.blocks, at)
     },
@@ -207,7 +227,7 @@ function lengthsOf(k: Ptx, { rows }: DecodeStack, lengths: U64, counts: U64): Pi
 }
 
 /**
- * y (rows, C) bf16 = last norm of x (rows, C) f32 behind all layers, or logits (rows, classes) f32 = y·headWᵀ; the new position's keys and values go into the cache. A row's bits do not depend
+ * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ; the new position's keys and values go into the cache. A row's bits do not depend
  * on the others. Grid: one block for each processor, all of which must run at the same time. Reads all weights once.
  */
 export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {

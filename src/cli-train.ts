@@ -26,8 +26,9 @@ export async function base(values: Values<typeof TRAIN_FIELDS>): Promise<Base | 
         hint: `leave --run out; a new run from its weights: --init=${directory} --run=NAME`,
         code: EXIT.usage,
       })
-    // Whether a process also serves is its own affair.
-    const { serve: _, ...settings } = record.config
+    // Whether a process also serves is its own affair; what a preset wished for stays its wish.
+    const isWish = (name: string) => ["tokenizer", "vocabSize"].includes(name) && layerOf(record, name) === "preset"
+    const settings = Object.fromEntries(Object.entries(record.config).filter(([name]) => name !== "serve" && !isWish(name)))
     return { values: { ...settings, ...keptWarmup(record), run: directory, resume: directory }, from: `run ${directory}` }
   }
   const tuned = tunedValues(values)
@@ -69,6 +70,8 @@ function isNew({ resume, run, runsDir }: Pick<Values<typeof TRAIN_FIELDS>, "resu
   if (run === undefined) throw new AlphaError("train: --resume=or-start needs the run's name", { hint: "add --run=NAME", code: EXIT.usage })
   return !existsSync(join(runDirectory(runsDir, run).directory, "config.json"))
 }
+
+const layerOf = ({ config }: RunRecord, name: string): unknown => (config[name]?.origin as { layer?: unknown } | undefined)?.layer
 
 /** A warm-up that was derived from the steps is that of the run for good: with more --steps the learning rate would jump back into it. */
 function keptWarmup({ config }: RunRecord): Record<string, unknown> {

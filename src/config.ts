@@ -1,5 +1,6 @@
 /** The configuration: tables of every field, and loading of a command's values from all their sources. */
 import { basename, dirname, join } from "node:path"
+import { AlphaError, EXIT } from "./base-error.ts"
 import { BENCH_SERVE } from "./config-bench.ts"
 import { BENCH_GATE } from "./config-bench-gate.ts"
 import { BENCH_LOOP } from "./config-bench-loop.ts"
@@ -244,8 +245,11 @@ export function recordConfig<F extends Fields>(
   )
 }
 
-/** Directory of the run called `run`: a bare name stands under runsDir, anything with a slash is a path. */
+/** Directory of the run called `run`: a bare name stands under runsDir, anything with a slash is a path. Throws where its name begins with a dot. */
 export function runDirectory(runsDir: string, run: string): { directory: string; name: string } {
+  if (basename(run).startsWith(".")) {
+    throw new AlphaError(`run ${run}: its name begins with a dot, as what is hidden does`, { hint: "--run=NAME", code: EXIT.usage })
+  }
   const directory = run.includes("/") ? join(dirname(run), basename(run)) : join(runsDir, run)
   return { directory, name: basename(directory) }
 }

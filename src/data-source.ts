@@ -66,7 +66,9 @@ function missing(spec: string): AlphaError {
   } catch {
     return new AlphaError(`data ${spec}: directory ${directory} does not exist`, { hint: "check the path", code: EXIT.data })
   }
-  const near = nearest(basename(spec), names)
+  // The ending that two files share does not make them alike.
+  const stem = (name: string) => basename(name, extname(name))
+  const near = names.find((name) => stem(name) === nearest(stem(spec), names.map(stem)))
   return new AlphaError(`data ${spec}: no such file or directory`, {
     hint: near ? `did you mean ${join(directory, near)}?` : "relative paths start at the working directory",
     code: EXIT.data,

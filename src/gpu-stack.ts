@@ -29,14 +29,29 @@ export function stacked(steps: readonly Step[], target: GpuTarget): readonly Ste
   const first = nodeOf(steps[from])!
   const last = layers.at(-1)!.at(-1) as Node
   const head = isHead(nodeOf(steps[to]), last) ? nodeOf(steps[to]) : undefined
-  for (const [end, given] of [[to + 1, head] as const, [to, undefined] as const]) {
-    if (end > to && given === undefined) continue
-    const launch = stackOf(first, layers, given, target)
-    const nodes = [first, ...layers.flat(), ...(given === undefined ? [] : [given])]
-    if (launch !== undefined && isAlone([...steps.slice(0, from), ...steps.slice(end)], nodes))
-      return [...steps.slice(0, from), [{ node: first, launch }], ...steps.slice(end)]
+  const embedding = isEmbedding(nodeOf(steps[from - 1]), first) ? nodeOf(steps[from - 1]) : undefined
+  // with as much before and behind the layers as nobody else reads
+  const ends: readonly Around[] = [{ embedding, head }, { head }, { embedding }, {}]
+  for (const around of ends) {
+    const launch = stackOf(first, layers, around, target)
+    const nodes = [around.embedding, first, ...layers.flat(), around.head].filter((node) => node !== undefined)
+    const before = steps.slice(0, around.embedding === undefined ? from : from - 1)
+    const after = steps.slice(around.head === undefined ? to : to + 1)
+    if (launch !== undefined && isAlone([...before, ...after], nodes)) return [...before, [{ node: first, launch }], ...after]
   }
   return steps
+}
+
+/** What belongs to the launch beside the layers. */
+interface Around {
+  readonly embedding?: Node | undefined
+  readonly head?: Node | undefined
+}
+
+/** Whether the layers begin with embeddings of tokens at given positions. */
+function isEmbedding(node: Node | undefined, first: Node): boolean {
+  if (node?.op.name !== "embedding" || node.outputs.y !== input(first, "x")) return false
+  return input(node, "positions") !== undefined && input(node, "wpe") !== undefined && input(node, "wte")?.dtype === "bf16"
 }
 
 /** The nodes of a layer from a step on, one a step, each with what the one before gives. */
@@ -70,11 +85,12 @@ function kernelOf(stack: DecodeStack) {
   const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
   const most = Number(process.env.HELIOS_FEW ?? MOST_ROWS)
   if (isFew && R <= most) return { make: ptxDecode, bytes: workOf(stack).bytes }
-  return isBatch(stack) ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
+  return isBatch(stack) && stack.embeds !== true ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
 }
 
-function stackOf(first: Node, layers: readonly Node[][], head: Node | undefined, { units }: GpuTarget): Launch | undefined {
-  const stack = sizesOf(first, layers, head, units)
+function stackOf(first: Node, layers: readonly Node[][], around: Around, { units }: GpuTarget): Launch | undefined {
+  const { embedding, head } = around
+  const stack = sizesOf(first, layers, around, units)
   const found = stack && kernelOf(stack)
   if (stack === undefined || found === undefined) return undefined
   const attention = layers[0]![1]!
@@ -94,20 +110,27 @@ function stackOf(first: Node, layers: readonly Node[][], head: Node | undefined,
     return row
   })
   const last = layers.at(-1)!.at(-1) as Node
-  const table: Table = { kind: "table", dtype: "u64", values: [...addresses, input(last, "w"), input(last, "b"), head && input(head, "w")] }
+  const of = (node: Node | undefined, name: string) => node && input(node, name)
+  const behind = [of(last, "w"), of(last, "b"), of(head, "w"), of(embedding, "wte"), of(embedding, "wpe")]
+  const table: Table = { kind: "table", dtype: "u64", values: [...addresses, ...behind] }
   const zeros = (count: number): Table => ({ kind: "table", dtype: "u32", values: Array.from({ length: count }, () => 0) })
   const name = `decode_${sha256(new TextEncoder().encode(JSON.stringify(stack))).slice(0, 16)}`
   const buffers: Record<string, Memory | undefined> = {
     ...{ table, sync: zeros(2), work: zeros(found.bytes / 4) },
     ...{ pages: input(attention, "pages"), lengths: input(attention, "lengths"), counts: input(attention, "counts") },
-    ...{ x: input(first, "x"), y: head === undefined ? last.outputs.y : undefined, logits: head?.outputs.y },
+    ...{ tokens: of(embedding, "tokens"), positions: of(embedding, "positions") },
+    ...{
+      x: embedding === undefined ? input(first, "x") : undefined,
+      y: head === undefined ? last.outputs.y : undefined,
+      logits: head?.outputs.y,
+    },
   }
   const kernel = Object.assign(found.make(name, stack), { isMade: true }) as unknown as PtxKernel
   return { kernel, variant: name, buffers, push: {}, params: {}, constants: {}, groups: [units, 1, 1] }
 }
 
 /** Sizes of the stack; undefined where its layers differ or are of another kind. */
-function sizesOf(first: Node, layers: readonly Node[][], head: Node | undefined, units: number): DecodeStack | undefined {
+function sizesOf(first: Node, layers: readonly Node[][], { embedding, head }: Around, units: number): DecodeStack | undefined {
   const x = input(first, "x")
   const all = layers.map(([qkv, cached, proj, mlpNorm, up, down, norm]): DecodeStack | undefined => {
     const { attrs } = cached as Node
@@ -128,6 +151,7 @@ function sizesOf(first: Node, layers: readonly Node[][], head: Node | undefined,
     return {
       ...{ rows: R, C, F, layers: layers.length, hasBias, blocks: units, maxPages: lastDim(input(cached!, "pages")!) },
       classes: head === undefined ? 0 : lastDim(head.outputs.y!),
+      ...(embedding === undefined ? {} : { embeds: true }),
       activation: up!.attrs.activation as DecodeStack["activation"],
       scale: attrs.scale as number,
       eps: first.attrs.eps as number,

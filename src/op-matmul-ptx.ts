@@ -4,7 +4,7 @@ import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import type { Finish, PtxLayout } from "../shaders/ptx-gemm-frame.ts"
 import { LATER_TILE, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
-import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, scratch, table } from "./op-gpu.ts"
+import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, part, scratch, sideBySide, table } from "./op-gpu.ts"
 import { bestOf } from "./op-matmul-matrix.ts"
 import { epilogueOf, type Sized, sized } from "./op-matmul-portable.ts"
 import type { Gemm } from "./op-matmul-request.ts"
@@ -29,6 +29,8 @@ const BANDWIDTH = 3e12
 const MOST_SPLITS = 32
 /** Most bytes of sums of splits. */
 const MOST_PARTS = 2 ** 28
+/** What a k step takes where all of K is dealt out, and processors are at different places of it: more of the factors comes from memory. */
+const SCATTERED = 1.3
 /** Fewest k steps of a split. */
 const SHORTEST = 8
 /** k steps that the blocks of splits may do beyond their share, as the others have more ends to do. */
@@ -116,7 +118,7 @@ function secondsOf(given: Gemm, way: PtxWay, { rates, ends }: Cost, { units }: G
   const { M, N } = given
   const tiles = tilesOf(given, tile)
   const turns = rest > 0 ? 1 : Math.ceil((tiles * splits) / units)
-  const step = (2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates[given.layout] * 1e12)
+  const step = ((2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates[given.layout] * 1e12)) * (splits === 0 ? SCATTERED : 1)
   const { perSpan, all } = piecesOf(given, way)
   const isWhole = splits === 1 && rest === 0
   const end = ends[isWhole ? endOf(given) : "f32"]
@@ -167,8 +169,8 @@ export function* besides(given: Gemm, { units }: GpuTarget): Generator<{ readonl
   }
 }
 
-/** The best way to do a product by PTX, and its seconds; undefined where no kernel does it. */
-export function ptxWayOf(given: Gemm, target: GpuTarget): { readonly way: PtxWay; readonly seconds: number } | undefined {
+/** The best way to do a product by PTX with `least` parts of the sums, and its seconds; undefined where no kernel does it. */
+export function ptxWayOf(given: Gemm, target: GpuTarget, least = 1): { readonly way: PtxWay; readonly seconds: number } | undefined {
   const g = sized(given)
   const room = MOST_PARTS / (4 * given.M * given.N)
   let best: { way: PtxWay; seconds: number } | undefined
@@ -177,6 +179,7 @@ export function ptxWayOf(given: Gemm, target: GpuTarget): { readonly way: PtxWay
     for (const way of waysOf(given, cost.tile, target)) {
       const seconds = secondsOf(given, way, cost, target)
       const parts = partsOf(given, way)
+      if (parts < least) continue
       if (seconds < (best?.seconds ?? Number.POSITIVE_INFINITY) && (parts === 1 || parts <= room)) best = { way, seconds }
     }
   }
@@ -190,12 +193,40 @@ export function ptxWayOf(given: Gemm, target: GpuTarget): { readonly way: PtxWay
 export const isBound = ({ order, activation = "none", slope }: Gemm): boolean =>
   order === "forward" && activation !== "none" && slope === undefined
 
+/**
+ * A weight's gradient with some more tiles than processors, in two: whole turns of whole tiles side by side, then the last columns, whose K is dealt
+ * out; each of them keeps to few lines of the factors at a time. `rowSums` come with the second.
+ */
+export function cutOf(given: Gemm, target: GpuTarget, rowSums?: RowSums): { seconds: number; launches: () => Launches } | undefined {
+  const g = sized(given)
+  const { b, c, M, N } = g
+  const isPlain = (memory: typeof b) => !("kind" in memory) || memory.kind === "scratch"
+  if (g.layout !== "tn" || g.order !== "any" || !isPlain(b) || !isPlain(c)) return undefined
+  const [down, columns] = [Math.ceil(M / rowsOf(PTX_TILE)), columnsOf(PTX_TILE)]
+  const turns = Math.floor(tilesOf(g, PTX_TILE) / target.units)
+  const kept = Math.floor((target.units * turns) / down) * columns
+  if (kept === 0 || kept >= N) return undefined
+  const [whole, rest]: readonly [Gemm, Gemm] = [
+    { ...g, N: kept },
+    { ...g, b: part(b as Tensor, kept), c: part(c as Tensor, kept), N: N - kept },
+  ]
+  const [first, second] = [ptxWayOf(whole, target), ptxWayOf(rest, target, 2)]
+  if (first === undefined || second === undefined || partsOf(whole, first.way) > 1) return undefined
+  const idle = 1 - (down * kept) / columns / (target.units * turns)
+  return {
+    seconds: first.seconds * (1 - idle) + second.seconds,
+    launches: () => sideBySide(ptxLaunchesOf(whole, first.way, target), ptxLaunchesOf(rest, second.way, target, { rowSums })),
+  }
+}
+
 /** Undefined where the other kernels do it, or are faster; with `rowSums` (of tn in f32) also where they would not come along. */
 export function ptxGemmLaunches(given: Gemm, target: GpuTarget, rowSums?: RowSums): Launches | undefined {
   const best = ptxWayOf(given, target)
   if (best === undefined) return undefined
-  const isFaster = best.seconds < (bestOf(given, target)?.seconds ?? Number.POSITIVE_INFINITY)
-  if (!isFaster && !isBound(given)) return undefined
+  const other = bestOf(given, target)?.seconds ?? Number.POSITIVE_INFINITY
+  const cut = cutOf(given, target, rowSums)
+  if (cut !== undefined && cut.seconds < Math.min(best.seconds, other)) return cut.launches()
+  if (best.seconds >= other && !isBound(given)) return undefined
   if (rowSums !== undefined && partsOf(given, best.way) === 1) return undefined
   return ptxLaunchesOf(given, best.way, target, { rowSums })
 }

@@ -15,10 +15,12 @@ import { decodeAt, INVALID } from "./token-unicode.ts"
 export interface TrainOptions {
   kind: "bpe" | "char" | "word"
   /**
-   * Number of tokens, special ones included. bpe: just so many; by default BPE_VOCABULARY, or what the text gives where it is short. char, word: the
-   * most there may be; all there are by default.
+   * Number of tokens, special ones included. bpe: just so many, by default at most BPE_VOCABULARY. char, word: the most there may be; all there are
+   * by default.
    */
   vocabSize?: number
+  /** bpe: where the text gives fewer, those will do; always so by default. */
+  fewer?: boolean
   /** Split pattern of bpe (default gpt2) and word (default words). */
   pattern?: PatternName
   /** Texts of special tokens; they get the last ids. */
@@ -75,7 +77,7 @@ function trainBpe(options: TrainOptions, special: readonly string[], texts: Iter
     onProgress: (done) => onProgress?.({ phase: "learn", done, total: vocabSize }),
   })
   const size = learned.vocab.length + special.length
-  if (options.vocabSize !== undefined && size < vocabSize) {
+  if (size < vocabSize && !(options.fewer ?? options.vocabSize === undefined)) {
     throw new AlphaError(
       `vocabSize ${vocabSize}: the text gives a bpe tokenizer of ${size} tokens, then no pair occurs ${minCount} times any more`,
       {

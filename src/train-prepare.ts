@@ -57,8 +57,7 @@ export async function prepare(job: TrainJob, flag: StopFlag, tell: Emit, tokeniz
   const cacheDir = join(values.runsDir, CACHE)
   const onProgress = (progress: DataProgress) => emit({ type: "progress", ...progress })
   const text = await openText(trainingData(values), cacheDir, onProgress)
-  const tokenizer =
-    tokenizerJson === undefined ? await chooseTokenizer(values, text, checkpoint ?? init, emit) : parseTokenizer(tokenizerJson)
+  const tokenizer = tokenizerJson === undefined ? await chooseTokenizer(job, text, checkpoint ?? init, emit) : parseTokenizer(tokenizerJson)
   const data = await openData({
     data: trainingData(values),
     valData: values.valData,
@@ -76,7 +75,7 @@ export async function prepare(job: TrainJob, flag: StopFlag, tell: Emit, tokeniz
   })
   const source = checkpoint ?? init
   const known = source === undefined ? undefined : readConfig(source)
-  const model = chooseModel(values, tokenizer, known?.model, source)
+  const model = chooseModel(job, tokenizer, known?.model, source)
   const json = tokenizer?.toJson()
   const end = tokenizer === undefined ? undefined : endOfTextName(tokenizer)
   const isChat = text !== undefined && text.specials.length > 0
@@ -105,11 +104,12 @@ const END_OF_TEXT = "<|endoftext|>"
 
 /** The artifact if it exists, else the checkpoint's or initial model's tokenizer, else GPT-2's or one learned from the text, saved as the artifact. */
 async function chooseTokenizer(
-  values: TrainInput,
+  job: TrainJob,
   text: TextStream | undefined,
   source: string | undefined,
   emit: Emit,
 ): Promise<Tokenizer | undefined> {
+  const { values } = job
   const artifact = values.tokenizerArtifacts
   const kept = source === undefined ? undefined : readCheckpointFile(source, "tokenizer.json")
   if (artifact !== undefined && existsSync(artifact)) return loadTokenizer(artifact)
@@ -119,7 +119,7 @@ async function chooseTokenizer(
   const tokenizer =
     values.tokenizer === "gpt2"
       ? gpt2Tokenizer(special)
-      : learnTokenizer(values.tokenizer, values, await seen(values, text, emit), special, emit)
+      : learnTokenizer(values.tokenizer, job, await seen(values, text, emit), special, emit)
   if (artifact !== undefined) saveTokenizer(tokenizer, artifact)
   return tokenizer
 }
@@ -138,7 +138,7 @@ async function seen(values: TrainInput, text: TextStream, emit: Emit): Promise<T
 
 function learnTokenizer(
   kind: "bpe" | "char" | "word",
-  values: TrainInput,
+  { values, record }: TrainJob,
   text: TextStream,
   special: readonly string[],
   emit: Emit,
@@ -147,7 +147,7 @@ function learnTokenizer(
   return trainTokenizer(
     {
       kind,
-      ...(bpe ? { pattern: values.splitPattern } : {}),
+      ...(bpe ? { pattern: values.splitPattern, fewer: !asksForSize(record) } : {}),
       ...(values.vocabSize === undefined ? {} : { vocabSize: values.vocabSize }),
       special: [...(bpe ? [END_OF_TEXT] : []), ...special],
       onProgress: ({ phase, done, total }) =>
@@ -157,12 +157,18 @@ function learnTokenizer(
   )
 }
 
+/** Whether the vocabulary's size was asked for; a preset's is for long texts, and a short one gives what it has. */
+function asksForSize({ config }: TrainJob["record"]): boolean {
+  const origin = config.vocabSize?.origin as { layer?: string } | undefined
+  return origin !== undefined && !["default", "preset"].includes(String(origin.layer))
+}
+
 /** Model fields that loaded weights leave free: sizes that may grow or shrink to the data, what matters in training only, how weights began. */
 const FREE: ReadonlySet<string> = new Set(["vocabSize", "blockSize", "dropout", "initStd", "residualScaling"])
 
 /** The configured model; where weights are loaded, their model with the run's own context and dropout. */
 function chooseModel(
-  values: TrainInput,
+  { values, record }: TrainJob,
   tokenizer: Tokenizer | undefined,
   known: ModelConfig | undefined,
   source: string | undefined,
@@ -182,7 +188,10 @@ function chooseModel(
       })
     }
   }
-  if (known === undefined) return resolveModel({ ...modelFields(values), vocabSize: Math.max(vocabSize, values.vocabSize ?? 0) })
+  if (known === undefined) {
+    const least = asksForSize(record) ? (values.vocabSize ?? 0) : 0
+    return resolveModel({ ...modelFields(values), vocabSize: Math.max(vocabSize, least) })
+  }
   if (vocabSize > known.vocabSize) {
     throw new AlphaError(`the tokenizer has ${vocabSize} tokens, ${source} only ${known.vocabSize}`, {
       hint: "use the model's own tokenizer",

@@ -336,5 +336,6 @@ test("the JSON schema describes every field", () => {
 
 test("a run is a name under runsDir or a path", () => {
   expect(runDirectory("runs", "first")).toEqual({ directory: "runs/first", name: "first" })
+  for (const run of [".", "..", "x/..", ".cache"]) expect(() => runDirectory("runs", run)).toThrow(`run ${run}: its name begins with a dot`)
   expect(runDirectory("runs", "/tmp/x/second/")).toEqual({ directory: "/tmp/x/second", name: "second" })
 })

@@ -67,6 +67,8 @@ describe("finding files", () => {
     const error = await findSources(join(path, "novel.txt"), cacheDir).catch((e) => e)
     expect(error.message).toContain("novel.txt: no such file")
     expect(error.hint).toContain("novels.txt")
+    const far = await findSources(join(path, "letters.txt"), cacheDir).catch((e) => e)
+    expect(far.hint).toBe("relative paths start at the working directory")
     await expect(findSources(join(path, "*.md"), cacheDir)).rejects.toThrow("no file matches")
     await expect(findSources(directory({}), cacheDir)).rejects.toThrow("no files below")
     await expect(findSources(join(path, "no/x.txt"), cacheDir)).rejects.toThrow("no does not exist")

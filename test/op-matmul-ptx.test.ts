@@ -7,7 +7,7 @@ import { targetOf } from "../src/gpu-info.ts"
 import type { VulkanFacts } from "../src/native.ts"
 import { type Activation, activate, activateDerivative } from "../src/op-activation.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
-import { type PtxWay, ptxGemmLaunches, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
+import { cutOf, type PtxWay, ptxGemmLaunches, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launch, Memory, Scratch } from "../src/program.ts"
 import { type Kernel, simulate } from "../src/spirv.ts"
@@ -32,6 +32,8 @@ interface Asked {
   readonly splits?: number
   /** The last so many k steps of all tiles are shared by others in spans of so many. */
   readonly rest?: readonly [rest: number, span: number]
+  /** In two, for so many processors. */
+  readonly cut?: number
   /** The sums of a's rows are added to so many times what is there. */
   readonly sumsBeta?: number
   readonly tile?: PtxTile
@@ -53,6 +55,7 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
     beta,
     splits = 1,
     rest: [rest, span] = [0, 1],
+    cut,
     sumsBeta,
     tile = PTX_TILE,
     beside,
@@ -108,8 +111,11 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
   const way: PtxWay = { tile, splits, group: 2, rest, span, ...(beside && { beside }) }
   const kernelFor: typeof ptxGemmOf = (wanted) => ptxGemmOf(wanted) ?? ptxGemm(wanted)
   const more = { kernelFor, ...(sumsBeta !== undefined && { rowSums: { into: rowSums as never as Tensor, beta: sumsBeta } }) }
-  for (const launch of ptxLaunchesOf(request, way, HOPPER, more).flat() as Launch[]) {
-    const viewOf = (memory: Memory) => {
+  const launches =
+    cut === undefined ? ptxLaunchesOf(request, way, HOPPER, more) : cutOf(request, { ...HOPPER, units: cut }, more.rowSums)!.launches()
+  for (const launch of launches.flat() as Launch[]) {
+    const viewOf = (memory: Memory): Uint8Array => {
+      if ("kind" in memory && memory.kind === "part") return viewOf(memory.of).subarray(memory.from * (memory.of.dtype === "bf16" ? 2 : 4))
       if (!bytes.has(memory)) bytes.set(memory, new Float32Array((memory as Scratch).elements).fill(Number.NaN))
       const { buffer, byteLength } = bytes.get(memory)!
       return new Uint8Array(buffer as ArrayBuffer, 0, byteLength)
@@ -229,6 +235,9 @@ const CASES: readonly Asked[] = [
   // A rest of k steps, dealt out: tiles in several spans, spans of several tiles; the sums of dy's columns on the way.
   { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5, timing: "late" },
   { layout: "tn", size: [131, 61, 200], out: "f32", splits: 1, rest: [5, 3] },
+  // In two: 6 of 9 tiles whole, the last columns' K dealt out.
+  { layout: "tn", size: [520, 410, 600], out: "f32", beta: 0.5, cut: 6, sumsBeta: 0.5 },
+  { layout: "tn", size: [300, 400, 600], out: "f32", cut: 5, sumsBeta: 0 },
   // All of K dealt out.
   { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 0, rest: [7, 3], sumsBeta: 0.5, timing: "late" },
   { layout: "nn", size: [300, 200, 200], out: "bf16", factor: "in place", splits: 0, rest: [7, 9] },
@@ -282,7 +291,9 @@ test("a weight's gradient is split so that every processor has a tile", () => {
   expect(Math.ceil((36 * way.rest) / way.span)).toBe(24)
   expect((2048 - way.rest) / 3).toBeGreaterThan(way.span)
   expect(ptxWayOf(asked("tn", 768, 768, 65536), h200)!.way).toMatchObject({ splits: 11, rest: 0 })
-  expect(ptxWayOf(asked("tn", 5120, 1280, 8192), h200)!.way).toMatchObject({ splits: 0, rest: 256, span: 272 }) // 140 tiles
+  expect(ptxWayOf(asked("tn", 5120, 1280, 8192), h200)!.way).toMatchObject({ splits: 0, rest: 256, span: 272 })
+  const groups = (ptxGemmLaunches(asked("tn", 5120, 1280, 8192), h200)!.flat() as Launch[]).map((one) => one.groups[0])
+  expect(groups.slice(0, 2)).toEqual([120, 132]) // of 140 tiles 120 are whole, the others cut along K
   expect(kernelsOf(asked("tn", 2304, 768, 65536), h200)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5f12", "matmul_combine_spans.f32"])
   expect(kernelsOf(asked("tn", 64, 64, 64), h200).join()).not.toContain("ptx")
 })

@@ -57,6 +57,23 @@ test("a BPE learns nothing from what is held out; characters are known wherever 
   expect(vocabulary("char")).toContain("q")
 })
 
+test("a preset's vocabulary is for long texts: a short one gives what it has, also when the run goes on", async () => {
+  const sizes = async (...flags: string[]) => {
+    const { code, rows } = await train(undefined, ...flags)
+    expect(code).toBe(0)
+    return rows.flatMap((row) => JSON.parse(row).vocabSize ?? [])
+  }
+  const flags = ["--preset=novels", "--data=text.txt", "--steps=1", "--evalInterval=none"]
+  const [size] = await sizes(...flags, "--run=short")
+  expect(size).toBeLessThan(2000)
+  expect(await sizes("--resume=short", "--steps=2")).toEqual([size])
+  expect(await sizes("--resume=short", "--steps=3")).toEqual([size])
+  expect(await train(undefined, ...flags, "--vocabSize=2000", "--run=asked")).toMatchObject({
+    code: 2,
+    err: expect.stringContaining(`of ${size}`),
+  })
+})
+
 test("GPT-2's tokenizer on text: 50,257 tokens, kept in the checkpoint", async () => {
   const { code, rows, err } = await train(
     undefined,
