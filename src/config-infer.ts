@@ -60,6 +60,8 @@ export function finishInfer(loaded: Loaded<typeof INFER>): Loaded<typeof INFER> 
   const named = inputs.map((name) => naming(name, values[name]))
   if (inputs.length > 1)
     throw new AlphaError(`infer: ${named.join(" and ")} both give prompts`, { hint: "give one of them", code: EXIT.usage })
+  if (values.stop.includes(""))
+    throw new AlphaError(`${naming("stop", '""')}: every answer would end before it begins`, { hint: "leave it out", code: EXIT.usage })
   return loaded as Loaded<typeof INFER> & { values: InferConfig }
 }
 

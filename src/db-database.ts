@@ -5,7 +5,8 @@ import { Connection, type DatabasePlace, type Statement } from "./db-client.ts"
 import { StoredCurves, voidPages } from "./db-curves.ts"
 import { filterRuns, missingRun } from "./db-directory.ts"
 import { domainOf, settingsOf } from "./db-domain.ts"
-import { checkpointsOf, ENDS, RunFacts, type RunRecordFacts } from "./db-facts.ts"
+import { checkpointsOf, RunFacts, type RunRecordFacts } from "./db-facts.ts"
+import { readFacts } from "./db-facts-read.ts"
 import { insertRows, rowFrom } from "./db-rows.ts"
 import { migrate } from "./db-schema.ts"
 import { querySeries, type ReadRows, valueAt } from "./db-series.ts"
@@ -152,14 +153,16 @@ export class RunDatabase implements RunStore {
   }
 
   async runs(filter: RunFilter = {}): Promise<readonly RunSummary[]> {
-    const [records, facts] = [await this.connection.read("SELECT * FROM runs"), await this.#facts()]
+    const [records, facts] = [await this.connection.read("SELECT * FROM runs"), await readFacts(this.connection)]
     const all = records.map(recordOf).map((record) => (facts.get(record.id) ?? new RunFacts()).summary(record))
     return filterRuns(all, filter)
   }
 
   async run(id: string): Promise<RunSummary | undefined> {
     const record = await this.#find(id)
-    return record === undefined ? undefined : ((await this.#facts(record.id)).get(record.id) ?? new RunFacts()).summary(record)
+    return record === undefined
+      ? undefined
+      : ((await readFacts(this.connection, record.id)).get(record.id) ?? new RunFacts()).summary(record)
   }
 
   async config(id: string): Promise<unknown> {
@@ -168,7 +171,7 @@ export class RunDatabase implements RunStore {
 
   async metrics(id: string, query: SeriesQuery): Promise<Series> {
     const record = await this.#record(id)
-    const facts = (await this.#facts(record.id)).get(record.id)
+    const facts = (await readFacts(this.connection, record.id)).get(record.id)
     return await querySeries(await this.#curves.blocks(record.id, query.columns), this.#reader(record.id), query, facts?.flopsPerToken ?? 0)
   }
 
@@ -232,36 +235,6 @@ export class RunDatabase implements RunStore {
     return (await this.#find(id)) ?? missingRun(id, "the database")
   }
 
-  /** Facts of one run or all: its last start, end, step and evaluation, and its best. */
-  async #facts(id?: string): Promise<Map<string, RunFacts>> {
-    const facts = new Map<string, RunFacts>()
-    const of = (run: unknown) => {
-      const found = facts.get(String(run)) ?? new RunFacts()
-      facts.set(String(run), found)
-      return found
-    }
-    const [where, args] = id === undefined ? ["", []] : [" WHERE r.id = ?", [id]]
-    for (const [kind, last] of LAST) {
-      // CROSS JOIN keeps the order: the last seq is looked up once per run, and its row by its key.
-      const rows = await this.connection.read(
-        `SELECT t.* FROM runs r CROSS JOIN ${kind} t ON t.run_id = r.id AND t.seq = (${last})${where}`,
-        args,
-      )
-      for (const row of rows) of(row.run_id).add(kind, rowFrom(kind, row))
-    }
-    const more = await this.connection.read(
-      `SELECT r.id, (SELECT min(val_loss) FROM metrics m INDEXED BY metrics_eval WHERE m.run_id = r.id AND m.type = 'eval') AS best,
-        (SELECT time FROM events e WHERE e.run_id = r.id ORDER BY seq LIMIT 1) AS first FROM runs r${where}`,
-      args,
-    )
-    for (const row of more) {
-      const found = of(row.id)
-      found.best = row.best as number | null
-      if (typeof row.first === "number" && row.first > 0) found.firstTime = row.first
-    }
-    return facts
-  }
-
   /** Rows of a run's metrics by their numbers. */
   #reader(id: string): ReadRows {
     return (from, to) => this.#rows(id, "metrics", { after: from - 1, limit: Math.max(0, to - from) })
@@ -280,14 +253,6 @@ export class RunDatabase implements RunStore {
     return all
   }
 }
-
-/** For each row that says how a run stands: its journal, and the query of its seq. Steps end a journal nearly always; evaluations have an index. */
-const LAST: readonly (readonly [Journal, string])[] = [
-  ["events", "SELECT max(x.seq) FROM events x WHERE x.run_id = r.id AND x.type = 'start'"],
-  ["events", `SELECT max(x.seq) FROM events x WHERE x.run_id = r.id AND x.type IN (${ENDS.map((type) => `'${type}'`).join(", ")})`],
-  ["metrics", "SELECT x.seq FROM metrics x WHERE x.run_id = r.id AND x.type = 'step' ORDER BY x.seq DESC LIMIT 1"],
-  ["metrics", "SELECT max(x.seq) FROM metrics x INDEXED BY metrics_eval WHERE x.run_id = r.id AND x.type = 'eval'"],
-]
 
 const textOf = (value: unknown): string | null => (typeof value === "string" ? value : null)
 

@@ -22,6 +22,17 @@ export class Ptx extends PtxBody {
     this.emit("shfl.sync.idx.b32", made, a, 0, 31, -1)
     return made
   }
+  /** Value of lane number `from`. */
+  pick(a: U32, from: Operand<"u32">): U32 {
+    const made = this.register("u32")
+    this.emit("shfl.sync.idx.b32", made, a, from, 31, -1)
+    return made
+  }
+  pickFloat(a: F32, from: Operand<"u32">): F32 {
+    const made = this.register("f32")
+    this.emit("shfl.sync.idx.b32", made, a, from, 31, -1)
+    return made
+  }
   /** Value of the lane whose number differs by `mask`. */
   exchange(a: U32, mask: number, into?: U32): U32 {
     const made = into ?? this.register("u32")

@@ -207,6 +207,8 @@ describe("alpha infer", () => {
     expect((await infer([...first, "--maxTokens=45", "--overflow=slide"])).code).toBe(EXIT.ok)
     const none = await infer(["--prompt=x"])
     expect(none).toMatchObject({ code: EXIT.usage, stderr: expect.stringContaining("infer: no model is given") })
+    const stop = await infer([...first, "--stop="])
+    expect(stop).toMatchObject({ code: EXIT.usage, stderr: expect.stringContaining('stop "" (--stop): every answer would end') })
     const missing = await infer(["nowhere", "x"])
     expect(missing).toMatchObject({ code: EXIT.data, stderr: expect.stringContaining("nowhere: no such directory") })
     const chat = await infer(["--model", model, "--chat"], "hi\n")

@@ -2,10 +2,13 @@
 import { expect, test } from "bun:test"
 import { batchWork, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
 import { type DecodeStack, LAST, LAYER } from "../shaders/ptx-decode-frame.ts"
+import { resolveModel } from "../src/config.ts"
+import { createGenerator } from "../src/gpt.ts"
+import { schedule } from "../src/gpu-schedule.ts"
 import { activate } from "../src/op-activation.ts"
-import type { Launch, Scratch, Table } from "../src/program.ts"
+import type { Device, Launch, Plan, Scratch, State, Table } from "../src/program.ts"
 import type { PtxKernel } from "../src/ptx.ts"
-import { fromBf16, toBf16, uniforms } from "./bf16.ts"
+import { fromBf16, HOPPER, toBf16, uniforms } from "./bf16.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 import type { Timing } from "./ptx-run.ts"
 
@@ -169,6 +172,32 @@ test(
   () => check({ ...small, rows: 8, C: 768, F: 768, layers: 1, blocks: 12 }, [40, 0, undefined, 64, 5, 31, 127], "late"),
   MS,
 )
+
+test("a step of 17 to 64 sequences by a model of the GPT-2 family has its layers in one launch where generation asks for it", () => {
+  const kindsOf = (rows: number, order?: "layers") => {
+    const plans: Plan[] = []
+    const device = {
+      ahead: 0,
+      compile(plan: Plan) {
+        plans.push(plan)
+        throw new Error("enough")
+      },
+    } as unknown as Device
+    const sampling = { temperature: 0, topK: undefined, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0 }
+    const model = resolveModel({ vocabSize: 50257, blockSize: 1024, nLayer: 12, nHead: 12, nEmbd: 768 })
+    const options = { precision: "bf16", slots: rows, length: 1024, vocabulary: 50257, order } as const
+    const generator = createGenerator(device, undefined as unknown as State, model, options)
+    expect(() => generator.decode(Array.from({ length: rows }, (_, slot) => ({ slot, id: 0, sampling, draw: 0 })))).toThrow("enough")
+    const { steps } = schedule(plans[0]!, { ...HOPPER, units: 132, stacks: true })
+    return steps
+      .flat()
+      .map(({ launch: { kernel, variant } }) => ("text" in kernel ? (/one token of \d+/.exec(kernel.text)?.[0] ?? variant) : variant))
+  }
+  expect(kindsOf(20, "layers").filter((kind) => kind?.startsWith("one"))).toEqual(["one token of 32"])
+  expect(kindsOf(64, "layers").filter((kind) => kind?.startsWith("one"))).toEqual(["one token of 64"])
+  expect(kindsOf(64, "layers").length).toBeLessThan(8)
+  expect(kindsOf(64).length).toBeGreaterThan(80)
+})
 
 test("sizes that the kernel does not do are refused", () => {
   expect(isBatch(small)).toBe(true)
