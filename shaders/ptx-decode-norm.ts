@@ -26,29 +26,28 @@ export function norm(f: Frame, w: Address, b: Address): (stream: U64, tag: U32) 
   // pairs of neighbours of this lane
   const pairs = Array.from({ length: Math.ceil(own / 64) }, (_, i) => {
     const at = k.add(lane, 32 * i)
-    return { at, isThere: k.compare("lt", at, own / 2) }
+    // lanes without a pair ask for the last one: a load that all lanes make waits for no other loads
+    return { at: k.min(at, own / 2 - 1), isThere: k.compare("lt", at, own / 2) }
   })
-  const load = (name: Address): F32[][] => {
-    const from = k.madWide(k.mad(warp, own, k.shl(lane, 1)), 4, addressOf(f, name))
-    return pairs.map(({ isThere }, i) => {
-      const two = [k.variable("f32", 0), k.variable("f32", 0)]
-      k.when(isThere, () => k.load("f32", two, from, 4 * 64 * i))
+  const addressAt = (at: U32, width: number, from: U64): U64 => k.madWide(k.mad(warp, own, k.shl(at, 1)), width, from)
+  const load = (name: Address): F32[][] =>
+    pairs.map(({ at }) => {
+      const two = k.registers("f32", 2)
+      k.load("f32", two, addressAt(at, 4, addressOf(f, name)))
       return two
     })
-  }
   const factors = load(w)
   const added = hasBias ? load(b) : undefined
   return (stream, tag) => {
-    const from = k.madWide(k.mad(warp, own, k.shl(lane, 1)), 8, stream)
+    const from = pairs.map(({ at }) => addressAt(at, 8, stream))
     const halves = Array.from({ length: halvesOf(stack) }, (_, half) => {
-      const rows = Array.from({ length: rowsOf(f, half) }, () => pairs.map(() => [k.variable("f32", 0), k.variable("f32", 0)]))
-      const tags = rows.map((row) => row.map(() => [k.variable("u32", tag), k.variable("u32", tag)]))
+      const rows = Array.from({ length: rowsOf(f, half) }, () => pairs.map(() => k.registers("f32", 2)))
+      const tags = rows.map((row) => row.map(() => k.registers("u32", 2)))
       awaitAll(f, tag, tags.flat(2), () =>
         rows.forEach((row, r) =>
           row.forEach((two, i) => {
             const own = tags[r]![i]!
-            const bytes = 8 * ((HALF * half + r) * C + 64 * i)
-            k.when(pairs[i]!.isThere, () => k.loadVolatile([two[0]!, own[0]!, two[1]!, own[1]!], from, bytes))
+            k.loadVolatile([two[0]!, own[0]!, two[1]!, own[1]!], from[i]!, 8 * (HALF * half + r) * C)
           }),
         ),
       )
@@ -85,15 +84,18 @@ function tellMoments(
   pairs: readonly { isThere: ReturnType<Frame["k"]["compare"]> }[],
 ): void {
   const { k, stack, places, warp, lane } = f
-  const mean = k.mulFloat(warpSum(f, sumOf(f, values.flat())), WARPS / stack.C)
-  const apart = values.flatMap((two, i) => two.map((value) => k.select(pairs[i]!.isThere, k.subFloat(value, mean), 0, "f32")))
-  const squares = warpSum(
-    f,
-    sumOf(
-      f,
-      apart.map((value) => k.mulFloat(value, value)),
-    ),
+  const sum = (of: (value: F32) => F32) => {
+    const each = values.flatMap((two, i) => two.map((value) => k.select(pairs[i]!.isThere, of(value), 0, "f32")))
+    return warpSum(f, sumOf(f, each))
+  }
+  const mean = k.mulFloat(
+    sum((value) => value),
+    WARPS / stack.C,
   )
+  const squares = sum((value) => {
+    const distance = k.subFloat(value, mean)
+    return k.mulFloat(distance, distance)
+  })
   const place = { base: k.shl(warp, 3), bytes: places.moments + 8 * WARPS * row }
   k.when(k.compare("eq", lane, 0), () => k.storeShared(place, [mean, squares]))
 }

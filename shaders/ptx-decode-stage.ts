@@ -34,21 +34,20 @@ export function awaitPart(f: Frame, from: U64, K: number): Part {
   return Array.from({ length: halvesOf(stack) }, (_, half) => {
     const all = rowsOf(f, half) * perRow
     const pieces = Array.from({ length: Math.ceil(all / 32) }, (_, i) => {
-      const at = k.add(lane, 32 * i)
+      const lane32 = k.add(lane, 32 * i)
+      // lanes without a piece ask for the last one: a load that all lanes make waits for no other loads
+      const at = k.min(lane32, all - 1)
       const [row, piece] = [k.div(at, perRow), k.rem(at, perRow)]
       const source = k.madWide(k.mad(k.add(row, HALF * half), K, k.mad(warp, K / WARPS, k.shl(piece, 2))), 4, from)
       const to = k.mad(row, pitchOf(groups), k.mad(piece, 8, stageOf(f, groups)))
-      return { isThere: k.compare("lt", at, all), source, to }
+      return { isThere: k.compare("lt", lane32, all), source, to }
     })
     return Array.from({ length: K / WARPS / GROUP / groups }, (_, phase) => {
-      const words = pieces.map(() => [k.variable("u32", 0), k.variable("u32", 0)])
-      const tags = pieces.map(() => [k.variable("u32", tag), k.variable("u32", tag)])
+      const [words, tags] = [0, 1].map(() => pieces.map(() => k.registers("u32", 2))) as [U32[][], U32[][]]
       awaitAll(f, tag, tags.flat(), () =>
-        pieces.forEach(({ isThere, source }, i) =>
-          k.when(isThere, () =>
-            k.loadVolatile([words[i]![0]!, tags[i]![0]!, words[i]![1]!, tags[i]![1]!], source, 4 * GROUP * groups * phase),
-          ),
-        ),
+        pieces.forEach(({ source }, i) => {
+          k.loadVolatile([words[i]![0]!, tags[i]![0]!, words[i]![1]!, tags[i]![1]!], source, 4 * GROUP * groups * phase)
+        }),
       )
       k.syncWarp()
       pieces.forEach(({ isThere, to }, i) => k.when(isThere, () => k.storeShared({ base: to, bytes: 0 }, words[i]!)))

@@ -99,9 +99,9 @@ function work(f: Frame, given: Given): void {
         qkv.prepare()
         qkv.run(attnNorm(stream, before))
       })
-      up.load(layer, next)
       attend(f)
       merge(f, attendeds)
+      up.load(layer, next)
       k.if(proj.isWanted, () => {
         proj.prepare()
         proj.run(awaitPart(f, attendeds, C))
