@@ -52,6 +52,8 @@ function produce(k: Ptx, maps: U64, N: U32): void {
   k.acquireMap(maps)
   k.acquireMap(mapB)
   const places = new Position(k, RING, 1)
+  const first = k.mul(k.special("%ctaid.x"), HELD_COLUMNS)
+  for (const step of range(STEPS)) k.prefetchBox(mapB, [step * STEP, first])
   for (const step of range(STEPS)) {
     const [first, second] = [places.next(), places.next()]
     k.wait(first.empty, first.parity)

@@ -116,7 +116,7 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
     "train",
     {
       values: config,
-      record: { config: recordConfig(loaded), seed: config.seed, commit, version },
+      record: { config: resume ? keptOrigins(directory, recordConfig(loaded)) : recordConfig(loaded), seed: config.seed, commit, version },
       directory,
       resume,
       ...(remote === undefined ? {} : { hasWebhook: remote.hasWebhook }),
@@ -157,6 +157,16 @@ export async function run(invocation: Invocation<TrainInput, typeof TRAIN_FIELDS
     release()
   }
   return EXIT.ok
+}
+
+/** Where the settings of a continued run first came from; those that this start changes, from where they are changed. */
+function keptOrigins(directory: string, config: RunRecord["config"]): RunRecord["config"] {
+  const before = readRecord(directory).config
+  const rows = Object.entries(config).map(([name, row]) => {
+    const isKept = (row.origin as { layer?: unknown }).layer === "base"
+    return [name, isKept ? { ...row, origin: before[name]?.origin ?? row.origin } : row]
+  })
+  return Object.fromEntries(rows)
 }
 
 /** Settings that what a checkpoint holds was made with: under another one its moments, or the position in its data, mean something else. */

@@ -35,6 +35,12 @@ test("a run fed by a pipe is resumed without it, bit for bit", async () => {
   expect(config.data?.origin).toEqual({ layer: "flag", from: "--data" })
   expect(readFileSync(join(folder, String(config.data?.value)), "utf8")).toBe(text)
   expect(await train(undefined, "--resume=parts", "--steps=4")).toMatchObject({ code: 0 })
+  const { config: later } = readRecord(join(folder, "runs/parts"))
+  expect([later.tokenizer, later.steps, later.lr?.origin]).toEqual([
+    config.tokenizer,
+    { value: 4, origin: { layer: "flag", from: "--steps" } },
+    { layer: "default", from: "" },
+  ])
   expect(weights("parts", "000004").equals(weights("whole", "000004"))).toBe(true)
 })
 
