@@ -16,7 +16,7 @@ function counted() {
       live.set(address, bytes)
       return { address, bytes, free: () => live.delete(address) } as unknown as DeviceBuffer
     },
-  } as Driver
+  } as unknown as Driver
   const total = () => [...live.values()].reduce((sum, bytes) => sum + bytes, 0)
   return { memory: new GpuMemory(driver), total }
 }
