@@ -7,6 +7,7 @@ import { type PtxTile, tileName } from "./ptx-gemm-tile.ts"
 export const PTX_TILE: PtxTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, unrolled: false, ahead: 12 }
 /** and where its end is long: what is under the next tile's products is more than these lose by their width. */
 export const LATER_TILE: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false, later: true }
+export const NARROW_TILE: PtxTile = { ...LATER_TILE, ahead: 12 }
 
 const ACTIVATIONS: readonly PtxActivation[] = ["gelu", "gelu_tanh", "relu", "relu2", "silu"]
 const FORWARD: readonly Finish[] = ["none", "bias", "add"]
@@ -22,12 +23,19 @@ const WANTED: readonly (readonly [PtxLayout, PtxGemm["out"], readonly Finish[]])
   ["tn", "f32", ["none", "sums", "add"]],
 ]
 
-const LATER: readonly Omit<PtxGemm, "tile">[] = [{ layout: "nn", out: "bf16", finish: "factor" }]
+/** Products that the narrow tile does beside the wide one, and the one that it does alone. */
+const NARROW: readonly Pick<PtxGemm, "layout" | "finish">[] = [
+  { layout: "ntp", finish: "none" },
+  { layout: "ntp", finish: "bias" },
+  { layout: "nn", finish: "none" },
+]
+const LATER: readonly Pick<PtxGemm, "layout" | "finish">[] = [{ layout: "nn", finish: "factor" }]
 
 const keyOf = ({ layout, out, finish, tile }: PtxGemm): string => `${layout} ${out} ${finish} ${tileName(tile)}`
 const gemms: readonly PtxGemm[] = [
   ...WANTED.flatMap(([layout, out, finishes]) => finishes.map((finish) => ({ layout, out, finish, tile: PTX_TILE }))),
-  ...LATER.map((gemm) => ({ ...gemm, tile: LATER_TILE })),
+  ...NARROW.map((gemm) => ({ ...gemm, out: "bf16" as const, tile: NARROW_TILE })),
+  ...LATER.map((gemm) => ({ ...gemm, out: "bf16" as const, tile: LATER_TILE })),
 ]
 const known = new Map(gemms.map((gemm): [string, GemmKernel] => [keyOf(gemm), ptxGemm(gemm)]))
 

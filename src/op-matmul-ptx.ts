@@ -2,7 +2,7 @@
 import { matmulCombineSpans } from "../shaders/matmul-combine-spans.ts"
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import type { Finish, PtxLayout } from "../shaders/ptx-gemm-frame.ts"
-import { LATER_TILE, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
+import { LATER_TILE, NARROW_TILE, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, part, scratch, sideBySide, table } from "./op-gpu.ts"
 import { bestOf } from "./op-matmul-matrix.ts"
@@ -18,11 +18,13 @@ interface Cost {
   readonly ends: Readonly<Record<"bf16" | "f32" | "slope" | "factor", number>>
 }
 /** From 4096³, 8192³ and the products of gpt2-124m at 65,536 rows, of random numbers. */
-const COSTS: readonly Cost[] = [
-  { tile: PTX_TILE, rates: { nt: 670, nn: 640, tn: 650 }, ends: { bf16: 3.5e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 } },
-  { tile: LATER_TILE, rates: { nt: 520, nn: 520, tn: 520 }, ends: { bf16: 5e-7, f32: 5e-7, slope: 2e-6, factor: 5e-7 } },
-]
-/** Seconds of a launch between two barriers, some 2 µs, and of its start and end (estimate). */
+const WIDE: Cost = {
+  tile: PTX_TILE,
+  rates: { nt: 670, nn: 640, tn: 650 },
+  ends: { bf16: 3.5e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 },
+}
+const LATER: Cost = { tile: LATER_TILE, rates: { nt: 460, nn: 460, tn: 460 }, ends: { bf16: 5e-7, f32: 5e-7, slope: 2e-6, factor: 5e-7 } }
+const NARROW: Cost = { ...LATER, tile: NARROW_TILE, rates: { nt: 520, nn: 520, tn: 520 } }
 const DISPATCH = 4e-6
 /** Bytes per second that the sums of parts are read with: 2.7 to 3.3 TB/s in a step of gpt2-124m (perf/LOG.md, "without its products"). */
 const BANDWIDTH = 3e12
@@ -154,18 +156,19 @@ function finished(units: number, [tiles, seconds]: readonly [number, number], [m
   return Math.max(free.at(-1)!, ...Array.from({ length: blocks }, (_, i) => free[i]! + Math.ceil((more - i) / blocks) * each))
 }
 
-/** Columns by two tiles, where that is faster than by one. */
-export function* besides(given: Gemm, { units }: GpuTarget): Generator<{ readonly way: PtxWay; readonly seconds: number }> {
+/** Columns by a wide and a narrow tile, which together may fill whole turns where one alone does not. */
+function* besides(given: Gemm, { units }: GpuTarget): Generator<{ readonly way: PtxWay; readonly seconds: number }> {
   const { N, layout } = given
-  const [wide, narrow] = COSTS as [Cost, Cost]
   const secondsOfTile = ({ tile, rates, ends }: Cost) =>
     (stepsOf(given) * 2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates[layout] * 1e12) + ends[endOf(given)]
-  const [one, other] = [secondsOfTile(wide), secondsOfTile(narrow)]
-  for (let from = columnsOf(wide.tile); from < N; from += columnsOf(wide.tile)) {
-    const counts = [tilesOf({ ...given, N: from }, wide.tile), tilesOf({ ...given, N: N - from }, narrow.tile)] as const
-    const seconds = DISPATCH + finished(units, [counts[0], one], [counts[1], other])
-    const group = groupOf(given, wide.tile)
-    yield { way: { tile: wide.tile, splits: 1, rest: 0, span: 1, group, beside: { from, tile: narrow.tile } }, seconds }
+  const [one, other] = [secondsOfTile(WIDE), secondsOfTile(NARROW)]
+  const common = { tile: PTX_TILE, splits: 1, rest: 0, span: 1, group: groupOf(given, PTX_TILE) }
+  for (let from = columnsOf(PTX_TILE); from < N; from += columnsOf(PTX_TILE)) {
+    const [tiles, others] = [tilesOf({ ...given, N: from }, PTX_TILE), tilesOf({ ...given, N: N - from }, NARROW_TILE)]
+    yield {
+      way: { ...common, beside: { from, tile: NARROW_TILE } },
+      seconds: 2 * DISPATCH + finished(units, [tiles, one], [others, other]),
+    }
   }
 }
 
@@ -173,15 +176,15 @@ export function* besides(given: Gemm, { units }: GpuTarget): Generator<{ readonl
 export function ptxWayOf(given: Gemm, target: GpuTarget, least = 1): { readonly way: PtxWay; readonly seconds: number } | undefined {
   const g = sized(given)
   const room = MOST_PARTS / (4 * given.M * given.N)
-  let best: { way: PtxWay; seconds: number } | undefined
-  for (const cost of COSTS) {
-    if (kernelOf(g, target, cost.tile) === undefined) continue
-    for (const way of waysOf(given, cost.tile, target)) {
-      const seconds = secondsOf(given, way, cost, target)
-      const parts = partsOf(given, way)
-      if (parts < least) continue
-      if (seconds < (best?.seconds ?? Number.POSITIVE_INFINITY) && (parts === 1 || parts <= room)) best = { way, seconds }
-    }
+  const has = (tile: PtxTile) => kernelOf(g, target, tile) !== undefined
+  const ways = [WIDE, LATER].flatMap((cost) =>
+    has(cost.tile) ? [...waysOf(given, cost.tile, target)].map((way) => ({ way, seconds: secondsOf(given, way, cost, target) })) : [],
+  )
+  if (has(PTX_TILE) && has(NARROW_TILE)) ways.push(...besides(given, target))
+  let best: (typeof ways)[number] | undefined
+  for (const one of ways) {
+    const parts = partsOf(given, one.way)
+    if (parts >= least && (parts === 1 || parts <= room) && one.seconds < (best?.seconds ?? Number.POSITIVE_INFINITY)) best = one
   }
   return best
 }
