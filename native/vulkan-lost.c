@@ -1,4 +1,5 @@
 /** Whether a device is lost, asked in every way that does not wait, and where it went wrong. */
+#include <unistd.h>
 #include "vulkan.h"
 
 typedef struct FaultCounts { Chain c; uint32_t addresses, of_maker; uint64_t binary_bytes; } FaultCounts;
@@ -9,7 +10,7 @@ typedef VkResult (*GetDeviceFaultInfo)(VkDevice, FaultCounts *, FaultInfo *);
 static int64_t lost(const char *what, VkResult result) { return gpu_fail(what, result), -1; }
 
 /**
- * Value the timeline has reached; −1 when the device is lost. NVIDIA's driver 580 tells of a page fault, some 5 s after it, by the state of a fence only:
+ * Value the timeline has reached; −1 when the device is lost. NVIDIA's driver 580 tells of a page fault to who submits or looks at a fence:
  * waits for semaphores time out and their values stay. So an empty batch with a fence follows what was submitted.
  */
 int64_t gpu_reached(Gpu *d) {
@@ -24,15 +25,21 @@ int64_t gpu_reached(Gpu *d) {
   return result && result != VK_NOT_READY ? lost("vkGetFenceStatus", result) : (int64_t)value;
 }
 
-/** Writes kind (1 read, 2 written, 3 executed, more: of the instruction) and address of up to 8 faults of a lost device; returns how many. */
+/** Writes kind (1 read, 2 written, 3 executed, more: of the instruction) and address of up to 8 faults of a lost device, which may come a little later; returns how many. */
 int64_t gpu_faults(Gpu *d, int64_t out[16]) {
   GetDeviceFaultInfo get = (GetDeviceFaultInfo)d->instance->call.GetDeviceProcAddr(d->handle, "vkGetDeviceFaultInfoEXT");
-  FaultCounts counts = {.c.type = ST_FAULT_COUNTS};
   FaultAddress addresses[8];
   FaultInfo info = {.c.type = ST_FAULT_INFO, .addresses = addresses};
-  if (!get || get(d->handle, &counts, 0) < 0) return 0;
-  counts = (FaultCounts){.c.type = ST_FAULT_COUNTS, .addresses = counts.addresses < 8 ? counts.addresses : 8};
-  if (get(d->handle, &counts, &info) < 0) return 0;
-  for (uint32_t i = 0; i < counts.addresses; i++) out[2 * i] = addresses[i].kind, out[2 * i + 1] = (int64_t)addresses[i].address;
-  return counts.addresses;
+  for (int tries = 0; get && tries < 20; tries++) {
+    FaultCounts counts = {.c.type = ST_FAULT_COUNTS};
+    if (get(d->handle, &counts, 0) >= 0 && counts.addresses) {
+      counts = (FaultCounts){.c.type = ST_FAULT_COUNTS, .addresses = counts.addresses < 8 ? counts.addresses : 8};
+      if (get(d->handle, &counts, &info) < 0) return 0;
+      for (uint32_t i = 0; i < counts.addresses; i++) out[2 * i] = addresses[i].kind, out[2 * i + 1] = (int64_t)addresses[i].address;
+      return counts.addresses;
+    }
+    d->call.GetFenceStatus(d->handle, d->probe);
+    usleep(50000);
+  }
+  return 0;
 }

@@ -18,16 +18,10 @@ export function attend(f: Frame, share: Share, wait: () => void): void {
   const pieces = new Pieces(f, share)
   const index = k.variable("u32", 0)
   pieces.aim(index)
-  if (process.env.BATCH_LATE === "1") {
-    wait()
-    pieces.load("keys", "fresh")
-    pieces.load("values", "fresh")
-  } else {
-    pieces.load("keys", "")
-    pieces.load("values", "")
-    wait()
-    pieces.loadFresh()
-  }
+  pieces.load("keys", "")
+  pieces.load("values", "")
+  wait()
+  pieces.loadFresh()
   const dims = k.and(lane, 7)
   const group = k.shr(lane, 3)
   const chunk = k.variable("u32", share.first)

@@ -1,5 +1,5 @@
 /** Cached keys and values on their way to the registers of the kernel for many sequences: half a page by a warp at a time. */
-import type { Predicate, U32, U64 } from "../src/ptx.ts"
+import type { U32, U64 } from "../src/ptx.ts"
 import { addressOf, CHUNK, type Frame, ROW, range } from "./ptx-batch-frame.ts"
 import { FRESH, type Share } from "./ptx-batch-share.ts"
 
@@ -64,18 +64,4 @@ export class Pieces {
         })
     })
   }
-}
-
-/** How many half pages of the next layer a warp has brought to the L2 cache while products run. */
-const NEAR = Number(process.env.BATCH_NEAR ?? 0)
-
-/** Request number `turn`, one after each of the weights' that go before it: keys and values of the warp's first half pages in the next layer. */
-export function bringNear(f: Frame, { first, last, row }: Share, turn: number, hasNext: Predicate): void {
-  const { k, lane } = f
-  if (turn >= NEAR) return
-  const index = turn >> 1
-  const memory = addressOf(f, turn % 2 === 0 ? "kPages" : "vPages", 1)
-  const from = k.madWide(k.pick(row, index), ROW, memory)
-  const isWanted = k.both(k.both(k.compare("lt", k.add(first, index), last), k.compare("eq", lane, 0)), hasNext)
-  k.when(isWanted, () => k.prefetchBytes(from, CHUNK * ROW))
 }

@@ -18,7 +18,6 @@ import {
   workOf,
 } from "./ptx-batch-frame.ts"
 import { norm } from "./ptx-batch-norm.ts"
-import { bringNear } from "./ptx-batch-pieces.ts"
 import { bring, product } from "./ptx-batch-product.ts"
 import { share } from "./ptx-batch-share.ts"
 import { addressesOf, type DecodeStack, HEAD, LAYER } from "./ptx-decode-frame.ts"
@@ -105,8 +104,6 @@ function work(f: Frame, given: { x: U64; y: U64; pages: U64; lengths: U64; count
     second()
     signal(f)
     bring(f, "upW", up, block)
-    const hasNext = k.compare("gt", left, 1)
-    bringNear(f, own, 0, hasNext)
     const stream = k.addLong(f.work, at.stream)
     const middle = norm(f, { w: "mlpNormW", b: "mlpNormB", layersOn: 0, parts: proj.parts, bias: "projB", from: stream })
     awaitAll(f)
@@ -124,15 +121,12 @@ function work(f: Frame, given: { x: U64; y: U64; pages: U64; lengths: U64; count
     third()
     signal(f)
     bring(f, "downW", down, block)
-    bringNear(f, own, 1, hasNext)
     const fourth = product(f, { weights: "downW", spread: down, x: at.hidden, finish: toParts(C) })
     awaitAll(f)
     fourth()
     signal(f)
     const isLast = k.compare("eq", left, 1)
     k.if(k.not(isLast), () => bring(f, "qkvW", qkv, block, 1))
-    bringNear(f, own, 2, hasNext)
-    bringNear(f, own, 3, hasNext)
     const last = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 1, parts: down.parts, bias: "downB", from: stream })
     awaitAll(f)
     last((row, column, words) =>

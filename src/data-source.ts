@@ -64,7 +64,8 @@ function missing(spec: string): AlphaError {
   try {
     names = readdirSync(directory)
   } catch {
-    return new AlphaError(`data ${spec}: directory ${directory} does not exist`, { hint: "check the path", code: EXIT.data })
+    const hint = /^https?:/.test(spec) ? `data are files: curl -LO ${spec}` : "check the path"
+    return new AlphaError(`data ${spec}: directory ${directory} does not exist`, { hint, code: EXIT.data })
   }
   // The ending that two files share does not make them alike.
   const stem = (name: string) => basename(name, extname(name))

@@ -24,8 +24,11 @@ export interface DebugStep {
   readonly writes: readonly Span[]
 }
 
-/** Seconds after which a launch has hung: on a GPU none takes as long; drivers that run on the CPU have the time they need. */
-const LAUNCH_SECONDS = 30
+/**
+ * Seconds after which a launch has hung, as an H200 did after some page faults, of which nothing told: on a GPU none takes as long; drivers that run on the
+ * CPU have the time they need.
+ */
+const LAUNCH_SECONDS = 10
 
 /** Fills the arena with NaN, then runs the launches one by one. Throws AlphaError that names the first kernel that fails or writes elsewhere. */
 export function runDebug(memory: GpuMemory, arena: readonly DeviceBuffer[], steps: readonly DebugStep[]): void {

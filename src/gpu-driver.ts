@@ -199,14 +199,16 @@ export class Driver {
     }
   }
 
-  #lost(what: string, why = String(vulkan().gpu_error())): AlphaError {
+  #lost(what: string, why?: string): AlphaError {
     const found = new BigInt64Array(16)
-    const faults = Array.from({ length: Number(vulkan().gpu_faults(this.gpu, found)) }, (_, i) => {
+    const told = `${vulkan().gpu_error()}`
+    const count = why === undefined ? Number(vulkan().gpu_faults(this.gpu, found)) : 0
+    const faults = Array.from({ length: count }, (_, i) => {
       const did = FAULTS[Number(found[2 * i])]
       return did === undefined ? [] : [`; ${did} address ${BigInt.asUintN(64, found[2 * i + 1] as bigint).toString(16)}, where nothing is`]
     })
     const { name } = this.info.facts
-    this.#failure = new AlphaError(`the device ${name} failed during ${what}: ${[why, ...new Set(faults.flat())].join("")}`, {
+    this.#failure = new AlphaError(`the device ${name} failed during ${what}: ${[why ?? told, ...new Set(faults.flat())].join("")}`, {
       hint: "the last checkpoint is whole: --resume goes on from it; if it comes again, --debugGpu names the kernel",
       code: EXIT.device,
     })

@@ -11,7 +11,8 @@ type Step = readonly { readonly node: Node; readonly launch: Launch }[]
 
 /** Nodes of a layer behind its first norm. */
 const KINDS = ["linear", "attention_cached", "linear", "add_layer_norm", "linear", "linear", "add_layer_norm"] as const
-const MOST_ROWS = 16
+/** Sequences up to which the kernel of a few is the faster. */
+const MOST_ROWS = 4
 const MOST_CHANNELS = 1024
 
 const input = ({ inputs }: Node, name: string): Tensor | undefined => inputs[name] as Tensor | undefined
@@ -83,8 +84,7 @@ function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
 function kernelOf(stack: DecodeStack) {
   const { rows: R, C, F } = stack
   const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
-  const most = Number(process.env.HELIOS_FEW ?? MOST_ROWS)
-  if (isFew && R <= most) return { make: ptxDecode, bytes: workOf(stack).bytes }
+  if (isFew) return { make: ptxDecode, bytes: workOf(stack).bytes }
   return isBatch(stack) && stack.embeds !== true ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
 }
 

@@ -41,22 +41,37 @@ export function memoryOf(job: TrainJob, { model }: Prepared, device: Device, pla
   }
 }
 
-/** Recomputation alone, else the largest halved batch that fits, both spelt as flags. */
+/** Recomputation alone, else the largest part of the batch that fits, both spelt as flags. */
 function optionsFor(values: TrainJob["values"], fits: (change: Sized) => boolean): string[] {
   const { batch, accumSteps } = values
   const options: string[] = []
   if (!values.activationCheckpointing && fits({ batch, accumSteps, activationCheckpointing: true }))
     options.push("--activationCheckpointing")
   for (const activationCheckpointing of values.activationCheckpointing ? [true] : [false, true]) {
-    for (let [rows, steps] = [batch / 2, accumSteps * 2]; Number.isInteger(rows); rows /= 2, steps *= 2) {
-      if (!fits({ batch: rows, accumSteps: steps, activationCheckpointing })) continue
-      options.push(
-        `--batch=${rows} --accumSteps=${steps}${activationCheckpointing && !values.activationCheckpointing ? " --activationCheckpointing" : ""}`,
-      )
-      break
-    }
+    const stepsOf = (rows: number) => (accumSteps * batch) / rows
+    const rows = largest(divisors(batch), (size) => fits({ batch: size, accumSteps: stepsOf(size), activationCheckpointing }))
+    if (rows === undefined) continue
+    const more = activationCheckpointing && !values.activationCheckpointing ? " --activationCheckpointing" : ""
+    options.push(`--batch=${rows} --accumSteps=${stepsOf(rows)}${more}`)
   }
   return options
+}
+
+/** Those of n but n itself, rising. */
+function divisors(n: number): number[] {
+  const low = Array.from({ length: Math.floor(Math.sqrt(n)) }, (_, i) => i + 1).filter((d) => n % d === 0)
+  return [...new Set([...low, ...low.map((d) => n / d)])].filter((d) => d < n).sort((a, b) => a - b)
+}
+
+/** The last of rising sizes that fits, where all smaller ones do. */
+function largest(sizes: readonly number[], fits: (size: number) => boolean): number | undefined {
+  let [low, high] = [-1, sizes.length]
+  while (high - low > 1) {
+    const middle = (low + high) >> 1
+    if (fits(sizes[middle]!)) low = middle
+    else high = middle
+  }
+  return sizes[low]
 }
 
 /** Throws AlphaError naming the sizes and what would fit. */

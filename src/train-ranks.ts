@@ -3,10 +3,10 @@ import { AlphaError } from "./base-error.ts"
 import type { ModelConfig } from "./config.ts"
 import { gather, type JoinWorld, joinWorld, OrderedSum, requireSame, share, Vote, type World } from "./dist.ts"
 import { copyName, type Precision, paramSpecs } from "./gpt.ts"
-import type { Device, State } from "./program.ts"
+import type { Device, Executable, State } from "./program.ts"
 import { buckets } from "./train-buckets.ts"
 import type { TrainJob } from "./train-prepare.ts"
-import { type RunPlans, type Sharing, summands } from "./train-step.ts"
+import { type RunPlans, type Sharing, summands, weightPlans } from "./train-step.ts"
 
 /** Fields in which the ranks of a run may differ: where each computes and writes. */
 export const LOCAL_FIELDS: ReadonlySet<string> = new Set([
@@ -38,6 +38,8 @@ export class Ranks {
   readonly #votes: Readonly<Record<"step" | "evaluation", Vote>>
   #sum: OrderedSum | undefined
   #owners = new Map<string, number>()
+  /** Before and after the sum by which weights go round; undefined where they go through host memory. */
+  #weights: readonly Executable[] | undefined
 
   private constructor(
     private readonly world: World,
@@ -148,15 +150,20 @@ export class Ranks {
       this.#sum.round(active, round > 0, isLast)
       return
     }
-    while (isLast && this.#summed < this.#bounds.length - 1) this.sumBucket()
-    if (isLast) this.#summed = 0
+    if (isLast) this.#sumRest()
+  }
+
+  #sumRest(): void {
+    while (this.#summed < this.#bounds.length - 1) this.sumBucket()
+    this.#summed = 0
   }
 
   /**
    * Before the programs are compiled: where gradients are summed on the device, they get memory that the transport can map. Returns the buckets,
    * in the order in which `micro` is done with them; none where they wait for the end of a step.
    */
-  shareGradients(state: State, { micro, shape: { model } }: RunPlans, bucketMiB: number): readonly (readonly string[])[] {
+  shareGradients(device: Device, state: State, { micro, shape }: RunPlans, bucketMiB: number): readonly (readonly string[])[] {
+    const { model } = shape
     if (this.isOrdered) return []
     if (state.share === undefined) throw new AlphaError("this device cannot share its memory", { hint: "use --dist=mpi" })
     if (micro === undefined) throw new TypeError("ranks sum the gradients of a micro-step")
@@ -165,6 +172,7 @@ export class Ranks {
     const shared = state.share(all.flat().map((name) => ({ name, shape: shapes.get(name) ?? [] })))
     this.#bounds = [...all.map(([first]) => shared.from.get(first as string) as number), shared.floats]
     this.world.transport.attach?.(shared)
+    if (this.isSharded) this.#weights = weightPlans(shape, this.sharing.owns).map((plan) => device.compile(plan, state))
     return all
   }
 
@@ -178,6 +186,13 @@ export class Ranks {
   /** After the update: what each rank updated goes to all. */
   endStep(state: State, model: ModelConfig, precision: Precision): void {
     if (!this.isSharded) return
+    if (this.#weights !== undefined) {
+      const [give, take] = this.#weights as [Executable, Executable]
+      give.submit({})
+      this.#sumRest()
+      take.submit({})
+      return
+    }
     for (const { name, matmul } of paramSpecs(model)) {
       const owner = this.#owners.get(name) as number
       this.#broadcast(state, name, owner)

@@ -48,7 +48,7 @@ export function openSession(
   const { precision } = values
   const { shape, update, whole } = plans
   const state = device.state()
-  const inParts = ranks?.shareGradients(state, plans, values.bucketMiB)
+  const inParts = ranks?.shareGradients(device, state, plans, values.bucketMiB)
   let trainer: TrainerState = { step: 0, tokens: 0, best: null, stale: 0, dataHash: prepared.data.train.hash, seed: values.seed }
   const isFirst = ranks === undefined || ranks.rank === 0
   if (isFirst && prepared.checkpoint !== undefined) {

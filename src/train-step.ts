@@ -84,6 +84,28 @@ export function updatePlan(
   )
 }
 
+/**
+ * Two programs around a sum of all ranks' gradients, which the update is done with: in their memory each rank first puts the weights that it
+ * `owns` and zeros for the others, afterwards every rank takes all weights, and their bf16 copies, from there.
+ */
+export function weightPlans({ model, precision }: Pick<StepShape, "model" | "precision">, owns: (name: string) => boolean): [Plan, Plan] {
+  const specs = paramSpecs(model)
+  const give = trace("train.give", (t) => {
+    for (const spec of specs) {
+      const own = owns(spec.name) ? op.assign({ x: parameter(t, spec) }) : op.fill({}, { shape: spec.shape, value: 0 })
+      writeTo(own.y, gradient(t, spec))
+    }
+  })
+  const take = trace("train.take", (t) => {
+    for (const spec of specs) {
+      const x = gradient(t, spec)
+      writeTo(op.assign({ x }).y, parameter(t, spec))
+      if (spec.matmul && precision === "bf16") writeTo(op.cast({ x }, { to: "bf16" }).y, t.state(copyName(spec.name), "bf16", spec.shape))
+    }
+  })
+  return [plan(give), plan(take)]
+}
+
 /** A step of one micro-batch as one program: its gradients need memory only from when they are made, where activations lay that are done with. */
 export function stepPlan(shape: StepShape, c: OptimizerConfig, recompute: boolean): Plan {
   return plan(

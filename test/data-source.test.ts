@@ -69,6 +69,8 @@ describe("finding files", () => {
     expect(error.hint).toContain("novels.txt")
     const far = await findSources(join(path, "letters.txt"), cacheDir).catch((e) => e)
     expect(far.hint).toBe("relative paths start at the working directory")
+    const remote = await findSources("https://example.org/book.txt", cacheDir).catch((e) => e)
+    expect(remote.hint).toBe("data are files: curl -LO https://example.org/book.txt")
     await expect(findSources(join(path, "*.md"), cacheDir)).rejects.toThrow("no file matches")
     await expect(findSources(directory({}), cacheDir)).rejects.toThrow("no files below")
     await expect(findSources(join(path, "no/x.txt"), cacheDir)).rejects.toThrow("no does not exist")

@@ -2,11 +2,11 @@
 import { expect, test } from "bun:test"
 import { type ModelConfig, resolveModel } from "../src/config.ts"
 import { openCpu } from "../src/cpu.ts"
-import { initialise, type Precision, refreshCopies } from "../src/gpt.ts"
+import { copyName, initialise, type Precision, paramSpecs, refreshCopies } from "../src/gpt.ts"
 import { gpus, openGpu } from "../src/gpu.ts"
 import type { Device } from "../src/program.ts"
 import { Ranks } from "../src/train-ranks.ts"
-import { microPlan, summands } from "../src/train-step.ts"
+import { microPlan, summands, weightPlans } from "../src/train-step.ts"
 import { testWith } from "./require.ts"
 
 const small = { nLayer: 1, nHead: 2, nEmbd: 32, dropout: 0.1 }
@@ -55,6 +55,50 @@ for (const precision of ["f32", "bf16"] as const) {
     device.close()
   })
 }
+
+/** Two ranks with other weights, of which each updates a part: the weights that both end with are those of the owners, bit for bit. */
+function exchange(device: Device, model: ModelConfig): void {
+  const names = paramSpecs(model).map(({ name }) => name)
+  const owner = (name: string) => names.indexOf(name) % 2
+  const ranks = [0, 1].map((rank) => {
+    const state = device.state()
+    initialise(device, state, model, rank + 1)
+    refreshCopies(device, state, model, "bf16")
+    const [give, take] = weightPlans({ model, precision: "bf16" }, (name) => owner(name) === rank).map((plan) =>
+      device.compile(plan, state),
+    )
+    return { state, give, take }
+  })
+  const read = (rank: number, name: string) => Float32Array.from(ranks[rank]?.state.read(name) as Float32Array)
+  const expected = new Map(names.map((name) => [name, read(owner(name), name)]))
+  for (const { give } of ranks) give?.submit({})
+  const sums = names.map((name) => {
+    const [a, b] = [read(0, `grad.${name}`), read(1, `grad.${name}`)]
+    return a.map((x, i) => x + (b[i] as number))
+  })
+  for (const [rank, { state, take }] of ranks.entries()) {
+    names.forEach((name, i) => {
+      state.write(`grad.${name}`, sums[i] as Float32Array)
+    })
+    take?.submit({})
+    for (const { name, matmul } of paramSpecs(model)) {
+      expect(read(rank, name)).toEqual(expected.get(name) as Float32Array<ArrayBuffer>)
+      if (matmul) expect(String(state.read(copyName(name)))).toBe(String(ranks[owner(name)]?.state.read(copyName(name))))
+    }
+  }
+  for (const { state } of ranks) state.free()
+}
+
+const untied = resolveModel({ ...small, vocabSize: 61, blockSize: 64, tie: false })
+test("CPU: weights that each rank has updated a part of go round through the gradients' memory", () => exchange(openCpu(2), untied))
+testWith("vulkan", gpus().length === 0 ? "no usable Vulkan device" : undefined)(
+  "GPU: weights go round through the gradients' memory",
+  () => {
+    const device = openGpu(0)
+    exchange(device, untied)
+    device.close()
+  },
+)
 
 test("ranks whose weights differ in one bit are told by number before a checkpoint is written", () => {
   const model = resolveModel({ vocabSize: 7, blockSize: 4, nLayer: 1, nHead: 1, nEmbd: 4 })
