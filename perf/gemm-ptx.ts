@@ -3,7 +3,7 @@
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import type { PtxGemm } from "../shaders/ptx-gemm-frame.ts"
-import { LATER_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { vulkan } from "../src/native-vulkan.ts"
@@ -13,16 +13,7 @@ import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
 
 /** Tiles beside the one in use. */
 const { ahead: _, ...NOT_AHEAD } = PTX_TILE
-const SWEPT: readonly PtxTile[] = [
-  NOT_AHEAD,
-  { ...PTX_TILE, shadow: true },
-  { ...PTX_TILE, unrolled: true },
-  ...[6, 24].map((ahead) => ({ ...PTX_TILE, ahead })),
-  LATER_TILE,
-  { ...LATER_TILE, ahead: 12 },
-  { ...LATER_TILE, ahead: 12, shadow: true },
-  { units: 1, chunks: 6, ringA: 2, ringB: 7, unrolled: false, ahead: 12 },
-]
+const SWEPT: readonly PtxTile[] = [NOT_AHEAD, { ...PTX_TILE, unrolled: true }, FLAT_TILE, LATER_TILE, NARROW_TILE]
 
 const nameOf = ({ tile, splits, group, rest, span, beside }: PtxWay): string =>
   `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
@@ -54,7 +45,6 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
     const whole = { splits: 1, rest: 0, span: 1 }
     const tiles = SWEPT.filter((tile) => !tile.later || waits(request))
     ways.push(...tiles.map((tile) => ({ ...plain, ...(tile.later ? whole : {}), tile })))
-    if (request.layout === "tn") ways.push({ ...best, group: 8 }, { ...best, tile: NOT_AHEAD, group: 8 })
     ways.push({ ...plain, ...(request.layout === "tn" ? {} : whole), tile: PTX_TILE })
   }
   const byName = new Map(ways.map((way) => [nameOf(way), way]))
