@@ -133,6 +133,8 @@ export interface Frame {
   readonly warp: U32
   readonly lane: U32
   readonly thread: U32
+  /** 0, which the assembler does not know. */
+  readonly zero: U32
   /** lane / 4: the row, or column of a tile, that a lane brings to a product; and its place among four. */
   readonly row: U32
   readonly quarter: U32

@@ -28,8 +28,13 @@ export interface ProductSpec {
 export interface Product {
   /** Whether this block has columns. */
   readonly isWanted: Predicate
-  /** Has the weights brought to registers, ahead of `run`, and those of the layer after to the L2 cache. */
-  load(row: U32, after?: U32): void
+  /** The last of its weights. */
+  readonly newest: U32
+  /**
+   * Has the weights brought to registers, ahead of `run`, and those of the layer after to the L2 cache; when `since` is there, or the assembler would
+   * have whoever waits for that wait for these too.
+   */
+  load(row: U32, after?: U32, since?: U32): void
   /** Reads what the epilogue needs; then x is awaited. */
   prepare(): void
   run(x: Part): void
@@ -39,7 +44,7 @@ export interface Product {
 export const columnsOf = (N: number, blocks: number): number => 2 * Math.ceil(N / blocks / 2)
 
 export function product(f: Frame, { N, K, weights, bias, early, finish }: ProductSpec): Product {
-  const { k, stack, thread, block, row } = f
+  const { k, stack, thread, block, row, zero } = f
   const groups = K / WARPS / GROUP
   const columns = columnsOf(N, stack.blocks)
   const tiles = Math.min(Math.ceil(columns / TILE), mostTiles(stack), Math.max(1, Math.floor(HELD / 4 / groups)))
@@ -85,10 +90,11 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
   }
   return {
     isWanted,
-    load(layer, after) {
+    newest: sets.at(-1)!.at(-1)!.at(-1)!.at(-1)!,
+    load(layer, after, since) {
       k.comment(`weights ${N} x ${K}`)
       // a block without columns loads the last one, so that no register is held from one step to a later one
-      k.copy(base, first)
+      k.copy(base, since === undefined ? first : k.add(first, k.and(since, zero)))
       sets.forEach((_, set) => bring(addressOf(f, weights, layer), set, set))
       if (after === undefined || N % columns !== 0) return
       k.if(k.both(isWanted, k.compare("eq", thread, THREADS - 32)), () =>

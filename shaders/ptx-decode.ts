@@ -106,18 +106,31 @@ function work(f: Frame, given: Given): void {
         proj.prepare()
         proj.run(awaitPart(f, attendeds, C))
       })
-      down.load(layer, next)
-      k.if(up.isWanted, () => {
-        const mlpNorm = norm(f, "mlpNormW", "mlpNormB")
-        up.prepare()
-        up.run(mlpNorm(branch, tag))
-      })
-      qkv.load(next, later)
+      // What is loaded while numbers are awaited delays them: the largest weights are asked for when those are there.
+      const loadDown = () => down.load(layer, next, up.newest)
+      k.if(
+        up.isWanted,
+        () => {
+          const mlpNorm = norm(f, "mlpNormW", "mlpNormB")
+          up.prepare()
+          const x = mlpNorm(branch, tag)
+          loadDown()
+          up.run(x)
+        },
+        loadDown,
+      )
+      const loadQkv = () => qkv.load(next, later, down.newest)
+      k.if(
+        down.isWanted,
+        () => {
+          down.prepare()
+          const x = awaitPart(f, hiddens, F)
+          loadQkv()
+          down.run(x)
+        },
+        loadQkv,
+      )
       prefetchSmall(f)
-      k.if(down.isWanted, () => {
-        down.prepare()
-        down.run(awaitPart(f, hiddens, F))
-      })
       k.copy(layer, next)
       k.copy(next, later)
       k.copy(later, k.min(k.add(later, ROW), ROW * (layers - 1)))
@@ -258,6 +271,7 @@ export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
         row: k.shr(lane, 2),
         quarter: k.and(lane, 3),
         block: k.special("%ctaid.x"),
+        zero: k.special("%ctaid.y"),
         ...{ layer: rowOf(0), next: rowOf(1), later: rowOf(2) },
         tag: k.add(k.mul(launch, TAGS), 2),
         turn: k.variable("u32", 0),

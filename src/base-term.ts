@@ -159,6 +159,8 @@ export class Progress {
   readonly #start: number
   #last: number
   #done = 0
+  /** When the amount last changed. */
+  #changed: number | undefined
 
   constructor(readonly options: ProgressOptions) {
     this.#line = new LiveLine(options.screen)
@@ -169,19 +171,23 @@ export class Progress {
 
   /** Amount done so far; draws when it is time to. */
   update(done: number): void {
-    this.#done = done
     const now = this.#now()
+    if (done !== this.#done) this.#changed = now
+    this.#done = done
     if (now - this.#last < (this.#line.isLive ? REDRAW_MS : LINE_MS)) return
     this.#last = now
     if (this.#line.isLive) this.#line.show(this.text())
     else this.#line.print(this.text())
   }
 
-  /** Removes the bar and leaves one line with the total and the rate. */
+  /** Removes the bar and leaves one line with the total and the rate: what came after all was done does not count. */
   finish(): void {
-    const elapsed = this.#now() - this.#start
+    const isWhole = this.options.total !== undefined && this.#done >= this.options.total
+    const elapsed = ((isWhole ? this.#changed : undefined) ?? this.#now()) - this.#start
     this.#line.clear()
-    this.#line.print(`${this.options.label}: ${this.#format(this.#done)} in ${formatDuration(elapsed)}${this.#rate(elapsed)}`)
+    // Told once, when all was done: nobody knows how long it took.
+    const time = isWhole && elapsed < 1 ? "" : ` in ${formatDuration(elapsed)}${this.#rate(elapsed)}`
+    this.#line.print(`${this.options.label}: ${this.#format(this.#done)}${time}`)
   }
 
   /** The line as it would be drawn now. */

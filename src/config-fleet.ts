@@ -2,11 +2,14 @@
 import { bool, inGroup, int, list, text, type Values } from "./config-field.ts"
 import { JOB_POLICY } from "./config-host.ts"
 
+/** What ssh takes as one word. */
+const WORD = { pattern: /^[^\s"'-][^\s"']*$/, words: "a word without spaces and quotes" }
+
 /** One machine of fleet.json; `defaults` holds the same fields for all of them. */
 export const FLEET_HOST = {
   ...inGroup("Connection", {
-    host: text("address, or a name of ~/.ssh/config", { derive: "the name of the instance" }),
-    user: text("who logs in", { derive: "~/.ssh/config, else your own name", aliases: ["sshUser"] }),
+    host: text("address, or a name of ~/.ssh/config", { derive: "the name of the instance", form: WORD }),
+    user: text("who logs in", { derive: "~/.ssh/config, else your own name", aliases: ["sshUser"], form: WORD }),
     address: text("address at which other machines of the fleet reach it", { derive: "host" }),
     port: int("port of its ssh server", { derive: "~/.ssh/config, else 22", min: 1, max: 65535 }),
     key: text("private key file; ~/ is your home", { derive: "~/.ssh/config, else the usual files", aliases: ["sshKey"] }),

@@ -107,6 +107,21 @@ test("a progress bar shows amount, rate and time left; plain lines every ten sec
   clock = 500
   open.update(1000)
   expect(open.text()).toBe("read: 1.00K, 2.00K/s")
+  for (const [steps, line] of [
+    [[100], "check: 100\n"],
+    [[50, 100], "check: 100 in 600 ms, 167/s\n"],
+  ] as const) {
+    clock = 0
+    const done = screen(false)
+    const whole = new Progress({ label: "check", total: 100, now: () => clock, screen: done })
+    for (const step of steps) {
+      whole.update(step)
+      clock += 600
+    }
+    clock = 90_000 // what came later was other work
+    whole.finish()
+    expect(done.written).toEqual([line])
+  }
 })
 
 test("log events are text for people and JSON for programs, in one line each", () => {

@@ -46,6 +46,8 @@ test("what is wrong is named with its place and the nearest right name", () => {
   expect(refusal({ ...one({}), default: {} })).toContain("unknown field default | did you mean defaults?")
   expect(refusal(one({ train: { nLayers: 3 } }))).toContain("unknown field nLayers | did you mean nLayer?")
   expect(refusal(one({ port: 70000 }))).toContain("box: port 70000: expected a whole number from 1 to 65535")
+  expect(refusal(one({ user: "x y" }))).toContain("box: user x y: expected a word without spaces and quotes")
+  expect(refusal(one({ host: "-oProxyCommand=x" }))).toContain("expected a word")
   expect(refusal(one({ train: { lr: "fast" } }))).toContain("train: lr fast: expected a number")
   expect(refusal({ instances: { "a b": {} } })).toContain('instance "a b": expected letters')
   expect(refusal({ instances: {} })).toContain("no instances")

@@ -12,7 +12,7 @@ const stack: DecodeStack = {
 
 for (const [about, own, lengths, timing] of [
   ["one sequence, three units of attention", {}, [290], "random"],
-  ["the first position of all", { layers: 1, hasBias: false }, [0], "late"],
+  ["the first position of all, by blocks of which some have no columns", { hasBias: false, blocks: 40 }, [0], "late"],
   ["4 sequences, lengths around units and warps' parts, one missing", { rows: 4, blocks: 7 }, [127, undefined, 128, 15], "random"],
   [
     "16 sequences, two halves of a matrix instruction",
