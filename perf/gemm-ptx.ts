@@ -3,26 +3,17 @@
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import type { PtxGemm } from "../shaders/ptx-gemm-frame.ts"
-import { LATER_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { vulkan } from "../src/native-vulkan.ts"
-import { besides, type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
+import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
 
 /** Tiles beside the one in use. */
 const { ahead: _, ...NOT_AHEAD } = PTX_TILE
-const SWEPT: readonly PtxTile[] = [
-  NOT_AHEAD,
-  { ...PTX_TILE, shadow: true },
-  { ...PTX_TILE, unrolled: true },
-  ...[6, 24].map((ahead) => ({ ...PTX_TILE, ahead })),
-  LATER_TILE,
-  { ...LATER_TILE, ahead: 12 },
-  { ...LATER_TILE, ahead: 12, shadow: true },
-  { units: 1, chunks: 6, ringA: 2, ringB: 7, unrolled: false, ahead: 12 },
-]
+const SWEPT: readonly PtxTile[] = [NOT_AHEAD, { ...PTX_TILE, unrolled: true }, FLAT_TILE, LATER_TILE, NARROW_TILE]
 
 const nameOf = ({ tile, splits, group, rest, span, beside }: PtxWay): string =>
   `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
@@ -49,19 +40,12 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   const best = ptxWayOf(request, target)?.way
   if (best === undefined) return []
   const ways: PtxWay[] = [best]
+  const { beside: __, ...plain } = best
   if (sweep) {
     const whole = { splits: 1, rest: 0, span: 1 }
     const tiles = SWEPT.filter((tile) => !tile.later || waits(request))
-    ways.push(...tiles.map((tile) => ({ ...best, ...(tile.later ? whole : {}), tile })))
-    if (request.layout === "tn") ways.push({ ...best, group: 8 }, { ...best, tile: NOT_AHEAD, group: 8 })
-    if (waits(request)) {
-      const [first] = [...besides(request, target)].sort((a, b) => a.seconds - b.seconds)
-      if (first !== undefined) {
-        const { from } = first.way.beside!
-        for (const shadow of [false, true])
-          ways.push({ ...first.way, tile: { ...PTX_TILE, shadow }, beside: { from, tile: { ...LATER_TILE, ahead: 12, shadow } } })
-      }
-    }
+    ways.push(...tiles.map((tile) => ({ ...plain, ...(tile.later ? whole : {}), tile })))
+    ways.push({ ...plain, ...(request.layout === "tn" ? {} : whole), tile: PTX_TILE })
   }
   const byName = new Map(ways.map((way) => [nameOf(way), way]))
   return [...byName].map(([name, way]) => ({

@@ -1,5 +1,5 @@
 /** The norms of the kernel for many sequences: a block has a row, adds to it what the parts of a product say, and normalises it. */
-import type { F32, U32, U64 } from "../src/ptx.ts"
+import type { F32, U32 } from "../src/ptx.ts"
 import { addressOf, type Frame, range, workOf } from "./ptx-batch-frame.ts"
 import type { LAST, LAYER } from "./ptx-decode-frame.ts"
 
@@ -13,14 +13,14 @@ export interface Norm {
   /** Parts of the product that is added, and its bias. */
   readonly parts: number
   readonly bias?: Name
-  /** Where the row comes from. */
-  readonly from: U64
+  /** Loads 4 columns of a row. */
+  load(to: readonly F32[], row: U32, column: U32): void
 }
 
 /** Loads what does not depend on the row; the norm follows, and gives two packed pairs of 4 columns of a row to `store`. */
 export function norm(
   f: Frame,
-  { w, b, layersOn, parts, bias, from }: Norm,
+  { w, b, layersOn, parts, bias, load }: Norm,
 ): (store: (row: U32, column: U32, words: readonly [U32, U32]) => void) => void {
   const { k, stack, places, thread, warp, lane, block, work } = f
   const { C, rows, hasBias, eps } = stack
@@ -47,11 +47,10 @@ export function norm(
       () => k.compare("lt", row, rows),
       () => {
         const x = range(4).map(() => k.variable("f32", 0))
-        const old = k.madWide(column, 4, k.madWide(row, rowBytes, from))
         const stream = k.madWide(column, 4, k.madWide(row, rowBytes, k.addLong(work, at.stream)))
         const others = k.madWide(column, 4, k.madWide(row, rowBytes, k.addLong(work, at.parts)))
         k.if(isOwn, () => {
-          k.loadFar(x, old, 0)
+          load(x, row, column)
           const found = range(parts).map((i) => {
             const values = k.registers("f32", 4)
             k.loadFar(values, others, i * rows * rowBytes)

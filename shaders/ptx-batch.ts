@@ -33,6 +33,8 @@ const buffers = {
   counts: read(u32),
   x: read(f32),
   y: write(bf16),
+  tokens: read(u32),
+  positions: read(u32),
 }
 export type BatchKernel = PtxKernel<typeof buffers>
 export { isBatch, workOf as batchWork } from "./ptx-batch-frame.ts"
@@ -42,7 +44,28 @@ const barriersOf = ({ layers }: DecodeStack): number => 7 * layers
 /** q·k in units of the exponent of 2. */
 const factorOf = ({ scale }: DecodeStack): number => Math.fround(Math.fround(scale) * Math.fround(Math.LOG2E))
 
-function work(f: Frame, given: { x: U64; y: U64; pages: U64; lengths: U64; counts: U64 }): void {
+type Given = { readonly [N in "x" | "y" | "pages" | "lengths" | "counts" | "tokens" | "positions"]: U64 }
+
+/** Columns of a row of x, or of the embeddings of the row's token and position. */
+function begun({ k, stack, ...f }: Frame, { x, tokens, positions }: Given, to: readonly F32[], row: U32, column: U32): void {
+  const { C, layers } = stack
+  if (stack.embeds !== true) {
+    k.loadFar(to, k.madWide(k.mad(row, C, column), 4, x), 0)
+    return
+  }
+  const [token, position] = [tokens, positions].map((numbers) => {
+    const number = k.register("u32")
+    k.load("u32", [number], k.madWide(row, 4, numbers))
+    return number
+  }) as [U32, U32]
+  const words = k.registers("u32", 2)
+  const [wte, wpe] = [addressOf({ k, stack, ...f }, "wte", layers), addressOf({ k, stack, ...f }, "wpe", layers)]
+  k.load("u32", words, k.madWide(token, 2 * C, k.madWide(column, 2, wte)))
+  k.load("f32", to, k.madWide(position, 4 * C, k.madWide(column, 4, wpe)))
+  to.forEach((one, e) => k.addFloat(k.unpackBf16(words[e >> 1]!, (e & 1) as 0 | 1), one, one))
+}
+
+function work(f: Frame, given: Given): void {
   const { k, stack, places, block, layer } = f
   const { C, F } = stack
   const at = workOf(stack)
@@ -53,11 +76,12 @@ function work(f: Frame, given: { x: U64; y: U64; pages: U64; lengths: U64; count
     const address = k.madWide(placeOf(f, row, column, K), 1, k.addLong(f.work, to))
     words.forEach((word, i) => k.store("u32", address, 16 * i, [word]))
   }
+  const stream = (to: readonly F32[], row: U32, column: U32) => k.loadFar(to, place(row, C, column, k.addLong(f.work, at.stream)), 0)
   const toX = store(at.x, C)
   const toHidden = store(at.hidden, F)
 
   bring(f, "qkvW", qkv, block)
-  const begin = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 0, parts: 0, from: given.x })
+  const begin = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 0, parts: 0, load: (...where) => begun(f, given, ...where) })
   const own = share(f, given)
   begin(toX)
   const left = k.variable("u32", stack.layers)
@@ -104,8 +128,7 @@ function work(f: Frame, given: { x: U64; y: U64; pages: U64; lengths: U64; count
     second()
     signal(f)
     bring(f, "upW", up, block)
-    const stream = k.addLong(f.work, at.stream)
-    const middle = norm(f, { w: "mlpNormW", b: "mlpNormB", layersOn: 0, parts: proj.parts, bias: "projB", from: stream })
+    const middle = norm(f, { w: "mlpNormW", b: "mlpNormB", layersOn: 0, parts: proj.parts, bias: "projB", load: stream })
     awaitAll(f)
     middle(toX)
     signal(f)
@@ -127,7 +150,7 @@ function work(f: Frame, given: { x: U64; y: U64; pages: U64; lengths: U64; count
     signal(f)
     const isLast = k.compare("eq", left, 1)
     k.if(k.not(isLast), () => bring(f, "qkvW", qkv, block, 1))
-    const last = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 1, parts: down.parts, bias: "downB", from: stream })
+    const last = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 1, parts: down.parts, bias: "downB", load: stream })
     awaitAll(f)
     last((row, column, words) =>
       k.if(
@@ -145,7 +168,7 @@ function work(f: Frame, given: { x: U64; y: U64; pages: U64; lengths: U64; count
 }
 
 /**
- * y (rows, C) bf16 = last norm of x (rows, C) f32 behind all layers; the new position's keys and values go into the cache. Grid: blocks that all run at the
+ * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers; the new position's keys and values go into the cache. Grid: blocks that all run at the
  * same time. Reads all weights once, the keys and values of all sequences once.
  */
 export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {

@@ -63,8 +63,8 @@ export function aheadOf(k: Ptx, f: Frame, map: U64, factor: "a" | "b"): void {
         k.add(line, stride, line)
         k.jump(again)
         k.place(end)
+        k.add(asked, k.min(k.sub(place.stepCount, step), LINE_STEPS), asked) // a tile's last line may be half one, and asked counts as the copies do
         k.add(step, LINE_STEPS, step)
-        k.add(asked, LINE_STEPS, asked)
       },
     )
   })

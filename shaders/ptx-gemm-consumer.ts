@@ -137,57 +137,42 @@ interface Epilogue {
   readonly flush?: () => void
 }
 
-function begin(k: Ptx, { rowSums, frame }: Role, epilogue: Epilogue, place: Place): void {
+function begin(k: Ptx, { rowSums }: Role, epilogue: Epilogue, place: Place): void {
   for (const sum of rowSums.flat()) k.copy(sum, 0)
-  if (!frame.gemm.tile.shadow) epilogue.begin(place)
+  epilogue.begin(place)
 }
 
 /** The places of the rings are counted in registers. */
 function counted(k: Ptx, role: Role, epilogue: Epilogue): void {
   const { tile } = role.frame.gemm
   const [a, b] = [counter(k, 0, role.start), counter(k, 0, k.base)]
-  eachTile(
-    k,
-    role.frame,
-    (place) => {
-      begin(k, role, epilogue, place)
-      const i = k.variable("u32", 0)
-      k.while(
-        "STEP",
-        () => k.compare("lt", i, place.stepCount),
-        () => {
-          let [atA, atB] = [a, b]
-          const units = range(tile.units).map(() => {
-            const slot = countedSlot(k, atA)
-            atA = next(k, atA, tile.ringA, role.start)
-            return slot
-          })
-          const chunks = range(tile.chunks).map(() => {
-            const slot = countedSlot(k, atB)
-            atB = next(k, atB, tile.ringB, k.base)
-            return slot
-          })
-          const others = k.compare("ne", i, 0)
-          const meanwhile = () => {
-            if (tile.shadow) {
-              const found = k.label("FOUND")
-              k.jump(found, others)
-              place.find()
-              epilogue.begin(place)
-              k.place(found)
-            }
-            epilogue.meanwhile?.(i, place)
-          }
-          step(k, role, place, units, chunks, others, tile.shadow || tile.later ? meanwhile : undefined)
-          keep(k, a, atA)
-          keep(k, b, atB)
-          k.add(i, 1, i)
-        },
-      )
-      epilogue.end(role.sums, role.rowSums, place)
-    },
-    tile.shadow,
-  )
+  eachTile(k, role.frame, (place) => {
+    begin(k, role, epilogue, place)
+    const i = k.variable("u32", 0)
+    k.while(
+      "STEP",
+      () => k.compare("lt", i, place.stepCount),
+      () => {
+        let [atA, atB] = [a, b]
+        const units = range(tile.units).map(() => {
+          const slot = countedSlot(k, atA)
+          atA = next(k, atA, tile.ringA, role.start)
+          return slot
+        })
+        const chunks = range(tile.chunks).map(() => {
+          const slot = countedSlot(k, atB)
+          atB = next(k, atB, tile.ringB, k.base)
+          return slot
+        })
+        const { meanwhile } = epilogue
+        step(k, role, place, units, chunks, k.compare("ne", i, 0), meanwhile && (() => meanwhile(i, place)))
+        keep(k, a, atA)
+        keep(k, b, atB)
+        k.add(i, 1, i)
+      },
+    )
+    epilogue.end(role.sums, role.rowSums, place)
+  })
   epilogue.flush?.()
 }
 

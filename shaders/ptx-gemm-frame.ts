@@ -55,8 +55,6 @@ export interface Place {
   readonly column: U32
   readonly firstStep: U32
   readonly stepCount: U32
-  /** Finds row and column, which nobody knows before. */
-  readonly find: () => void
 }
 
 /** Row and column of a tile; `group` tiles down lie beside each other, so that they use the same part of b from the L2 cache. */
@@ -72,21 +70,14 @@ function cornerOf(k: Ptx, f: Frame, tile: U32): Pick<Place, "row" | "column"> {
 }
 
 /** `body` for every tile of this block where none has parts, as those are f32. */
-function eachWhole(k: Ptx, f: Frame, body: (place: Place) => void, isLazy: boolean): void {
+function eachWhole(k: Ptx, f: Frame, body: (place: Place) => void): void {
   const tile = k.special("%ctaid.x")
   const [none, stride] = [k.variable("u32", 0), k.special("%nctaid.x")]
   k.while(
     "TILE",
     () => k.compare("lt", tile, f.perSplit),
     () => {
-      const [row, column] = [k.register("u32"), k.register("u32")]
-      const find = () => {
-        const corner = cornerOf(k, f, tile)
-        k.copy(row, corner.row)
-        k.copy(column, corner.column)
-      }
-      if (!isLazy) find()
-      body({ split: none, row, column, firstStep: none, stepCount: f.steps, find })
+      body({ split: none, ...cornerOf(k, f, tile), firstStep: none, stepCount: f.steps })
       k.add(tile, stride, tile)
     },
   )
@@ -94,10 +85,10 @@ function eachWhole(k: Ptx, f: Frame, body: (place: Place) => void, isLazy: boole
 
 /**
  * `body` for every tile of this block. Blocks below `tiles` take whole splits, split after split; the others a span each of the line of the rest: `rest`
- * k steps of one tile after the other. `isLazy`: the body asks for the place's row and column itself.
+ * k steps of one tile after the other.
  */
-export const eachTile = (k: Ptx, f: Frame, body: (place: Place) => void, isLazy = false): void =>
-  f.gemm.out === "bf16" ? eachWhole(k, f, body, isLazy) : eachPart(k, f, body)
+export const eachTile = (k: Ptx, f: Frame, body: (place: Place) => void): void =>
+  f.gemm.out === "bf16" ? eachWhole(k, f, body) : eachPart(k, f, body)
 
 function eachPart(k: Ptx, f: Frame, body: (place: Place) => void): void {
   const block = k.special("%ctaid.x")
@@ -132,7 +123,7 @@ function eachPart(k: Ptx, f: Frame, body: (place: Place) => void): void {
           be(k.sub(whole, k.mul(of, f.perSplit)), of, first, k.min(k.sub(wholeSteps, first), f.splitSteps))
         },
       )
-      body({ split, ...cornerOf(k, f, tile), firstStep, stepCount, find: () => {} })
+      body({ split, ...cornerOf(k, f, tile), firstStep, stepCount })
       k.add(at, stepCount, at)
       k.add(whole, stride, whole)
     },

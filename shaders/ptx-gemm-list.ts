@@ -3,10 +3,14 @@ import { type GemmKernel, ptxGemm } from "./ptx-gemm.ts"
 import type { Finish, PtxActivation, PtxGemm, PtxLayout } from "./ptx-gemm-frame.ts"
 import { type PtxTile, tileName } from "./ptx-gemm-tile.ts"
 
-/** The tile that was fastest on an H200 within 48 KiB of shared memory, */
-export const PTX_TILE: PtxTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, unrolled: false, ahead: 12 }
-/** and where its end is long: what is under the next tile's products is more than these lose by their width. */
+/** The tile that was fastest on an H200 within 48 KiB of shared memory; */
+export const PTX_TILE: PtxTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, unrolled: false, ahead: 6 }
+/** where c has few columns, or the rows of a are far apart; */
+export const FLAT_TILE: PtxTile = { units: 1, chunks: 6, ringA: 2, ringB: 7, unrolled: false, ahead: 12 }
+/** where the end takes long: what is under the next tile's products is more than these lose by their width; */
 export const LATER_TILE: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false, later: true }
+/** and for what others leave of a turn of the processors. */
+export const NARROW_TILE: PtxTile = { ...LATER_TILE, ahead: 12 }
 
 const ACTIVATIONS: readonly PtxActivation[] = ["gelu", "gelu_tanh", "relu", "relu2", "silu"]
 const FORWARD: readonly Finish[] = ["none", "bias", "add"]
@@ -22,13 +26,22 @@ const WANTED: readonly (readonly [PtxLayout, PtxGemm["out"], readonly Finish[]])
   ["tn", "f32", ["none", "sums", "add"]],
 ]
 
-const LATER: readonly Omit<PtxGemm, "tile">[] = [{ layout: "nn", out: "bf16", finish: "factor" }]
+type Named = readonly [layout: PtxLayout, out: PtxGemm["out"], finishes: readonly Finish[]]
+/** What there is of the other tiles. */
+const OTHERS: readonly (readonly [PtxTile, ...Named])[] = [
+  [FLAT_TILE, "ntp", "bf16", ["none", "bias"]],
+  [FLAT_TILE, "nn", "bf16", ["none"]],
+  [FLAT_TILE, "nn", "f32", ["none"]],
+  [FLAT_TILE, "tn", "f32", ["none", "sums", "add"]],
+  [LATER_TILE, "nn", "bf16", ["factor"]],
+  [NARROW_TILE, "ntp", "bf16", ["none", "bias"]],
+  [NARROW_TILE, "nn", "bf16", ["none"]],
+]
 
 const keyOf = ({ layout, out, finish, tile }: PtxGemm): string => `${layout} ${out} ${finish} ${tileName(tile)}`
-const gemms: readonly PtxGemm[] = [
-  ...WANTED.flatMap(([layout, out, finishes]) => finishes.map((finish) => ({ layout, out, finish, tile: PTX_TILE }))),
-  ...LATER.map((gemm) => ({ ...gemm, tile: LATER_TILE })),
-]
+const gemms = [...WANTED.map((named) => [PTX_TILE, ...named] as const), ...OTHERS].flatMap(([tile, layout, out, finishes]) =>
+  finishes.map((finish): PtxGemm => ({ layout, out, finish, tile })),
+)
 const known = new Map(gemms.map((gemm): [string, GemmKernel] => [keyOf(gemm), ptxGemm(gemm)]))
 
 /** The pack's kernel for a product; undefined where there is none. */

@@ -16,8 +16,6 @@ export interface PtxTile {
   readonly later?: boolean
   /** Two more warps have the lines of a and b brought to the L2 cache so many k steps before they are copied. */
   readonly ahead?: number
-  /** Trial: a tile's place is found under its first products, and a chunk is let go as soon as it may be. */
-  readonly shadow?: boolean
   /** Shared memory of a block, for trials where it may have more than SHARED_BYTES. */
   readonly room?: number
 }
@@ -35,7 +33,7 @@ export const SHARED_BYTES = 49152
 export const rowsOf = ({ units }: PtxTile): number => 128 * units
 export const columnsOf = ({ chunks }: PtxTile): number => CHUNK_COLUMNS * chunks
 export const tileName = (tile: PtxTile): string =>
-  `${rowsOf(tile)}x${columnsOf(tile)}${tile.unrolled ? "u" : ""}${tile.later ? "l" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead === undefined ? "" : `f${tile.ahead}`}${tile.shadow ? "s" : ""}`
+  `${rowsOf(tile)}x${columnsOf(tile)}${tile.unrolled ? "u" : ""}${tile.later ? "l" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead === undefined ? "" : `f${tile.ahead}`}`
 
 /** Where everything begins in shared memory. Unit s of warpgroup g is number g·ringA + s. */
 export function placesOf({ units, chunks, ringA, ringB, room = SHARED_BYTES }: PtxTile) {

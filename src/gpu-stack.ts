@@ -85,7 +85,7 @@ function kernelOf(stack: DecodeStack) {
   const { rows: R, C, F } = stack
   const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
   if (isFew) return { make: ptxDecode, bytes: workOf(stack).bytes }
-  return isBatch(stack) && stack.embeds !== true ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
+  return isBatch(stack) ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
 }
 
 function stackOf(first: Node, layers: readonly Node[][], around: Around, { units }: GpuTarget): Launch | undefined {

@@ -1,6 +1,6 @@
 /** The classifier on a GPU: per chunk of rows the logits, their cross-entropy and gradient in place, and the products of that. */
 import { crossEntropy, lossSum } from "../shaders/classifier.ts"
-import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { FLAT_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, rowsOf } from "../shaders/ptx-gemm-tile.ts"
 import { type GpuTarget, type Launch, type Launches, launch, part, scratch, sideBySide } from "./op-gpu.ts"
 import { gemm } from "./op-matmul-gpu.ts"
@@ -36,7 +36,7 @@ const up = (size: number, to: number): number => Math.ceil(size / to) * to
  */
 function chunkRows(R: number, C: number, bytes: number, { ptx, units }: GpuTarget): number {
   const most = Math.max(ALIGN, Math.floor(Math.min(MOST_ROWS, Math.max(LOGIT_BYTES / bytes, R / 3)) / ALIGN) * ALIGN)
-  const turn = Math.floor(units / Math.ceil(C / columnsOf(PTX_TILE))) * rowsOf(PTX_TILE)
+  const turn = Math.floor(units / Math.ceil(C / columnsOf(FLAT_TILE))) * rowsOf(FLAT_TILE)
   const isWhole = R <= most && R * bytes <= WHOLE_BYTES
   if (ptx && !isWhole && turn > 0 && turn <= most && turn < R) return Math.floor(Math.min(most, R - 1) / turn) * turn
   return Math.min(R, up(Math.ceil(R / Math.ceil(R / most)), ALIGN))

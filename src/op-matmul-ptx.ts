@@ -2,57 +2,20 @@
 import { matmulCombineSpans } from "../shaders/matmul-combine-spans.ts"
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import type { Finish, PtxLayout } from "../shaders/ptx-gemm-frame.ts"
-import { LATER_TILE, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
+import { PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, part, scratch, sideBySide, table } from "./op-gpu.ts"
 import { bestOf } from "./op-matmul-matrix.ts"
 import { epilogueOf, type Sized, sized } from "./op-matmul-portable.ts"
+import { type PtxWay, partsOf, ptxWaysOf, spansOf, splitStepsOf, stepsOf, type TimedWay, tilesOf } from "./op-matmul-ptx-way.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 import { type TensorMapSpec, tensorMapWords } from "./ptx.ts"
 import type { Tensor } from "./tensor.ts"
 
-/** What a tile costs: TFLOP/s of its k steps on a whole H200, and seconds of its end. */
-interface Cost {
-  readonly tile: PtxTile
-  readonly rates: Readonly<Record<Gemm["layout"], number>>
-  readonly ends: Readonly<Record<"bf16" | "f32" | "slope" | "factor", number>>
-}
-/** From 4096³, 8192³ and the products of gpt2-124m at 65,536 rows, of random numbers. */
-const COSTS: readonly Cost[] = [
-  { tile: PTX_TILE, rates: { nt: 670, nn: 640, tn: 650 }, ends: { bf16: 3.5e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 } },
-  { tile: LATER_TILE, rates: { nt: 520, nn: 520, tn: 520 }, ends: { bf16: 5e-7, f32: 5e-7, slope: 2e-6, factor: 5e-7 } },
-]
-/** Seconds of a launch between two barriers, some 2 µs, and of its start and end (estimate). */
-const DISPATCH = 4e-6
-/** Bytes per second that the sums of parts are read with: 2.7 to 3.3 TB/s in a step of gpt2-124m (perf/LOG.md, "without its products"). */
-const BANDWIDTH = 3e12
-const MOST_SPLITS = 32
+export type { PtxWay }
+
 /** Most bytes of sums of splits. */
 const MOST_PARTS = 2 ** 28
-/** What a k step takes where all of K is dealt out, and processors are at different places of it: more of the factors comes from memory. */
-const SCATTERED = 1.3
-/** Fewest k steps of a split. */
-const SHORTEST = 8
-/** k steps that the blocks of splits may do beyond their share, as the others have more ends to do. */
-const MOST_EXTRA = 24
-/** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all. */
-const [GROUP, FEW_DOWN] = [8, 16]
-const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
-  const down = Math.ceil(M / rowsOf(tile))
-  return layout === "tn" && down <= FEW_DOWN ? down : GROUP
-}
-
-/** How a product is done by PTX. */
-export interface PtxWay {
-  readonly tile: PtxTile
-  readonly splits: number
-  readonly group: number
-  /** The last k steps, which blocks beyond those of the splits share in spans of so many; 0 and 1 where there is none. */
-  readonly rest: number
-  readonly span: number
-  /** Columns from `from` on are done by other tiles, beside the others: both fill whole turns of the processors. */
-  readonly beside?: { readonly from: number; readonly tile: PtxTile }
-}
 
 /** Row sums of a, which a weight's gradient brings along. */
 export interface RowSums {
@@ -86,102 +49,17 @@ function kernelOf(g: Sized, target: GpuTarget, tile: PtxTile): GemmKernel | unde
   return ptxGemmOf({ layout: layoutOf(g), out: dtypeOf(c) as "f32" | "bf16", finish, tile })
 }
 
-const stepsOf = ({ K }: Gemm): number => Math.ceil(K / STEP)
-const tilesOf = ({ M, N }: Gemm, tile: PtxTile): number => Math.ceil(M / rowsOf(tile)) * Math.ceil(N / columnsOf(tile))
-
-const splitStepsOf = (given: Gemm, { splits, rest }: PtxWay): number => (splits === 0 ? 0 : Math.ceil((stepsOf(given) - rest) / splits))
-const spansOf = (given: Gemm, { tile, rest, span }: PtxWay): number => Math.ceil((tilesOf(given, tile) * rest) / span)
-
-/** What is dealt out of the rest: the most tiles that a span touches, the most spans that a tile does, and the pieces there are. */
-function piecesOf(given: Gemm, way: PtxWay) {
-  const { tile, rest, span } = way
-  if (rest === 0) return { perSpan: 0, perTile: 0, all: 0 }
-  const all = tilesOf(given, tile) * rest
-  const touched = (each: number, other: number) =>
-    Array.from(
-      { length: Math.ceil(all / each) },
-      (_, i) => Math.floor((Math.min((i + 1) * each, all) - 1) / other) - Math.floor((i * each) / other) + 1,
-    )
-  const perSpan = touched(span, rest)
-  return { perSpan: Math.max(...perSpan), perTile: Math.max(...touched(rest, span)), all: perSpan.reduce((sum, count) => sum + count, 0) }
-}
-
-/** Parts of the sums of a tile, at most. */
-const partsOf = (given: Gemm, way: PtxWay): number => way.splits + piecesOf(given, way).perTile
-
-const endOf = ({ slope, factor, c }: Gemm): keyof Cost["ends"] =>
-  slope !== undefined ? "slope" : factor !== undefined ? "factor" : (dtypeOf(c) as "bf16" | "f32")
-
-/** Seconds by waves of tiles. */
-function secondsOf(given: Gemm, way: PtxWay, { rates, ends }: Cost, { units }: GpuTarget): number {
-  const { tile, splits, span, rest } = way
-  const { M, N } = given
-  const tiles = tilesOf(given, tile)
-  const turns = rest > 0 ? 1 : Math.ceil((tiles * splits) / units)
-  const step = ((2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates[given.layout] * 1e12)) * (splits === 0 ? SCATTERED : 1)
-  const { perSpan, all } = piecesOf(given, way)
-  const isWhole = splits === 1 && rest === 0
-  const end = ends[isWhole ? endOf(given) : "f32"]
-  const longest = Math.max(turns * (splitStepsOf(given, way) * step + end), rest > 0 ? span * step + perSpan * end : 0)
-  const sums = isWhole ? 0 : DISPATCH + (4 * M * N * (splits + all / tiles + 1)) / BANDWIDTH
-  return DISPATCH + longest + sums
-}
-
-/** Whole splits for all turns, or for one turn as many as there are processors for and a rest for the others: all of K where there are more tiles. */
-function* waysOf(given: Gemm, tile: PtxTile, { units }: GpuTarget): Generator<PtxWay> {
-  const common = { tile, group: groupOf(given, tile) }
-  const [steps, tiles] = [stepsOf(given), tilesOf(given, tile)]
-  yield { ...common, splits: 1, rest: 0, span: 1 }
-  if (given.order !== "any" || tile.later) return
-  for (let splits = 2; splits <= Math.min(MOST_SPLITS, Math.floor(steps / SHORTEST)); splits++)
-    if (Math.ceil(steps / splits) * (splits - 1) < steps) yield { ...common, splits, rest: 0, span: 1 } // no split is empty
-  const splits = Math.floor(units / tiles)
-  const others = units - splits * tiles
-  if (splits === 0) yield { ...common, splits, rest: steps, span: Math.ceil((tiles * steps) / units) }
-  if (splits === 0 || others === 0) return
-  const fewest = Math.max(SHORTEST, Math.ceil((steps * tiles) / units))
-  for (let each = fewest; each < fewest + MOST_EXTRA && splits * each < steps; each++) {
-    const rest = steps - splits * each
-    yield { ...common, splits, rest, span: Math.ceil((tiles * rest) / others) }
-  }
-}
-
-/** Seconds until all tiles are done, as many `first` as there are and then `second`, each processor taking the next blocks when it is free. */
-function finished(units: number, [tiles, seconds]: readonly [number, number], [more, each]: readonly [number, number]): number {
-  const turns = Math.floor(tiles / units)
-  const free = Array.from({ length: units }, (_, i) => (turns + (units - 1 - i < tiles % units ? 1 : 0)) * seconds)
-  const blocks = Math.min(units, more)
-  return Math.max(free.at(-1)!, ...Array.from({ length: blocks }, (_, i) => free[i]! + Math.ceil((more - i) / blocks) * each))
-}
-
-/** Columns by two tiles, where that is faster than by one. */
-export function* besides(given: Gemm, { units }: GpuTarget): Generator<{ readonly way: PtxWay; readonly seconds: number }> {
-  const { N, layout } = given
-  const [wide, narrow] = COSTS as [Cost, Cost]
-  const secondsOfTile = ({ tile, rates, ends }: Cost) =>
-    (stepsOf(given) * 2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates[layout] * 1e12) + ends[endOf(given)]
-  const [one, other] = [secondsOfTile(wide), secondsOfTile(narrow)]
-  for (let from = columnsOf(wide.tile); from < N; from += columnsOf(wide.tile)) {
-    const counts = [tilesOf({ ...given, N: from }, wide.tile), tilesOf({ ...given, N: N - from }, narrow.tile)] as const
-    const seconds = DISPATCH + finished(units, [counts[0], one], [counts[1], other])
-    const group = groupOf(given, wide.tile)
-    yield { way: { tile: wide.tile, splits: 1, rest: 0, span: 1, group, beside: { from, tile: narrow.tile } }, seconds }
-  }
-}
-
 /** The best way to do a product by PTX with `least` parts of the sums, and its seconds; undefined where no kernel does it. */
-export function ptxWayOf(given: Gemm, target: GpuTarget, least = 1): { readonly way: PtxWay; readonly seconds: number } | undefined {
+export function ptxWayOf(given: Gemm, target: GpuTarget, least = 1): TimedWay | undefined {
   const g = sized(given)
   const room = MOST_PARTS / (4 * given.M * given.N)
-  let best: { way: PtxWay; seconds: number } | undefined
-  for (const cost of COSTS) {
-    if (kernelOf(g, target, cost.tile) === undefined) continue
-    for (const way of waysOf(given, cost.tile, target)) {
-      const seconds = secondsOf(given, way, cost, target)
-      const parts = partsOf(given, way)
-      if (parts < least) continue
-      if (seconds < (best?.seconds ?? Number.POSITIVE_INFINITY) && (parts === 1 || parts <= room)) best = { way, seconds }
-    }
+  const layout = layoutOf(g)
+  const has = (tile: PtxTile, isPart: boolean) =>
+    isPart ? ptxGemmOf({ layout, out: "f32", finish: "none", tile }) !== undefined : kernelOf(g, target, tile) !== undefined
+  let best: TimedWay | undefined
+  for (const one of ptxWaysOf(g, target, has)) {
+    const parts = partsOf(given, one.way)
+    if (parts >= least && (parts === 1 || parts <= room) && one.seconds < (best?.seconds ?? Number.POSITIVE_INFINITY)) best = one
   }
   return best
 }

@@ -1,7 +1,7 @@
 /** Matrix products in PTX, their instructions run on the CPU, against f64: layouts, edges, splits, epilogues, timings of copies and products. */
 import { expect, test } from "bun:test"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
-import { LATER_TILE, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
+import { FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
 import type { PtxTile } from "../shaders/ptx-gemm-tile.ts"
 import { targetOf } from "../src/gpu-info.ts"
 import type { VulkanFacts } from "../src/native.ts"
@@ -182,32 +182,21 @@ const CASES: readonly Asked[] = [
     activation: "silu",
     keepsSlope: true,
     bias: true,
-    tile: { ...LATER_TILE, ahead: 12 },
+    tile: NARROW_TILE,
   },
   { layout: "nn", size: [520, 136, 600], out: "bf16", factor: "in place", tile: LATER_TILE, timing: "late" },
   { layout: "nn", size: [260, 136, 72], out: "bf16", factor: "apart", tile: LATER_TILE },
   { layout: "nn", size: [520, 152, 72], out: "bf16", tile: { ...LATER_TILE, ringA: 4, ringB: 3 } },
-  { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late", tile: { ...LATER_TILE, ahead: 12 } },
+  { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late", tile: NARROW_TILE },
   { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5 },
-  {
-    layout: "nt",
-    size: [300, 416, 136],
-    out: "bf16",
-    bias: true,
-    tile: { ...PTX_TILE, shadow: true },
-    beside: { from: 192, tile: LATER_TILE },
-  },
-  {
-    layout: "nn",
-    size: [520, 424, 264],
-    out: "bf16",
-    tile: PTX_TILE,
-    beside: { from: 192, tile: { ...LATER_TILE, shadow: true } },
-    timing: "late",
-  },
-  { layout: "nn", size: [520, 136, 264], out: "bf16", factor: "apart", tile: { ...LATER_TILE, ahead: 12, shadow: true } },
-  { layout: "nn", size: [520, 136, 264], out: "bf16", factor: "apart", tile: { ...PTX_TILE, shadow: true } },
-  { layout: "tn", size: [264, 200, 300], out: "f32", beta: 1, splits: 3, timing: "late", tile: { ...PTX_TILE, shadow: true } },
+  // More tiles per block, of odd numbers of k steps, than lines are asked for ahead.
+  { layout: "nn", size: [1100, 392, 72], out: "bf16" },
+  // Columns by two tiles; a tile for few columns.
+  { layout: "nt", size: [300, 416, 136], out: "bf16", bias: true, beside: { from: 192, tile: NARROW_TILE } },
+  { layout: "nn", size: [520, 424, 264], out: "bf16", beside: { from: 192, tile: NARROW_TILE }, timing: "late" },
+  { layout: "nt", size: [264, 416, 264], out: "bf16", bias: true, tile: FLAT_TILE, timing: "late" },
+  { layout: "nn", size: [140, 408, 264], out: "bf16", tile: FLAT_TILE },
+  { layout: "tn", size: [264, 408, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5, tile: FLAT_TILE },
   // Sizes that are no multiples of anything; rows are padded to 8.
   { layout: "nt", size: [5, 17, 19], out: "bf16", bias: true },
   { layout: "nt", size: [131, 65, 33], out: "f32", bias: true },
@@ -259,10 +248,20 @@ const kernelsOf = (given: Gemm, on: GpuTarget): string[] => (gemm(given, on).fla
 
 test("products go by PTX where the device has it, and only there", () => {
   const forward = asked("nt", 65536, 2304, 768, { order: "forward", bias: asked("tn", 1, 1, 1).c })
-  expect(kernelsOf(forward, h200)).toEqual(["ptx_matmul_ntp_bf16_256x192_a3b5f12_bias"])
-  expect(kernelsOf(asked("nn", 65536, 768, 2304), h200)).toEqual(["ptx_matmul_nn_bf16_256x192_a3b5f12"])
-  expect(kernelsOf({ ...forward, N: 50257, ldc: 50264 }, h200)).toEqual(["ptx_matmul_nt_bf16_256x192_a3b5f12_bias"])
+  expect(kernelsOf(forward, h200)).toEqual(["ptx_matmul_ntp_bf16_256x192_a3b5f6_bias"])
+  expect(kernelsOf(asked("nn", 65536, 2304, 768), h200)).toEqual(["ptx_matmul_nn_bf16_256x192_a3b5f6"])
+  expect(kernelsOf({ ...forward, N: 50257, ldc: 50264 }, h200)).toEqual(["ptx_matmul_nt_bf16_256x192_a3b5f6_bias"])
   expect(kernelsOf(forward, { ...h200, ptx: false }).join()).not.toContain("ptx")
+})
+
+test("the tile is what is fastest: a flat one for few columns or rows far apart, one whose results wait, two side by side", () => {
+  const nn = (M: number, N: number, K: number, more: Partial<Gemm> = {}) =>
+    kernelsOf(asked("nn", M, N, K, more), h200).map((name) => name.replace("ptx_matmul_nn_bf16_", ""))
+  expect(nn(65536, 768, 3072)).toEqual(["128x384_a2b7f12"])
+  expect(nn(8448, 768, 50304)).toEqual(["128x384_a2b7f12"])
+  expect(nn(65536, 3072, 768, { factor: asked("nn", 1, 1, 1).c })).toEqual(["256x128l_a3b5_factor"])
+  expect(nn(16384, 1024, 4096)).toEqual(["256x192_a3b5f6", "256x128l_a3b5f12"])
+  expect(nn(8192, 8192, 8192)).toEqual(["256x192_a3b5f6"])
 })
 
 test("an activation's bits do not depend on the number of rows: without a slope all go by PTX", () => {
@@ -294,7 +293,7 @@ test("a weight's gradient is split so that every processor has a tile", () => {
   expect(ptxWayOf(asked("tn", 5120, 1280, 8192), h200)!.way).toMatchObject({ splits: 0, rest: 256, span: 272 })
   const groups = (ptxGemmLaunches(asked("tn", 5120, 1280, 8192), h200)!.flat() as Launch[]).map((one) => one.groups[0])
   expect(groups.slice(0, 2)).toEqual([120, 132]) // of 140 tiles 120 are whole, the others cut along K
-  expect(kernelsOf(asked("tn", 2304, 768, 65536), h200)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5f12", "matmul_combine_spans.f32"])
+  expect(kernelsOf(asked("tn", 2304, 768, 65536), h200)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5f6", "matmul_combine_spans.f32"])
   expect(kernelsOf(asked("tn", 64, 64, 64), h200).join()).not.toContain("ptx")
 })
 
@@ -302,7 +301,7 @@ test("the sums of dy's columns come with the product where it has parts", () => 
   const into = asked("tn", 1, 1, 1).c as never as Tensor
   const variants = (...[M, N, K]: readonly [number, number, number]) =>
     ptxGemmLaunches(asked("tn", M, N, K), h200, { into, beta: 0 })?.map((one) => (one as Launch).variant)
-  expect(variants(2304, 768, 16384)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5f12_sums", "matmul_combine_spans.f32"])
+  expect(variants(2304, 768, 16384)).toEqual(["ptx_matmul_tn_f32_256x192_a3b5f6_sums", "matmul_combine_spans.f32"])
   expect(variants(50304, 768, 8192)).toBeUndefined()
 })
 

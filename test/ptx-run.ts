@@ -21,6 +21,8 @@ export interface PtxLaunch {
   readonly shared?: number
 }
 
+/** Turns in which no warp gets on until a block counts as hanging. */
+const IDLE = 20
 export const LANES = 32
 export const ALL = Array.from({ length: LANES }, (_, i) => i)
 const word = new DataView(new ArrayBuffer(8))
@@ -111,7 +113,7 @@ export class Block {
   run(): void {
     for (let idle = 0; this.isRunning; ) {
       idle = this.turn() ? 0 : idle + 1
-      if (idle > 2) throw new Error(`deadlock: ${this.where()}`)
+      if (idle > IDLE) throw new Error(`deadlock: ${this.where()}`)
     }
   }
   get isRunning(): boolean {
@@ -158,6 +160,7 @@ export class Block {
     const instruction = this.ptx.instructions[pc]
     if (instruction === undefined) throw new Error("ran past the end")
     const { guard, op } = instruction
+    if (op.startsWith("prefetch")) warp.isSpinning = false // what a warp slept for has come
     const condition = guard === undefined ? undefined : this.word(warp, guard.name)
     const active = condition === undefined ? here : here.filter((lane) => (condition[lane] !== 0) === guard!.holds)
     if (op.startsWith("bra")) {
@@ -335,7 +338,6 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
   } else if (verb === "mma") multiplyWarp(b, w, operands)
   else if (verb === "nanosleep") w.isSpinning = true
   else if (verb === "prefetch") {
-    w.isSpinning = false
     for (const lane of lanes) b.launch.memory.at(globalAddress(b, w, first, lane), 1)
   } else if (verb === "ld" || verb === "st") {
     const [registers, place] = verb === "ld" ? [listOf(first), second] : [listOf(second), first]

@@ -9,6 +9,8 @@ import { runPtxLaunch } from "./ptx-launch.ts"
 import type { Timing } from "./ptx-run.ts"
 
 const random = uniforms(5)
+/** Tokens, and positions, that there are embeddings for. */
+const TOKENS = 50
 
 /** A kernel of a stack, the bytes of its work memory, and its counters before a launch and after. */
 export interface StackKernel {
@@ -17,7 +19,7 @@ export interface StackKernel {
   readonly counters: (stack: DecodeStack, launches: number) => readonly [number, number]
 }
 
-/** Runs the stack once for sequences of these lengths (undefined: none), and compares y and the new keys and values with f64. */
+/** Runs the stack once, from x or from embeddings on, for sequences of these lengths (undefined: none), and compares y and the new keys and values with f64. */
 export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: readonly (number | undefined)[], timing: Timing): void {
   const { rows, C, F, layers, maxPages, blocks } = stack
   const heads = C / 64
@@ -53,8 +55,17 @@ export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: rea
       ...{ mlpNormW: vector(C, 1), mlpNormB: vector(C), upW: matrix(F, C), upB: vector(F), downW: matrix(C, F), downB: vector(C) },
     } as Record<(typeof LAYER)[number], Scratch>
   })
-  const last = { normW: vector(C, 1), normB: vector(C) } as Record<(typeof LAST)[number], Scratch>
+  const tables = stack.embeds === true ? { wte: matrix(TOKENS, C), wpe: vector(TOKENS * C) } : undefined
+  const last = { normW: vector(C, 1), normB: vector(C), ...tables } as Record<(typeof LAST)[number], Scratch>
+  const some = (step: number) => Int32Array.from({ length: rows }, (_, b) => (step * b + 5) % TOKENS)
+  const given = { tokens: keep("i32", some(7)), positions: keep("i32", some(3)) }
   const x = keep("f32", Float32Array.from(numbers(rows * C, 1)))
+  if (tables !== undefined)
+    bytes.get(x)!.forEach((_, i, all) => {
+      const [b, c] = [Math.floor(i / C), i % C]
+      const [token, position] = [given.tokens, given.positions].map((one) => bytes.get(one)![b]!) as [number, number]
+      all[i] = fromBf16(bytes.get(tables.wte)![token * C + c]!) + bytes.get(tables.wpe)![position * C + c]!
+    })
   const y = keep("bf16", new Uint16Array(rows * C).fill(0x7fc0))
   const sync = keep("u32", Uint32Array.from(kernel.counters(stack, 5)))
   const table: Table = {
@@ -68,7 +79,8 @@ export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: rea
     kernel: kernel.make("stack", stack) as PtxKernel,
     variant: "stack",
     buffers: {
-      ...{ table, sync, work: keep("f32", new Float32Array(kernel.bytes(stack) / 4).fill(Number.NaN)), x, y },
+      ...{ table, sync, work: keep("f32", new Float32Array(kernel.bytes(stack) / 4).fill(Number.NaN)), y },
+      ...(tables === undefined ? { x } : given),
       pages: keep("i32", pages),
       lengths: keep("i32", padded(lengths.map((length) => length ?? 0))),
       counts: keep("i32", padded(counts)),

@@ -1,0 +1,175 @@
+/** Ways to do a product by PTX: its tile, how K is split, what processors take which part, and how long that takes. */
+import { FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
+import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
+import type { Gemm } from "./op-matmul-request.ts"
+
+/** How a product is done by PTX. */
+export interface PtxWay {
+  readonly tile: PtxTile
+  readonly splits: number
+  readonly group: number
+  /** The last k steps, which blocks beyond those of the splits share in spans of so many; 0 and 1 where there is none. */
+  readonly rest: number
+  readonly span: number
+  /** Columns from `from` on are done by other tiles, beside the others: both fill whole turns of the processors. */
+  readonly beside?: { readonly from: number; readonly tile: PtxTile }
+}
+
+export interface TimedWay {
+  readonly way: PtxWay
+  readonly seconds: number
+}
+
+/** What a tile costs: TFLOP/s of its k steps on a whole H200, and seconds of its end. */
+interface Cost {
+  readonly rates: (given: Gemm) => number
+  readonly ends: Readonly<Record<"bf16" | "f32" | "slope" | "factor", number>>
+}
+/** Columns of c that are few: a's rows come to few processors. */
+const FEW_COLUMNS = 768
+/** Elements between rows of a that are far apart: its rows are in many pages. */
+const FAR = 16384
+/**
+ * Of random numbers, from 4096³, 8192³, products of gpt2-124m at 65,536 rows, of widths 1,024 and 1,280, and of the classifiers (perf/LOG.md, "lines asked
+ * for ahead").
+ */
+const COSTS = new Map<PtxTile, Cost>([
+  [
+    PTX_TILE,
+    {
+      rates: ({ layout, N, lda = 0 }) =>
+        layout === "tn" ? (lda < FAR ? 650 : 520) : lda >= FAR ? 445 : N <= FEW_COLUMNS ? 630 : layout === "nt" ? 670 : 645,
+      ends: { bf16: 3e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 },
+    },
+  ],
+  [
+    FLAT_TILE,
+    {
+      rates: ({ layout, N, lda = 0 }) => (layout === "tn" ? 590 : N > FEW_COLUMNS && lda < FAR ? 600 : layout === "nt" ? 680 : 660),
+      ends: { bf16: 5e-6, f32: 5e-6, slope: 0, factor: 0 },
+    },
+  ],
+  [LATER_TILE, { rates: () => 460, ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 } }],
+  [NARROW_TILE, { rates: () => 540, ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 } }],
+])
+const costOf = (tile: PtxTile): Cost => COSTS.get(tile) ?? (COSTS.get(PTX_TILE) as Cost)
+
+const DISPATCH = 4e-6
+/** The same of two launches side by side, which pays where there are few turns. */
+const [BESIDE, FEW_TURNS] = [1.3e-5, 4]
+/** Bytes per second that the sums of parts are read with: 2.7 to 3.3 TB/s in a step of gpt2-124m (perf/LOG.md, "without its products"). */
+const BANDWIDTH = 3e12
+const MOST_SPLITS = 32
+/** What a k step takes where all of K is dealt out, and processors are at different places of it: more of the factors comes from memory. */
+const SCATTERED = 1.3
+/** Fewest k steps of a split. */
+const SHORTEST = 8
+/** k steps that the blocks of splits may do beyond their share, as the others have more ends to do. */
+const MOST_EXTRA = 24
+/** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all. */
+const [GROUP, FEW_DOWN] = [8, 16]
+const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
+  const down = Math.ceil(M / rowsOf(tile))
+  return layout === "tn" && down <= FEW_DOWN ? down : GROUP
+}
+
+export const stepsOf = ({ K }: Gemm): number => Math.ceil(K / STEP)
+export const tilesOf = ({ M, N }: Gemm, tile: PtxTile): number => Math.ceil(M / rowsOf(tile)) * Math.ceil(N / columnsOf(tile))
+
+export const splitStepsOf = (given: Gemm, { splits, rest }: PtxWay): number =>
+  splits === 0 ? 0 : Math.ceil((stepsOf(given) - rest) / splits)
+export const spansOf = (given: Gemm, { tile, rest, span }: PtxWay): number => Math.ceil((tilesOf(given, tile) * rest) / span)
+
+/** What is dealt out of the rest: the most tiles that a span touches, the most spans that a tile does, and the pieces there are. */
+function piecesOf(given: Gemm, way: PtxWay) {
+  const { tile, rest, span } = way
+  if (rest === 0) return { perSpan: 0, perTile: 0, all: 0 }
+  const all = tilesOf(given, tile) * rest
+  const touched = (each: number, other: number) =>
+    Array.from(
+      { length: Math.ceil(all / each) },
+      (_, i) => Math.floor((Math.min((i + 1) * each, all) - 1) / other) - Math.floor((i * each) / other) + 1,
+    )
+  const perSpan = touched(span, rest)
+  return { perSpan: Math.max(...perSpan), perTile: Math.max(...touched(rest, span)), all: perSpan.reduce((sum, count) => sum + count, 0) }
+}
+
+/** Parts of the sums of a tile, at most. */
+export const partsOf = (given: Gemm, way: PtxWay): number => way.splits + piecesOf(given, way).perTile
+
+const endOf = ({ slope, factor, c }: Gemm): keyof Cost["ends"] =>
+  slope !== undefined ? "slope" : factor !== undefined ? "factor" : (dtypeOf(c) as "bf16" | "f32")
+
+/** Seconds by waves of tiles. */
+function secondsOf(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
+  const { tile, splits, span, rest } = way
+  const { M, N } = given
+  const { rates, ends } = costOf(tile)
+  const tiles = tilesOf(given, tile)
+  const turns = rest > 0 ? 1 : Math.ceil((tiles * splits) / units)
+  const step = ((2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates(given) * 1e12)) * (splits === 0 ? SCATTERED : 1)
+  const { perSpan, all } = piecesOf(given, way)
+  const isWhole = splits === 1 && rest === 0
+  const end = ends[isWhole ? endOf(given) : "f32"]
+  const longest = Math.max(turns * (splitStepsOf(given, way) * step + end), rest > 0 ? span * step + perSpan * end : 0)
+  const sums = isWhole ? 0 : DISPATCH + (4 * M * N * (splits + all / tiles + 1)) / BANDWIDTH
+  return DISPATCH + longest + sums
+}
+
+/** Whole splits for all turns, or for one turn as many as there are processors for and a rest for the others: all of K where there are more tiles. */
+function* waysOf(given: Gemm, tile: PtxTile, { units }: GpuTarget): Generator<PtxWay> {
+  const common = { tile, group: groupOf(given, tile) }
+  const [steps, tiles] = [stepsOf(given), tilesOf(given, tile)]
+  yield { ...common, splits: 1, rest: 0, span: 1 }
+  if (given.order !== "any") return
+  for (let splits = 2; splits <= Math.min(MOST_SPLITS, Math.floor(steps / SHORTEST)); splits++)
+    if (Math.ceil(steps / splits) * (splits - 1) < steps) yield { ...common, splits, rest: 0, span: 1 } // no split is empty
+  const splits = Math.floor(units / tiles)
+  const others = units - splits * tiles
+  if (splits === 0) yield { ...common, splits, rest: steps, span: Math.ceil((tiles * steps) / units) }
+  if (splits === 0 || others === 0) return
+  const fewest = Math.max(SHORTEST, Math.ceil((steps * tiles) / units))
+  for (let each = fewest; each < fewest + MOST_EXTRA && splits * each < steps; each++) {
+    const rest = steps - splits * each
+    yield { ...common, splits, rest, span: Math.ceil((tiles * rest) / others) }
+  }
+}
+
+/** Seconds until all tiles are done, as many `first` as there are and then `second`, each processor taking the next blocks when it is free. */
+function finished(units: number, [tiles, seconds]: readonly [number, number], [more, each]: readonly [number, number]): number {
+  const turns = Math.floor(tiles / units)
+  const free = Array.from({ length: units }, (_, i) => (turns + (units - 1 - i < tiles % units ? 1 : 0)) * seconds)
+  const blocks = Math.min(units, more)
+  return Math.max(free.at(-1)!, ...Array.from({ length: blocks }, (_, i) => free[i]! + Math.ceil((more - i) / blocks) * each))
+}
+
+/** Columns by a wide and a narrow tile, which together may fill whole turns where one alone does not. */
+function* besides(given: Gemm, { units }: GpuTarget): Generator<TimedWay> {
+  if (tilesOf(given, PTX_TILE) > FEW_TURNS * units) return
+  const { N } = given
+  const [one, other] = [PTX_TILE, NARROW_TILE].map((tile) => {
+    const { rates, ends } = costOf(tile)
+    return (stepsOf(given) * 2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates(given) * 1e12) + ends[endOf(given)]
+  }) as [number, number]
+  const common = { tile: PTX_TILE, splits: 1, rest: 0, span: 1, group: groupOf(given, PTX_TILE) }
+  for (let from = columnsOf(PTX_TILE); from < N; from += columnsOf(PTX_TILE)) {
+    const [tiles, others] = [tilesOf({ ...given, N: from }, PTX_TILE), tilesOf({ ...given, N: N - from }, NARROW_TILE)]
+    yield {
+      way: { ...common, beside: { from, tile: NARROW_TILE } },
+      seconds: BESIDE + finished(units, [tiles, one], [others, other]),
+    }
+  }
+}
+
+/**
+ * All ways and their seconds; `has`: whether the pack has the kernels of a tile, and whether those of parts of its sums.
+ */
+export function* ptxWaysOf(given: Gemm, target: GpuTarget, has: (tile: PtxTile, isPart: boolean) => boolean): Generator<TimedWay> {
+  for (const tile of COSTS.keys()) {
+    if (!has(tile, false)) continue
+    for (const way of waysOf(given, tile, target))
+      if (partsOf(given, way) === 1 || has(tile, true)) yield { way, seconds: secondsOf(given, way, target) }
+  }
+  if (has(PTX_TILE, false) && has(NARROW_TILE, false)) yield* besides(given, target)
+}
