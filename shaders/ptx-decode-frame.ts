@@ -160,6 +160,10 @@ export function addressOf({ k, places, layer }: Frame, name: Address, row: U32 =
   return made
 }
 
+/** Nanoseconds that a number takes from block to block at least; who asks before delays it. */
+const ON_ITS_WAY = 300
+export const rest = ({ k }: Frame): void => k.rest(ON_ITS_WAY)
+
 /** Repeats `load` until all words of `tags` are `tag`. */
 export function awaitAll({ k }: Frame, tag: U32, tags: readonly U32[], load: () => void): void {
   const again = k.label("AWAIT")

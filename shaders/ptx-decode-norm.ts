@@ -1,6 +1,6 @@
 /** Layer norm in the decode kernel: each warp awaits its own part of the rows, the warps tell each other their means and squares. */
 import type { F32, U32, U64 } from "../src/ptx.ts"
-import { type Address, addressOf, awaitAll, type Frame, GROUP, pitchOf, WARPS } from "./ptx-decode-frame.ts"
+import { type Address, addressOf, awaitAll, type Frame, GROUP, pitchOf, rest, WARPS } from "./ptx-decode-frame.ts"
 import { fromStage, type Part, stageOf } from "./ptx-decode-stage.ts"
 
 /** Sum over the lanes of a warp. */
@@ -42,6 +42,7 @@ export function norm(f: Frame, w: Address, b: Address): (stream: U64, tag: U32) 
     const from = pairs.map(({ at }) => addressAt(at, 8, stream))
     const rows = Array.from({ length: stack.rows }, () => pairs.map(() => k.registers("f32", 2)))
     const tags = rows.map((row) => row.map(() => k.registers("u32", 2)))
+    rest(f)
     awaitAll(f, tag, tags.flat(2), () =>
       rows.forEach((row, r) =>
         row.forEach((two, i) => {

@@ -1,6 +1,6 @@
 /** Rows of x on their way to a product: each warp awaits its part of K by neighbouring words, and hands it to its lanes through shared memory. */
 import type { U32, U64 } from "../src/ptx.ts"
-import { awaitAll, type Frame, GROUP, pitchOf, stageBytes, stagedGroups, WARPS } from "./ptx-decode-frame.ts"
+import { awaitAll, type Frame, GROUP, pitchOf, rest, stageBytes, stagedGroups, WARPS } from "./ptx-decode-frame.ts"
 
 /** The 8 numbers of each group of a warp's part of K that a lane has of its row of x, in bf16. */
 export type Part = readonly (readonly U32[])[]
@@ -38,6 +38,7 @@ export function awaitPart(f: Frame, from: U64, K: number): Part {
     const to = k.mad(row, pitchOf(groups), k.mad(piece, 8, stageOf(f, groups)))
     return { isThere: k.compare("lt", own, all), source, to }
   })
+  rest(f)
   return Array.from({ length: K / WARPS / GROUP / groups }, (_, phase) => {
     const [words, tags] = [0, 1].map(() => pieces.map(() => k.registers("u32", 2))) as [U32[][], U32[][]]
     awaitAll(f, tag, tags.flat(), () =>

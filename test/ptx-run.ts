@@ -395,7 +395,7 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     blockBarrier(b, w, read(b, w, first, 0), second === undefined ? b.launch.threads : read(b, w, second, 0))
   } else if (op === "fence.proxy.async.shared::cta") {
     for (const { load } of w.loads.splice(0)) load()
-  } else if (/^(bar|setmaxnreg|fence|wgmma)/.test(verb) && !/mma_async|wait_group|commit/.test(op)) {
+  } else if (/^(bar|setmaxnreg|fence|wgmma|nanosleep)/.test(verb) && !/mma_async|wait_group|commit/.test(op)) {
     // order and budgets: nothing to compute
   } else if (verb === "mbarrier") barrier(b, w, op, operands, lanes)
   else if (op.startsWith("cp.async.bulk.shared")) {
