@@ -4,7 +4,7 @@ import type { PtxActivation } from "./ptx-gemm-frame.ts"
 
 /** A stack of equal layers of the GPT-2 family, and the sequences that grow by one token each. */
 export interface DecodeStack {
-  /** Sequences, up to 16. */
+  /** Sequences, up to 8: rows of half a matrix instruction. */
   readonly rows: number
   /** Channels: a multiple of 256, up to 1024; heads of 64 each. */
   readonly C: number
@@ -48,11 +48,8 @@ export const LAYER = [
 export const LAST = ["normW", "normB", "headW", "wte", "wpe"] as const
 export type Address = (typeof LAYER)[number] | (typeof LAST)[number]
 
-/** Rows of a matrix instruction's half: a lane has one of each half. */
-export const HALF = 8
-export const halvesOf = ({ rows }: DecodeStack): number => Math.ceil(rows / HALF)
 /** Tiles whose parts of K are summed together, at most. */
-export const mostTiles = ({ rows }: DecodeStack): number => (rows > HALF ? 3 : 4)
+export const MOST_TILES = 4
 /** A warp's share of a unit of attention: 64 sums, then the maxima and sums of weights of all warps, then the query and the new position. */
 export const SHARE = 4 * HEAD
 export const FACTS = WARPS * SHARE
@@ -79,9 +76,9 @@ export interface Places {
 
 /** Addresses in the table. */
 export const addressesOf = ({ layers }: DecodeStack): number => LAYER.length * layers + LAST.length
-export const sumsBytes = (stack: DecodeStack): number => WARPS * mostTiles(stack) * stack.rows * 4 * TILE
-/** Bytes of a warp's part of x: as many rows as a lane has of them, and groups. */
-export const stageBytes = ({ rows }: DecodeStack, groups: number): number => Math.min(rows, HALF) * pitchOf(groups)
+export const sumsBytes = ({ rows }: DecodeStack): number => WARPS * MOST_TILES * rows * 4 * TILE
+/** Bytes of a warp's part of x, so many groups of each row. */
+export const stageBytes = ({ rows }: DecodeStack, groups: number): number => rows * pitchOf(groups)
 
 function fixedOf(stack: DecodeStack) {
   const moments = 2 * sumsBytes(stack)

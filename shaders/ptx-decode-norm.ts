@@ -1,7 +1,7 @@
 /** Layer norm in the decode kernel: each warp awaits its own part of the rows, the warps tell each other their means and squares. */
 import type { F32, U32, U64 } from "../src/ptx.ts"
-import { type Address, addressOf, awaitAll, type Frame, GROUP, HALF, halvesOf, pitchOf, WARPS } from "./ptx-decode-frame.ts"
-import { fromStage, type Part, rowsOf, stageOf } from "./ptx-decode-stage.ts"
+import { type Address, addressOf, awaitAll, type Frame, GROUP, pitchOf, WARPS } from "./ptx-decode-frame.ts"
+import { fromStage, type Part, stageOf } from "./ptx-decode-stage.ts"
 
 /** Sum over the lanes of a warp. */
 function warpSum({ k }: Frame, own: F32): F32 {
@@ -40,39 +40,34 @@ export function norm(f: Frame, w: Address, b: Address): (stream: U64, tag: U32) 
   const added = hasBias ? load(b) : undefined
   return (stream, tag) => {
     const from = pairs.map(({ at }) => addressAt(at, 8, stream))
-    const halves = Array.from({ length: halvesOf(stack) }, (_, half) => {
-      const rows = Array.from({ length: rowsOf(f, half) }, () => pairs.map(() => k.registers("f32", 2)))
-      const tags = rows.map((row) => row.map(() => k.registers("u32", 2)))
-      awaitAll(f, tag, tags.flat(2), () =>
-        rows.forEach((row, r) =>
-          row.forEach((two, i) => {
-            const own = tags[r]![i]!
-            k.loadVolatile([two[0]!, own[0]!, two[1]!, own[1]!], from[i]!, 8 * (HALF * half + r) * C)
-          }),
-        ),
-      )
-      return rows
-    })
-    k.syncWarp()
-    halves.forEach((rows, half) => rows.forEach((row, r) => tellMoments(f, HALF * half + r, row, pairs)))
-    k.syncBlock()
-    return halves.map((rows, half) => {
-      const moments = momentsOf(f, half)
-      const stage = stageOf(f, own / GROUP)
-      rows.forEach((row, r) => {
-        const { mean, scale } = moments(r)
+    const rows = Array.from({ length: stack.rows }, () => pairs.map(() => k.registers("f32", 2)))
+    const tags = rows.map((row) => row.map(() => k.registers("u32", 2)))
+    awaitAll(f, tag, tags.flat(2), () =>
+      rows.forEach((row, r) =>
         row.forEach((two, i) => {
-          const out = two.map((value, e) => {
-            const scaled = k.mulFloat(k.subFloat(value, mean), scale)
-            return added === undefined ? k.mulFloat(scaled, factors[i]![e]!) : k.fma(scaled, factors[i]![e]!, added[i]![e]!)
-          })
-          const word = k.packBf16(out[0]!, out[1]!)
-          const to = { base: k.mad(pairs[i]!.at, 4, stage), bytes: r * pitchOf(own / GROUP) }
-          k.when(pairs[i]!.isThere, () => k.storeShared(to, [word]))
+          const own = tags[r]![i]!
+          k.loadVolatile([two[0]!, own[0]!, two[1]!, own[1]!], from[i]!, 8 * r * C)
+        }),
+      ),
+    )
+    k.syncWarp()
+    rows.forEach((row, r) => tellMoments(f, r, row, pairs))
+    k.syncBlock()
+    const moments = momentsOf(f)
+    const stage = stageOf(f, own / GROUP)
+    rows.forEach((row, r) => {
+      const { mean, scale } = moments(r)
+      row.forEach((two, i) => {
+        const out = two.map((value, e) => {
+          const scaled = k.mulFloat(k.subFloat(value, mean), scale)
+          return added === undefined ? k.mulFloat(scaled, factors[i]![e]!) : k.fma(scaled, factors[i]![e]!, added[i]![e]!)
         })
+        const word = k.packBf16(out[0]!, out[1]!)
+        const to = { base: k.mad(pairs[i]!.at, 4, stage), bytes: r * pitchOf(own / GROUP) }
+        k.when(pairs[i]!.isThere, () => k.storeShared(to, [word]))
       })
-      return fromStage(f, half, own / GROUP)
     })
+    return fromStage(f, own / GROUP)
   }
 }
 
@@ -100,13 +95,13 @@ function tellMoments(
   k.when(k.compare("eq", lane, 0), () => k.storeShared(place, [mean, squares]))
 }
 
-/** Mean and 1/deviation of the rows of a half, from the warps' own: lane r mod 8 computes those of row r. */
-function momentsOf(f: Frame, half: number): (row: number) => { mean: F32; scale: F32 } {
+/** Mean and 1/deviation of the rows from the warps' own: lane r computes those of row r. */
+function momentsOf(f: Frame): (row: number) => { mean: F32; scale: F32 } {
   const { k, stack, places, lane } = f
-  const rows = rowsOf(f, half)
+  const { rows } = stack
   const told = Array.from({ length: WARPS / 2 }, () => k.registers("f32", 4))
-  const base = k.mul(k.min(k.and(lane, HALF - 1), rows - 1), 8 * WARPS)
-  told.forEach((four, i) => k.loadShared(four, { base, bytes: places.moments + 8 * WARPS * HALF * half + 16 * i }))
+  const base = k.mul(k.min(lane, rows - 1), 8 * WARPS)
+  told.forEach((four, i) => k.loadShared(four, { base, bytes: places.moments + 16 * i }))
   const means = told.flatMap((four) => [four[0]!, four[2]!])
   const mean = k.mulFloat(sumOf(f, means), 1 / WARPS)
   const distances = means.map((one) => k.subFloat(one, mean))

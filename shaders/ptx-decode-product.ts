@@ -1,6 +1,6 @@
 /** A matrix product of the decode kernel: a block has a few columns, each warp a part of K; weights go from memory to registers, ahead of their step. */
 import type { F32, Predicate, U32, U64 } from "../src/ptx.ts"
-import { type Address, addressOf, type Frame, GROUP, HALF, mostTiles, sumsBytes, THREADS, TILE, WARPS } from "./ptx-decode-frame.ts"
+import { type Address, addressOf, type Frame, GROUP, MOST_TILES, sumsBytes, THREADS, TILE, WARPS } from "./ptx-decode-frame.ts"
 import type { Part } from "./ptx-decode-stage.ts"
 
 /** Registers for the weights of a product. */
@@ -47,7 +47,7 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
   const { k, stack, thread, block, row, zero } = f
   const groups = K / WARPS / GROUP
   const columns = columnsOf(N, stack.blocks)
-  const tiles = Math.min(Math.ceil(columns / TILE), mostTiles(stack), Math.max(1, Math.floor(HELD / 4 / groups)))
+  const tiles = Math.min(Math.ceil(columns / TILE), MOST_TILES, Math.max(1, Math.floor(HELD / 4 / groups)))
   const rounds = Math.ceil(columns / TILE / tiles)
   const first = k.mul(block, columns)
   const isWanted = k.compare("lt", first, N)
@@ -133,16 +133,16 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
   }
 }
 
-/** Sums of a warp's part of K by tile; lane (row, quarter) has two columns of rows `row` and `row` + 8. */
+/** Sums of a warp's part of K by tile; lane (row, quarter) has two columns of its row. */
 function multiplied({ k }: Frame, held: readonly (readonly (readonly U32[])[])[], x: Part): readonly (readonly F32[])[] {
-  const zero = k.variable("u32", 0)
+  const zero = k.variable("u32", 0) // rows from 8 on
   const chains = held.length > 1 ? 2 : 4
   return held.map((tile) => {
     const sums = Array.from({ length: Math.min(chains, 2 * tile.length) }, () => Array.from({ length: 4 }, () => k.variable("f32", 0)))
     tile.forEach((w, j) => {
       for (const half of [0, 1]) {
         const [low, high] = [2 * half, 2 * half + 1]
-        const a = [low, high].flatMap((word) => [x[0]![j]![word]!, x[1] === undefined ? zero : x[1][j]![word]!])
+        const a = [x[j]![low]!, zero, x[j]![high]!, zero]
         k.multiplyWarp(sums[(2 * j + half) % sums.length]!, a, [w[low]!, w[high]!])
       }
     })
@@ -166,16 +166,9 @@ function finished(f: Frame, sums: readonly (readonly F32[])[], { tiles, row, pai
   const place = k.mul(turn, sumsBytes(stack))
   k.xor(turn, 1, turn)
   const to = k.add(k.mad(warp, perWarp, place), k.mad(f.row, 4 * TILE, k.shl(f.quarter, 3)))
-  for (let from = 0; from < stack.rows; from += HALF) {
-    k.if(k.compare("lt", f.row, stack.rows - from), () => {
-      sums.forEach((sum, t) =>
-        k.storeShared(
-          { base: to, bytes: places.sums + t * perTile + 4 * TILE * from },
-          from === 0 ? [sum[0]!, sum[1]!] : [sum[2]!, sum[3]!],
-        ),
-      )
-    })
-  }
+  k.if(k.compare("lt", f.row, stack.rows), () => {
+    sums.forEach((sum, t) => k.storeShared({ base: to, bytes: places.sums + t * perTile }, [sum[0]!, sum[1]!]))
+  })
   k.syncBlock()
   k.if(isOwn, () => {
     const from = k.add(k.mad(k.shr(pair, 2), perTile, place), k.mad(row, 4 * TILE, k.shl(k.and(pair, 3), 3)))

@@ -10,7 +10,6 @@ import {
   type DecodeStack,
   type Frame,
   GROUP,
-  HALF,
   LAYER,
   placesOf,
   THREADS,
@@ -20,7 +19,7 @@ import {
 } from "./ptx-decode-frame.ts"
 import { norm } from "./ptx-decode-norm.ts"
 import { product } from "./ptx-decode-product.ts"
-import { awaitPart, rowsOf } from "./ptx-decode-stage.ts"
+import { awaitPart } from "./ptx-decode-stage.ts"
 
 const buffers = {
   /** Addresses by layer as LAYER and LAST name them. */
@@ -155,16 +154,11 @@ function work(f: Frame, given: Given): void {
     return
   }
   k.if(k.compare("eq", f.block, 0), () => {
-    norm(
-      f,
-      "normW",
-      "normB",
-    )(stream, before).forEach((words, half) => {
-      k.if(k.compare("lt", f.row, rowsOf(f, half)), () => {
-        const column = k.mad(f.warp, C / WARPS, k.shl(f.quarter, 3))
-        const to = k.madWide(k.mad(f.row, C, column), 2, given.y)
-        words.forEach((four, j) => k.store("u32", to, 2 * (GROUP * j + HALF * half * C), four))
-      })
+    const words = norm(f, "normW", "normB")(stream, before)
+    k.if(k.compare("lt", f.row, stack.rows), () => {
+      const column = k.mad(f.warp, C / WARPS, k.shl(f.quarter, 3))
+      const to = k.madWide(k.mad(f.row, C, column), 2, given.y)
+      words.forEach((four, j) => k.store("u32", to, 2 * GROUP * j, four))
     })
   })
 }

@@ -28,7 +28,7 @@ export const SERVE = {
     cache: int("keys and values of one model", { derive: "room for slots × 2048 tokens, at most 1 GiB on the CPU", min: 1, unit: "bytes" }),
     prefixCache: bool("beginnings that earlier requests computed are used again; answers do not change", { default: true }),
     batchInvariant: choice(
-      "on: the bytes of an answer do not depend on load, batch or cache; off: a GPU may split sums of few rows, which is faster; the CPU knows no faster way",
+      "on: the bytes of an answer do not depend on load, batch or cache; off: a GPU may split sums of few rows and take all layers in one launch, which is faster; the CPU knows no faster way",
       ["on", "off"],
       { default: "on", spellings: { true: "on", false: "off" } },
     ),

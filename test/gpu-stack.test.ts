@@ -8,7 +8,7 @@ import { simulatedDevice } from "./gpu-simulated.ts"
 /** Simulated instruction by instruction. */
 const SLOWEST_MS = 240_000
 const model = resolveModel({
-  ...{ vocabSize: 65, blockSize: 128, nLayer: 2, nHead: 4, nEmbd: 256, ffnDim: 256, initStd: 0.1 },
+  ...{ vocabSize: 65, blockSize: 128, nLayer: 1, nHead: 4, nEmbd: 256, ffnDim: 256, initStd: 0.1 },
   ...{ activation: "gelu_tanh", bias: true },
 })
 const ids = Array.from({ length: 70 }, (_, i) => (i * i * 31 + i * 7) % 65)
