@@ -8,9 +8,9 @@
  * shape the best way and the chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and
  * prints a hash of 4,096 elements of c: ways with equal hashes add in the same order. Products of few rows have another b in each run, so that it
  * comes from memory as in generation, and their lines tell bytes per second. --only matches the line's beginning, --chosen leaves out all other ways.
- * --sweep adds other tiles, rings, groups and splits in PTX. --whole compares all of c and slope by PTX with the best other way's, and its bits with
- * those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out why one fails,
- * --edit=lines the tensor maps (gemm-ptx.ts).
+ * --sweep adds the other tiles in PTX, and the one in use with its rings as constants and without lines asked for ahead. --whole compares all of c and
+ * slope by PTX with the best other way's, and its bits with those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out
+ * why one fails, --edit=lines the tensor maps (gemm-ptx.ts).
  */
 import { parseArgs } from "node:util"
 import { fewTileName } from "../shaders/ptx-few-tile.ts"
