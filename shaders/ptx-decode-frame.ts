@@ -4,11 +4,11 @@ import type { PtxActivation } from "./ptx-gemm-frame.ts"
 
 /** A stack of equal layers of the GPT-2 family, and the sequences that grow by one token each. */
 export interface DecodeStack {
-  /** Sequences, up to 8: rows of half a matrix instruction. */
+  /** Sequences; the decode kernel takes up to 8, the rows of half a matrix instruction. */
   readonly rows: number
-  /** Channels: a multiple of 256, up to 1024; heads of 64 each. */
+  /** Channels, for the decode kernel a multiple of 256 up to 1024; heads of 64 each. */
   readonly C: number
-  /** Channels between the two products of the MLP: a multiple of 256. */
+  /** Channels between the two products of the MLP, for the decode kernel a multiple of 256. */
   readonly F: number
   readonly layers: number
   readonly activation: PtxActivation | "none"
