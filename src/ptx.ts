@@ -2,6 +2,6 @@
 export type { Label } from "./ptx-body.ts"
 export { Ptx, type Shared } from "./ptx-hopper.ts"
 export { cellBytes, type PtxCell, type PtxKernel, ptxKernel } from "./ptx-kernel.ts"
-export { type PtxEntry, ptxEntry, ptxPack, readPtxPack } from "./ptx-pack.ts"
+export { lastPtxPack, type PtxEntry, ptxEntry, ptxPack, readPtxPack } from "./ptx-pack.ts"
 export type { F32, Operand, Predicate, Register, U32, U64 } from "./ptx-register.ts"
 export { type TensorMapSpec, tensorMapWords } from "./ptx-tensor-map.ts"
