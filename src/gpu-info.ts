@@ -1,4 +1,4 @@
-/** Which Vulkan devices there are, what they can do, and which of the three matrix paths runs on them. */
+/** Which Vulkan devices there are, what they can do, and which of the three matrix paths and of PTX runs on them. */
 import { existsSync, readFileSync } from "node:fs"
 import { availableParallelism } from "node:os"
 import { dirname, isAbsolute, join } from "node:path"
@@ -14,7 +14,7 @@ export interface GpuInfo {
   readonly facts: VulkanFacts
 }
 
-export interface FoundGpus {
+interface FoundGpus {
   readonly usable: readonly GpuInfo[]
   /** What was looked for and why it cannot be used; for people. */
   readonly problems: readonly string[]
@@ -149,7 +149,10 @@ const hasPtx = (facts: VulkanFacts): boolean =>
   facts.extensions.includes(PTX_EXTENSION) &&
   /\b(GH200|H100|H200|H20|H800)\b/.test(facts.name)
 
-/** What ops may know of the device; HELIOS_CHAIN says how many workgroups a chain has: none without it, as launches of their own were faster where it was measured. */
+/**
+ * What ops may know of the device; HELIOS_CHAIN says how many workgroups a chain has: none without it, as launches of their own were faster where it
+ * was measured.
+ */
 export function targetOf(facts: VulkanFacts): GpuTarget {
   const named = productOf(facts)?.[1]
   return {
