@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { availableParallelism, tmpdir } from "node:os"
 import { join } from "node:path"
 import { AlphaError } from "./src/base-error.ts"
-import { type PtxEntry, type PtxKernel, readPtxPack } from "./src/ptx.ts"
+import { lastPtxPack, type PtxEntry, type PtxKernel } from "./src/ptx.ts"
 
 /** PTXAS, or ptxas in PATH; undefined without one. */
 export function findPtxas(): string | undefined {
@@ -130,7 +130,7 @@ export async function ptxCodes(
   const stamp = `${file}.by`
   const isAlike = existsSync(file) && existsSync(stamp) && readFileSync(stamp, "utf8") === by
   if (!isAlike) rmSync(file, { force: true }) // so that no build that is cut short leaves codes under the wrong stamp
-  const before = isAlike ? readPtxPack(new Uint8Array(readFileSync(file))) : new Map<string, PtxEntry>()
+  const before = isAlike ? lastPtxPack(file) : new Map<string, PtxEntry>()
   const known = kernels.flatMap(({ name, text }) => {
     const { text: old, code } = before.get(name) ?? {}
     return old === text && code !== undefined ? [[name, code] as const] : []

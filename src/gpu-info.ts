@@ -112,7 +112,6 @@ const KNOBS = {
   HELIOS_DISABLE_COOP_MAT: [/^[01]$/, "0 or 1"],
   HELIOS_DISABLE_PTX: [/^[01]$/, "0 or 1"],
   HELIOS_MATRIX: [/^(none|khr|nv2)$/, "none, khr or nv2"],
-  HELIOS_CHAIN: [/^\d{1,4}$/, "a number of workgroups, 0 for none"],
 } as const
 
 /** A variable's value; undefined where it is not set. Throws AlphaError naming it where it says what it may not. */
@@ -149,10 +148,7 @@ const hasPtx = (facts: VulkanFacts): boolean =>
   facts.extensions.includes(PTX_EXTENSION) &&
   /\b(GH200|H100|H200|H20|H800)\b/.test(facts.name)
 
-/**
- * What ops may know of the device; HELIOS_CHAIN says how many workgroups a chain has: none without it, as launches of their own were faster where it
- * was measured.
- */
+/** What ops may know of the device. */
 export function targetOf(facts: VulkanFacts): GpuTarget {
   const named = productOf(facts)?.[1]
   return {
@@ -163,7 +159,6 @@ export function targetOf(facts: VulkanFacts): GpuTarget {
     units: named ?? (kindOf(facts) === "cpu" ? availableParallelism() : 32),
     sharedBytes: facts.maxSharedBytes,
     stacks: hasPtx(facts),
-    resident: Number(knob("HELIOS_CHAIN") ?? 0),
   }
 }
 

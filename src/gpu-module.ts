@@ -1,9 +1,9 @@
 /** Modules of kernels by name: from the packs that the build made, else assembled when first asked for. */
-import { existsSync, readFileSync } from "node:fs"
+import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { isCompiled } from "./base-build.ts"
 import { AlphaError } from "./base-error.ts"
-import { type PtxEntry, type PtxKernel, ptxEntry, readPtxPack } from "./ptx.ts"
+import { lastPtxPack, type PtxEntry, type PtxKernel, ptxEntry, readPtxPack } from "./ptx.ts"
 import { type Kernel, type PackEntry, pack, readPack } from "./spirv.ts"
 
 /** SPIR-V and what its pipeline needs. */
@@ -17,7 +17,7 @@ export function moduleOf(kernel: Kernel, variant: string): Module {
     for (const [name, entry] of readPack(readFileSync(require("alpha:kernel-pack")))) modules.set(name, entry)
   const known = modules.get(variant)
   if (known !== undefined) return known
-  if (isCompiled && kernel.isMade !== true) throw new AlphaError(`kernel ${variant} is not in the pack`, { hint: "npm run build" })
+  if (isCompiled) throw new AlphaError(`kernel ${variant} is not in the pack`, { hint: "npm run build" })
   for (const [name, entry] of readPack(pack([kernel]))) modules.set(name, entry)
   return modules.get(variant) as Module
 }
@@ -38,10 +38,5 @@ export function ptxOf(kernel: PtxKernel): PtxEntry {
 
 function readPacked(): ReadonlyMap<string, PtxEntry> {
   if (isCompiled) return readPtxPack(new Uint8Array(readFileSync(require("alpha:ptx-pack"))))
-  const file = join(import.meta.dir, "../.bun-out/ptx.pack")
-  try {
-    return existsSync(file) ? readPtxPack(new Uint8Array(readFileSync(file))) : new Map()
-  } catch {
-    return new Map() // of another version of this program
-  }
+  return lastPtxPack(join(import.meta.dir, "../.bun-out/ptx.pack"))
 }

@@ -1,6 +1,5 @@
 /** Turns a plan into steps of launches: what runs side by side, what waits, where scratch memory lies. */
 import { AlphaError, EXIT } from "./base-error.ts"
-import { chained } from "./gpu-chain.ts"
 import { fused } from "./gpu-fuse.ts"
 import { inOrder, levelsOf, type Placed, type ScheduledLaunch, writtenBy } from "./gpu-order.ts"
 import { stacked } from "./gpu-stack.ts"
@@ -97,7 +96,7 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
   const ordered = steps.map((step) => inOrder(step, target))
   const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
   return {
-    steps: isForward ? chained(stacked(ordered, target), target) : ordered,
+    steps: isForward ? stacked(ordered, target) : ordered,
     ...placeScratch(launches, levels, Math.ceil(plan.arenaBytes / ALIGN) * ALIGN),
   }
 }

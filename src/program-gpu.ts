@@ -59,8 +59,6 @@ export interface GpuTarget {
   /** Processors that run workgroups at once (SMs); an estimate where the driver does not tell. */
   readonly units: number
   readonly sharedBytes: number
-  /** Workgroups of 256 lanes that certainly run at the same time, so that they may wait for each other; 0 where that is not known. */
-  readonly resident: number
   /** Blocks of kernels in PTX, one for each unit, may wait for each other: a model's layers are one launch. */
   readonly stacks?: boolean
 }

@@ -17,7 +17,7 @@ type Comparison = "eq" | "ne" | "lt" | "le" | "gt" | "ge"
 type Element = "u32" | "u64" | "f32" | "u16"
 
 /** A place in the text. */
-export interface Label {
+interface Label {
   readonly name: string
 }
 

@@ -1,4 +1,5 @@
 /** The PTX pack: every module's text and, where it was assembled, its machine code, with what a launch needs, compressed. */
+import { existsSync, readFileSync } from "node:fs"
 import { AlphaError } from "./base-error.ts"
 import type { PtxCell, PtxKernel } from "./ptx-kernel.ts"
 
@@ -86,4 +87,13 @@ export function readPtxPack(blob: Uint8Array<ArrayBuffer>): ReadonlyMap<string, 
     }
   })
   return new Map(entries.map((entry) => [entry.name, entry]))
+}
+
+/** What the last build has left in `file`; nothing where it was a build of another version of this program. */
+export function lastPtxPack(file: string): ReadonlyMap<string, PtxEntry> {
+  try {
+    return existsSync(file) ? readPtxPack(new Uint8Array(readFileSync(file))) : new Map()
+  } catch {
+    return new Map()
+  }
 }

@@ -3,9 +3,8 @@ import type { Cell, Interface, Place } from "./spirv-assemble-interface.ts"
 import { instruction, type Module } from "./spirv-assemble-module.ts"
 import { typeId } from "./spirv-assemble-type.ts"
 import { PARAMS } from "./spirv-layout.ts"
-import type { Node, SharedMemory, Variable, View } from "./spirv-node.ts"
+import type { Node, Variable, View } from "./spirv-node.ts"
 import { OP, STORAGE } from "./spirv-opcode.ts"
-import type { Plain } from "./spirv-type.ts"
 
 export class FunctionWriter {
   readonly module: Module
@@ -115,23 +114,11 @@ export class FunctionWriter {
   /** Pointer to cell `index` of a view. */
   cellPointer({ memory }: View, cell: Cell, index: number): number {
     const { module, io } = this
-    if (memory.kind === "shared" && memory.within !== undefined) return this.carved(memory.element, memory.within, index)
     if (memory.kind === "shared")
       return this.value(OP.AccessChain, module.pointer(STORAGE.Workgroup, cell.type), io.sharedArray(memory), index)
     const block = io.blockPointer(cell, memory)
     const base = memory.kind === "address" ? this.value(OP.ConvertUToPtr, block, this.id(memory.address)) : this.base(memory.name, block)
     return this.value(OP.AccessChain, module.pointer(STORAGE.PhysicalStorageBuffer, cell.type), base, module.u32(0), index)
-  }
-
-  /** Pointer to u32, one or four, in an array of vec4<u32>. */
-  private carved({ size }: Plain, { memory, from }: NonNullable<SharedMemory["within"]>, index: number): number {
-    const { module, io } = this
-    const u32 = module.scalar("u32")
-    const pointer = module.pointer(STORAGE.Workgroup, module.plain({ scalar: "u32", size }))
-    const quad = size === 4 ? index : this.value(OP.ShiftRightLogical, u32, index, module.u32(2))
-    const at = this.value(OP.IAdd, u32, quad, module.u32(from))
-    const inner = size === 4 ? [] : [this.value(OP.BitwiseAnd, u32, index, module.u32(3))]
-    return this.value(OP.AccessChain, pointer, io.sharedArray(memory), at, ...inner)
   }
 
   /** A buffer's address as a pointer to `block`. */

@@ -34,23 +34,15 @@ function cellIndices(fn: FunctionWriter, index: Node, cells: number): number[] {
 const cellsOf = ({ count }: View, type: ReturnType<typeof resolve>, { stride }: Cell): number =>
   Math.max(1, (count * bytesOf(type)) / stride)
 
-/** Type of a cell in memory: of an array within another that one's. */
-function storedType({ module }: FunctionWriter, { memory }: View, { type }: Cell): number {
-  if (memory.kind !== "shared" || memory.within === undefined) return type
-  return module.plain({ scalar: "u32", size: memory.element.size })
-}
-
 export function emitLoad(fn: FunctionWriter, node: AccessNode): void {
   const { module, io } = fn
   const { view } = node
   const type = resolve(view.element, io.chosen)
   const cell = io.cellOf(view, false)
   const indices = cellIndices(fn, node.args[0]!, cellsOf(view, type, cell))
-  const stored = storedType(fn, view, cell)
-  const cells = indices.map((index) => {
-    const loaded = fn.value(OP.Load, stored, fn.cellPointer(view, cell, index), ...memoryOperands(io, view, cell.stride))
-    return stored === cell.type ? loaded : fn.value(OP.Bitcast, cell.type, loaded)
-  })
+  const cells = indices.map((index) =>
+    fn.value(OP.Load, cell.type, fn.cellPointer(view, cell, index), ...memoryOperands(io, view, cell.stride)),
+  )
   const f32 = module.scalar("f32")
   const u32 = module.scalar("u32")
   if (view.count === 1) {
@@ -80,11 +72,7 @@ export function emitStore(fn: FunctionWriter, node: AccessNode): void {
   const bits = (id: number) => fn.value(OP.FunctionCall, u32, bf16Bits(io), id)
   const pair = (low: number, high: number) =>
     fn.value(OP.BitwiseOr, u32, bits(low), fn.value(OP.ShiftLeftLogical, u32, bits(high), module.u32(16)))
-  const stored = storedType(fn, view, cell)
-  const store = (at: number, id: number) => {
-    const bitsOfId = stored === cell.type ? id : fn.value(OP.Bitcast, stored, id)
-    fn.emit(OP.Store, fn.cellPointer(view, cell, at), bitsOfId, ...memoryOperands(io, view, cell.stride))
-  }
+  const store = (at: number, id: number) => fn.emit(OP.Store, fn.cellPointer(view, cell, at), id, ...memoryOperands(io, view, cell.stride))
   if (view.count === 1) {
     store(fn.id(index!), "stored" in type ? fn.value(OP.UConvert, cell.type, bits(ids[0]!)) : ids[0]!)
     return

@@ -145,9 +145,8 @@ class KernelWriter {
   private barrier(fn: FunctionWriter, { buffers, scope: wanted }: Node & { readonly kind: "barrier" }): void {
     const { module } = this.io
     const scope = module.u32(wanted === "subgroup" ? SCOPE.Subgroup : SCOPE.Workgroup)
-    const memory = wanted === "grid" ? module.u32(SCOPE.QueueFamily) : scope
     // AcquireRelease | WorkgroupMemory | MakeAvailable | MakeVisible, and UniformMemory for buffers.
-    fn.emit(OP.ControlBarrier, scope, memory, module.u32(0x6108 | (buffers ? 0x40 : 0)))
+    fn.emit(OP.ControlBarrier, scope, scope, module.u32(0x6108 | (buffers ? 0x40 : 0)))
   }
 
   private operation(fn: FunctionWriter, node: Node, { code, glsl, high, packs }: Form): number {

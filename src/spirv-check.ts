@@ -16,8 +16,7 @@ const MATRIX_ALIGN = 16
 /** Bytes of shared memory that a kernel uses. */
 export function sharedBytes(used: Iterable<Node>): number {
   const arrays = new Set<SharedMemory>()
-  for (const node of used)
-    if ("view" in node && node.view.memory.kind === "shared") arrays.add(node.view.memory.within?.memory ?? node.view.memory)
+  for (const node of used) if ("view" in node && node.view.memory.kind === "shared") arrays.add(node.view.memory)
   return [...arrays].reduce((sum, { element, length }) => sum + bytesOf(element) * length, 0)
 }
 

@@ -1,14 +1,6 @@
 /** Control flow of a body: variables, ifs, loops, barriers, shared memory, where the lane is. */
 import { nodeOf, operandOf, value, vectorOf } from "./spirv-expression.ts"
-import {
-  type BufferOf,
-  type BufferSpec,
-  MemoryValue,
-  type ReadWriteBuffer,
-  type SharedArray,
-  type SharedElement,
-  type Storable,
-} from "./spirv-memory.ts"
+import { type BufferOf, type BufferSpec, MemoryValue, type SharedArray, type SharedElement, type Storable } from "./spirv-memory.ts"
 import { type Access, type Block, type Builtin, isPlain, type Node } from "./spirv-node.ts"
 import type { Recorder } from "./spirv-record.ts"
 import { f32, i32, type MatrixType, type Plain, u32 } from "./spirv-type.ts"
@@ -21,9 +13,6 @@ interface Changing<T> {
 }
 /** A value that changes: one per lane, in registers. */
 export type Var<T> = Changing<T> & (T extends Plain<"bool"> | MatrixType ? unknown : { add(value: OperandOf<T>): void })
-
-/** Looks at the counter of a grid's barrier: seconds, so that a mistake is an error and no device that never comes back. */
-const PATIENCE = 2 ** 24
 
 export interface LoopOptions {
   /** Asks the driver to unroll; the trip count should be known when the pipeline is made. */
@@ -172,25 +161,6 @@ export class Flow {
   barrier(also?: "buffers"): void {
     if (also !== undefined) this.recorder.exchangesBuffers = true
     this.recorder.add({ kind: "barrier", buffers: also !== undefined, scope: "workgroup" }, undefined)
-  }
-
-  /**
-   * Every workgroup of the grid waits here until `arrivals` of them have come since the launch began, all times counted; what they wrote to buffers
-   * before is visible after. `counter` was 0 when the launch began. All workgroups must run at the same time; one that waits too long goes on.
-   */
-  gridBarrier(counter: ReadWriteBuffer<typeof u32>, arrivals: U32): void {
-    const { recorder } = this
-    recorder.exchangesBuffers = true
-    recorder.add({ kind: "barrier", buffers: true, scope: "grid" }, undefined)
-    this.if(this.lane.eq(0), () => {
-      counter.atomicAdd(0, 1)
-      const turns = this.var(u32, 0)
-      this.while(
-        () => counter.atomicAdd(0, 0).lt(arrivals).and(turns.get().lt(PATIENCE)),
-        () => turns.add(1),
-      )
-    })
-    recorder.add({ kind: "barrier", buffers: true, scope: "grid" }, undefined)
   }
 
   /** An array of `length` elements that the workgroup shares; undefined until written. `name` is for error messages. */

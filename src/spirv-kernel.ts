@@ -60,10 +60,6 @@ export interface Kernel<B extends Buffers = Buffers, P extends Words = Words, L 
   readonly constants: C
   readonly sharedKiB: 32 | 48
   readonly variants: readonly Variant[]
-  /** Recorded while the program runs: no pack has it. */
-  readonly isMade?: boolean
-  /** For the language itself, which records it as part of another kernel. */
-  readonly body: (k: Matrices, values: never) => void
   /** What the body recorded, when first asked for. */
   readonly recording: Recording
 }
@@ -82,7 +78,6 @@ export function kernel<B extends Buffers, P extends Words = None, L extends Word
     constants: spec.constants ?? ({} as C),
     sharedKiB: spec.sharedKiB ?? 32,
     variants: variantsOf(spec.name, spec.buffers, spec.variants),
-    body: spec.body as Kernel["body"],
     get recording() {
       recording ??= record(spec)
       return recording

@@ -25,8 +25,6 @@ export interface SharedMemory {
   readonly name: string
   readonly element: Plain
   readonly length: number
-  /** Lies in an array of vec4<u32>, from its element `from` on: for arrays of 32-bit numbers or four of them. */
-  readonly within?: { readonly memory: SharedMemory; readonly from: number }
 }
 export type Memory = BufferMemory | AddressMemory | SharedMemory
 
@@ -98,7 +96,7 @@ export type Detail =
   | { readonly kind: "part"; readonly component: number } // of a pack
   | { readonly kind: "store"; readonly view: View } // index, ...values
   | { readonly kind: "atomic"; readonly name: AtomicName; readonly view: View } // index, value[, expected]
-  | { readonly kind: "barrier"; readonly buffers: boolean; readonly scope: "grid" | "workgroup" | "subgroup" }
+  | { readonly kind: "barrier"; readonly buffers: boolean; readonly scope: "workgroup" | "subgroup" }
   | { readonly kind: "subgroup"; readonly name: SubgroupName } // value[, lane or mask]
   | { readonly kind: "if"; readonly yes: Block; readonly no: Block | undefined } // condition
   | { readonly kind: "for"; readonly counter: Node; readonly body: Block; readonly unroll: boolean } // start, end, step

@@ -1,6 +1,5 @@
 /** The kernel language: typed buffers, push constants, structured control flow, and what becomes of a recording. */
 export { type Assembled, assemble } from "./spirv-assemble.ts"
-export { type ChainPart, chain, chainRow, chainSharedBytes } from "./spirv-chain.ts"
 export { checkKernel } from "./spirv-check.ts"
 export type { Var } from "./spirv-flow.ts"
 export { constant, type Kernel, kernel, type Variant } from "./spirv-kernel.ts"

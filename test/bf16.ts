@@ -34,5 +34,4 @@ export const HOPPER: GpuTarget = {
   hasMatrixFunctions: true,
   units: 2,
   sharedBytes: 49152,
-  resident: 0,
 }

@@ -22,7 +22,6 @@ const PORTABLE: GpuTarget = {
   hasMatrixFunctions: false,
   units: 2,
   sharedBytes: 32768,
-  resident: 0,
 }
 
 /** Loss and gradients of one micro-step. */

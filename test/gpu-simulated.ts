@@ -7,14 +7,8 @@ import { DeviceMemory, type Kernel, simulate } from "../src/spirv.ts"
 import { byteLength, elements, type Tensor } from "../src/tensor.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 
-/** A device of `subgroupSize` lanes; a portable one unless it has matrices. `resident`: workgroups that may make chains; simulated one after the other, so 1. */
-export function simulatedDevice(
-  subgroupSize: number,
-  matrix: GpuTarget["matrix"] = "none",
-  resident = 0,
-  ptx = false,
-  stacks = false,
-): Device {
+/** A device of `subgroupSize` lanes; a portable one unless it has matrices. */
+export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none", ptx = false, stacks = false): Device {
   const isPortable = matrix === "none"
   const target: GpuTarget = {
     subgroupSize,
@@ -25,7 +19,6 @@ export function simulatedDevice(
     hasMatrixFunctions: !isPortable,
     units: 2,
     sharedBytes: isPortable ? 32768 : 49152,
-    resident,
   }
   return {
     name: "simulated",

@@ -46,7 +46,7 @@ test(
   "simulated: two sequences, embeddings, layers and head in one launch of two blocks",
   () => {
     const apart = told(simulatedDevice(32, "khr"), [64, 3])
-    const together = told(simulatedDevice(32, "khr", 0, false, true), [64, 3], "layers")
+    const together = told(simulatedDevice(32, "khr", false, true), [64, 3], "layers")
     together.logits.forEach((row, i) => {
       const wanted = apart.logits[i]!
       const largest = Math.max(...wanted.map(Math.abs))
@@ -59,7 +59,7 @@ test(
 test(
   "simulated: where evaluation's bits are asked for, layers stay apart",
   () => {
-    const [apart, same] = [false, true].map((stacks) => told(simulatedDevice(32, "khr", 0, false, stacks), [3]).logits)
+    const [apart, same] = [false, true].map((stacks) => told(simulatedDevice(32, "khr", false, stacks), [3]).logits)
     expect(same).toEqual(apart!)
   },
   SLOWEST_MS,

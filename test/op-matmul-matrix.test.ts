@@ -19,7 +19,6 @@ const target = (matrix: "nv2" | "khr"): GpuTarget => ({
   hasMatrixFunctions: true,
   units: 132,
   sharedBytes: 49152,
-  resident: 0,
 })
 
 const random = uniforms(7)
