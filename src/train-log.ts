@@ -50,7 +50,8 @@ export class StepLog {
 
   push(step: Submitted): void {
     const { values } = this.session.job
-    const ahead = Math.min(this.session.device.ahead, values.adaptiveSyncDeferredThreshold, values.adaptiveSyncPendingThreshold - 1)
+    const { debugGpu, adaptiveSyncDeferredThreshold, adaptiveSyncPendingThreshold } = values
+    const ahead = debugGpu ? 0 : Math.min(this.session.device.ahead, adaptiveSyncDeferredThreshold, adaptiveSyncPendingThreshold - 1)
     this.#pending.push(step)
     if (this.#pending.length <= ahead) return
     const left = Math.max(0, ahead + 1 - values.adaptiveSyncMinInterval)

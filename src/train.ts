@@ -149,11 +149,13 @@ async function loop(s: Session, flag: StopFlag, started: number, pause: Pause): 
       status = "stopped"
       break
     }
+    const isProfiled = values.profile === s.trainer.step + 1
+    if (isProfiled) steps.drain() // it waits for the steps before, which would seem to have taken no time
     steps.push(await submitStep(s, pause))
     const { step } = s.trainer
     const due = dueAfter(step, values)
     const saves = step % values.checkpointInterval === 0
-    if (due.length > 0 || saves) steps.drain()
+    if (due.length > 0 || saves || isProfiled) steps.drain()
     await afterStep(s, due, flag, pause)
     if (due.includes("evaluation") && isStale(s)) status = "early_stop"
     if (saves || (due.includes("evaluation") && s.trainer.best?.step === step)) checkpoint(s)

@@ -46,3 +46,16 @@ withGpu(
   },
   240_000,
 )
+
+withGpu(
+  "a profiled step begins when those before have ended, and is told before the next: none seems to have taken no time",
+  async () => {
+    const events = await start("profiled", "gpu", "--steps=5", "--profile=3", "--evalInterval=none", "--sampleInterval=none")
+    const told = events.filter(({ type }) => type === "step" || type === "profile").map(({ type, step }) => `${type} ${step}`)
+    expect(told).toEqual(["step 1", "step 2", "profile 3", "step 3", "step 4", "step 5"])
+    const [, , profile] = events.filter(({ type }) => type === "step" || type === "profile")
+    expect(profile.barriers).toBeGreaterThan(0)
+    expect(profile.barrier_ms).toBeGreaterThan(0)
+  },
+  240_000,
+)
