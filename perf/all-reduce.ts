@@ -1,7 +1,7 @@
 /**
  * Sums over ranks as a training step makes them, checked and timed: bun perf/all-reduce.ts [--gpus=2] [--bytes=4096,498000000] [--dist=auto] [--device=gpu]
- * [--ncclLibrary=PATH] [--calls=20]. It starts one rank per GPU itself, or is a rank where a launcher has started it. One JSON line per size, by rank 0: `wrong` elements of the
- * sum of every rank's numbers, milliseconds of each of 5 samples (one sum of `calls` that follow each other on the device), and the bus bandwidth
+ * [--ncclLibrary=PATH] [--calls=20]. It starts one rank per GPU itself, or is a rank where a launcher has started it. One JSON line per size, by
+ * rank 0: `wrong` elements of the sum of every rank's numbers, milliseconds of each of 5 samples (one sum of `calls` that follow each other on the device), and the bus bandwidth
  * 2·(N−1)/N·bytes/s of the best. Where NCCL sums, `alone` are its own sums with no Vulkan between them, `steps` Vulkan's two steps of a semaphore
  * without CUDA: what is left of `ms` is the turn from one to the other and back.
  */

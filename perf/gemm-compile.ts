@@ -12,7 +12,7 @@ export interface Job {
   readonly constants: Uint32Array<ArrayBuffer>
   readonly subgroup: number
 }
-export interface Compiled {
+interface Compiled {
   readonly handle: bigint
   readonly layout: bigint
   /** Of the driver; then there is no pipeline. */

@@ -11,9 +11,9 @@ import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
 
-/** Tiles beside the one in use. */
+/** What --sweep adds: the other tiles in use, and the widest without lines asked for ahead. */
 const { ahead: _, ...NOT_AHEAD } = PTX_TILE
-const SWEPT: readonly PtxTile[] = [NOT_AHEAD, { ...PTX_TILE, unrolled: true }, FLAT_TILE, LATER_TILE, NARROW_TILE]
+const SWEPT: readonly PtxTile[] = [NOT_AHEAD, FLAT_TILE, LATER_TILE, NARROW_TILE]
 
 const nameOf = ({ tile, splits, group, rest, span, beside }: PtxWay): string =>
   `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
@@ -35,7 +35,7 @@ function kernelOf(gemm: PtxGemm): GemmKernel {
   return known
 }
 
-/** The way the product would take by PTX first; with `sweep` other splits, groups and tiles too. */
+/** The way the product would take by PTX first; with `sweep` the same by other tiles, and by the widest alone. */
 export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { name: string; launches: Launches }[] {
   const best = ptxWayOf(request, target)?.way
   if (best === undefined) return []
@@ -54,26 +54,13 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   }))
 }
 
-/**
- * Changes to a text for finding out why a kernel fails: where shared memory begins is asked for, or every arrival has a fence before it. "lines"
- * changes the tensor maps: a request brings 256 bytes to the L2 cache instead of 128.
- */
-export const EDITS: Readonly<Record<string, (text: string) => string>> = {
-  lines: (text) => text,
-  base: (text) => text.replace("mov.b32 %r0, 0;", "mov.u32 %r0, memory;"),
-  fence: (text) => text.replaceAll(/^(\t@%p\d+ mbarrier\.arrive\.release)/gm, "\tfence.proxy.async.shared::cta;\n$1"),
-}
-
 /** Tensor maps in device memory, each made once the addresses are known. */
 export class Maps {
   readonly #buffer: DeviceBuffer
   readonly #host: DeviceBuffer
   #next = 0
 
-  constructor(
-    readonly driver: Driver,
-    readonly isWide: boolean,
-  ) {
+  constructor(readonly driver: Driver) {
     this.#buffer = driver.buffer(2 ** 20, LOCAL, 0, "tensor maps")
     this.#host = driver.buffer(2 ** 12, HOST, 0, "staging of tensor maps")
   }
@@ -83,7 +70,6 @@ export class Maps {
     const words = new BigUint64Array(this.#host.view(0, 8 * values.length))
     values.forEach((value, i) => {
       words[i] = BigInt(typeof value === "object" ? addressOf(value) : (value ?? 0))
-      if (this.isWide && i % 16 === 1) words[i]! |= 1n << 17n
     })
     const at = this.#next
     this.#next = (at + 256) % 2 ** 20

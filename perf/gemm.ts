@@ -1,16 +1,16 @@
 /**
  * Speed of matrix products on the first Vulkan device, by all ways of doing them:
- *   bun perf/gemm.ts --train [--only=REGEX] [--path=ptx|nv2|khr|none …] [--chosen] [--check] [--whole=RUNS] [--sweep] [--compile=SECONDS]
- * Sets of shapes: --train (a training step of gpt2-124m, one of shakespeare-char, and 4096³), --large, --decode, --edges, --tiny (to try this
- * program). All pipelines are compiled first, on threads. Then, shape by shape, 300 ms of back-to-back submits bring the clocks up and every way
- * is timed in the same recording, without the host. Lines, best first: path tile/lanes gGROUP sSPLITS (t1: one step of K in straight code), TFLOP/s
- * by the median time between the device's timestamps, and their range; * marks the way that the product takes. The table at the end has for each
- * shape the best way and the chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and
+ *   bun perf/gemm.ts --train [--only=REGEX] [--path=ptx|nv2|khr|none …] [--chosen] [--check] [--whole=RUNS] [--sweep] [--compile=SECONDS] [--warm=MS]
+ * Sets of shapes: --train (a training step of gpt2-124m, one of shakespeare-char, and 4096³), --large, --bar (what a peer is compared by), --wide,
+ * --decode, --edges, --tiny (to try this program). All pipelines are compiled first, on threads. Then, shape by shape, 300 ms of back-to-back submits
+ * (--warm) bring the clocks up and every way is timed in the same recording, without the host. Lines, best first: path tile/lanes gGROUP sSPLITS (t1:
+ * one step of K in straight code; +REST/SPAN: k steps dealt out; bFROM/TILE: columns from there on by another tile), TFLOP/s by the median time between
+ * the device's timestamps, and their range; * marks the way that the product takes. The table at the end has for each shape the best way and the
+ * chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and
  * prints a hash of 4,096 elements of c: ways with equal hashes add in the same order. Products of few rows have another b in each run, so that it
  * comes from memory as in generation, and their lines tell bytes per second. --only matches the line's beginning, --chosen leaves out all other ways.
- * --sweep adds the other tiles in PTX, and the one in use with its rings as constants and without lines asked for ahead. --whole compares all of c and
- * slope by PTX with the best other way's, and its bits with those of so many more runs. --edit=base and --edit=fence change the texts of PTX to find out
- * why one fails, --edit=lines the tensor maps (gemm-ptx.ts).
+ * --sweep adds the other tiles in PTX, and the widest without lines asked for ahead. --whole compares all of c and slope by PTX with the best other
+ * way's, and its bits with those of so many more runs.
  */
 import { parseArgs } from "node:util"
 import { fewTileName } from "../shaders/ptx-few-tile.ts"
@@ -27,7 +27,7 @@ import type { GpuTarget, Launch, Launches, Memory, Scratch, Table } from "../src
 import { cellBytes } from "../src/ptx.ts"
 import { type Kernel, type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
 import { compileAll, type Job } from "./gemm-compile.ts"
-import { checkWhole, EDITS, Maps, ptxWays } from "./gemm-ptx.ts"
+import { checkWhole, Maps, ptxWays } from "./gemm-ptx.ts"
 import { SHAPES, type Shape } from "./gemm-shapes.ts"
 
 const began = performance.now()
@@ -40,7 +40,6 @@ const { values: flags } = parseArgs({
     only: { type: "string", default: "" },
     path: { type: "string", multiple: true, default: ["ptx", "nv2", "khr"] },
     sweep: { type: "boolean", default: false },
-    edit: { type: "string", multiple: true, default: [] },
     whole: { type: "string", default: "" },
     chosen: { type: "boolean", default: false },
     check: { type: "boolean", default: false },
@@ -110,8 +109,7 @@ function want(launch: Launch): void {
   if (wanted.has(key)) return
   if ("text" in launch.kernel) {
     const { name, text } = launch.kernel
-    const edited = flags.edit.reduce((now, name) => EDITS[name]!(now), text)
-    const code = new TextEncoder().encode(`${edited}\0`)
+    const code = new TextEncoder().encode(`${text}\0`)
     wanted.set(key, { gpu: driver.gpu as unknown as number, code, entry: name, push: 0, constants: new Uint32Array(1), subgroup: -1 })
     return
   }
@@ -254,7 +252,7 @@ class Arena {
   }
 }
 const arena = new Arena()
-const maps = new Maps(driver, flags.edit.includes("lines"))
+const maps = new Maps(driver)
 
 /** A way's dispatches, ready to be recorded; undefined where a pipeline is missing. */
 function prepare({ launches }: Named, addressOf: (memory: Memory | undefined) => number): ((commands: Recording) => void) | string {
@@ -394,7 +392,8 @@ function measure({ title, shape, request, ways }: Bench): Row {
         if (memory !== undefined)
           verdict += ` ${name} ${checkWhole(driver, known.get(memory)!, elements, shape.out, record, other.record, Number(flags.whole))}`
     }
-    const line = `${title.padEnd(38)} ${way.name.padEnd(34)} ${rate.toFixed(1).padStart(6)} TFLOP/s ${range.padStart(22)}${bytes === 0 ? "" : ` ${(1e6 * median).toFixed(2)} µs ${(bytes / median / 1e9).toFixed(0).padStart(5)} GB/s`}`
+    const moved = bytes === 0 ? "" : ` ${(1e6 * median).toFixed(2)} µs ${(bytes / median / 1e9).toFixed(0).padStart(5)} GB/s`
+    const line = `${title.padEnd(38)} ${way.name.padEnd(34)} ${rate.toFixed(1).padStart(6)} TFLOP/s ${range.padStart(22)}${moved}`
     console.log(`${line}${verdict}${way.isChosen ? " *" : ""}`)
   }
   for (const line of failed) console.log(line)

@@ -43,13 +43,13 @@ const CLUSTER_DIMENSION = 4
 const cstring = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(`${text}\0`)
 const upToZero = (bytes: Uint8Array): string => new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)))
 
-export interface CudaFunction {
+interface CudaFunction {
   readonly handle: bigint
   readonly registers: number
   readonly spilledBytes: number
 }
 
-export interface CudaLaunch {
+interface CudaLaunch {
   readonly blocks: number
   readonly threads: number
   readonly sharedBytes: number

@@ -14,7 +14,7 @@ export interface DeepTile extends Pick<PtxTile, "units" | "chunks"> {
   readonly isLate: boolean
 }
 
-export const STEP = 64
+const STEP = 64
 /** All that a block may have on Hopper. */
 export const ROOM = 232_448
 /** Steps that the last tile's stores are spread over. */
@@ -24,7 +24,7 @@ const ROW = 2 * STEP
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 const bytesOfA = (tile: DeepTile): number => rowsOf(plain(tile)) * ROW
 const stageBytes = (tile: DeepTile): number => bytesOfA(tile) + columnsOf(plain(tile)) * ROW
-const plain = ({ units, chunks }: DeepTile): PtxTile => ({ units, chunks, ringA: 0, ringB: 0, unrolled: false })
+const plain = ({ units, chunks }: DeepTile): PtxTile => ({ units, chunks, ringA: 0, ringB: 0 })
 
 export const deepName = (tile: DeepTile): string => {
   const { stages, cluster, isLate } = tile
@@ -33,7 +33,7 @@ export const deepName = (tile: DeepTile): string => {
 
 const buffers = { maps: read(u64), c: write(bf16) } as const
 const push = { M: u32, N: u32, steps: u32, ldc: u32, group: u32 } as const
-export type DeepKernel = PtxKernel<typeof buffers, typeof push, Readonly<Record<never, never>>>
+type DeepKernel = PtxKernel<typeof buffers, typeof push, Readonly<Record<never, never>>>
 
 /** Maps of a (M, K) and b (N, K) without gaps, 32 | N: b's rows come in the order in which a lane's sums are 8 neighbours. */
 export function deepMaps(tile: DeepTile, [M, N, K]: readonly [number, number, number]): readonly [a: TensorMapSpec, b: TensorMapSpec] {

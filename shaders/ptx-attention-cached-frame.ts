@@ -52,7 +52,7 @@ export interface Frame {
 }
 
 /** A place in a ring. */
-export interface Spot {
+interface Spot {
   readonly memory: U32
   readonly full: Shared
   readonly empty: Exclude<Shared, number>
@@ -109,7 +109,7 @@ export class Turn {
 }
 
 /** A head of a sequence: what it begins with. */
-export interface Item {
+interface Item {
   readonly b: U32
   readonly h: U32
   /** Positions before the new one, and blocks of keys with it: 0 where nothing is asked. */

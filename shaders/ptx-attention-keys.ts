@@ -11,7 +11,7 @@ import { eachTurn, rowsOfTurn, type Turn } from "./ptx-attention-turn.ts"
 
 const buffers = { maps: read(u64), turns: read(u64), statistics: read(f32), mask: read(u32), dqkv: write(bf16) } as const
 const push = { T: u32, H: u32, K: u32, scale: f32, factor: f32 } as const
-export type PtxKeys = PtxKernel<typeof buffers, typeof push, Readonly<Record<never, never>>>
+type PtxKeys = PtxKernel<typeof buffers, typeof push, Readonly<Record<never, never>>>
 
 type Given = Sizes & { readonly [N in keyof typeof buffers]: U64 } & Readonly<Record<"scale" | "factor", F32>>
 

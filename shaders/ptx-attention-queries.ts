@@ -14,7 +14,7 @@ const buffers = {
   ...{ mask: read(u32), statistics: write(f32), dqkv: write(bf16) },
 } as const
 const push = { T: u32, H: u32, K: u32, scale: f32, factor: f32 } as const
-export type PtxQueries = PtxKernel<typeof buffers, typeof push, Readonly<Record<never, never>>>
+type PtxQueries = PtxKernel<typeof buffers, typeof push, Readonly<Record<never, never>>>
 
 type Given = Sizes & { readonly [N in keyof typeof buffers]: U64 } & Readonly<Record<"scale" | "factor", F32>>
 

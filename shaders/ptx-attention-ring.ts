@@ -14,7 +14,7 @@ export function begin(k: Ptx, parity: 0 | 1): Position {
 }
 
 /** Goes on by a unit. */
-export function advance(k: Ptx, { slot, parity }: Position): void {
+function advance(k: Ptx, { slot, parity }: Position): void {
   k.add(slot, 1, slot)
   const isRound = k.compare("eq", slot, SLOTS)
   k.when(isRound, () => {
@@ -40,7 +40,7 @@ export interface Slot {
 }
 
 /** A register of its own for each address, since the position goes on. */
-export const slotOf = (k: Ptx, { slot }: Position): Slot => ({
+const slotOf = (k: Ptx, { slot }: Position): Slot => ({
   memory: k.mul(slot, UNIT),
   barriers: k.shl(slot, 3),
   statistics: k.mad(slot, STATISTICS, PLACES.statistics),

@@ -34,7 +34,7 @@ export function eachTurn(k: Ptx, turns: U64, isAlone: boolean, body: (turn: Turn
 }
 
 /** A warpgroup's positions of a turn. */
-export interface Rows {
+interface Rows {
   /** The first, and which unit they are; at T or beyond where the warpgroup has none. */
   readonly own: U32
   readonly diagonal: U32

@@ -33,7 +33,7 @@ import { eachTurn, rowsOfTurn } from "./ptx-attention-turn.ts"
 
 const buffers = { maps: read(u64), turns: read(u64), mask: read(u32), y: write(bf16), lse: write(f32) } as const
 const push = { T: u32, H: u32, K: u32, scale: f32, factor: f32 } as const
-export type PtxAttention = PtxKernel<typeof buffers, typeof push, Readonly<Record<never, never>>>
+type PtxAttention = PtxKernel<typeof buffers, typeof push, Readonly<Record<never, never>>>
 
 /** A weight's exponent may pass that of its row's reference by this much before the row is scaled anew. */
 const SLACK = 8

@@ -23,10 +23,11 @@ export interface Spread {
   readonly parts: number
 }
 export const tilesOf = ({ N, parts }: Spread): number => (N / TILE) * parts
-/** Steps of 16 along K that a warp does; its strip of 16 rows is shared by as many warps as there are slices. */
+/** Slices of K: so many warps share a strip of 16 rows. */
 export const slicesOf = (stack: DecodeStack): number => WARPS / stripsOf(stack)
 /** Strips of 16 rows; the only one may be half empty. */
 export const stripsOf = ({ rows }: DecodeStack): number => Math.ceil(rows / 16)
+/** Steps of 16 along K that a warp does. */
 const stepsOf = (stack: DecodeStack, { K, parts }: Spread): number => K / 16 / parts / slicesOf(stack)
 
 /** The largest number of parts by which blocks have a tile each. */
@@ -43,9 +44,8 @@ export function spreadsOf(stack: DecodeStack) {
 
 /** Heads of sequences that a block attends to at most. */
 export const itemsOf = ({ rows, C, blocks }: DecodeStack): number => Math.ceil((rows * C) / HEAD / blocks)
-const pitchOf = ({ K, parts }: Spread): number => (2 * K) / parts + 16
-
-export { pitchOf }
+/** Bytes from one row of a tile's weights to the next: such that eight rows' pieces of 16 bytes are in different banks. */
+export const pitchOf = ({ K, parts }: Spread): number => (2 * K) / parts + 16
 
 /** Where everything begins in shared memory. */
 export function placesOf(stack: DecodeStack) {
@@ -104,7 +104,7 @@ export interface Frame {
   /** Arrivals of blocks so far, and those that this block waits for. */
   readonly arrivals: U64
   readonly target: U32
-  /** Of the barrier that the second factors complete. */
+  /** Of the barrier that a tile's weights complete. */
   readonly parity: U32
 }
 

@@ -5,7 +5,7 @@ import type { LAST, LAYER } from "./ptx-decode-frame.ts"
 
 type Name = (typeof LAYER)[number] | (typeof LAST)[number]
 
-export interface Norm {
+interface Norm {
   readonly w: Name
   readonly b: Name
   /** Layers after this one that w and b are of. */
@@ -64,11 +64,11 @@ export function norm(
           })
           k.store("f32", stream, 0, x)
         })
-        const total = sumOfAll(f, x, warps, 0)
+        const total = sumOfAll(x, 0)
         const mean = k.mulFloat(total, Math.fround(1 / C))
         const centred = x.map((one) => k.select(isOwn, k.subFloat(one, mean), 0, "f32"))
         const squares = centred.map((one) => k.mulFloat(one, one))
-        const variance = k.mulFloat(sumOfAll(f, squares, warps, 1), Math.fround(1 / C))
+        const variance = k.mulFloat(sumOfAll(squares, 1), Math.fround(1 / C))
         const factor = k.unary("rsqrt.approx.ftz.f32", k.addFloat(variance, eps))
         k.if(isOwn, () => {
           const out = centred.map((one, e) => {
@@ -83,14 +83,14 @@ export function norm(
   }
 
   /** The sum over the block; two places, so that one sum may be read while the next is stored. */
-  function sumOfAll(_: Frame, values: readonly F32[], count: number, place: 0 | 1): F32 {
+  function sumOfAll(values: readonly F32[], place: 0 | 1): F32 {
     let sum = values.slice(1).reduce((all, one) => k.addFloat(all, one), values[0]!)
     for (const mask of [1, 2, 4, 8, 16]) sum = k.addFloat(sum, k.exchangeFloat(sum, mask))
     const to = k.shl(warp, 2)
     const isFirst = k.compare("eq", lane, 0)
     k.when(isFirst, () => k.storeShared({ base: to, bytes: places.sums + 64 * place }, [sum]))
     k.syncBlock()
-    const all = range(count).map((i) => {
+    const all = range(warps).map((i) => {
       const one = k.register("f32")
       k.loadShared([one], places.sums + 64 * place + 4 * i)
       return one

@@ -5,7 +5,7 @@ import { FRESH, type Share } from "./ptx-batch-share.ts"
 
 /** Keys that an instruction of a warp loads, and instructions per half page. */
 export const KEYS = 4
-export const LOADS = CHUNK / KEYS
+const LOADS = CHUNK / KEYS
 /** Bytes of an instruction's keys. */
 const STEP = KEYS * ROW
 

@@ -56,7 +56,7 @@ function weightsOf(f: Frame, name: Weights, spread: Spread, tile: U32, row: U32,
   return k.madWide(part, (2 * spread.K) / spread.parts, k.madWide(k.add(column, row), 2 * spread.K, addressOf(f, name, layersOn)))
 }
 
-export interface Product {
+interface Product {
   readonly weights: Weights
   readonly spread: Spread
   /** x in work memory, as matrix instructions take it. */

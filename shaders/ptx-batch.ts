@@ -36,10 +36,11 @@ const buffers = {
   tokens: read(u32),
   positions: read(u32),
 }
-export type BatchKernel = PtxKernel<typeof buffers>
+type BatchKernel = PtxKernel<typeof buffers>
+
 export { isBatch, workOf as batchWork } from "./ptx-batch-frame.ts"
 
-/** Barriers of a launch: behind the first norm, seven in every layer, none behind the last norm. */
+/** Barriers of a launch: seven in every layer, the first of them behind the norm before it; none behind the last norm. */
 const barriersOf = ({ layers }: DecodeStack): number => 7 * layers
 /** q·k in units of the exponent of 2. */
 const factorOf = ({ scale }: DecodeStack): number => Math.fround(Math.fround(scale) * Math.fround(Math.LOG2E))
@@ -47,7 +48,8 @@ const factorOf = ({ scale }: DecodeStack): number => Math.fround(Math.fround(sca
 type Given = { readonly [N in "x" | "y" | "pages" | "lengths" | "counts" | "tokens" | "positions"]: U64 }
 
 /** Columns of a row of x, or of the embeddings of the row's token and position. */
-function begun({ k, stack, ...f }: Frame, { x, tokens, positions }: Given, to: readonly F32[], row: U32, column: U32): void {
+function begun(f: Frame, { x, tokens, positions }: Given, to: readonly F32[], row: U32, column: U32): void {
+  const { k, stack } = f
   const { C, layers } = stack
   if (stack.embeds !== true) {
     k.loadFar(to, k.madWide(k.mad(row, C, column), 4, x), 0)
@@ -59,7 +61,7 @@ function begun({ k, stack, ...f }: Frame, { x, tokens, positions }: Given, to: r
     return number
   }) as [U32, U32]
   const words = k.registers("u32", 2)
-  const [wte, wpe] = [addressOf({ k, stack, ...f }, "wte", layers), addressOf({ k, stack, ...f }, "wpe", layers)]
+  const [wte, wpe] = [addressOf(f, "wte", layers), addressOf(f, "wpe", layers)]
   k.load("u32", words, k.madWide(token, 2 * C, k.madWide(column, 2, wte)))
   k.load("f32", to, k.madWide(position, 4 * C, k.madWide(column, 4, wpe)))
   to.forEach((one, e) => k.addFloat(k.unpackBf16(words[e >> 1]!, (e & 1) as 0 | 1), one, one))
@@ -168,8 +170,8 @@ function work(f: Frame, given: Given): void {
 }
 
 /**
- * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers; the new position's keys and values go into the cache. Grid: blocks that all run at the
- * same time. Reads all weights once, the keys and values of all sequences once.
+ * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers; the new position's keys and values go into the cache.
+ * Grid: blocks that all run at the same time. Reads all weights once, the keys and values of all sequences once.
  */
 export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {
   if (!isBatch(stack)) throw new TypeError("ptxBatch: sizes")

@@ -60,7 +60,7 @@ const SHARED = 49152
 /** Bytes of a row of x of so many groups in shared memory, such that its 16-byte pieces and those of the next row are in different banks. */
 export const pitchOf = (groups: number): number => 64 * groups + (groups % 2 === 0 ? 64 : 0)
 
-export interface Places {
+interface Places {
   /** Sums of the warps by tile and row, twice. */
   readonly sums: number
   /** Means and squares of the warps by row. */
@@ -162,7 +162,7 @@ export function addressOf({ k, places, layer }: Frame, name: Address, row: U32 =
 
 /** Nanoseconds that a number takes from block to block at least; who asks before delays it. */
 const ON_ITS_WAY = 300
-export const rest = ({ k }: Frame): void => k.rest(ON_ITS_WAY)
+export const rest = ({ k }: Frame): void => k.sleep(ON_ITS_WAY)
 
 /** Repeats `load` until all words of `tags` are `tag`. */
 export function awaitAll({ k }: Frame, tag: U32, tags: readonly U32[], load: () => void): void {

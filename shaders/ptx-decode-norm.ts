@@ -116,10 +116,5 @@ function momentsOf(f: Frame): (row: number) => { mean: F32; scale: F32 } {
   )
   const variance = k.fma(between, 1 / WARPS, k.mulFloat(within, Math.fround(1 / stack.C)))
   const scale = k.unary("rsqrt.approx.ftz.f32", k.addFloat(variance, stack.eps))
-  const of = (value: F32, row: number): F32 => {
-    const made = k.register("f32")
-    k.emit("shfl.sync.idx.b32", made, value, row, 31, -1)
-    return made
-  }
-  return (row) => (rows === 1 ? { mean, scale } : { mean: of(mean, row), scale: of(scale, row) })
+  return (row) => (rows === 1 ? { mean, scale } : { mean: k.pickFloat(mean, row), scale: k.pickFloat(scale, row) })
 }

@@ -9,12 +9,12 @@ const HELD = 48
 const PREFETCHED = 2
 
 /** What a thread does with two neighbouring columns of a row. */
-export interface Columns {
+interface Columns {
   readonly row: U32
   readonly column: U32
 }
 
-export interface ProductSpec {
+interface ProductSpec {
   readonly N: number
   readonly K: number
   readonly weights: Address
@@ -25,7 +25,7 @@ export interface ProductSpec {
   finish(at: Columns, sums: readonly [F32, F32]): void
 }
 
-export interface Product {
+interface Product {
   /** Whether this block has columns. */
   readonly isWanted: Predicate
   /** The last of its weights. */
@@ -41,7 +41,7 @@ export interface Product {
 }
 
 /** Columns of a block: an even number. */
-export const columnsOf = (N: number, blocks: number): number => 2 * Math.ceil(N / blocks / 2)
+const columnsOf = (N: number, blocks: number): number => 2 * Math.ceil(N / blocks / 2)
 
 export function product(f: Frame, { N, K, weights, bias, early, finish }: ProductSpec): Product {
   const { k, stack, thread, block, row, zero } = f

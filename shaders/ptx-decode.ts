@@ -43,7 +43,7 @@ export { type DecodeStack, hasRoom, LAYER, workOf } from "./ptx-decode-frame.ts"
 const TAGS = 256
 /** Bytes of a layer's addresses. */
 const ROW = 8 * LAYER.length
-export type DecodeKernel = PtxKernel<typeof buffers>
+type DecodeKernel = PtxKernel<typeof buffers>
 
 /** Addresses of what a launch is given. */
 type Given = { readonly [N in "x" | "y" | "logits" | "tokens" | "positions"]: U64 }
@@ -234,8 +234,9 @@ function lengthsOf(k: Ptx, { rows }: DecodeStack, lengths: U64, counts: U64): Pi
 }
 
 /**
- * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ; the new position's keys and values go into the cache. A row's bits do not depend
- * on the others. Grid: one block for each processor, all of which must run at the same time. Reads all weights once.
+ * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ; the new
+ * position's keys and values go into the cache. A row's bits do not depend on the others. Grid: one block for each processor, all of which must run at
+ * the same time. Reads all weights once.
  */
 export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
   const places = placesOf(stack)

@@ -131,8 +131,8 @@ function consume(k: Ptx, warp: U32, lane: U32, { M, N, ...memory }: FewMemory & 
 }
 
 /**
- * c = epilogue(a·bᵀ) (M, N) f32, a (M, 768), b (N, 768) bf16, M up to 64, summed in f32 by one product of 16 of K after the other: the bits are those of the other
- * kernels of matrix instructions. Grid: any. 2·M·N·K FLOP; reads a once per block, b once.
+ * c = epilogue(a·bᵀ) (M, N) f32, a (M, 768), b (N, 768) bf16, M up to 64, summed in f32 by one product of 16 of K after the other: the bits are those
+ * of the other kernels of matrix instructions. Grid: any. 2·M·N·K FLOP; reads a once per block, b once.
  */
 export const ptxFewHeld: HeldKernel = ptxKernel({
   name: "ptx_matmul_held_f32_64x32",

@@ -219,7 +219,8 @@ function consume(k: Ptx, frame: Frame, warp: U32, memory: FewMemory): void {
 
 /**
  * c = epilogue(a·bᵀ) (M, N), a (M, K), b (N, K) bf16, summed in f32 by one product of 16 of K after the other: the bits are those of the other
- * kernels of matrix instructions. Grid: (any, ⌈M / rows⌉). 2·M·N·K FLOP; reads b ⌈M / rows⌉ times, from the L2 cache but for the first. Sources: PTX ISA 8.0 (mma, ldmatrix, cp.async.bulk.tensor, mbarrier).
+ * kernels of matrix instructions. Grid: (any, ⌈M / rows⌉). 2·M·N·K FLOP; reads b ⌈M / rows⌉ times, from the L2 cache but for the first.
+ * Sources: PTX ISA 8.0 (mma, ldmatrix, cp.async.bulk.tensor, mbarrier).
  */
 export function ptxFew(tile: FewTile, out: "f32" | "bf16"): FewKernel {
   const [places, warps] = [placesOf(tile), warpsOf(tile)]

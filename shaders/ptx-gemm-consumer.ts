@@ -3,8 +3,8 @@ import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
 import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
-import { countedSlot, counter, keep, knownSlot, next, type Slot } from "./ptx-gemm-ring.ts"
-import { DESCRIPTOR, NEXT_K, PIECE, periodOf, REGISTERS } from "./ptx-gemm-tile.ts"
+import { counter, keep, next, type Slot, slotOf } from "./ptx-gemm-ring.ts"
+import { DESCRIPTOR, NEXT_K, PIECE, REGISTERS } from "./ptx-gemm-tile.ts"
 
 /** 1 twice, in bf16. */
 const ONES = 0x3f803f80
@@ -40,8 +40,7 @@ export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     rowSums: frame.gemm.finish === "sums" ? range(tile.units).map(() => k.registers("f32", 4)) : [],
   }
   const epilogue = tile.later ? laterOf(k, frame, warpgroup, memory) : epilogueOf(k, frame, warpgroup, memory)
-  if (tile.unrolled) unrolled(k, role, epilogue)
-  else counted(k, role, epilogue)
+  eachStep(k, role, epilogue)
 }
 
 /** Address of this lane's 16 bytes for ldmatrix, for both 16 of K. */
@@ -142,8 +141,8 @@ function begin(k: Ptx, { rowSums }: Role, epilogue: Epilogue, place: Place): voi
   epilogue.begin(place)
 }
 
-/** The places of the rings are counted in registers. */
-function counted(k: Ptx, role: Role, epilogue: Epilogue): void {
+/** All k steps of all tiles; the places of the rings go on from tile to tile. */
+function eachStep(k: Ptx, role: Role, epilogue: Epilogue): void {
   const { tile } = role.frame.gemm
   const [a, b] = [counter(k, 0, role.start), counter(k, 0, k.base)]
   eachTile(k, role.frame, (place) => {
@@ -155,12 +154,12 @@ function counted(k: Ptx, role: Role, epilogue: Epilogue): void {
       () => {
         let [atA, atB] = [a, b]
         const units = range(tile.units).map(() => {
-          const slot = countedSlot(k, atA)
+          const slot = slotOf(k, atA)
           atA = next(k, atA, tile.ringA, role.start)
           return slot
         })
         const chunks = range(tile.chunks).map(() => {
-          const slot = countedSlot(k, atB)
+          const slot = slotOf(k, atB)
           atB = next(k, atB, tile.ringB, k.base)
           return slot
         })
@@ -174,53 +173,4 @@ function counted(k: Ptx, role: Role, epilogue: Epilogue): void {
     epilogue.end(role.sums, role.rowSums, place)
   })
   epilogue.flush?.()
-}
-
-/** The text holds one k step for each state of the rings; a tile begins where the last one ended. */
-function unrolled(k: Ptx, role: Role, epilogue: Epilogue): void {
-  const { tile } = role.frame.gemm
-  const period = periodOf(tile)
-  const state = k.variable("u32", 0)
-  /** Visits of a ring: the parity changes with every round; an odd number of rounds per period turns it for the next one. */
-  const visits = (each: number, ring: number, start?: U32) => {
-    const turns = ((period * each) / ring) % 2 === 1
-    const parities = turns ? [k.variable("u32", 0), k.variable("u32", 1)] : [0, 1]
-    const slot = (visit: number) => knownSlot(k, visit % ring, parities[Math.floor(visit / ring) % 2]!, start)
-    const turn = () => {
-      for (const parity of parities) if (typeof parity === "object") k.xor(parity, 1, parity)
-    }
-    return { of: (at: number) => range(each).map((i) => slot(at * each + i)), turn }
-  }
-  const [a, b] = [visits(tile.units, tile.ringA, role.start), visits(tile.chunks, tile.ringB)]
-  const labels = range(period).map(() => k.label("STEP"))
-  eachTile(k, role.frame, (place) => {
-    begin(k, role, epilogue, place)
-    const [i, done] = [k.variable("u32", 0), k.label("DONE")]
-    const enter = (from: number, to: number): void => {
-      if (to - from === 1) {
-        k.jump(labels[from]!)
-        return
-      }
-      const [middle, upper] = [(from + to) >> 1, k.label("UPPER")]
-      k.jump(upper, k.compare("ge", state, middle))
-      enter(from, middle)
-      k.place(upper)
-      enter(middle, to)
-    }
-    enter(0, period)
-    labels.forEach((label, at) => {
-      k.place(label)
-      step(k, role, place, a.of(at), b.of(at), k.compare("ne", i, 0))
-      if (at === period - 1) {
-        a.turn()
-        b.turn()
-      }
-      k.add(i, 1, i)
-      k.copy(state, (at + 1) % period)
-      k.jump(done, k.compare("ge", i, place.stepCount))
-    })
-    k.jump(labels[0]!)
-    k.place(done)
-    epilogue.end(role.sums, role.rowSums, place)
-  })
 }

@@ -31,7 +31,9 @@ interface Piece {
 }
 const PIECE_COLUMNS = 32
 
-/** Value 4·b + 2·h + e of lane c = lane mod 4 lies in column 8·b + 2·c + e; where b was permuted, 16·G + 4·j + 2·h + e lies in 32·G + 8·c + 2·j + e. */
+/**
+ * Value 4·b + 2·h + e of lane c = lane mod 4 lies in column 8·b + 2·c + e; where b was permuted, 16·G + 4·j + 2·h + e lies in 32·G + 8·c + 2·j + e.
+ */
 export const piecesOf = (isPermuted: boolean): readonly Piece[] =>
   [0, 1].map((G) => ({
     values: range(4).flatMap((i) => [16 * G + 4 * i, 16 * G + 4 * i + 1]),

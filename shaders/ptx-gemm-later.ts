@@ -15,8 +15,7 @@ const LAG = 2
 type Sums = readonly (readonly (readonly F32[])[])[]
 
 /** Whether there is a kernel whose results wait; those of an activation with its slope are rounded before it. */
-export const mayWait = (finish: Finish): boolean =>
-  finish === "none" || finish === "bias" || finish === "factor" || finish.endsWith("_slope")
+const mayWait = (finish: Finish): boolean => finish === "none" || finish === "bias" || finish === "factor" || finish.endsWith("_slope")
 
 /**
  * As epilogueOf, for bf16 and N a multiple of 8. The words of a tile: of each 32 columns of a row a lane's 8 values, neighbours where b was permuted, else

@@ -4,11 +4,11 @@ import type { Finish, PtxActivation, PtxGemm, PtxLayout } from "./ptx-gemm-frame
 import { type PtxTile, tileName } from "./ptx-gemm-tile.ts"
 
 /** The tile that was fastest on an H200 within 48 KiB of shared memory; */
-export const PTX_TILE: PtxTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, unrolled: false, ahead: 6 }
+export const PTX_TILE: PtxTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, ahead: 6 }
 /** where c has few columns, or the rows of a are far apart; */
-export const FLAT_TILE: PtxTile = { units: 1, chunks: 6, ringA: 2, ringB: 7, unrolled: false, ahead: 12 }
+export const FLAT_TILE: PtxTile = { units: 1, chunks: 6, ringA: 2, ringB: 7, ahead: 12 }
 /** where the end takes long: what is under the next tile's products is more than these lose by their width; */
-export const LATER_TILE: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, unrolled: false, later: true }
+export const LATER_TILE: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, later: true }
 /** and for what others leave of a turn of the processors. */
 export const NARROW_TILE: PtxTile = { ...LATER_TILE, ahead: 12 }
 

@@ -1,4 +1,4 @@
-/** Rings of places in shared memory that go round: the place and parity of each visit, counted in registers or known in the text. */
+/** Rings of places in shared memory that go round: the place and parity of each visit, counted in registers. */
 import type { Operand, Ptx, Shared, U32, U64 } from "../src/ptx.ts"
 import { PIECE } from "./ptx-gemm-tile.ts"
 
@@ -7,7 +7,7 @@ export interface Slot {
   /** The place's barrier in the row of barriers that begins at `bytes`. */
   barrier(bytes: number): Shared
   /** The parity that this visit waits for. */
-  readonly parity: Operand<"u32">
+  readonly parity: U32
   /** Address of the place, `base` being that of place 0. */
   at(base: U32): Shared
   /** Descriptor of the place, `zero` being that of place 0. */
@@ -43,17 +43,9 @@ export function keep(k: Ptx, to: Counter, from: Counter): void {
 }
 
 /** The visit of a counted position. */
-export const countedSlot = (k: Ptx, { barrier, memory, parity }: Counter): Slot => ({
+export const slotOf = (k: Ptx, { barrier, memory, parity }: Counter): Slot => ({
   barrier: (bytes) => ({ base: barrier, bytes }),
   parity,
   at: (base) => ({ base: k.add(base, memory), bytes: 0 }),
   descriptor: (zero) => k.addLong(k.long(k.shr(k.add(k.base, memory), 4)), zero),
-})
-
-/** The visit of a place that is known; `start` where its ring's barriers begin. */
-export const knownSlot = (k: Ptx, place: number, parity: Operand<"u32">, start?: U32): Slot => ({
-  barrier: (bytes) => (start === undefined ? bytes + 8 * place : { base: start, bytes: bytes + 8 * place }),
-  parity,
-  at: (base) => ({ base, bytes: PIECE * place }),
-  descriptor: (zero) => k.addLong(k.long(k.shr(k.base, 4)), zero + BigInt((PIECE * place) >> 4)),
 })

@@ -10,13 +10,11 @@ export interface PtxTile {
   /** Units in the ring of each warpgroup, chunks in the ring that both share. */
   readonly ringA: number
   readonly ringB: number
-  /** The places of the rings are constants of the text, which then holds one k step for each state of both rings. */
-  readonly unrolled: boolean
   /** Results wait in registers and are stored during the next tile's first k steps: bf16 and at most 128 sums per thread. */
   readonly later?: boolean
   /** Two more warps have the lines of a and b brought to the L2 cache so many k steps before they are copied. */
   readonly ahead?: number
-  /** Shared memory of a block, for trials where it may have more than SHARED_BYTES. */
+  /** Shared memory of a block; SHARED_BYTES, unless something else than Vulkan launches it (perf/libcuda.ts). */
   readonly room?: number
 }
 
@@ -27,13 +25,13 @@ export const CHUNK_COLUMNS = 64
 export const THREADS = 384
 /** Registers per thread: of the 168 that each has at first, the third warpgroup gives the others as many as they may have. */
 export const REGISTERS = { producer: 24, consumer: 240 } as const
-/** All that VK_NVX_binary_import allows, per block and per processor. */
+/** All that VK_NVX_binary_import allows, per block and per processor; a word behind the rings tells how far the copies are. */
 export const SHARED_BYTES = 49152
 
 export const rowsOf = ({ units }: PtxTile): number => 128 * units
 export const columnsOf = ({ chunks }: PtxTile): number => CHUNK_COLUMNS * chunks
 export const tileName = (tile: PtxTile): string =>
-  `${rowsOf(tile)}x${columnsOf(tile)}${tile.unrolled ? "u" : ""}${tile.later ? "l" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead === undefined ? "" : `f${tile.ahead}`}`
+  `${rowsOf(tile)}x${columnsOf(tile)}${tile.later ? "l" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead === undefined ? "" : `f${tile.ahead}`}`
 
 /** Where everything begins in shared memory. Unit s of warpgroup g is number g·ringA + s. */
 export function placesOf({ units, chunks, ringA, ringB, room = SHARED_BYTES }: PtxTile) {
@@ -48,13 +46,6 @@ export function placesOf({ units, chunks, ringA, ringB, room = SHARED_BYTES }: P
       `ptx gemm: a tile of ${units} units × ${chunks} chunks with rings of ${ringA} and ${ringB} does not fit (${end} bytes)`,
     )
   return { a: 0, b, fullA, emptyA, fullB, emptyB, end }
-}
-
-/** k steps after which both rings are where they were: the unrolled loop's length. */
-export function periodOf({ units, chunks, ringA, ringB }: PtxTile): number {
-  let steps = 1
-  while ((steps * units) % ringA !== 0 || (steps * chunks) % ringB !== 0) steps++
-  return steps
 }
 
 /** Matrix descriptor of a chunk that lies at shared address 0: rows of 64 bytes swizzled by 64 (k runs along a row), or of 128 by 128 (n does). */

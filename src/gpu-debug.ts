@@ -17,7 +17,7 @@ export interface Span {
 const COMPARED = 2 ** 28
 const NAN = 0xffffffff
 
-export interface DebugStep {
+interface DebugStep {
   readonly scheduled: ScheduledLaunch
   readonly dispatch: (commands: Recording) => void
   /** Memory that the launch may write. */

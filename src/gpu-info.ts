@@ -1,4 +1,4 @@
-/** Which Vulkan devices there are, what they can do, and which of the three matrix paths runs on them. */
+/** Which Vulkan devices there are, what they can do, and which of the three matrix paths and of PTX runs on them. */
 import { existsSync, readFileSync } from "node:fs"
 import { availableParallelism } from "node:os"
 import { dirname, isAbsolute, join } from "node:path"
@@ -14,7 +14,7 @@ export interface GpuInfo {
   readonly facts: VulkanFacts
 }
 
-export interface FoundGpus {
+interface FoundGpus {
   readonly usable: readonly GpuInfo[]
   /** What was looked for and why it cannot be used; for people. */
   readonly problems: readonly string[]

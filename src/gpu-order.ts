@@ -14,7 +14,7 @@ export interface Placed {
 }
 
 /** A piece of memory that a launch touches: of the arena's temporaries, or something of its own (a tensor by number, scratch). */
-export interface Span {
+interface Span {
   readonly space: number | Scratch
   readonly from: number
   readonly to: number

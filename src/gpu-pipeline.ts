@@ -1,4 +1,4 @@
-/** Embedded SPIR-V becomes pipelines: specialised, made once per variant and constants, cached on disk by driver and device. */
+/** Embedded SPIR-V and PTX become pipelines: specialised, made once per variant and constants, cached on disk by driver and device. */
 import { existsSync, mkdirSync, readFileSync } from "node:fs"
 import { availableParallelism } from "node:os"
 import { join } from "node:path"
@@ -12,7 +12,7 @@ import type { GpuTarget, Launch } from "./program.ts"
 import type { PtxEntry, PtxKernel } from "./ptx.ts"
 
 /** Of a kernel in PTX the handle is a function's, the layout its module's. */
-export interface Pipeline {
+interface Pipeline {
   readonly module: Module | PtxEntry
   readonly handle: bigint
   readonly layout: bigint

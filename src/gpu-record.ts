@@ -15,7 +15,7 @@ const bytesOf = (memory: Tensor | Scratch): number =>
   "kind" in memory ? memory.elements * (memory.dtype === "bf16" ? 2 : 4) : byteLength(memory)
 
 /** Where a tensor's or scratch's first byte lies. */
-export interface Place {
+interface Place {
   readonly buffer: DeviceBuffer
   readonly offset: number
 }

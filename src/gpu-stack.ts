@@ -1,4 +1,4 @@
-/** Equal layers that one token of a few sequences goes through become one launch in PTX: the whole stack of a model of the GPT-2 family. */
+/** Equal layers that one token of up to 64 sequences goes through become one launch in PTX: the whole stack of a model of the GPT-2 family. */
 import { batchWork, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
 import { type DecodeStack, hasRoom, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
 import { sha256 } from "./base-file.ts"
@@ -11,7 +11,7 @@ type Step = readonly { readonly node: Node; readonly launch: Launch }[]
 
 /** Nodes of a layer behind its first norm. */
 const KINDS = ["linear", "attention_cached", "linear", "add_layer_norm", "linear", "linear", "add_layer_norm"] as const
-/** Sequences up to which the kernel of a few is the faster. */
+/** Sequences, and channels, up to which the kernel of a few is taken (perf/LOG.md, "Generation with all layers in one launch of PTX, 1 to 64 sequences"). */
 const MOST_ROWS = 4
 const MOST_CHANNELS = 1024
 

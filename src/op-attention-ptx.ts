@@ -11,7 +11,7 @@ import { elements, type Tensor } from "./tensor.ts"
 
 type Kernels = (typeof ptxAttentions)[64]["plain"]
 /** Head size and kernels. */
-export interface PtxWay {
+interface PtxWay {
   readonly D: 64 | 128
   readonly kernels: Kernels
 }

@@ -40,7 +40,10 @@ export function fewTiles(given: Gemm, target: GpuTarget): readonly FewTile[] {
   return FEW_TILES.toSorted((x, y) => seconds.get(x)! - seconds.get(y)!)
 }
 
-/** Tiles for each processor from which on it pays to bring all of a into registers. */
+/**
+ * Tiles for each processor from which on it pays to bring all of a into registers: an estimate; with 12, the logits of gpt2-124m, it does (perf/LOG.md,
+ * "Generation with all layers in one launch of PTX, 1 to 64 sequences").
+ */
 const HELD_TURNS = 4
 
 /** Whether the kernel that keeps all of a in registers does it: M rows and many columns, the logits of a model of 768 channels. */

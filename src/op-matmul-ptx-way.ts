@@ -26,13 +26,14 @@ interface Cost {
   readonly rates: (given: Gemm) => number
   readonly ends: Readonly<Record<"bf16" | "f32" | "slope" | "factor", number>>
 }
-/** Columns of c that are few: a's rows come to few processors. */
+/** Columns of c that are few, so that a's rows come to few processors: measured at 768, and at 1,024 as many. */
 const FEW_COLUMNS = 768
-/** Elements between rows of a that are far apart: its rows are in many pages. */
+/** Elements between rows of a that are far apart, so that its rows are in many pages: an estimate between the measured 8,192 and 50,304. */
 const FAR = 16384
 /**
- * Of random numbers, from 4096³, 8192³, products of gpt2-124m at 65,536 rows, of widths 1,024 and 1,280, and of the classifiers (perf/LOG.md, "lines asked
- * for ahead").
+ * Rates and ends from the figures of perf/LOG.md, "Products in PTX: lines asked for ahead, four tiles, two side by side": 4096³, 8192³, products of
+ * gpt2-124m at 65,536 rows, of widths 1,024 and 1,280, and of the classifiers, random numbers. What is there is whole products' TFLOP/s; how much of a
+ * product's time is its ends, and so each rate, is an estimate that gives those. An end of 0 belongs to what the tile is not there for.
  */
 const COSTS = new Map<PtxTile, Cost>([
   [
@@ -55,19 +56,22 @@ const COSTS = new Map<PtxTile, Cost>([
 ])
 const costOf = (tile: PtxTile): Cost => COSTS.get(tile) ?? (COSTS.get(PTX_TILE) as Cost)
 
+/** Seconds of a launch beside its tiles: an estimate, as in op-matmul-matrix.ts. */
 const DISPATCH = 4e-6
-/** The same of two launches side by side, which pays where there are few turns. */
+/**
+ * The same of two launches side by side, which pays where there are few turns: an estimate by which they are taken where they won and not where they lost
+ * (16384×1024×1024; the entry of COSTS, "beside").
+ */
 const [BESIDE, FEW_TURNS] = [1.3e-5, 4]
-/** Bytes per second that the sums of parts are read with: 2.7 to 3.3 TB/s in a step of gpt2-124m (perf/LOG.md, "without its products"). */
+/** Bytes per second that sums of parts are read with: 2.7 to 3.3 TB/s (perf/LOG.md, "A training step of gpt2-124m without its products"). */
 const BANDWIDTH = 3e12
-const MOST_SPLITS = 32
-/** What a k step takes where all of K is dealt out, and processors are at different places of it: more of the factors comes from memory. */
+/** How much longer a k step takes where all of K is dealt out, and processors are at different places of it: an estimate, as more comes from memory. */
 const SCATTERED = 1.3
-/** Fewest k steps of a split. */
-const SHORTEST = 8
-/** k steps that the blocks of splits may do beyond their share, as the others have more ends to do. */
+/** Bounds of what is looked at, not costs: most splits, and their fewest k steps. */
+const [MOST_SPLITS, SHORTEST] = [32, 8]
+/** k steps that the blocks of splits may do beyond their share, as the others have more ends to do: also a bound. */
 const MOST_EXTRA = 24
-/** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all. */
+/** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all (+1 %): trials that the log leaves out. */
 const [GROUP, FEW_DOWN] = [8, 16]
 const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
   const down = Math.ceil(M / rowsOf(tile))

@@ -18,7 +18,7 @@ export type { PtxWay }
 const MOST_PARTS = 2 ** 28
 
 /** Row sums of a, which a weight's gradient brings along. */
-export interface RowSums {
+interface RowSums {
   readonly into: Tensor
   readonly beta: Tensor | number
 }
@@ -138,7 +138,7 @@ function mapsOf({ a, b, M, N, K, lda, ldb }: Sized, layout: PtxLayout) {
   return table("u64", [a as never, ...tensorMapWords(left), b as never, ...tensorMapWords(right)])
 }
 
-/** The launches of a way; `kernelFor` other than the pack's for trials. */
+/** The launches of a way; `kernelFor` finds other kernels than the pack's (perf/, tests). */
 export function ptxLaunchesOf(
   given: Gemm,
   way: PtxWay,

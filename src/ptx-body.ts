@@ -12,12 +12,12 @@ import {
 } from "./ptx-register.ts"
 
 type Number = "u32" | "u64" | "f32"
-export type Comparison = "eq" | "ne" | "lt" | "le" | "gt" | "ge"
+type Comparison = "eq" | "ne" | "lt" | "le" | "gt" | "ge"
 /** Type of the elements of a memory access, and the registers they are in. */
 type Element = "u32" | "u64" | "f32" | "u16"
 
 /** A place in the text. */
-export interface Label {
+interface Label {
   readonly name: string
 }
 

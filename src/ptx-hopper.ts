@@ -161,10 +161,6 @@ export class Ptx extends PtxBody {
   storeVolatile(address: U64, bytes: number, from: readonly (U32 | F32)[]): void {
     this.emit(`st.volatile.global.v${from.length}.b32`, at(address, bytes), list(from))
   }
-  /** Does nothing for about so long. */
-  rest(nanoseconds: number): void {
-    this.emit("nanosleep.u32", nanoseconds)
-  }
   /** Adds to a counter, whose value before it gives. */
   fetchAdd(counter: U64, count: number): U32 {
     const made = this.register("u32")

@@ -16,7 +16,7 @@ type WordOf<T> = T extends typeof f32 ? F32 : U32
 /** What a body is given: addresses of the buffers and of the live numbers, and the numbers fixed when the launch is recorded. */
 type Given<B, P> = { readonly [N in keyof B]: U64 } & { readonly [N in keyof P]: WordOf<P[N]> } & { readonly params: U64 }
 
-export interface PtxSpec<B extends Buffers, P extends Words, L extends Words> {
+interface PtxSpec<B extends Buffers, P extends Words, L extends Words> {
   readonly name: string
   /** What it computes, grid and bytes: the comment above the text. */
   readonly about: string

@@ -28,7 +28,7 @@ export const REGISTERS: Readonly<Record<Kind, readonly [prefix: string, type: st
 const word = new DataView(new ArrayBuffer(4))
 
 /** The bits of a float as PTX writes them: 0f3f800000. */
-export function floatText(x: number): string {
+function floatText(x: number): string {
   word.setFloat32(0, x)
   return `0f${word.getUint32(0).toString(16).padStart(8, "0")}`
 }

@@ -1,7 +1,7 @@
 /** Tensor maps: the 128 bytes that tell Hopper's copy unit where the boxes of a tensor lie and how they are swizzled in shared memory. */
 
 /** How the 16-byte pieces of a row are mixed, so that rows of shared memory are read without bank conflicts. */
-export type Swizzle = "none" | "32B" | "64B" | "128B"
+type Swizzle = "none" | "32B" | "64B" | "128B"
 
 const SWIZZLES: readonly Swizzle[] = ["none", "32B", "64B", "128B"]
 /** Type number and bytes. */

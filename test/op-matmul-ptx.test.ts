@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import { FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
-import type { PtxTile } from "../shaders/ptx-gemm-tile.ts"
+import { type PtxTile, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { targetOf } from "../src/gpu-info.ts"
 import type { VulkanFacts } from "../src/native.ts"
 import { type Activation, activate, activateDerivative } from "../src/op-activation.ts"
@@ -148,17 +148,17 @@ function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
       z = z * (scale ?? 1) + (bias ? bias_![n]! : 0)
       // Rounded before the activation, as it may have waited in bf16.
       const [x, around] = keepsSlope ? [fromBf16(toBf16(z)), 2 ** -7 * Math.abs(z)] : [z, 0]
-      if (keepsSlope) compare(slopes![m * ldc + n]!, activateDerivative(activation, x), around)
+      const slope = keepsSlope ? activateDerivative(activation, x) : 1
+      if (keepsSlope) compare(slopes![m * ldc + n]!, slope, around)
       z = activate(activation, x)
       if (factor) z *= keptBefore[m * ldc + n]!
-      compare(cs![m * ldc + n]!, z + (beta ? beta * cBefore[m * ldc + n]! : 0), around)
+      compare(cs![m * ldc + n]!, z + (beta ? beta * cBefore[m * ldc + n]! : 0), around * Math.max(1, Math.abs(slope)))
     }
     for (let n = N; n < ldc; n++) if (!Object.is(cs![m * ldc + n], cBefore[m * ldc + n])) error = Number.POSITIVE_INFINITY
   }
   return { error, c: bytes.get(c)! }
 }
 
-const UNROLLED: PtxTile = { ...PTX_TILE, unrolled: true }
 const TIMINGS: readonly Timing[] = ["random", "late"]
 
 const CASES: readonly Asked[] = [
@@ -171,7 +171,6 @@ const CASES: readonly Asked[] = [
   { layout: "nt", size: [300, 200, 264], out: "bf16" },
   { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late" },
   { layout: "tn", size: [296, 232, 264], out: "f32" },
-  { layout: "nt", size: [300, 416, 520], out: "bf16", tile: UNROLLED },
   // Results stored during the next tile's first steps, of which there are enough, or too few.
   { layout: "nt", size: [520, 160, 264], out: "bf16", bias: true, tile: LATER_TILE, timing: "late" },
   { layout: "nt", size: [520, 160, 264], out: "bf16", activation: "gelu_tanh", keepsSlope: true, bias: true, tile: LATER_TILE },
@@ -234,7 +233,7 @@ const CASES: readonly Asked[] = [
 ]
 for (const asked of CASES) {
   const { layout, size, tile, ...rest } = asked
-  const name = `${layout} ${size.join(" × ")} ${JSON.stringify(rest)}${tile === undefined ? "" : " places as constants"}`
+  const name = `${layout} ${size.join(" × ")} ${JSON.stringify(rest)}${tile === undefined ? "" : ` ${tileName(tile)}`}`
   test(name, () => expect(run(asked).error).toBeLessThan(1), 60_000)
 }
 

@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { assemblePtx, findPtxas, onlyRead, ptxCodes } from "../build-ptx.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import { PTX_TILE } from "../shaders/ptx-gemm-list.ts"
-import { type PtxTile, periodOf, placesOf } from "../shaders/ptx-gemm-tile.ts"
+import { type PtxTile, placesOf } from "../shaders/ptx-gemm-tile.ts"
 import { ptxKernels } from "../shaders/ptx-kernels.ts"
 import { cellBytes, ptxKernel, ptxPack, readPtxPack, tensorMapWords } from "../src/ptx.ts"
 import { f32, read, u32, write } from "../src/spirv.ts"
@@ -112,7 +112,6 @@ test("a swizzle moves the 16-byte pieces of a row: p of row r to p ^ (r / 2 mod 
 
 test("rings and barriers of the tile in use lie where they did in the exploration", () => {
   expect(placesOf(PTX_TILE)).toEqual({ a: 0, b: 24576, fullA: 45056, emptyA: 45104, fullB: 45152, emptyB: 45192, end: 45232 })
-  expect(periodOf(PTX_TILE)).toBe(15)
   expect(() => placesOf({ ...PTX_TILE, ringB: 6 })).toThrow("does not fit")
 })
 
@@ -150,7 +149,7 @@ test("a k step has the instructions of the verified kernel in their order", () =
 
 test("a text that releases a unit before its products are under way, or reads sums too early, gives other numbers in the runner", () => {
   // Guards the guard: the runner must see the races that were seen on the H200.
-  const tile: PtxTile = { units: 1, chunks: 1, ringA: 1, ringB: 1, unrolled: false }
+  const tile: PtxTile = { units: 1, chunks: 1, ringA: 1, ringB: 1 }
   const { text, cells } = ptxGemm({ layout: "nt", out: "f32", finish: "none", tile })
   const late = text.replace("wgmma.wait_group.sync.aligned 0;", "wgmma.wait_group.sync.aligned 1;")
   const waiting = text.indexOf("wgmma.fence")
