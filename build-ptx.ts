@@ -5,10 +5,12 @@ import { join } from "node:path"
 import { AlphaError } from "./src/base-error.ts"
 import { lastPtxPack, type PtxEntry, type PtxKernel } from "./src/ptx.ts"
 
-/** PTXAS, or ptxas in PATH; undefined without one. */
-export function findPtxas(): string | undefined {
-  const file = process.env.PTXAS ?? Bun.which("ptxas") ?? undefined
-  return file !== undefined && existsSync(file) ? file : undefined
+/** PTXAS, or ptxas in PATH; undefined without one, and where PTXAS is empty. Throws AlphaError where it names nothing. */
+export function findPtxas(named = process.env.PTXAS): string | undefined {
+  if (named === undefined) return Bun.which("ptxas") ?? undefined
+  if (named === "") return undefined
+  if (!existsSync(named)) throw new AlphaError(`PTXAS ${named}: no such file`, { hint: "PTXAS= builds without machine code" })
+  return named
 }
 
 /** First registers of sum and left factor of every product in a cubin, in its order. */
@@ -85,7 +87,8 @@ async function assemble(ptxas: string, folder: string, { name, text }: Pick<PtxK
   const [said, errors, exit] = await Promise.all([new Response(run.stdout).text(), new Response(run.stderr).text(), run.exited])
   const all = said + errors
   const spilled = [...all.matchAll(/(\d+) bytes spill/g)].some(([, bytes]) => bytes !== "0")
-  if (exit !== 0 || spilled || /wgmma.*serialized/.test(all)) throw new AlphaError(`kernel ${name}: ptxas says\n${all.trim()}`)
+  const hint = exit === 0 ? undefined : "ptxas of CUDA 12.8 and 13.0 take it; with PTXAS= (empty) the build does without machine code"
+  if (exit !== 0 || spilled || /wgmma.*serialized/.test(all)) throw new AlphaError(`kernel ${name}: ptxas says\n${all.trim()}`, { hint })
   const code = new Uint8Array(readFileSync(`${file}.cubin`))
   const fault = misplaced(text, code)
   if (fault !== undefined) throw new AlphaError(`kernel ${name}: ${fault}`)

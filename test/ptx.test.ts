@@ -191,6 +191,12 @@ test("the pack gives back what was packed", () => {
   expect(new Set(ptxKernels.map(({ name }) => name)).size).toBe(ptxKernels.length)
 })
 
+test("an assembler that is named must be there; an empty name is none; one that refuses a kernel says which", async () => {
+  expect(findPtxas("")).toBeUndefined()
+  expect(() => findPtxas("/no/ptxas")).toThrow("PTXAS /no/ptxas: no such file")
+  await expect(assemblePtx("/bin/false", [{ name: "odd", text: "" }])).rejects.toThrow("kernel odd: ptxas says")
+})
+
 const ptxas = findPtxas()
 test("a loop writes the left factors that it reads, as ptxas gives the registers of others away", () => {
   for (const { name, text } of ptxKernels) expect({ name, left: onlyRead(text) }).toEqual({ name, left: undefined })
