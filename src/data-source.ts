@@ -69,7 +69,8 @@ function missing(spec: string): AlphaError {
   }
   // The ending that two files share does not make them alike.
   const stem = (name: string) => basename(name, extname(name))
-  const near = names.find((name) => stem(name) === nearest(stem(spec), names.map(stem)))
+  const meant = nearest(stem(spec), names.map(stem))
+  const near = names.find((name) => stem(name) === meant)
   return new AlphaError(`data ${spec}: no such file or directory`, {
     hint: near ? `did you mean ${join(directory, near)}?` : "relative paths start at the working directory",
     code: EXIT.data,

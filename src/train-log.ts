@@ -51,7 +51,10 @@ export class StepLog {
   push(step: Submitted): void {
     const { values } = this.session.job
     const { debugGpu, adaptiveSyncDeferredThreshold, adaptiveSyncPendingThreshold } = values
-    const ahead = debugGpu ? 0 : Math.min(this.session.device.ahead, adaptiveSyncDeferredThreshold, adaptiveSyncPendingThreshold - 1)
+    const { device, ranks } = this.session
+    // The host has waited for the step where it debugs it, or sums its gradients: read later, it would seem to have taken no time.
+    const isDone = debugGpu || ranks?.isOrdered === true
+    const ahead = isDone ? 0 : Math.min(device.ahead, adaptiveSyncDeferredThreshold, adaptiveSyncPendingThreshold - 1)
     this.#pending.push(step)
     if (this.#pending.length <= ahead) return
     const left = Math.max(0, ahead + 1 - values.adaptiveSyncMinInterval)
