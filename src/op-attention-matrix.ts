@@ -21,16 +21,13 @@ const BEST: PlainWay = { forward: 0, queries: 0, keys: 0 }
 /** What is tried instead: measurements and tests. */
 export const trial: { way: PlainWay | undefined } = { way: undefined }
 
-/** Whether plain KHR matrices come before those with NV's functions, where a device has both. */
-const COMES_FIRST = false
-
-/** How attention is done by plain KHR matrices; undefined where it is not. `hasOther`: some other matrix kernel can do it. */
+/** How attention is done by plain KHR matrices; undefined where it is not. `hasOther`: some other matrix kernel can do it, which then does. */
 export function plainWay(qkv: Tensor, { headDim }: AttentionAttrs, target: GpuTarget, hasOther: boolean): PlainWay | undefined {
   const { matrix, subgroupSize, sharedBytes } = target
   const fits = matrix !== "none" && subgroupSize === 32 && sharedBytes >= 48 * 1024
   if (!fits || qkv.dtype !== "bf16" || !(headDim in matrixAttention) || elements(qkv) >= 2 ** 31) return undefined
   if (trial.way !== undefined) return trial.way
-  return hasOther && !COMES_FIRST ? undefined : BEST
+  return hasOther ? undefined : BEST
 }
 
 /** Sizes and scalars as the kernels take them, and how many sequences there are. */
