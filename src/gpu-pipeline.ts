@@ -117,7 +117,9 @@ export class Pipelines {
   #take({ variant, constants }: Launch): boolean {
     const key = keyOf(variant, constants)
     if (this.#made.has(key)) return true
-    const { entries, rows, keys } = this.#begun.find((begun) => begun.keys.has(key)) as Begun
+    const begun = this.#begun.find(({ keys }) => keys.has(key))
+    if (begun === undefined) return false // refused for a launch before this one
+    const { entries, rows, keys } = begun
     const i = entries.findIndex(([own]) => own === key)
     while (madeAt(rows, i).result === NOT_READY) Bun.sleepSync(1)
     const { handle, layout, result } = madeAt(rows, i)

@@ -30,8 +30,9 @@ withGpu("a driver that refuses machine code is given the text", () => {
   try {
     // A driver without PTX refuses the text as well; one that has it takes that.
     const isThere = driver.info.facts.extensions.includes("VK_NVX_binary_import")
-    if (isThere) pipelines.prepare([launch])
-    else expect(() => pipelines.prepare([launch])).toThrow(/refuses kernel none \(VkResult -\d+\)/)
+    const layers = [launch, launch]
+    if (isThere) pipelines.prepare(layers)
+    else expect(() => pipelines.prepare(layers)).toThrow(/refuses kernel none \(VkResult -\d+\)/)
     expect(pipelines.codeRefusal).toMatch(/^VkResult -\d+$/)
     expect(asked).toEqual(["none", "none"])
   } finally {
