@@ -3,6 +3,8 @@ import { JOURNALS, type Journal, type JournalRow, type RunAfter, type RunUpdate 
 
 /** How often is looked for rows of other processes, in ms. */
 const LOOK_MS = 2000
+/** How far other processes' clocks and the time of their writing may be behind, in ms. */
+const BEHIND_MS = 10 * LOOK_MS
 
 interface Subscription {
   readonly run: string | undefined
@@ -11,6 +13,8 @@ interface Subscription {
   readonly told: Map<string, number>
   /** Those that were cut back, until their next row is told. */
   readonly rewound: Set<string>
+  /** When the last look that succeeded began, in ms; 0 before the first. */
+  looked: number
 }
 
 /** What is asked of the database. */
@@ -32,7 +36,7 @@ export class Subscriptions {
 
   /** Rows of a run, or of all, from behind those of `after` on; returns what ends it. */
   add(name: string | undefined, after: RunAfter, listener: (update: RunUpdate) => void): () => void {
-    const subscription: Subscription = { run: undefined, listener, told: new Map(), rewound: new Set() }
+    const subscription: Subscription = { run: undefined, listener, told: new Map(), rewound: new Set(), looked: 0 }
     const begin = async () => {
       const run = name === undefined ? undefined : await this.database.idOf(name)
       Object.assign(subscription, { run })
@@ -41,7 +45,7 @@ export class Subscriptions {
           subscription.told.set(`${id}/${kind}`, after === undefined ? await this.database.through(id, kind) : (after[kind] ?? -1))
       }
       this.#all.add(subscription)
-      await this.#look(subscription, 0)
+      await this.#look(subscription)
     }
     let ended = false
     const started = begin().catch(() => {})
@@ -78,21 +82,24 @@ export class Subscriptions {
     if (this.#looking) return
     this.#looking = true
     try {
-      for (const subscription of this.#all) await this.#look(subscription, Date.now() - 10 * LOOK_MS)
+      for (const subscription of this.#all) await this.#look(subscription)
     } catch {
-      // The database is away for now: what it holds is told at a later look.
+      // The database is away: the next look goes back to the last one that succeeded.
     } finally {
       this.#looking = false
     }
   }
 
-  /** Tells what other processes wrote to runs that changed after `since`. */
-  async #look(subscription: Subscription, since: number): Promise<void> {
+  /** Tells what other processes have written since the last look. */
+  async #look(subscription: Subscription): Promise<void> {
     const { run, told } = subscription
+    const now = Date.now()
+    const since = subscription.looked - BEHIND_MS
     for (const { id, updatedAt } of await this.database.records()) {
       if ((run !== undefined && id !== run) || updatedAt < since) continue
       for (const kind of JOURNALS) tellOne(subscription, id, kind, await this.database.rowsAfter(id, kind, told.get(`${id}/${kind}`) ?? -1))
     }
+    subscription.looked = now
   }
 }
 
