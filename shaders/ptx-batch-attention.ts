@@ -36,12 +36,7 @@ export function attend(f: Frame, share: Share, wait: () => void): void {
     "HEAD",
     () => k.compare("lt", chunk, share.last),
     () => {
-      const facts = k.registers("u32", 4)
-      const place = k.shl(item, 4)
-      k.loadSharedWords(facts, { base: place, bytes: places.items })
-      const next = k.register("u32")
-      k.loadSharedWords([next], { base: place, bytes: places.items + 28 })
-      const [b, h, length, begin] = facts as [U32, U32, U32, U32]
+      const { b, h, length, begin, next } = itemAt(f, item)
       const end = k.min(share.last, next)
       const query = k.registers("f32", DIMS)
       const queryAt = k.madWide(k.mad(b, C, k.mad(h, HEAD, k.mul(dims, DIMS))), 4, k.addLong(work, at.q))
@@ -114,6 +109,17 @@ export function attend(f: Frame, share: Share, wait: () => void): void {
   merge(f, share)
 }
 
+/** A head of a row as `share` has listed it: row b, head h, the row's length, its first chunk and the next item's. */
+function itemAt({ k, places }: Frame, item: U32): Readonly<Record<"b" | "h" | "length" | "begin" | "next", U32>> {
+  const facts = k.registers("u32", 4)
+  const base = k.shl(item, 4)
+  k.loadSharedWords(facts, { base, bytes: places.items })
+  const next = k.register("u32")
+  k.loadSharedWords([next], { base, bytes: places.items + 28 })
+  const [b, h, length, begin] = facts as [U32, U32, U32, U32]
+  return { b, h, length, begin, next }
+}
+
 /** What the warps found of a head becomes its row of y: a warp for each head, lane v looks at warp v. */
 function merge(f: Frame, { chunks, items }: Share): void {
   const { k, stack, places, lane, warp, work } = f
@@ -123,12 +129,7 @@ function merge(f: Frame, { chunks, items }: Share): void {
     "MERGE",
     () => k.compare("lt", item, items),
     () => {
-      const facts = k.registers("u32", 4)
-      const place = k.shl(item, 4)
-      k.loadSharedWords(facts, { base: place, bytes: places.items })
-      const next = k.register("u32")
-      k.loadSharedWords([next], { base: place, bytes: places.items + 28 })
-      const [b, h, , begin] = facts as [U32, U32, U32, U32]
+      const { b, h, begin, next } = itemAt(f, item)
       const from = k.shr(k.mul(lane, chunks), 4)
       const to = k.shr(k.mul(k.add(lane, 1), chunks), 4)
       // some of this warp's chunks are the head's
