@@ -4,26 +4,24 @@ import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { appendCsv } from "../src/bench-csv.ts"
+import { GATE_EXIT, type Verdict } from "../src/bench-gate.ts"
 import { deviceClass } from "../src/bench-history.ts"
 
 setDefaultTimeout(60_000)
 const folder = mkdtempSync(join(tmpdir(), "gate-"))
 const cli = join(import.meta.dir, "../src/cli.ts")
 
-/** A program that works `work` times a fixed number of turns and tells its own processor time, which other programs do not change. */
+/** A program that tells `work` times ten milliseconds, read from no clock; before, it is busy for so many seconds of its processor's time. */
 writeFileSync(
   join(folder, "program.ts"),
-  `const [work, loss, dispatches, command, what] = process.argv.slice(2)
+  `const [work, busy, loss, dispatches, command, what] = process.argv.slice(2)
 const tell = (object: unknown) => console.log(JSON.stringify(object))
+const spent = () => (({ user, system }) => (user + system) / 1e6)(process.cpuUsage())
 if (command === "bench" && what === "counters") tell([{ name: "dispatches", samples: [Number(dispatches)] }])
 else if (command === "train") {
-  let sum = 0
-  for (let i = 0; i < 1e6; i++) sum += i & 7 // the compiler's turn
-  const from = process.cpuUsage()
-  for (let i = 0; i < 1e7 * Number(work); i++) sum += i & 7
-  const { user, system } = process.cpuUsage(from)
-  const ms = (user + system) / 1000
-  tell({ type: "start", device: "Test Processor, 1 threads, base", sum })
+  while (spent() < Number(busy)) {}
+  const ms = 10 * Number(work)
+  tell({ type: "start", device: "Test Processor, 1 threads, base" })
   tell({ type: "summary", tokens_per_s: 1000 / ms, ms_per_step: ms, loss: Number(loss) })
 }
 `,
@@ -36,8 +34,8 @@ function executable(name: string, ...command: string[]): string {
   chmodSync(path, 0o755)
   return path
 }
-const program = (name: string, work: number, loss = "4.17", dispatches = 83) =>
-  executable(name, process.execPath, join(folder, "program.ts"), String(work), loss, String(dispatches))
+const program = (name: string, work: number, { loss = "4.17", dispatches = 83, busy = 0 } = {}) =>
+  executable(name, process.execPath, join(folder, "program.ts"), ...[work, busy, loss, dispatches].map(String))
 
 const [plain, same, twice] = [program("plain", 1), program("same", 1), program("twice", 2)]
 
@@ -59,8 +57,9 @@ describe("alpha bench gate", () => {
   })
 
   test("so it is by the processor time of the whole process", () => {
-    const { report, exitCode } = gate(plain, program("five", 5), "--case=cpu", "--threshold=0.1")
+    const { report, exitCode } = gate(plain, program("busy", 1, { busy: 0.6 }), "--case=cpu", "--threshold=0.1")
     expect([exitCode, report.rows[0].metric]).toEqual([3, "cpu cpu-small f32 ms of 2 steps"])
+    for (const { B } of report.rows[0].raw) expect(Math.min(...B)).toBeGreaterThanOrEqual(600)
   })
 
   test("the same work is no alarm", () => {
@@ -70,13 +69,13 @@ describe("alpha bench gate", () => {
   })
 
   test("another loss is refused, whatever the speed", () => {
-    const { exitCode, stderr } = gate(plain, program("other", 1, "4.18"), "--threshold=0.2")
+    const { exitCode, stderr } = gate(plain, program("other", 1, { loss: "4.18" }), "--threshold=0.2")
     expect(exitCode).toBe(1)
     expect(stderr).toContain("the builds compute different losses: A 4.17, B 4.18")
   })
 
   test("one dispatch more is a regression without any statistics, unless it is allowed", () => {
-    const more = program("more", 1, "4.17", 84)
+    const more = program("more", 1, { dispatches: 84 })
     expect(gate(plain, more, "--threshold=0.9").exitCode).toBe(3)
     expect(gate(plain, more, "--threshold=0.9", "--allow=dispatches").exitCode).toBe(0)
   })
@@ -103,10 +102,10 @@ describe("alpha bench gate", () => {
   })
 })
 
-test("the program itself on both sides: equal losses, equal counters, no alarm from these", () => {
+test("the program itself on both sides: equal losses, equal counters, an exit code that is the verdict's", () => {
   const self = executable("self", process.execPath, "--no-env-file", cli)
   const { report, exitCode, stderr } = gate(self, self, "--batch=1", "--threads=1", "--device=cpu", "--threshold=0.9")
-  expect([exitCode === 0 || exitCode === 4, stderr]).toEqual([true, ""])
+  expect([exitCode, stderr]).toEqual([GATE_EXIT[report.verdict as Verdict], ""])
   expect(report.counters.length).toBeGreaterThan(5)
   expect(report.counters.every(({ verdict }: { verdict: string }) => verdict === "ok")).toBe(true)
 })
