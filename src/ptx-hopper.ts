@@ -187,9 +187,9 @@ export class Ptx extends PtxBody {
   loadFar(to: readonly (U32 | F32)[], address: U64, bytes: number): void {
     this.emit(`ld.global.cg.v${to.length}.b32`, list(to), at(address, bytes))
   }
-  /** Loads what nobody here will read again. */
-  loadOnce(to: readonly (U32 | F32)[], address: U64, bytes: number): void {
-    this.emit(`ld.global.L1::no_allocate.v${to.length}.b32`, list(to), at(address, bytes))
+  /** Loads what nobody here will read again; "wide": what lies around, 256 bytes, shall come to the L2 cache too. */
+  loadOnce(to: readonly (U32 | F32)[], address: U64, bytes: number, reach: "wide" | "" = ""): void {
+    this.emit(`ld.global.L1::no_allocate${reach === "wide" ? ".L2::256B" : ""}.v${to.length}.b32`, list(to), at(address, bytes))
   }
   /** Loads a word, behind which all is seen that was written before it was. */
   loadAcquire(to: U32, address: U64): void {
