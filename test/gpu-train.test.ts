@@ -44,7 +44,7 @@ withGpu(
     await train("--resume=parts", "--steps=6", "--device=gpu")
     expect(weights("parts")).toBe(weights("whole"))
   },
-  240_000,
+  300_000,
 )
 
 withGpu(
@@ -57,5 +57,5 @@ withGpu(
     expect(profile.barriers).toBeGreaterThan(0)
     expect(profile.barrier_ms).toBeGreaterThan(0)
   },
-  240_000,
+  300_000,
 )
