@@ -85,7 +85,11 @@ const CHECKPOINTS = inGroup("Run", {
 })
 
 const OBSERVE = inGroup("Device", {
-  profile: int("step at which every kernel is timed alone: time, share, rate of each", { optional: true, bare: "10", min: 1 }),
+  profile: int("step at which every kernel is timed alone: time, share, rate of each; on a GPU the steps before it tell bubbles", {
+    optional: true,
+    bare: "10",
+    min: 1,
+  }),
   traceFile: text("file for the timeline of the profiled step, for chrome://tracing (implies --profile)", {}),
   tuned: bool("use what alpha bench tune found fastest for this preset on this device: the same bits, sooner", { default: true }),
   dryRun: bool("say what would be trained and what memory it takes, then stop", { default: false }),

@@ -9,6 +9,7 @@ import { about, withFlops } from "./gpu-profile.ts"
 import { Recorder, type Slot } from "./gpu-record.ts"
 import { finalSteps, type Schedule, schedule } from "./gpu-schedule.ts"
 import { GpuState } from "./gpu-state.ts"
+import { GpuWatch } from "./gpu-watch.ts"
 import { openNvml } from "./native.ts"
 import type { Device, Executable, GpuTarget, Plan, RunInputs, RunOutputs } from "./program.ts"
 import { byteLength } from "./tensor.ts"
@@ -77,6 +78,7 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
       return `${name}, ${formatBytes(memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}${ptx}${debug ? ", debugging" : ""}`
     },
     ahead: SLOTS - 1,
+    ...(debug ? {} : { watch: () => new GpuWatch(driver) }),
     telemetry: () => sample?.(),
     peakBytes: () => driver.peakBytes,
     arenaBytes: (plan) => scheduled(plan).arenaBytes,
@@ -136,11 +138,12 @@ function compile(
   return {
     plan,
     barriers: Math.max(0, scheduled.steps.length - 1),
-    submit(inputs, onFinal) {
+    submit(inputs, onFinal, watch) {
       const slot = claim(inputs)
+      const watches = watch instanceof GpuWatch && watch.holds(scheduled.steps.length)
       if (debug) recorder.debug(slot)
       else
-        slot.recordings.forEach((recording, i) => {
+        (watches ? recorder.watched(slot, watch) : slot.recordings).forEach((recording, i) => {
           slot.value = driver.submit(recording)
           if (onFinal !== undefined) for (const [group, final] of finals.entries()) if (final === ends[i]) onFinal(group)
         })
