@@ -1,6 +1,6 @@
 /** How training looks: a live line with lasting lines above it, or JSON lines. */
 import { colours, columns, formatBytes, formatCount, formatDuration, LiveLine, Progress } from "./base-term.ts"
-import type { EvalRow, MemoryEvent, ProfileEvent, StartEvent, StepRow, Summary, TrainEvent } from "./train.ts"
+import type { Bubbles, EvalRow, MemoryEvent, ProfileEvent, StartEvent, StepRow, Summary, TrainEvent } from "./train.ts"
 
 export interface TrainView {
   show(event: TrainEvent): void
@@ -121,7 +121,7 @@ function memoryLines(e: MemoryEvent): string[] {
 }
 
 /** The kernels of a step, the longest first. */
-function profileLines({ step, ms, launches, barriers, barrier_ms: each = 0, kernels, traceFile }: ProfileEvent): string[] {
+function profileLines({ step, ms, launches, barriers, barrier_ms: each = 0, bubbles, kernels, traceFile }: ProfileEvent): string[] {
   const named = kernels.some(({ kernel }) => kernel !== undefined)
   const rows = kernels.map((k) => [
     k.op,
@@ -134,10 +134,11 @@ function profileLines({ step, ms, launches, barriers, barrier_ms: each = 0, kern
   ])
   return [
     `profile of step ${step}: ${launches} launches${barriers === 0 ? "" : ` and ${barriers} barriers`}, ${ms.toFixed(2)} ms one after another`,
+    ...(bubbles === undefined ? [] : [bubbleText(bubbles)]),
     ...(barriers === 0
       ? []
       : [
-          `at a barrier the device waits at most ${(1000 * each).toFixed(1)} µs, as long as a launch of nothing takes: ${((100 * barriers * each) / ms).toFixed(1)} % of the step`,
+          `at a barrier the device waits at most ${(1000 * each).toFixed(1)} µs, as long as a launch of nothing takes: ${((100 * barriers * each) / (bubbles?.step_ms ?? ms)).toFixed(1)} % of the step`,
         ]),
     columns(
       [["op", ...(named ? ["kernel"] : []), "launches", "ms", "share", "GB/s", "TFLOP/s"], ...rows],
@@ -146,6 +147,9 @@ function profileLines({ step, ms, launches, barriers, barrier_ms: each = 0, kern
     ...(traceFile === undefined ? [] : [`timeline in ${traceFile} (open it in chrome://tracing)`]),
   ]
 }
+
+const bubbleText = ({ step, step_ms, barriers_ms, submits_ms, share }: Bubbles): string =>
+  `bubbles of step ${step} as it ran, ${step_ms.toFixed(2)} ms: ${(1000 * barriers_ms).toFixed(0)} µs at barriers and ${(1000 * submits_ms).toFixed(0)} µs between submits, ${(100 * share).toFixed(1)} %`
 
 function evalText(e: EvalRow): string {
   const bits = e.bits_per_byte === undefined ? "" : `  ${e.bits_per_byte.toFixed(4)} bits/byte`

@@ -85,7 +85,11 @@ const CHECKPOINTS = inGroup("Run", {
 })
 
 const OBSERVE = inGroup("Device", {
-  profile: int("step at which every kernel is timed alone: time, share, rate of each", { optional: true, bare: "10", min: 1 }),
+  profile: int("step at which every kernel is timed alone: time, share, rate of each; on a GPU the steps before it tell bubbles", {
+    optional: true,
+    bare: "10",
+    min: 1,
+  }),
   traceFile: text("file for the timeline of the profiled step, for chrome://tracing (implies --profile)", {}),
   tuned: bool("use what alpha bench tune found fastest for this preset on this device: the same bits, sooner", { default: true }),
   dryRun: bool("say what would be trained and what memory it takes, then stop", { default: false }),
@@ -186,7 +190,7 @@ export function finishTrain(loaded: Loaded<typeof TRAIN_FIELDS>): Loaded<typeof 
     beta2: values.optimizer === "lion" ? 0.99 : 0.95,
     momentum: values.optimizer === "sgd" ? 0.9 : 0.95,
     checkpointInterval: values.evalInterval ?? 500,
-    profile: values.traceFile === undefined ? undefined : 10,
+    profile: values.traceFile === undefined ? undefined : Math.min(10, values.steps),
   })
   checkTrain(loaded)
   return loaded as Loaded<typeof TRAIN_FIELDS> & { values: TrainInput }
@@ -237,6 +241,7 @@ function checkTrain(loaded: Loaded<typeof TRAIN_FIELDS>): void {
   if (schedule !== "constant" && warmupSteps > decaySteps) {
     refuse(`${named("warmupSteps")} ends after ${named("decaySteps")}`, "decaySteps counts from step 0, warm-up included")
   }
+  if ((values.profile ?? 0) > steps) refuse(`${named("profile")} is behind the last of ${named("steps")}`, `set --profile=${steps} or less`)
   if ((values.minLr ?? 0) > values.lr) refuse(`${named("minLr")} is above ${named("lr")}`, "lr is the peak, minLr the end")
   if (values.patience !== undefined && values.evalInterval === undefined) {
     refuse(`${named("patience")} counts evaluations, but ${named("evalInterval")}`, "set --evalInterval=N or --patience=none")

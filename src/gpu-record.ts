@@ -5,6 +5,7 @@ import type { Allocation, Arena, GpuMemory } from "./gpu-memory.ts"
 import type { Pipelines } from "./gpu-pipeline.ts"
 import type { Schedule, ScheduledLaunch } from "./gpu-schedule.ts"
 import type { GpuState } from "./gpu-state.ts"
+import type { GpuWatch } from "./gpu-watch.ts"
 import { vulkan } from "./native.ts"
 import { ARENA_SLAB, type Memory, type Plan, type RunInputs, type Scratch, type Table } from "./program.ts"
 import { cellBytes } from "./ptx.ts"
@@ -171,18 +172,32 @@ export class Recorder {
     const results = this.driver.buffer(this.#resultBytes, HOST, HOST | 8, `the outputs of ${program.name}`)
     const view = new DataView(host.view(0, host.bytes))
     for (const { value, at, isFloat } of this.#layout.fixed) setCell(view, at, value, isFloat)
-    const recordings = this.ends.map((end, i) =>
+    return { host, results, recordings: this.#record({ host, results }), value: 0 }
+  }
+
+  /** Recordings of a slot that tell a watch when their steps run. */
+  watched(slot: Slot, watch: GpuWatch): Recording[] {
+    const recordings = this.#record(slot, watch)
+    watch.keep(recordings)
+    return recordings
+  }
+
+  #record({ host, results }: Pick<Slot, "host" | "results">, watch?: GpuWatch): Recording[] {
+    return this.ends.map((end, i) =>
       this.driver.record((commands) => {
         this.schedule.steps.slice(this.ends[i - 1] ?? 0, end).forEach((step, at) => {
           if (at > 0) vulkan().gpu_kernel_barrier(this.driver.gpu, commands)
-          for (const scheduled of step) this.#dispatch(commands, scheduled, host)
+          const launch = (): void => {
+            for (const scheduled of step) this.#dispatch(commands, scheduled, host)
+          }
+          if (watch === undefined) launch()
+          else watch.around(commands, this.plan.program.name, step, at === 0, launch)
         })
         if (end < this.schedule.steps.length) return
         vulkan().gpu_barrier(this.driver.gpu, commands)
         this.#copyOutputs(commands, { host, results })
       }),
     )
-    return { host, results, recordings, value: 0 }
   }
 
   #copyOutputs(commands: Recording, { host, results }: Pick<Slot, "host" | "results">): void {

@@ -9,6 +9,7 @@ import { about, withFlops } from "./gpu-profile.ts"
 import { Recorder, type Slot } from "./gpu-record.ts"
 import { finalSteps, type Schedule, schedule } from "./gpu-schedule.ts"
 import { GpuState } from "./gpu-state.ts"
+import { GpuWatch } from "./gpu-watch.ts"
 import { openNvml } from "./native.ts"
 import type { Device, Executable, GpuTarget, Plan, RunInputs, RunOutputs } from "./program.ts"
 import { byteLength } from "./tensor.ts"
@@ -77,6 +78,7 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
       return `${name}, ${formatBytes(memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}${ptx}${debug ? ", debugging" : ""}`
     },
     ahead: SLOTS - 1,
+    ...(debug ? {} : { watch: () => new GpuWatch(driver) }),
     telemetry: () => sample?.(),
     peakBytes: () => driver.peakBytes,
     arenaBytes: (plan) => scheduled(plan).arenaBytes,
@@ -113,16 +115,13 @@ function compile(
   const finals = finalSteps(program, scheduled, groups)
   const ends = [...new Set([...finals, scheduled.steps.length])]
   const recorder = new Recorder(plan, scheduled, memory, pipelines, state, ends)
-  const slots: Slot[] = [recorder.slot()]
+  const unused: Slot[] = [recorder.slot()]
+  /** The ring, oldest run first. */
+  const used: Slot[] = []
   pipelines.save()
-  let next = 0
-  const claim = (inputs: RunInputs): Slot => {
-    let slot = slots[next]
-    if (slot === undefined) {
-      slot = recorder.slot()
-      slots.push(slot)
-    }
-    next = (next + 1) % SLOTS
+  const claim = (inputs: RunInputs, slots = SLOTS): Slot => {
+    const slot = used.length < slots ? (unused.pop() ?? recorder.slot()) : (used.shift() as Slot)
+    used.push(slot)
     driver.wait(slot.value, program.name)
     recorder.fill(slot, inputs)
     return slot
@@ -139,15 +138,25 @@ function compile(
   return {
     plan,
     barriers: Math.max(0, scheduled.steps.length - 1),
-    submit(inputs, onFinal) {
+    submit(inputs, onFinal, watch) {
       const slot = claim(inputs)
+      const watches = watch instanceof GpuWatch && watch.holds(scheduled.steps.length)
       if (debug) recorder.debug(slot)
       else
-        slot.recordings.forEach((recording, i) => {
+        (watches ? recorder.watched(slot, watch) : slot.recordings).forEach((recording, i) => {
           slot.value = driver.submit(recording)
           if (onFinal !== undefined) for (const [group, final] of finals.entries()) if (final === ends[i]) onFinal(group)
         })
       return outputsOf(slot, slot.value)
+    },
+    submitAll(count, inputs, kept) {
+      const slots = Array.from({ length: count }, (_, i) => claim(inputs(i), Math.max(SLOTS, kept + 1)))
+      if (debug) slots.forEach((slot) => recorder.debug(slot))
+      else {
+        const value = driver.submit(...slots.flatMap(({ recordings }) => recordings))
+        for (const slot of slots) slot.value = value
+      }
+      return slots.map((slot) => outputsOf(slot, slot.value))
     },
     profile(inputs) {
       const slot = claim(inputs)
@@ -156,7 +165,7 @@ function compile(
     },
     free() {
       driver.idle(program.name)
-      recorder.free(slots)
+      recorder.free([...unused, ...used])
     },
   }
 }

@@ -15,7 +15,7 @@ export interface Plan {
 /** Values of one run: live scalars as numbers, inputs as arrays. */
 export type RunInputs = Readonly<Record<string, number | Int32Array | Float32Array>>
 
-/** Outputs of one run. Reading waits for that run; a value is valid until the same executable was submitted `slots` more times. */
+/** Outputs of one run. Reading waits for that run; a value outlives `Device.ahead` more submits of the same executable. */
 export interface RunOutputs {
   read(name: string): Float32Array | Int32Array
 }
@@ -71,15 +71,40 @@ export interface ProfileRow {
   readonly flops: number
 }
 
+/** Launches that ran side by side between two barriers. */
+export interface Stretch {
+  readonly program: string
+  readonly kernels: readonly string[]
+  /** The first of what the device was given at once: what lies before it is no barrier. */
+  readonly isFirst: boolean
+  readonly turn: number
+  /** By the device's clock, from the beginning of the first of all. */
+  readonly startMs: number
+  readonly endMs: number
+}
+
+/** A device under its own clock while it runs as ever. */
+export interface Watch {
+  /** What is submitted next belongs to it: a step of training, for example. */
+  turn: number
+  /** Waits for all that was submitted; what ran when, in order. To be called once; the device times nothing else before. */
+  end(): readonly Stretch[]
+}
+
 export interface Executable {
   readonly plan: Plan
   /** How often a run makes everything wait for everything before. */
   readonly barriers: number
   /**
    * Runs once; the CPU has finished on return, the GPU has been given the work. A device that is given work in parts calls `onFinal(i)` when it has
-   * all that writes to group i of `compile`'s; groups of which it tells nothing are final with the rest.
+   * all that writes to group i of `compile`'s; groups of which it tells nothing are final with the rest. `watch` is the device's.
    */
-  submit(inputs: RunInputs, onFinal?: (group: number) => void): RunOutputs
+  submit(inputs: RunInputs, onFinal?: (group: number) => void, watch?: Watch): RunOutputs
+  /**
+   * Runs `count` times, one after another, given to the device as one piece: the outputs of all are there together, and outlive `kept` more runs.
+   * Absent where a submit has finished on return.
+   */
+  submitAll?(count: number, inputs: (i: number) => RunInputs, kept: number): RunOutputs[]
   /** Runs once, part by part with nothing side by side, and times each. */
   profile(inputs: RunInputs): { readonly rows: readonly ProfileRow[]; readonly outputs: RunOutputs }
   free(): void
@@ -103,6 +128,8 @@ export interface Device {
   peakFlops(precision: "f32" | "bf16"): number | undefined
   /** Most bytes that this process had on the device at once; undefined where its memory is the host's. */
   peakBytes(): number | undefined
+  /** Begins to watch how it really runs what it is given; absent where that is one thing after another. */
+  watch?(): Watch
   /** How the device fares right now; undefined where nothing tells. */
   telemetry(): GpuSample | undefined
   /** Begins to compile for `plan` what takes long, beside what the caller does until `compile`; absent where nothing takes long. */

@@ -85,7 +85,7 @@ export function writeTo(value: Tensor, into: Tensor, beta?: Tensor): boolean {
   return true
 }
 
-export type { Device, Executable, Plan, ProfileRow, RunInputs, RunOutputs, SharedState, State } from "./program-device.ts"
+export type { Device, Executable, Plan, ProfileRow, RunInputs, RunOutputs, SharedState, State, Stretch, Watch } from "./program-device.ts"
 export type { GpuTarget, Launch, Launches, Memory, Part, Scratch, Table } from "./program-gpu.ts"
 export {
   type Attrs,

@@ -62,6 +62,8 @@ function kernels(event: JournalRow | undefined): HTMLElement {
   if (event === undefined) return empty("No step was profiled", "alpha train --profile=STEP times every kernel of that step.")
   const rows = (event.kernels as readonly KernelRow[]).toSorted((a, b) => b.ms - a.ms)
   const most = rows[0]?.share ?? 1
+  const asRun = event.bubbles as { readonly step_ms: number; readonly share: number } | undefined
+  const bubbles = asRun === undefined ? "" : `; side by side ${span(asRun.step_ms)}, of which bubbles ${percent(asRun.share)}`
   const cells = rows.map(({ op, kernel, launches, ms, share, gb_per_s, tflop_per_s }) => {
     const meter = make("span", { name: "share" })
     meter.style.width = `${(share / most) * 100}%`
@@ -72,7 +74,10 @@ function kernels(event: JournalRow | undefined): HTMLElement {
     "section",
     { name: "panel-card" },
     make("h3", { text: "Kernels" }),
-    make("p", { name: "meta", text: `step ${event.step}: ${span(event.ms as number)} in ${count(event.launches as number)} launches` }),
+    make("p", {
+      name: "meta",
+      text: `step ${event.step}: ${span(event.ms as number)} in ${count(event.launches as number)} launches${bubbles}`,
+    }),
     table(["Kernel", ">Share", ">Time", ">Launches", ">GB/s", ">TFLOP/s"], cells, "Kernels"),
   )
 }

@@ -132,6 +132,19 @@ export interface KernelTime {
   readonly tflop_per_s: number
 }
 
+/** A step as it really ran, launches side by side and the next step's already given: when the device had nothing to do. */
+export interface Bubbles {
+  readonly step: number
+  /** From the end of the step before to its own. */
+  readonly step_ms: number
+  /** Between what must end before a barrier and the first launch behind it, over all barriers. */
+  readonly barriers_ms: number
+  /** Before the first launch of each submit. */
+  readonly submits_ms: number
+  /** Of step_ms, both. */
+  readonly share: number
+}
+
 export interface ProfileEvent {
   readonly type: "profile"
   readonly step: number
@@ -142,6 +155,8 @@ export interface ProfileEvent {
   readonly barriers: number
   /** A launch of nothing with its barrier: at most so long a barrier of the step keeps the device waiting. Only with barriers. */
   readonly barrier_ms?: number
+  /** Of a step before it; only on a GPU, where two steps or more ran before. */
+  readonly bubbles?: Bubbles
   readonly kernels: readonly KernelTime[]
   /** File for chrome://tracing, if one was asked for. */
   readonly traceFile: string | undefined

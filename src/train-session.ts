@@ -6,6 +6,7 @@ import { createEvaluator, type Evaluation, type Evaluator } from "./train-eval.t
 import type { Emit } from "./train-metrics.ts"
 import { measurePeak } from "./train-peak.ts"
 import type { Prepared, TrainJob } from "./train-prepare.ts"
+import type { StepProfile } from "./train-profile.ts"
 import type { Ranks } from "./train-ranks.ts"
 import { readRecord, rewindJournals, withSources, writeRecord } from "./train-run.ts"
 import { loadState, type TrainerState } from "./train-state.ts"
@@ -28,6 +29,8 @@ export interface Session {
   readonly emit: Emit
   /** Undefined where this process trains alone. */
   readonly ranks: Ranks | undefined
+  /** Of the step that is profiled, and those shortly before it. */
+  profile: StepProfile | undefined
   trainer: TrainerState
   /** Step of the newest checkpoint. */
   saved: number
@@ -78,6 +81,7 @@ export function openSession(
     state,
     emit,
     ranks,
+    profile: undefined,
     trainer,
     whole,
     micro: plans.micro && device.compile(plans.micro, state, inParts),

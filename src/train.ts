@@ -194,9 +194,10 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const { values } = s.job
   const { batch: rows, context: T, accumSteps, seed } = values
   const { step } = s.trainer
-  const profile = values.profile === step + 1 ? new StepProfile() : undefined
+  if (StepProfile.covers(step + 1, values.profile)) s.profile ??= new StepProfile(s.device, values.profile as number)
+  const { profile } = s
   const run = (program: Executable, inputs: RunInputs, onFinal?: () => void) =>
-    profile?.run(program, inputs) ?? program.submit(inputs, onFinal)
+    profile?.run(step + 1, program, inputs, onFinal) ?? program.submit(inputs, onFinal)
   const tokens = new Int32Array(rows * T)
   const targets = new Int32Array(rows * T)
   const { ranks } = s
@@ -227,7 +228,10 @@ async function submitStep(s: Session, pause: Pause): Promise<Submitted> {
   const out = run(s.update, { ...batch, lr })
   ranks?.endStep(s.state, s.prepared.model, values.precision)
   const submitMs = performance.now() - at - dataMs
-  if (profile !== undefined) s.emit(profile.event(step + 1, values.traceFile, s.device))
+  if (profile?.step === step + 1) {
+    s.emit(profile.event(values.traceFile))
+    s.profile = undefined
+  }
   s.trainer = { ...s.trainer, step: step + 1, tokens: s.trainer.tokens + rows * accumSteps * T }
   return { step: step + 1, tokens: s.trainer.tokens, lr, at, dataMs, submitMs, out }
 }
@@ -237,6 +241,7 @@ export { measureBandwidth } from "./train-bandwidth.ts"
 export { createEvaluator, type Evaluation, evaluate } from "./train-eval.ts"
 export type {
   AlertEvent,
+  Bubbles,
   EvalRow,
   MemoryEvent,
   ProfileEvent,
@@ -249,6 +254,7 @@ export type {
 } from "./train-metrics.ts"
 export { measurePeak, productRate } from "./train-peak.ts"
 export { type TrainJob, trainingData } from "./train-prepare.ts"
+export { bubblesOf } from "./train-profile.ts"
 export { LOCAL_FIELDS } from "./train-ranks.ts"
 export { newestRun, type RunRecord, readRecord } from "./train-run.ts"
 export { learningRate } from "./train-schedule.ts"

@@ -33,7 +33,10 @@ function told(device: Device, lengths: readonly number[], order?: "layers") {
   })
   const logits: Float32Array[] = []
   for (let draw = 1; draw < 2; draw++) {
-    generator.decode(lengths.map((length, slot) => ({ slot, id: ids[length + draw]!, sampling, draw })))
+    generator.decode(
+      lengths.map((length, slot) => ({ slot, id: ids[length + draw]!, sampling, draw })),
+      0,
+    )
     const all = state.read(`generate.logits.${2 ** Math.ceil(Math.log2(lengths.length))}`) as Float32Array
     logits.push(all.slice(0, lengths.length * model.vocabSize))
   }

@@ -3,6 +3,7 @@ import { afterAll, expect } from "bun:test"
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { EXIT } from "../src/base-error.ts"
 import { gpus } from "../src/gpu.ts"
 import { testWith } from "./require.ts"
 import { sampleText } from "./support.ts"
@@ -48,14 +49,58 @@ withGpu(
 )
 
 withGpu(
-  "a profiled step begins when those before have ended, and is told before the next: none seems to have taken no time",
+  "a profiled step begins when those before have ended, and is told before the next, with the bubbles of one before as it ran",
   async () => {
-    const events = await start("profiled", "gpu", "--steps=5", "--profile=3", "--evalInterval=none", "--sampleInterval=none")
+    const events = await start(
+      "profiled",
+      "gpu",
+      "--steps=5",
+      "--profile=3",
+      "--traceFile=step.json",
+      "--evalInterval=none",
+      "--sampleInterval=none",
+    )
     const told = events.filter(({ type }) => type === "step" || type === "profile").map(({ type, step }) => `${type} ${step}`)
     expect(told).toEqual(["step 1", "step 2", "profile 3", "step 3", "step 4", "step 5"])
     const [, , profile] = events.filter(({ type }) => type === "step" || type === "profile")
     expect(profile.barriers).toBeGreaterThan(0)
     expect(profile.barrier_ms).toBeGreaterThan(0)
+    const { step, step_ms, barriers_ms, submits_ms, share } = profile.bubbles
+    expect(step).toBe(2)
+    expect([barriers_ms > 0, submits_ms > 0, barriers_ms + submits_ms < step_ms]).toEqual([true, true, true])
+    expect(share).toBeCloseTo((barriers_ms + submits_ms) / step_ms, 9)
+    const { traceEvents } = JSON.parse(readFileSync(join(work, "step.json"), "utf8")) as {
+      traceEvents: { tid: number; args: { step?: number } }[]
+    }
+    expect(traceEvents.filter(({ tid }) => tid === 1).length).toBe(profile.launches)
+    const asRun = traceEvents.filter(({ tid }) => tid === 2)
+    expect(asRun.length).toBe(2 * (profile.barriers + 3)) // two micro-batches and an update
+    expect(new Set(asRun.map(({ args }) => args.step))).toEqual(new Set([1, 2]))
+    expect(new Set(rows(events, "step", "loss"))).toEqual(
+      new Set(rows(await start("plain", "gpu", "--steps=5", "--evalInterval=none", "--sampleInterval=none"), "step", "loss")),
+    )
+  },
+  240_000,
+)
+
+withGpu(
+  "what a GPU cannot allocate at once is refused with settings that fit",
+  () => {
+    const flags = [
+      "--nLayer=1",
+      "--nHead=2",
+      "--nEmbd=16",
+      "--context=64",
+      "--batch=2000000",
+      "--evalInterval=none",
+      "--sampleInterval=none",
+    ]
+    const command = [process.execPath, join(import.meta.dir, "../src/cli.ts"), "train", "--run=huge", "--device=gpu", "--data=text.txt"]
+    const { exitCode, stderr } = Bun.spawnSync([...command, "--tokenizer=char", ...flags], { cwd: work })
+    expect(exitCode).toBe(EXIT.device)
+    expect(stderr.toString()).toMatch(
+      /embedding\.y takes 7\.6 GiB, a GPU allocates at most 4 GiB at once\nhint: fits with --batch=\d+ --accumSteps=\d+/,
+    )
   },
   300_000,
 )
