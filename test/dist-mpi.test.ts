@@ -12,7 +12,7 @@ import { sampleText } from "./support.ts"
 const folder = mkdtempSync(join(tmpdir(), "dist-mpi-"))
 const data = join(folder, "book.txt")
 const command = [process.execPath, join(import.meta.dir, "../src/cli.ts")]
-const TIMEOUT = 300_000
+const TIMEOUT = 600_000
 
 /** Each test's runs have a folder of their own, by which its processes are found. */
 function place(name: string) {

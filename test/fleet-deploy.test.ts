@@ -138,7 +138,7 @@ busyboxTest(
     for (const row of await json("deploy", `--binary=${one}`)) expect(row.host === "busybox" ? row.state : "changed").toBe("changed")
     expect(current(host("busybox"))).toBe("1.0")
   },
-  300_000,
+  600_000,
 )
 
 sshTest(
@@ -160,7 +160,7 @@ sshTest(
       expect(answer.stdout).toContain(name === "other" ? "but other is for another machine" : "hint: the current release is as it was")
     }
   },
-  300_000,
+  600_000,
 )
 
 busyboxTest(
@@ -214,7 +214,7 @@ busyboxTest(
     // Five releases stay.
     expect(readdirSync(join(machine.deploy, "releases")).length).toBeLessThanOrEqual(6)
   },
-  300_000,
+  600_000,
 )
 
 describe("a full disk", () => {
@@ -289,7 +289,7 @@ sshTest(
     expect(codes.filter((code) => code !== 0 && code !== FLEET_EXIT.locked)).toEqual([])
     expect(["m1", "m2", "m3", "m4"].filter((_, i) => codes[i] === 0)).toContain(current(host("openssh")))
   },
-  300_000,
+  600_000,
 )
 
 busyboxTest(
@@ -334,7 +334,7 @@ busyboxTest(
     // Of other files, what a test before left may still be there for the next deploy.
     expect(parts(machine)).not.toContain(`${blob.sha256}.part`)
   },
-  300_000,
+  600_000,
 )
 
 describe("--rebuildNative", () => {

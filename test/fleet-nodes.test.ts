@@ -97,7 +97,7 @@ rankTest(
     expect(alone.exitCode, alone.stderr.toString()).toBe(0)
     compareRanks(join(one, "runs/alone"), join(one, "runs/first"))
   },
-  300_000,
+  600_000,
 )
 
 rankTest(
@@ -117,7 +117,7 @@ rankTest(
     await until("the end of both", () => [one, two].every((deploy) => causes(deploy, "killed").length === 2))
     expect([one, two].map((deploy) => causes(deploy, "killed")[1])).toEqual(["preempted", "preempted"])
   },
-  300_000,
+  600_000,
 )
 
 sshTest(
@@ -177,5 +177,5 @@ sshTest(
     const apart = await fleet.alpha(["fleet", "train", ...HOSTS, "--masterPort=4711", "--data=book.txt", "--run=x"])
     expect([apart.code, apart.stderr.includes("--masterPort is for one run over several machines")]).toEqual([1, true])
   },
-  300_000,
+  600_000,
 )
