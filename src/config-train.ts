@@ -190,7 +190,7 @@ export function finishTrain(loaded: Loaded<typeof TRAIN_FIELDS>): Loaded<typeof 
     beta2: values.optimizer === "lion" ? 0.99 : 0.95,
     momentum: values.optimizer === "sgd" ? 0.9 : 0.95,
     checkpointInterval: values.evalInterval ?? 500,
-    profile: values.traceFile === undefined ? undefined : 10,
+    profile: values.traceFile === undefined ? undefined : Math.min(10, values.steps),
   })
   checkTrain(loaded)
   return loaded as Loaded<typeof TRAIN_FIELDS> & { values: TrainInput }
@@ -241,6 +241,7 @@ function checkTrain(loaded: Loaded<typeof TRAIN_FIELDS>): void {
   if (schedule !== "constant" && warmupSteps > decaySteps) {
     refuse(`${named("warmupSteps")} ends after ${named("decaySteps")}`, "decaySteps counts from step 0, warm-up included")
   }
+  if ((values.profile ?? 0) > steps) refuse(`${named("profile")} is behind the last of ${named("steps")}`, `set --profile=${steps} or less`)
   if ((values.minLr ?? 0) > values.lr) refuse(`${named("minLr")} is above ${named("lr")}`, "lr is the peak, minLr the end")
   if (values.patience !== undefined && values.evalInterval === undefined) {
     refuse(`${named("patience")} counts evaluations, but ${named("evalInterval")}`, "set --evalInterval=N or --patience=none")

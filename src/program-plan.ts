@@ -40,7 +40,8 @@ function removeDead(program: Program): void {
     for (const t of tensorsOf(node.inputs)) read.add(t.id)
     kept.push(node)
   }
-  program.nodes.splice(0, program.nodes.length, ...kept.reverse())
+  program.nodes.length = 0
+  for (const node of kept.reverse()) program.nodes.push(node) // there may be more than a call takes arguments
 }
 
 /** Lifetimes [from, to] in node indices; outputs of the program live to its end; an in-place output joins its input's block. */
@@ -103,8 +104,7 @@ export function place(blocks: readonly Block[], start = 0): number {
     }
     block.offset = offset
     arena = Math.max(arena, offset + block.bytes)
-    placed.push(block)
-    placed.sort((a, b) => a.offset - b.offset)
+    placed.splice(placed.findLastIndex((other) => other.offset <= block.offset) + 1, 0, block)
   }
   return arena
 }

@@ -26,9 +26,14 @@ export function memoryOf(job: TrainJob, { model }: Prepared, device: Device, pla
     const weights = sum(() => true) - copies - gradients - moments
     return { weights, copies, gradients, moments, arena, cache, total: sum(() => true) + arena + cache }
   }
-  const now = sizes(planned)
   const budget = device.memoryBytes()
-  const fitting = (change: Sized) => budget !== undefined && sizes(plansOf(change)).total <= budget
+  const fitting = (change: Sized) => {
+    const found = possible(() => sizes(plansOf(change)))
+    return budget !== undefined && !(found instanceof AlphaError) && found.total <= budget
+  }
+  const now = possible(() => sizes(planned))
+  if (now instanceof AlphaError)
+    throw new AlphaError(now.message, { hint: fitHint(optionsFor(values, fitting)), code: now.code, cause: now })
   const fits = budget === undefined || now.total <= budget
   return {
     type: "memory",
@@ -41,16 +46,31 @@ export function memoryOf(job: TrainJob, { model }: Prepared, device: Device, pla
   }
 }
 
+/** What `find` gives, or the AlphaError of a device that cannot have a memory of that size. */
+function possible<T>(find: () => T): T | AlphaError {
+  try {
+    return find()
+  } catch (error) {
+    if (error instanceof AlphaError && error.code === EXIT.device) return error
+    throw error
+  }
+}
+
+const fitHint = (options: readonly string[]): string =>
+  options.length > 0 ? `fits with ${options.join(", or with ")}` : "use a smaller model or a shorter context"
+
 /** Recomputation alone, else the largest part of the batch that fits, both spelt as flags. */
 function optionsFor(values: TrainJob["values"], fits: (change: Sized) => boolean): string[] {
   const { batch, accumSteps } = values
   const options: string[] = []
   if (!values.activationCheckpointing && fits({ batch, accumSteps, activationCheckpointing: true }))
     options.push("--activationCheckpointing")
+  const stepsOf = (rows: number) => (accumSteps * batch) / rows
+  let most = 0
   for (const activationCheckpointing of values.activationCheckpointing ? [true] : [false, true]) {
-    const stepsOf = (rows: number) => (accumSteps * batch) / rows
     const rows = largest(divisors(batch), (size) => fits({ batch: size, accumSteps: stepsOf(size), activationCheckpointing }))
-    if (rows === undefined) continue
+    if (rows === undefined || rows <= most) continue
+    most = rows
     const more = activationCheckpointing && !values.activationCheckpointing ? " --activationCheckpointing" : ""
     options.push(`--batch=${rows} --accumSteps=${stepsOf(rows)}${more}`)
   }
@@ -79,7 +99,7 @@ export function checkFits(memory: MemoryEvent): void {
   if (memory.fits) return
   const { total, budget = 0, options } = memory
   throw new AlphaError(`the run needs ${formatBytes(total)} on ${memory.device}, ${formatBytes(budget)} are free`, {
-    hint: options.length > 0 ? `fits with ${options.join(", or with ")}` : "use a smaller model or a shorter context",
+    hint: fitHint(options),
     code: EXIT.device,
   })
 }

@@ -175,6 +175,7 @@ test("contradictions name both values and where they came from", () => {
     "train: context 128 (--context) is longer than the learned positions: blockSize 64 (--blockSize)",
   )
   expect(message({ warmupSteps: "50", steps: "40" })).toBe("train: warmupSteps 50 (--warmupSteps) is more than steps 40 (--steps)")
+  expect(message({ profile: "50", steps: "40" })).toBe("train: profile 50 (--profile) is behind the last of steps 40 (--steps)")
   expect(message({ warmupSteps: "50", decaySteps: "40" })).toContain("ends after decaySteps 40 (--decaySteps)")
   expect(message({ minLr: "1", lr: "0.5" })).toBe("train: minLr 1 (--minLr) is above lr 0.5 (--lr)")
   expect(message({ patience: "2", evalInterval: "none" })).toContain("evalInterval none")

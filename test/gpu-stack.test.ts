@@ -6,7 +6,7 @@ import type { Device, Plan } from "../src/program.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
 /** Simulated instruction by instruction. */
-const SLOWEST_MS = 240_000
+const SLOWEST_MS = 300_000
 const model = resolveModel({
   ...{ vocabSize: 65, blockSize: 128, nLayer: 1, nHead: 4, nEmbd: 256, ffnDim: 256, initStd: 0.1 },
   ...{ activation: "gelu_tanh", bias: true },
@@ -33,7 +33,10 @@ function told(device: Device, lengths: readonly number[], order?: "layers") {
   })
   const logits: Float32Array[] = []
   for (let draw = 1; draw < 2; draw++) {
-    generator.decode(lengths.map((length, slot) => ({ slot, id: ids[length + draw]!, sampling, draw })))
+    generator.decode(
+      lengths.map((length, slot) => ({ slot, id: ids[length + draw]!, sampling, draw })),
+      0,
+    )
     const all = state.read(`generate.logits.${2 ** Math.ceil(Math.log2(lengths.length))}`) as Float32Array
     logits.push(all.slice(0, lengths.length * model.vocabSize))
   }

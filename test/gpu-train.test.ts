@@ -3,6 +3,7 @@ import { afterAll, expect } from "bun:test"
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { EXIT } from "../src/base-error.ts"
 import { gpus } from "../src/gpu.ts"
 import { testWith } from "./require.ts"
 import { sampleText } from "./support.ts"
@@ -44,7 +45,7 @@ withGpu(
     await train("--resume=parts", "--steps=6", "--device=gpu")
     expect(weights("parts")).toBe(weights("whole"))
   },
-  240_000,
+  300_000,
 )
 
 withGpu(
@@ -80,4 +81,26 @@ withGpu(
     )
   },
   240_000,
+)
+
+withGpu(
+  "what a GPU cannot allocate at once is refused with settings that fit",
+  () => {
+    const flags = [
+      "--nLayer=1",
+      "--nHead=2",
+      "--nEmbd=16",
+      "--context=64",
+      "--batch=2000000",
+      "--evalInterval=none",
+      "--sampleInterval=none",
+    ]
+    const command = [process.execPath, join(import.meta.dir, "../src/cli.ts"), "train", "--run=huge", "--device=gpu", "--data=text.txt"]
+    const { exitCode, stderr } = Bun.spawnSync([...command, "--tokenizer=char", ...flags], { cwd: work })
+    expect(exitCode).toBe(EXIT.device)
+    expect(stderr.toString()).toMatch(
+      /embedding\.y takes 7\.6 GiB, a GPU allocates at most 4 GiB at once\nhint: fits with --batch=\d+ --accumSteps=\d+/,
+    )
+  },
+  300_000,
 )
