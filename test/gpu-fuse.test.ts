@@ -105,4 +105,8 @@ test("on Hopper a weight's gradient is left whole beside the input's where parts
     },
   ])
   expect(pairs(microPlan(given, false))).toEqual([])
+  const [small] = schedule(stepPlan({ ...given, model: resolveModel({ ...sizes, nHead: 12, nEmbd: 768 }) }, update, false), target)
+    .steps.flat()
+    .filter(({ node: { op }, launch }) => op.name === "linear_backward_weight" && "text" in launch.kernel && launch.push.N === 3072)
+  expect(small?.launch.push).toMatchObject({ M: 768, splits: 2, rest: 0 }) // all of K would take longer than both; the sums come in two parts
 })
