@@ -83,7 +83,7 @@ export function isBatch(stack: DecodeStack): boolean {
     F % 16 === 0 &&
     C <= 4 * THREADS &&
     isWhole &&
-    classes === 0 &&
+    (classes === 0 || classes >= TILE) &&
     blocks > 0 &&
     chunks <= LANES &&
     placesOf(stack).bytes <= 49152
@@ -118,16 +118,16 @@ export function addressOf({ k, layer, places }: Frame, name: (typeof LAYER)[numb
   return made
 }
 
-/** What this block wrote is there for all that wait for it. */
-export function signal({ k, stack, thread, arrivals, target }: Frame): void {
+/** What this block wrote is there for all that wait for it and for as many blocks as `count`. */
+export function signal({ k, stack, thread, arrivals, target }: Frame, count = stack.blocks): void {
   k.comment("all of this block is done")
   k.syncBlock()
-  k.add(target, stack.blocks, target)
+  k.add(target, count, target)
   const isFirst = k.compare("eq", thread, 0)
   k.when(isFirst, () => k.emit("red.release.gpu.global.add.u32", `[${arrivals.name}]`, 1))
 }
 
-/** Waits for all blocks. */
+/** Waits for all blocks that signal. */
 export function awaitAll({ k, thread, arrivals, target }: Frame): void {
   k.if(k.compare("eq", thread, 0), () => {
     const again = k.label("ALL")
