@@ -37,6 +37,8 @@ initialise(device, state, model, 3)
 refreshCopies(device, state, model, "bf16")
 for (const { name, matmul } of paramSpecs(model)) if (matmul) state.drop(name)
 const V = model.vocabSize
+/** Steps before the clock starts, runs, and steps of each. */
+const [WARM, RUNS, LONG] = [16, 5, 64]
 
 /** A generator whose sequences have prompts of different lengths, and their first tokens. */
 function begun(on: Device, batch: number, sampling: Sampling) {
@@ -45,7 +47,11 @@ function begun(on: Device, batch: number, sampling: Sampling) {
     const prompt = Array.from({ length: 512 - 100 * slot }, (_, i) => (i * 7919 + slot * 104_729 + 1) % V)
     return generator.prefill({ slot, ids: prompt, sampling, draw: 0 }).id
   })
-  const turn = (last: readonly number[], draw: number) => generator.decode(last.map((id, slot) => ({ slot, id, sampling, draw })))
+  const turn = (last: readonly number[], draw: number, more: number) =>
+    generator.decode(
+      last.map((id, slot) => ({ slot, id, sampling, draw })),
+      more,
+    )
   return { generator, ids, turn }
 }
 
@@ -83,17 +89,18 @@ for (const batch of flags.batch.split(",").map(Number)) {
     const timed = begun(device, batch, sampling)
     const times: number[] = []
     let last: readonly number[] = timed.ids
-    for (let draw = 1; draw <= 128; draw++) {
-      const from = performance.now()
-      last = timed.turn(last, draw).map(({ id }) => id)
-      times.push(1000 * (performance.now() - from))
+    for (let draw = 1; draw <= WARM + RUNS * LONG; draw++) {
+      if (draw > WARM && (draw - WARM - 1) % LONG === 0) times.push(performance.now())
+      last = timed.turn(last, draw, WARM + RUNS * LONG - draw).map(({ id }) => id)
     }
+    times.push(performance.now())
     timed.generator.free()
+    const perStep = median(times.slice(1).map((time, i) => (1000 * (time - times[i]!)) / LONG))
     const stepped = begun({ ...device, ahead: 0 }, batch, sampling)
     let [same, far] = [0, 0]
     last = stepped.ids
     for (let draw = 1; draw <= steps; draw++) {
-      const choices = stepped.turn(last, draw)
+      const choices = stepped.turn(last, draw, 0)
       const logits = (state.read(`generate.logits.${2 ** Math.ceil(Math.log2(batch))}`) as Float32Array).slice(0, batch * V)
       const wanted = choose(logits, sampling, draw)
       choices.forEach(({ id, logprob }, b) => {
@@ -105,7 +112,7 @@ for (const batch of flags.batch.split(",").map(Number)) {
     stepped.generator.free()
     const all = batch * steps
     console.log(
-      `batch ${batch} ${way.padEnd(20)} ${median(times.slice(16)).toFixed(1).padStart(7)} µs a step; ${same} of ${all} tokens the CPU's, ` +
+      `batch ${batch} ${way.padEnd(20)} ${perStep.toFixed(1).padStart(7)} µs a step; ${same} of ${all} tokens the CPU's, ` +
         `log-probabilities within ${far.toExponential(1)}`,
     )
     if (same < 0.99 * all || !(far < 1e-4)) process.exitCode = 1
