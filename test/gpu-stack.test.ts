@@ -6,7 +6,7 @@ import type { Device } from "../src/program.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
 /** Simulated instruction by instruction. */
-const SLOWEST_MS = 240_000
+const SLOWEST_MS = 300_000
 const model = resolveModel({
   ...{ vocabSize: 65, blockSize: 128, nLayer: 1, nHead: 4, nEmbd: 256, ffnDim: 256, initStd: 0.1 },
   ...{ activation: "gelu_tanh", bias: true },
