@@ -1,9 +1,9 @@
-/** A weight's gradient left whole beside the input's: processors without a tile of the one take more of the other's, and there are no parts to sum. */
+/** A weight's gradient in few parts beside the input's: processors that have none of the one take more of the other's, and less is left to sum. */
 import { FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf } from "../shaders/ptx-gemm-tile.ts"
-import type { GpuTarget, Launches } from "./op-gpu.ts"
-import { cutOf, hasTile, ptxLaunchesOf, ptxWayOf, type RowSums } from "./op-matmul-ptx.ts"
-import { BESIDE, DISPATCH, groupOf, type PtxWay, tileSecondsOf, tilesOf } from "./op-matmul-ptx-way.ts"
+import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
+import { cutOf, hasTile, ptxWayOf } from "./op-matmul-ptx.ts"
+import { BESIDE, DISPATCH, groupOf, type PtxWay, splitStepsOf, stepsOf, sumSecondsOf, tileSecondsOf, tilesOf } from "./op-matmul-ptx-way.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 
 /** The products of a pair, tn and nn, whatever their memory. */
@@ -17,10 +17,11 @@ const LEAST = 0.015
 /** Seconds of a block that does one tile: its start, and its first copies. */
 const START = 2e-6
 
-/** What a pair does, and when processors are free that have a whole tile of the weight's last turn, and the others. */
-interface Pairing {
+/** Ways of both that end at the same time, and the seconds until then, sums of parts included. */
+export interface Pairing {
   readonly seconds: number
-  readonly way: PtxWay
+  readonly weight: PtxWay
+  readonly input: PtxWay
 }
 
 /** Tiles of block `i` of `blocks`, of which the first `early` have `each` before all share the rest. */
@@ -29,8 +30,7 @@ const tilesOfBlock = (i: number, blocks: number, tiles: number, early: number, e
 
 /** When the last of `tiles` blocks of one tile ends, each taken by the processor that is free first. */
 function lastEnd(free: readonly number[], tiles: number, seconds: number): number {
-  const sorted = free.toSorted((a, b) => a - b)
-  const times = [...sorted]
+  const times = [...free]
   for (let done = 0; done < tiles; done++) {
     let first = 0
     for (let i = 1; i < times.length; i++) if ((times[i] as number) < (times[first] as number)) first = i
@@ -39,19 +39,22 @@ function lastEnd(free: readonly number[], tiles: number, seconds: number): numbe
   return Math.max(...times)
 }
 
-/** The best way for the input's gradient beside a whole weight's, and the seconds until both are done. */
-function pairingOf({ weight, input }: Pair, target: GpuTarget): Pairing | undefined {
+/** The best way for the input's gradient beside a weight's of so many splits, each of which a processor has for itself in its last turn. */
+function pairingOf({ weight, input }: Pair, splits: number, target: GpuTarget): Pairing | undefined {
   const { units } = target
-  const tiles = tilesOf(weight, PTX_TILE)
-  const each = tileSecondsOf(weight, PTX_TILE, target)
-  const base = Math.floor(tiles / units) * each
+  const parts: PtxWay = { tile: PTX_TILE, splits, rest: 0, span: 1, group: groupOf(weight, PTX_TILE) }
+  const tiles = tilesOf(weight, PTX_TILE) * splits
   const blocks = units - (tiles % units)
-  if (blocks === units) return undefined
+  if (blocks === units || (splits > 1 && tiles > units) || Math.ceil(stepsOf(weight) / splits) * (splits - 1) >= stepsOf(weight))
+    return undefined
+  const each = tileSecondsOf(weight, PTX_TILE, target, splitStepsOf(weight, parts))
+  const base = Math.floor(tiles / units) * each
   const late = base + each
+  const sums = splits === 1 ? 0 : sumSecondsOf(weight, splits)
   const freeAt = (i: number) => (i < blocks ? base : late)
   let best: Pairing | undefined
   const offer = (seconds: number, way: PtxWay) => {
-    if (seconds < (best?.seconds ?? Number.POSITIVE_INFINITY)) best = { seconds, way }
+    if (seconds + sums < (best?.seconds ?? Number.POSITIVE_INFINITY)) best = { seconds: seconds + sums, weight: parts, input: way }
   }
   for (const tile of [PTX_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE]) {
     if (!hasTile(input, target, tile)) continue
@@ -81,20 +84,18 @@ function pairingOf({ weight, input }: Pair, target: GpuTarget): Pairing | undefi
 const known = new Map<string, Pairing | undefined>()
 
 /** How a pair is best done together; undefined where each for itself is as good, or a kernel is missing. */
-export function pairedWay(pair: Pair, target: GpuTarget): PtxWay | undefined {
+export function pairing(pair: Pair, target: GpuTarget): Pairing | undefined {
   const { weight, input } = pair
-  const sizes = [weight, input].map(({ M, N, K, lda, ldb, ldc }) => [M, N, K, lda, ldb, ldc].join())
+  const sizes = [weight, input].map(({ a, b, c, M, N, K }) => [M, N, K, dtypeOf(a), dtypeOf(b), dtypeOf(c)].join())
   const key = [...sizes, input.factor !== undefined, target.units, target.ptx].join(" ")
   if (!known.has(key)) {
     const [weightWay, inputWay] = [ptxWayOf(weight, target), ptxWayOf(input, target)]
     const apart = Math.min(weightWay?.seconds ?? 0, cutOf(weight, target)?.seconds ?? Number.POSITIVE_INFINITY) + (inputWay?.seconds ?? 0)
     const isThere = weightWay !== undefined && inputWay !== undefined && hasTile(weight, target, PTX_TILE)
-    const made = isThere ? pairingOf(pair, target) : undefined
-    known.set(key, made !== undefined && made.seconds < (1 - LEAST) * apart ? made : undefined)
+    const most = isThere ? Math.max(1, Math.floor(target.units / tilesOf(weight, PTX_TILE))) : 0
+    const made = Array.from({ length: most }, (_, i) => pairingOf(pair, i + 1, target) ?? [])
+    const [best] = made.flat().toSorted((a, b) => a.seconds - b.seconds)
+    known.set(key, best !== undefined && best.seconds < (1 - LEAST) * apart ? best : undefined)
   }
-  return known.get(key)?.way
+  return known.get(key)
 }
-
-/** The weight's gradient of a pair, whole; with the sums of dy's columns. */
-export const wholeLaunches = (weight: Gemm, target: GpuTarget, rowSums: RowSums | undefined): Launches =>
-  ptxLaunchesOf(weight, { tile: PTX_TILE, splits: 1, rest: 0, span: 1, group: groupOf(weight, PTX_TILE) }, target, { rowSums })

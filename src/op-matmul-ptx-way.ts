@@ -108,16 +108,18 @@ export const partsOf = (given: Gemm, way: PtxWay): number => way.splits + pieces
 const endOf = ({ slope, factor, c }: Gemm): keyof Cost["ends"] =>
   slope !== undefined ? "slope" : factor !== undefined ? "factor" : (dtypeOf(c) as "bf16" | "f32")
 
-/** Seconds of a whole tile, its end included, where all processors have one. */
-export function tileSecondsOf(given: Gemm, tile: PtxTile, { units }: GpuTarget): number {
+/** Seconds of a tile of all k steps, or of so many, its end included, where all processors have one. */
+export function tileSecondsOf(given: Gemm, tile: PtxTile, { units }: GpuTarget, steps = stepsOf(given)): number {
   const { rates, ends } = costOf(tile)
-  return (stepsOf(given) * 2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates(given) * 1e12) + ends[endOf(given)]
+  return (steps * 2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates(given) * 1e12) + ends[endOf(given)]
 }
+
+/** Seconds until the parts of all tiles, so many on average, are summed. */
+export const sumSecondsOf = ({ M, N }: Gemm, parts: number): number => DISPATCH + (4 * M * N * (parts + 1)) / BANDWIDTH
 
 /** Seconds by waves of tiles. */
 function secondsOf(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
   const { tile, splits, span, rest } = way
-  const { M, N } = given
   const { rates, ends } = costOf(tile)
   const tiles = tilesOf(given, tile)
   const turns = rest > 0 ? 1 : Math.ceil((tiles * splits) / units)
@@ -126,7 +128,7 @@ function secondsOf(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
   const isWhole = splits === 1 && rest === 0
   const end = ends[isWhole ? endOf(given) : "f32"]
   const longest = Math.max(turns * (splitStepsOf(given, way) * step + end), rest > 0 ? span * step + perSpan * end : 0)
-  const sums = isWhole ? 0 : DISPATCH + (4 * M * N * (splits + all / tiles + 1)) / BANDWIDTH
+  const sums = isWhole ? 0 : sumSecondsOf(given, splits + all / tiles)
   return DISPATCH + longest + sums
 }
 

@@ -6,7 +6,7 @@ import { scratch, sideBySide } from "./op-gpu.ts"
 import { biasGradient } from "./op-matmul-bias.ts"
 import { gemm } from "./op-matmul-gpu.ts"
 import { ptxGemmLaunches, ptxLaunchesOf } from "./op-matmul-ptx.ts"
-import { pairedWay, wholeLaunches } from "./op-matmul-ptx-pair.ts"
+import { pairing } from "./op-matmul-ptx-pair.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 import { type Op, tracer, type View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
@@ -190,8 +190,8 @@ export const linearBackwardInput = defineOp({
     }),
   gpu({ dy, w, slope }, { dx }, { beside }, __, target) {
     const given = inputProduct({ dy, w, slope, dx: dx as Tensor })
-    const way = beside && pairedWay({ weight: weightProduct(beside), input: given }, target)
-    return way === undefined ? gemm(given, target) : ptxLaunchesOf(given, way, target)
+    const paired = beside && pairing({ weight: weightProduct(beside), input: given }, target)
+    return paired === undefined ? gemm(given, target) : ptxLaunchesOf(given, paired.input, target)
   },
   cases: [
     { inputs: { dy: [70, 40], w: [40, 33] }, attrs: { out: "f32" } },
@@ -253,8 +253,9 @@ export const linearBackwardWeight = defineOp({
     }),
   gpu({ x, dy }, { dw, db }, { beside }, beta, target) {
     const product = dw && { ...weightProduct({ x, dy, dw }), beta: beta("dw") }
-    if (beside !== undefined && product !== undefined && pairedWay({ weight: product, input: inputProduct(beside) }, target) !== undefined)
-      return wholeLaunches(product, target, db && { into: db, beta: 0 })
+    const paired = beside && product && pairing({ weight: product, input: inputProduct(beside) }, target)
+    if (product !== undefined && paired !== undefined)
+      return ptxLaunchesOf(product, paired.weight, target, { rowSums: db && { into: db, beta: 0 } })
     // The product reads dy anyway: where it can, it sums its columns by the way.
     if (product !== undefined && db !== undefined && target.ptx) {
       const both = ptxGemmLaunches(product, target, { into: db, beta: beta("db") ?? 0 })

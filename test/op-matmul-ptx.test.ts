@@ -248,7 +248,7 @@ const CASES: readonly Asked[] = [
 for (const asked of CASES) {
   const { layout, size, tile, ...rest } = asked
   const name = `${layout} ${size.join(" × ")} ${JSON.stringify(rest)}${tile === undefined ? "" : ` ${tileName(tile)}`}`
-  test(name, () => expect(run(asked).error).toBeLessThan(1), 60_000)
+  test(name, () => expect(run(asked).error).toBeLessThan(1), 300_000)
 }
 
 /** A product of memory that is never touched. */
