@@ -6,7 +6,7 @@ import type { Device } from "../src/program.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 
 /** Simulated instruction by instruction. */
-const SLOWEST_MS = 240_000
+const SLOWEST_MS = 300_000
 const model = resolveModel({
   ...{ vocabSize: 65, blockSize: 128, nLayer: 1, nHead: 4, nEmbd: 256, ffnDim: 256, initStd: 0.1 },
   ...{ activation: "gelu_tanh", bias: true },
@@ -33,7 +33,8 @@ function told(device: Device, lengths: readonly number[], order?: "layers") {
   lengths.forEach((length, slot) => {
     generator.prefill({ slot, ids: ids.slice(0, length), sampling: GREEDY, draw: 0 })
   })
-  const choices = generator.decode(lengths.map((length, slot) => ({ slot, id: ids[length + 1]!, sampling: samplings[slot]!, draw: 1 })))
+  const turns = lengths.map((length, slot) => ({ slot, id: ids[length + 1]!, sampling: samplings[slot]!, draw: 1 }))
+  const choices = generator.decode(turns, 0)
   const all = state.read(`generate.logits.${2 ** Math.ceil(Math.log2(lengths.length))}`) as Float32Array
   const logits = all.slice(0, lengths.length * model.vocabSize)
   generator.free()
