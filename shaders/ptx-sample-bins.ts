@@ -28,7 +28,7 @@ export interface Place {
 export interface Sought {
   /** Tokens, or weight, up to the end of the bin sought. */
   readonly count: U32
-  readonly weight: (all: F32) => F32
+  readonly weight: (all: F32, count: U32) => F32
   /** Bins that begin behind it are not considered. */
   readonly last: U32
 }
@@ -104,7 +104,7 @@ export function narrow(tokens: Tokens, at: U32, place: Place, sought: Sought, gi
     counts.slice(1).reduce((a, b) => k.add(a, b), counts[0]!),
     sum,
   )
-  const limit = sought.weight(before.weight.all)
+  const limit = sought.weight(before.weight.all, before.count.all)
   const upTo = { count: k.add(countBefore, before.count.before), weight: k.addFloat(weightBefore, before.weight.before) }
   const bins = counts.map((own, i) => {
     const start = { count: upTo.count, weight: upTo.weight }

@@ -3,6 +3,7 @@ import type { F32, U32 } from "../src/ptx.ts"
 import { BINS_BYTES, fill, ID_BITS, KEY_BITS, narrow, type Place } from "./ptx-sample-bins.ts"
 import { type Block, NONE } from "./ptx-sample-block.ts"
 import type { Facts } from "./ptx-sample-facts.ts"
+import { few } from "./ptx-sample-few.ts"
 import { LAST, PER_NAT } from "./ptx-sample-key.ts"
 import { boundOf, CAPACITY, GROUPS, gather, LIST_BYTES, type Tokens } from "./ptx-sample-list.ts"
 import type { Row } from "./ptx-sample-row.ts"
@@ -39,6 +40,7 @@ export function cut(row: Row, facts: Facts, { sharpness, topK, topP, minP, unifo
   const infinite = Number.POSITIVE_INFINITY
   const tokens: Tokens = { row, facts, sharpness, list: shared + LIST, counters: shared + COUNTERS, listed: number(0) }
   const isFew = k.compare("le", topK, GROUPS)
+  const whole = k.variable("f32", 0) // the weight of all tokens, where top k leaves all
   const [bound, isBound] = [k.variable("f32", infinite), k.select(isFew, 1, 0, "u32")]
   k.if(isFew, () => k.copy(bound, boundOf(tokens, topK, shared + PART)))
 
@@ -53,12 +55,17 @@ export function cut(row: Row, facts: Facts, { sharpness, topK, topP, minP, unifo
   }
   const stage = number(ALL)
   const is = (which: number) => k.compare("eq", stage, which)
-  const [next, search, narrower] = [k.label("CUT"), k.label("SEARCH"), k.label("CUT_DONE")]
+  const [next, search, narrower, end] = [k.label("CUT"), k.label("SEARCH"), k.label("CUT_DONE"), k.label("CUT_END")]
 
   k.place(next)
   k.if(k.compare("ne", isBound, 0), () => {
     gather(tokens, bound, shared + PART)
     k.copy(isBound, 0)
+  })
+  const isShort = k.both(k.compare("gt", tokens.listed, 0), k.compare("le", tokens.listed, block.threads))
+  k.if(isShort, () => {
+    few(tokens, { topK, topP, minP, uniform, total: whole }, shared + PART, token)
+    k.jump(end)
   })
   const isActive = number(1)
   k.if(is(K), () => k.select(k.compare("lt", topK, all), 1, 0, "u32", isActive))
@@ -98,7 +105,10 @@ export function cut(row: Row, facts: Facts, { sharpness, topK, topP, minP, unifo
     count: wanted.count,
     last: lastKey,
     // what all tokens' first look shall tell: how many the cuts leave at most
-    weight: (sum: F32) => k.select(k.both(is(ALL), k.compare("lt", topP, 1)), k.mulFloat(sum, topP), wanted.weight, "f32"),
+    weight: (sum: F32, count: U32) => {
+      const isP = k.both(k.compare("lt", topP, 1), k.compare("ge", topK, count))
+      return k.select(k.both(is(ALL), isP), k.mulFloat(sum, topP), wanted.weight, "f32")
+    },
   }
   const inFloor = k.sub(floor, place.base)
   const given = (found: U32) => k.select(is(MIN), k.shiftRight(inFloor, k.sub(place.shift, 10)), found, "u32")
@@ -107,6 +117,7 @@ export function cut(row: Row, facts: Facts, { sharpness, topK, topP, minP, unifo
   k.if(is(ALL), () => {
     k.copy(total, sums.weight.all)
     k.copy(all, sums.count.all)
+    k.when(k.compare("ge", topK, all), () => k.copy(whole, total))
     const most = k.add(place.countBefore, place.count)
     k.if(k.both(k.compare("eq", tokens.listed, 0), k.compare("le", most, CAPACITY)), () => {
       const end = k.mulFloat(k.toFloat(k.add(place.base, k.shiftLeft(1, place.shift))), 1 / PER_NAT)
@@ -149,4 +160,5 @@ export function cut(row: Row, facts: Facts, { sharpness, topK, topP, minP, unifo
   k.place(narrower)
   k.add(stage, 1, stage)
   k.jump(next, k.compare("le", stage, ID))
+  k.place(end)
 }
