@@ -1,6 +1,7 @@
 /** What the parts of the kernel for many sequences share: sizes, shared memory, work memory, the barrier of all blocks. */
 import type { Ptx, U32, U64 } from "../src/ptx.ts"
 import { type DecodeStack, HEAD, LAST, LAYER, PAGE } from "./ptx-decode-frame.ts"
+import { canSample, sampleBytes } from "./ptx-sample.ts"
 
 export const WARPS = 16
 export const THREADS = 32 * WARPS
@@ -56,7 +57,8 @@ export function placesOf(stack: DecodeStack) {
   const items = table + 8 * Math.ceil((LAYER.length * stack.layers + LAST.length) / 2) * 2
   const cells = items + 16 * (itemsOf(stack) + 1)
   const full = cells + 4 * stack.rows
-  return { factors: 0, found, sums, table, items, cells, full, bytes: Math.ceil((full + 8) / 128) * 128 }
+  const end = Math.max(full + 8, stack.allowed === undefined ? 0 : sampleBytes(THREADS))
+  return { factors: 0, found, sums, table, items, cells, full, bytes: Math.ceil(end / 128) * 128 }
 }
 
 /** Offsets in bytes of the work memory. */
@@ -74,7 +76,7 @@ export function workOf(stack: DecodeStack) {
 
 /** Whether the kernel does such a stack. */
 export function isBatch(stack: DecodeStack): boolean {
-  const { rows, C, F, blocks, maxPages, classes } = stack
+  const { rows, C, F, blocks, maxPages, classes, allowed } = stack
   const isWhole = Object.values(spreadsOf(stack)).every((one) => one.N % TILE === 0 && Number.isInteger(stepsOf(stack, one)))
   const chunks = Math.ceil((itemsOf(stack) * maxPages * PAGE) / CHUNK / WARPS) + 1
   return (
@@ -84,6 +86,7 @@ export function isBatch(stack: DecodeStack): boolean {
     C <= 4 * THREADS &&
     isWhole &&
     (classes === 0 || classes >= TILE) &&
+    (allowed === undefined || (rows <= blocks && canSample(THREADS, allowed))) &&
     blocks > 0 &&
     chunks <= LANES &&
     placesOf(stack).bytes <= 49152

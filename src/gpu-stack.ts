@@ -108,8 +108,8 @@ function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
 function kernelOf(stack: DecodeStack) {
   const { rows: R, C, F, allowed } = stack
   const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
-  if (isFew && (allowed === undefined || canChoose(stack, allowed))) return { make: ptxDecode, bytes: workOf(stack).bytes }
-  return isBatch(stack) && allowed === undefined ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
+  if (isFew) return allowed === undefined || canChoose(stack, allowed) ? { make: ptxDecode, bytes: workOf(stack).bytes } : undefined
+  return isBatch(stack) ? { make: ptxBatch, bytes: batchWork(stack).bytes } : undefined
 }
 
 function stackOf(first: Node, layers: readonly Node[][], around: Around, { units }: GpuTarget): Launch | undefined {
