@@ -4,8 +4,9 @@ import { type DecodeStack, HEAD, LAST, LAYER, PAGE } from "./ptx-decode-frame.ts
 
 export const WARPS = 16
 export const THREADS = 32 * WARPS
-/** Columns of a product's tile; its rows are those of all sequences. */
-export const TILE = 24
+/** Columns of a tile of weights: those of one matrix instruction; and tiles whose sums of warps are added at a time. */
+export const TILE = 8
+export const ROUND = 3
 /** Positions that a warp attends to at a time: half a page. */
 export const CHUNK = PAGE / 2
 /** Bytes of a row of pages, and of 16 × 16 numbers as a matrix instruction takes them. */
@@ -13,6 +14,8 @@ export const ROW = 2 * HEAD
 export const BLOCK = 512
 /** Bytes of what a warp found of a head: 64 sums, the largest score, the sum of weights. */
 export const FOUND = 4 * (HEAD + 4)
+/** Bytes of shared memory for weights at most. */
+const MOST_WEIGHTS = 37_376
 /** Numbers of a lane for the offsets of its warp's chunks. */
 const LANES = 32
 
@@ -22,7 +25,11 @@ export interface Spread {
   readonly K: number
   readonly parts: number
 }
-export const tilesOf = ({ N, parts }: Spread): number => (N / TILE) * parts
+export const tilesOf = ({ N }: Spread): number => N / TILE
+/** Blocks of each part of K. */
+export const spreadBlocks = ({ blocks }: DecodeStack, { parts }: Spread): number => Math.floor(blocks / parts)
+/** Tiles of a block at most. */
+export const mostTiles = (stack: DecodeStack, spread: Spread): number => Math.ceil(tilesOf(spread) / spreadBlocks(stack, spread))
 /** Slices of K: so many warps share a strip of 16 rows. */
 export const slicesOf = (stack: DecodeStack): number => WARPS / stripsOf(stack)
 /** Strips of 16 rows; the only one may be half empty. */
@@ -30,10 +37,12 @@ export const stripsOf = ({ rows }: DecodeStack): number => Math.ceil(rows / 16)
 /** Steps of 16 along K that a warp does. */
 const stepsOf = (stack: DecodeStack, { K, parts }: Spread): number => K / 16 / parts / slicesOf(stack)
 
-/** The largest number of parts by which blocks have a tile each. */
+/** The fewest parts of at most C by which a block reads the least. */
 function spread(stack: DecodeStack, N: number, K: number): Spread {
-  const fits = (parts: number) => (N / TILE) * parts <= stack.blocks && Number.isInteger(stepsOf(stack, { N, K, parts }))
-  return { N, K, parts: [4, 3, 2].find(fits) ?? 1 }
+  const all = [1, 2, 3, 4].map((parts) => ({ N, K, parts }))
+  const fits = all.filter((one) => K / one.parts <= stack.C && one.parts <= stack.blocks && Number.isInteger(stepsOf(stack, one)))
+  const work = (one: Spread) => (mostTiles(stack, one) * K) / one.parts
+  return fits.reduce((best, one) => (work(one) < work(best) ? one : best), fits[0] ?? { N, K, parts: 1 })
 }
 
 /** The products of a layer. */
@@ -47,16 +56,22 @@ export const itemsOf = ({ rows, C, blocks }: DecodeStack): number => Math.ceil((
 /** Bytes from one row of a tile's weights to the next: such that eight rows' pieces of 16 bytes are in different banks. */
 export const pitchOf = ({ K, parts }: Spread): number => (2 * K) / parts + 16
 
+/** Bytes of a tile of weights. */
+const stageBytes = (stack: DecodeStack): number => Math.max(...Object.values(spreadsOf(stack)).map((one) => TILE * pitchOf(one)))
+/** Tiles of weights in shared memory at a time. */
+export const stagesOf = (stack: DecodeStack): number => Math.min(3, Math.floor(MOST_WEIGHTS / stageBytes(stack)))
+
 /** Where everything begins in shared memory. */
 export function placesOf(stack: DecodeStack) {
-  const factors = Math.max(...Object.values(spreadsOf(stack)).map((one) => TILE * pitchOf(one)), WARPS * 16 * TILE * 4)
+  const factors = Math.max(stagesOf(stack) * stageBytes(stack), WARPS * 16 * ROUND * TILE * 4)
   const found = Math.ceil(factors / 16) * 16
   const sums = found + (WARPS + itemsOf(stack)) * FOUND
   const table = sums + 8 * WARPS
   const items = table + 8 * Math.ceil((LAYER.length * stack.layers + LAST.length) / 2) * 2
   const cells = items + 16 * (itemsOf(stack) + 1)
   const full = cells + 4 * stack.rows
-  return { factors: 0, found, sums, table, items, cells, full, bytes: Math.ceil((full + 8) / 128) * 128 }
+  const bytes = Math.ceil((full + 8 * stagesOf(stack)) / 128) * 128
+  return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, bytes }
 }
 
 /** Offsets in bytes of the work memory. */
@@ -83,6 +98,7 @@ export function isBatch(stack: DecodeStack): boolean {
     F % 16 === 0 &&
     C <= 4 * THREADS &&
     isWhole &&
+    stagesOf(stack) > 1 &&
     classes === 0 &&
     blocks > 0 &&
     chunks <= LANES &&
@@ -104,7 +120,7 @@ export interface Frame {
   /** Arrivals of blocks so far, and those that this block waits for. */
   readonly arrivals: U64
   readonly target: U32
-  /** Of the barrier that a tile's weights complete. */
+  /** Of the barriers that the tiles of weights complete, a bit for each stage. */
   readonly parity: U32
 }
 

@@ -13,6 +13,7 @@ import {
   ROW,
   signal,
   spreadsOf,
+  stagesOf,
   THREADS,
   TILE,
   workOf,
@@ -68,7 +69,7 @@ function begun(f: Frame, { x, tokens, positions }: Given, to: readonly F32[], ro
 }
 
 function work(f: Frame, given: Given): void {
-  const { k, stack, places, block, layer } = f
+  const { k, stack, places, layer } = f
   const { C, F } = stack
   const at = workOf(stack)
   const { qkv, proj, up, down } = spreadsOf(stack)
@@ -82,7 +83,7 @@ function work(f: Frame, given: Given): void {
   const toX = store(at.x, C)
   const toHidden = store(at.hidden, F)
 
-  bring(f, "qkvW", qkv, block)
+  bring(f, "qkvW", qkv)
   const begin = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 0, parts: 0, load: (...where) => begun(f, given, ...where) })
   const own = share(f, given)
   begin(toX)
@@ -118,7 +119,7 @@ function work(f: Frame, given: Given): void {
     awaitAll(f)
     first()
     signal(f)
-    bring(f, "projW", proj, block)
+    bring(f, "projW", proj)
     attend(f, own, () => awaitAll(f))
     signal(f)
     const toParts =
@@ -129,7 +130,7 @@ function work(f: Frame, given: Given): void {
     awaitAll(f)
     second()
     signal(f)
-    bring(f, "upW", up, block)
+    bring(f, "upW", up)
     const middle = norm(f, { w: "mlpNormW", b: "mlpNormB", layersOn: 0, parts: proj.parts, bias: "projB", load: stream })
     awaitAll(f)
     middle(toX)
@@ -145,13 +146,13 @@ function work(f: Frame, given: Given): void {
     awaitAll(f)
     third()
     signal(f)
-    bring(f, "downW", down, block)
+    bring(f, "downW", down)
     const fourth = product(f, { weights: "downW", spread: down, x: at.hidden, finish: toParts(C) })
     awaitAll(f)
     fourth()
     signal(f)
     const isLast = k.compare("eq", left, 1)
-    k.if(k.not(isLast), () => bring(f, "qkvW", qkv, block, 1))
+    k.if(k.not(isLast), () => bring(f, "qkvW", qkv, 1))
     const last = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 1, parts: down.parts, bias: "downB", load: stream })
     awaitAll(f)
     last((row, column, words) =>
@@ -186,7 +187,7 @@ export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {
       const thread = k.special("%tid.x")
       const warp = k.uniform(k.shr(thread, 5))
       k.if(k.compare("eq", thread, 0), () => {
-        k.barrierInit(places.full, TILE) // an arrival for each row of weights
+        for (let stage = 0; stage < stagesOf(stack); stage++) k.barrierInit(places.full + 8 * stage, TILE) // an arrival for each row
         k.fenceBarrierInit()
       })
       for (let first = 0; first < addressesOf(stack); first += THREADS) {

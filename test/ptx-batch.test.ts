@@ -9,7 +9,7 @@ import type { Device, Plan, State } from "../src/program.ts"
 import { HOPPER } from "./bf16.ts"
 import { checkStack, type StackKernel } from "./ptx-stack.ts"
 
-const MS = 60_000
+const MS = 240_000
 const batch: StackKernel = {
   make: ptxBatch,
   bytes: (stack) => batchWork(stack).bytes,
