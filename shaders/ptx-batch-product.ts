@@ -77,7 +77,7 @@ interface Product {
 
 /** Loads what does not depend on x; the product follows when x is there. */
 export function product(f: Frame, { weights, spread, x, bias, finish }: Product): () => void {
-  const { k, stack, places, thread, warp, lane, work, parity } = f
+  const { k, stack, places, thread, warp, lane, parity } = f
   const { K, parts } = spread
   const [slices, strips, stages, most] = [slicesOf(stack), stripsOf(stack), stagesOf(stack), mostTiles(stack, spread)]
   const steps = K / 16 / parts / slices
@@ -95,14 +95,14 @@ export function product(f: Frame, { weights, spread, x, bias, finish }: Product)
     }
     return { column, isWanted, biases }
   })
-  return () => {
+  const work = () => {
     k.comment(`---- ${weights}: ${spread.N} x ${K}`)
     const slice = k.div(warp, strips)
     const strip = k.sub(warp, k.mul(slice, strips))
     const begin = k.add(k.mad(strip, K / 16, k.mul(part, K / 16 / parts)), k.mul(slice, steps))
-    const from = k.madWide(k.mad(begin, BLOCK / 16, lane), 16, k.addLong(work, x))
+    const from = k.madWide(k.mad(begin, BLOCK / 16, lane), 16, k.addLong(f.work, x))
     const left = range(steps).map(() => k.registers("u32", 4))
-    k.if(k.compare("gt", count, 0), () => left.forEach((words, i) => k.loadFar(words, from, BLOCK * i)))
+    left.forEach((words, i) => k.loadFar(words, from, BLOCK * i))
     const right = k.mad(k.and(lane, 7), pitchOf(spread), k.mad(slice, 32 * steps, k.shl(k.shr(lane, 3), 4)))
     const sums = range(most).map(() => range(4).map(() => k.variable("f32", 0)))
     sums.forEach((sum, tile) => {
@@ -151,4 +151,5 @@ export function product(f: Frame, { weights, spread, x, bias, finish }: Product)
       })
     })
   }
+  return () => k.if(k.compare("gt", count, 0), work)
 }
