@@ -74,6 +74,15 @@ export function placesOf(stack: DecodeStack) {
   return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, bytes }
 }
 
+/** Groups of blocks that take a part of the sequences each and wait for nobody else: one attends, which is memory's time, while another multiplies. */
+const groupsOf = ({ rows }: DecodeStack): number => (rows >= 32 ? 2 : 1)
+/** The groups, the sequences and blocks of one of them, and its bytes of work memory and of counters. */
+export function groupOf(stack: DecodeStack) {
+  const groups = groupsOf(stack)
+  const group: DecodeStack = { ...stack, rows: stack.rows / groups, blocks: Math.floor(stack.blocks / groups) }
+  return { groups, group, workBytes: workOf(group).bytes, syncBytes: 128 }
+}
+
 /** Offsets in bytes of the work memory. */
 export function workOf(stack: DecodeStack) {
   const { rows, C, F } = stack
@@ -88,7 +97,8 @@ export function workOf(stack: DecodeStack) {
 }
 
 /** Whether the kernel does such a stack. */
-export function isBatch(stack: DecodeStack): boolean {
+export function isBatch(whole: DecodeStack): boolean {
+  const { group: stack } = groupOf(whole)
   const { rows, C, F, blocks, maxPages, classes } = stack
   const isWhole = Object.values(spreadsOf(stack)).every((one) => one.N % TILE === 0 && Number.isInteger(stepsOf(stack, one)))
   const chunks = Math.ceil((itemsOf(stack) * maxPages * PAGE) / CHUNK / WARPS) + 1

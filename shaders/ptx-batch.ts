@@ -7,6 +7,7 @@ import {
   addressOf,
   awaitAll,
   type Frame,
+  groupOf,
   isBatch,
   placeOf,
   placesOf,
@@ -39,7 +40,7 @@ const buffers = {
 }
 type BatchKernel = PtxKernel<typeof buffers>
 
-export { isBatch, workOf as batchWork } from "./ptx-batch-frame.ts"
+export { groupOf as batchGroup, isBatch } from "./ptx-batch-frame.ts"
 
 /** Barriers of a launch: seven in every layer, the first of them behind the norm before it; none behind the last norm. */
 const barriersOf = ({ layers }: DecodeStack): number => 7 * layers
@@ -172,20 +173,33 @@ function work(f: Frame, given: Given): void {
 
 /**
  * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers; the new position's keys and values go into the cache.
- * Grid: blocks that all run at the same time. Reads all weights once, the keys and values of all sequences once.
+ * Grid: blocks that all run at the same time. Each group of them reads all weights once, the keys and values of its sequences once.
  */
-export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {
-  if (!isBatch(stack)) throw new TypeError("ptxBatch: sizes")
+export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
+  if (!isBatch(whole)) throw new TypeError("ptxBatch: sizes")
+  const { groups, group: stack, workBytes, syncBytes } = groupOf(whole)
   const places = placesOf(stack)
   return ptxKernel({
     name,
-    about: `one token of ${stack.rows} sequences through ${stack.layers} layers of ${stack.C} and ${stack.F}; ${stack.blocks} blocks with barriers of all`,
+    about: `one token of ${whole.rows} sequences through ${stack.layers} layers of ${stack.C} and ${stack.F}; ${groups} times ${stack.blocks} blocks with barriers of all`,
     threads: THREADS,
     sharedBytes: places.bytes,
     buffers,
-    body(k, given) {
+    body(k, all) {
       const thread = k.special("%tid.x")
       const warp = k.uniform(k.shr(thread, 5))
+      const number = k.special("%ctaid.x")
+      const group = k.div(number, stack.blocks)
+      const leave = k.label("LEAVE")
+      k.jump(leave, k.compare("ge", group, groups))
+      const from = (bytes: number, start: U64) => k.madWide(group, bytes, start)
+      const { rows, C, maxPages } = stack
+      const given = {
+        ...{ x: from(4 * rows * C, all.x), y: from(2 * rows * C, all.y), pages: from(4 * rows * maxPages, all.pages) },
+        ...{ lengths: from(4 * rows, all.lengths), counts: from(4 * rows, all.counts) },
+        ...{ tokens: from(4 * rows, all.tokens), positions: from(4 * rows, all.positions) },
+      }
+      const sync = from(syncBytes, all.sync)
       k.if(k.compare("eq", thread, 0), () => {
         for (let stage = 0; stage < stagesOf(stack); stage++) k.barrierInit(places.full + 8 * stage, TILE) // an arrival for each row
         k.fenceBarrierInit()
@@ -193,17 +207,17 @@ export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {
       for (let first = 0; first < addressesOf(stack); first += THREADS) {
         const [at, words] = [k.add(thread, first), k.registers("u32", 2)]
         k.if(k.compare("lt", at, addressesOf(stack)), () => {
-          k.load("u32", words, k.madWide(at, 8, given.table))
+          k.load("u32", words, k.madWide(at, 8, all.table))
           k.storeShared({ base: k.shl(at, 3), bytes: places.table }, words)
         })
       }
       const launch = k.register("u32")
-      k.load("u32", [launch], given.sync, 4)
+      k.load("u32", [launch], sync, 4)
       k.syncBlock()
       const frame: Frame = {
-        ...{ k, stack, places, thread, warp, work: given.work, arrivals: given.sync },
+        ...{ k, stack, places, thread, warp, work: from(workBytes, all.work), arrivals: sync },
         lane: k.and(thread, 31),
-        block: k.special("%ctaid.x"),
+        block: k.sub(number, k.mul(group, stack.blocks)),
         layer: k.variable("u32", 0),
         target: k.mul(launch, barriersOf(stack) * stack.blocks),
         parity: k.variable("u32", 0),
@@ -212,7 +226,8 @@ export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {
       k.comment("all have read the number of launches long ago")
       const isFirst = k.both(k.compare("eq", thread, 0), k.compare("eq", frame.block, 0))
       const next = k.add(launch, 1)
-      k.when(isFirst, () => k.store("u32", given.sync, 4, [next]))
+      k.when(isFirst, () => k.store("u32", sync, 4, [next]))
+      k.place(leave)
       k.emit("ret")
     },
   })

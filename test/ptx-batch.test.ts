@@ -1,6 +1,6 @@
 /** Many sequences through all layers in one launch, run on the CPU instruction by instruction against f64. */
 import { expect, test } from "bun:test"
-import { batchWork, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
+import { batchGroup, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
 import type { DecodeStack } from "../shaders/ptx-decode-frame.ts"
 import { resolveModel } from "../src/config.ts"
 import { createGenerator } from "../src/gpt.ts"
@@ -12,15 +12,19 @@ import { checkStack, type StackKernel } from "./ptx-stack.ts"
 const MS = 240_000
 const batch: StackKernel = {
   make: ptxBatch,
-  bytes: (stack) => batchWork(stack).bytes,
-  counters: ({ layers, blocks }, launches) => [launches * 7 * layers * blocks, launches],
+  bytes: (stack) => batchGroup(stack).groups * batchGroup(stack).workBytes,
+  counters(stack, launches) {
+    const { groups, group, syncBytes } = batchGroup(stack)
+    const own = [launches * 7 * group.layers * group.blocks, launches, ...Array.from({ length: syncBytes / 4 - 2 }, () => 0)]
+    return Array.from({ length: groups }, () => own).flat()
+  },
 }
 
 const small: DecodeStack = {
   ...{
     rows: 32,
-    C: 384,
-    F: 384,
+    C: 512,
+    F: 512,
     layers: 2,
     activation: "gelu_tanh",
     scale: 0.125,

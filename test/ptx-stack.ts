@@ -16,7 +16,7 @@ const TOKENS = 50
 export interface StackKernel {
   readonly make: (name: string, stack: DecodeStack) => unknown
   readonly bytes: (stack: DecodeStack) => number
-  readonly counters: (stack: DecodeStack, launches: number) => readonly [number, number]
+  readonly counters: (stack: DecodeStack, launches: number) => readonly number[]
 }
 
 /** Runs the stack once, from x or from embeddings on, for sequences of these lengths (undefined: none), and compares y and the new keys and values with f64. */
