@@ -7,6 +7,8 @@ export const THREADS = 32 * WARPS
 /** Columns of a tile of weights: those of one matrix instruction; and tiles whose sums of warps are added at a time. */
 export const TILE = 8
 export const ROUND = 3
+/** Columns of a tile of the head. */
+export const HEAD_TILE = 24
 /** Positions that a warp attends to at a time: half a page. */
 export const CHUNK = PAGE / 2
 /** Bytes of a row of pages, and of 16 × 16 numbers as a matrix instruction takes them. */
@@ -109,7 +111,7 @@ export function isBatch(whole: DecodeStack): boolean {
     C <= 4 * THREADS &&
     isWhole &&
     stagesOf(stack) > 1 &&
-    classes === 0 &&
+    (classes === 0 || classes >= HEAD_TILE) &&
     blocks > 0 &&
     chunks <= LANES &&
     placesOf(stack).bytes <= 49152
@@ -144,24 +146,26 @@ export function addressOf({ k, layer, places }: Frame, name: (typeof LAYER)[numb
   return made
 }
 
-/** What this block wrote is there for all that wait for it. */
-export function signal({ k, stack, thread, arrivals, target }: Frame): void {
+/** What this block wrote is there for all that wait for it and for as many blocks as `count`. */
+export function signal({ k, stack, thread, arrivals, target }: Frame, count = stack.blocks): void {
   k.comment("all of this block is done")
   k.syncBlock()
-  k.add(target, stack.blocks, target)
+  k.add(target, count, target)
   const isFirst = k.compare("eq", thread, 0)
   k.when(isFirst, () => k.emit("red.release.gpu.global.add.u32", `[${arrivals.name}]`, 1))
 }
 
-/** Waits for all blocks. */
-export function awaitAll({ k, thread, arrivals, target }: Frame): void {
+/** Waits for all blocks that signal, of this group or of those with these counters. */
+export function awaitAll({ k, thread, arrivals, target }: Frame, counters: readonly U64[] = [arrivals]): void {
   k.if(k.compare("eq", thread, 0), () => {
-    const again = k.label("ALL")
-    k.place(again)
-    const seen = k.register("u32")
-    k.loadAcquire(seen, arrivals)
-    const left = k.sub(seen, target)
-    k.jump(again, k.compare("ge", left, 0x80000000))
+    for (const counter of counters) {
+      const again = k.label("ALL")
+      k.place(again)
+      const seen = k.register("u32")
+      k.loadAcquire(seen, counter)
+      const left = k.sub(seen, target)
+      k.jump(again, k.compare("ge", left, 0x80000000))
+    }
   })
   k.syncBlock()
 }

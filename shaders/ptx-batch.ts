@@ -12,6 +12,7 @@ import {
   placeOf,
   placesOf,
   ROW,
+  range,
   signal,
   spreadsOf,
   stagesOf,
@@ -19,6 +20,7 @@ import {
   TILE,
   workOf,
 } from "./ptx-batch-frame.ts"
+import { head, storeLast } from "./ptx-batch-head.ts"
 import { norm } from "./ptx-batch-norm.ts"
 import { bring, product } from "./ptx-batch-product.ts"
 import { share } from "./ptx-batch-share.ts"
@@ -38,16 +40,21 @@ const buffers = {
   tokens: read(u32),
   positions: read(u32),
 }
-type BatchKernel = PtxKernel<typeof buffers>
+const buffersOf = ({ classes }: DecodeStack) => (classes > 0 ? { ...buffers, logits: write(f32) } : buffers)
+type BatchKernel = PtxKernel<ReturnType<typeof buffersOf>>
 
 export { groupOf as batchGroup, isBatch } from "./ptx-batch-frame.ts"
 
-/** Barriers of a launch: seven in every layer, the first of them behind the norm before it; none behind the last norm. */
-const barriersOf = ({ layers }: DecodeStack): number => 7 * layers
+/** Blocks that have rows to normalise. */
+const normsOf = ({ rows, blocks }: DecodeStack): number => Math.min(rows, blocks)
+/** Arrivals of a launch: all blocks seven times in every layer, first behind the norm before it; those that have the last norm once more before a head. */
+const arrivalsOf = (stack: DecodeStack): number => 7 * stack.layers * stack.blocks + (stack.classes > 0 ? normsOf(stack) : 0)
 /** q·k in units of the exponent of 2. */
 const factorOf = ({ scale }: DecodeStack): number => Math.fround(Math.fround(scale) * Math.fround(Math.LOG2E))
 
-type Given = { readonly [N in "x" | "y" | "pages" | "lengths" | "counts" | "tokens" | "positions"]: U64 }
+type Given = { readonly [N in "x" | "y" | "pages" | "lengths" | "counts" | "tokens" | "positions"]: U64 } & {
+  readonly logits?: U64 | undefined
+}
 
 /** Columns of a row of x, or of the embeddings of the row's token and position. */
 function begun(f: Frame, { x, tokens, positions }: Given, to: readonly F32[], row: U32, column: U32): void {
@@ -69,8 +76,9 @@ function begun(f: Frame, { x, tokens, positions }: Given, to: readonly F32[], ro
   to.forEach((one, e) => k.addFloat(k.unpackBf16(words[e >> 1]!, (e & 1) as 0 | 1), one, one))
 }
 
-function work(f: Frame, given: Given): void {
-  const { k, stack, places, layer } = f
+/** All layers for the sequences of a group of blocks, then the head for those of all groups. */
+function work(f: Frame, given: Given, whole: Frame, arrivals: readonly U64[]): void {
+  const { k, stack, places, block, layer } = f
   const { C, F } = stack
   const at = workOf(stack)
   const { qkv, proj, up, down } = spreadsOf(stack)
@@ -83,6 +91,13 @@ function work(f: Frame, given: Given): void {
   const stream = (to: readonly F32[], row: U32, column: U32) => k.loadFar(to, place(row, C, column, k.addLong(f.work, at.stream)), 0)
   const toX = store(at.x, C)
   const toHidden = store(at.hidden, F)
+
+  /** The norm behind a layer. */
+  const normNext = (store: Parameters<ReturnType<typeof norm>>[0]) => {
+    const next = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 1, parts: down.parts, bias: "downB", load: stream })
+    awaitAll(f)
+    next(store)
+  }
 
   bring(f, "qkvW", qkv)
   const begin = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 0, parts: 0, load: (...where) => begun(f, given, ...where) })
@@ -153,10 +168,9 @@ function work(f: Frame, given: Given): void {
     fourth()
     signal(f)
     const isLast = k.compare("eq", left, 1)
+    if (given.logits !== undefined) k.jump(end, isLast)
     k.if(k.not(isLast), () => bring(f, "qkvW", qkv, 1))
-    const last = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 1, parts: down.parts, bias: "downB", load: stream })
-    awaitAll(f)
-    last((row, column, words) =>
+    normNext((row, column, words) =>
       k.if(
         isLast,
         () => k.store("u32", k.madWide(k.mad(row, C, column), 2, given.y), 0, words),
@@ -169,11 +183,24 @@ function work(f: Frame, given: Given): void {
     k.jump(again)
   }
   k.place(end)
+  if (given.logits === undefined) return
+  k.if(
+    k.compare("lt", block, normsOf(stack)),
+    () => {
+      normNext((...four) => storeLast(f, ...four))
+      signal(f, normsOf(stack))
+    },
+    () => k.add(f.target, normsOf(stack), f.target),
+  )
+  const told = head(whole, stack, given.logits)
+  awaitAll(f, arrivals)
+  told()
 }
 
 /**
- * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers; the new position's keys and values go into the cache.
- * Grid: blocks that all run at the same time. Each group of them reads all weights once, the keys and values of its sequences once.
+ * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ; the new
+ * position's keys and values go into the cache.
+ * Grid: blocks that all run at the same time. Each group of them reads the weights of all layers once, the keys and values of its sequences once.
  */
 export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
   if (!isBatch(whole)) throw new TypeError("ptxBatch: sizes")
@@ -184,7 +211,7 @@ export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
     about: `one token of ${whole.rows} sequences through ${stack.layers} layers of ${stack.C} and ${stack.F}; ${groups} times ${stack.blocks} blocks with barriers of all`,
     threads: THREADS,
     sharedBytes: places.bytes,
-    buffers,
+    buffers: buffersOf(whole),
     body(k, all) {
       const thread = k.special("%tid.x")
       const warp = k.uniform(k.shr(thread, 5))
@@ -197,7 +224,7 @@ export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
       const given = {
         ...{ x: from(4 * rows * C, all.x), y: from(2 * rows * C, all.y), pages: from(4 * rows * maxPages, all.pages) },
         ...{ lengths: from(4 * rows, all.lengths), counts: from(4 * rows, all.counts) },
-        ...{ tokens: from(4 * rows, all.tokens), positions: from(4 * rows, all.positions) },
+        ...{ tokens: from(4 * rows, all.tokens), positions: from(4 * rows, all.positions), logits: all.logits as U64 | undefined },
       }
       const sync = from(syncBytes, all.sync)
       k.if(k.compare("eq", thread, 0), () => {
@@ -219,10 +246,12 @@ export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
         lane: k.and(thread, 31),
         block: k.sub(number, k.mul(group, stack.blocks)),
         layer: k.variable("u32", 0),
-        target: k.mul(launch, barriersOf(stack) * stack.blocks),
+        target: k.mul(launch, arrivalsOf(stack)),
         parity: k.variable("u32", 0),
       }
-      work(frame, given)
+      const together: Frame = { ...frame, stack: { ...whole, blocks: groups * stack.blocks }, block: number, work: all.work }
+      const arrivals = range(groups).map((one) => k.addLong(all.sync, syncBytes * one))
+      work(frame, given, together, arrivals)
       k.comment("all have read the number of launches long ago")
       const isFirst = k.both(k.compare("eq", thread, 0), k.compare("eq", frame.block, 0))
       const next = k.add(launch, 1)

@@ -1,6 +1,8 @@
 /** Sampling, first part: the logits that count, and a few numbers per slice of the vocabulary. */
 import { type F32, f32, kernel, read, u32, vec2, write } from "../src/spirv.ts"
 
+/** Random stream of sampling, apart from every dropout site. */
+export const STREAM = 0x73616d70
 /** Tokens per slice. */
 export const SLICE = 1024
 const LANES = 256

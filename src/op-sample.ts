@@ -1,5 +1,5 @@
 /** Choosing the next token of every row of logits. */
-import { SLICE, sampleSlices } from "../shaders/sample.ts"
+import { SLICE, STREAM, sampleSlices } from "../shaders/sample.ts"
 import { sampleChoose } from "../shaders/sample-choose.ts"
 import { uniform } from "./base-random.ts"
 import { nativeKernel } from "./native.ts"
@@ -8,8 +8,6 @@ import { launch, scratch } from "./op-gpu.ts"
 import type { View } from "./program.ts"
 import { expectShape, ShapeError, shapeText } from "./tensor.ts"
 
-/** Random stream of sampling, apart from every dropout site. */
-const STREAM = 0x73616d70
 /** Slices of the vocabulary that the GPU's kernel can look at: as many as its lanes. */
 const MOST_SLICES = 1024
 

@@ -90,6 +90,10 @@ export class PtxBody {
   mul(a: U32, b: Operand<"u32">, into?: U32): U32 {
     return this.#two("mul.lo.u32", "u32", a, b, into)
   }
+  /** The upper 32 bits of a·b. */
+  mulHigh(a: U32, b: Operand<"u32">): U32 {
+    return this.#two("mul.hi.u32", "u32", a, b)
+  }
   div(a: U32, b: Operand<"u32">): U32 {
     return this.#two("div.u32", "u32", a, b)
   }
@@ -130,6 +134,10 @@ export class PtxBody {
   madLong(a: U32, b: Operand<"u32">, c: U64): U64 {
     return this.madWide(a, b, c)
   }
+  /** a << bits, bits below 32. */
+  shiftLeft(a: Operand<"u32">, bits: U32): U32 {
+    return this.#two("shl.b32", "u32", a, bits)
+  }
   /** a >> bits, bits below 32. */
   shiftRight(a: U32, bits: U32): U32 {
     return this.#two("shr.u32", "u32", a, bits)
@@ -151,6 +159,10 @@ export class PtxBody {
   }
   maxFloat(a: F32, b: Operand<"f32">, into?: F32): F32 {
     return this.#two("max.NaN.f32", "f32", a, b, into)
+  }
+  /** The larger one; of a number and NaN the number. */
+  maxNumber(a: F32, b: Operand<"f32">): F32 {
+    return this.#two("max.f32", "f32", a, b)
   }
   /** a, but no further from 0 than `most`; NaN stays. */
   within(a: F32, most: number): F32 {
@@ -191,6 +203,17 @@ export class PtxBody {
   bits(a: F32): U32 {
     const made = this.register("u32")
     this.emit("mov.b32", made, a)
+    return made
+  }
+  toFloat(a: U32): F32 {
+    const made = this.register("f32")
+    this.emit("cvt.rn.f32.u32", made, a)
+    return made
+  }
+  /** The integer below ("rzi") or above ("rpi") a, 0 for NaN and what is negative, 2^32 − 1 for what is too large. */
+  toInteger(a: F32, rounding: "rzi" | "rpi" = "rzi"): U32 {
+    const made = this.register("u32")
+    this.emit(`cvt.${rounding}.u32.f32`, made, a)
     return made
   }
 

@@ -1,6 +1,6 @@
 /** The instructions of Hopper: asynchronous copies and their barriers, matrix products of a warpgroup, registers that change hands. */
 import { at, list, PtxBody } from "./ptx-body.ts"
-import type { F32, Operand, Predicate, U32, U64 } from "./ptx-register.ts"
+import type { F32, Operand, Predicate, Register, U32, U64 } from "./ptx-register.ts"
 
 /** A place in shared memory: a register and bytes, or bytes from its beginning. */
 export type Shared = number | { readonly base: U32; readonly bytes: number }
@@ -42,6 +42,12 @@ export class Ptx extends PtxBody {
   exchangeFloat(a: F32, mask: number): F32 {
     const made = this.register("f32")
     this.emit("shfl.sync.bfly.b32", made, a, mask, 31, -1)
+    return made
+  }
+  /** Value of the lane whose number is less by `by`; the own one where there is none. */
+  earlier<K extends "u32" | "f32">(a: Register<K>, by: number): Register<K> {
+    const made = this.register(a.kind)
+    this.emit("shfl.sync.up.b32", made, a, by, 0, -1)
     return made
   }
   /** Whether p holds in any lane of the warp. */
@@ -122,7 +128,7 @@ export class Ptx extends PtxBody {
   loadShared(to: readonly F32[], place: Shared): void {
     this.emit(`ld.shared${to.length === 1 ? "" : `.v${to.length}`}.f32`, list(to), this.#at(place))
   }
-  loadSharedWords(to: readonly U32[], place: Shared): void {
+  loadSharedWords(to: readonly (U32 | F32)[], place: Shared): void {
     this.emit(`ld.shared${to.length === 1 ? "" : `.v${to.length}`}.b32`, list(to), this.#at(place))
   }
   loadSharedLong(to: U64, place: Shared): void {
@@ -134,6 +140,15 @@ export class Ptx extends PtxBody {
   }
   storeShared(place: Shared, from: readonly (U32 | F32)[]): void {
     this.emit(`st.shared${from.length === 1 ? "" : `.v${from.length}`}.b32`, this.#at(place), list(from))
+  }
+  addShared(place: Shared, count: U32 | number): void {
+    this.emit("red.shared.add.u32", this.#at(place), count)
+  }
+  /** Adds to a counter, whose value before it gives. */
+  fetchAddShared(place: Shared, count: number): U32 {
+    const made = this.register("u32")
+    this.emit("atom.shared.add.u32", made, this.#at(place), count)
+    return made
   }
   /** A word by which warps tell each other how far they are. */
   storeSharedVolatile(place: Shared, from: U32): void {
@@ -172,9 +187,9 @@ export class Ptx extends PtxBody {
   loadFar(to: readonly (U32 | F32)[], address: U64, bytes: number): void {
     this.emit(`ld.global.cg.v${to.length}.b32`, list(to), at(address, bytes))
   }
-  /** Loads what nobody here will read again. */
-  loadOnce(to: readonly (U32 | F32)[], address: U64, bytes: number): void {
-    this.emit(`ld.global.L1::no_allocate.v${to.length}.b32`, list(to), at(address, bytes))
+  /** Loads what nobody here will read again; "wide": what lies around, 256 bytes, shall come to the L2 cache too. */
+  loadOnce(to: readonly (U32 | F32)[], address: U64, bytes: number, reach: "wide" | "" = ""): void {
+    this.emit(`ld.global.L1::no_allocate${reach === "wide" ? ".L2::256B" : ""}.v${to.length}.b32`, list(to), at(address, bytes))
   }
   /** Loads a word, behind which all is seen that was written before it was. */
   loadAcquire(to: U32, address: U64): void {

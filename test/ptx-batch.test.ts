@@ -15,7 +15,9 @@ const batch: StackKernel = {
   bytes: (stack) => batchGroup(stack).groups * batchGroup(stack).workBytes,
   counters(stack, launches) {
     const { groups, group, syncBytes } = batchGroup(stack)
-    const own = [launches * 7 * group.layers * group.blocks, launches, ...Array.from({ length: syncBytes / 4 - 2 }, () => 0)]
+    const { rows, layers, blocks, classes } = group
+    const arrivals = 7 * layers * blocks + (classes > 0 ? Math.min(rows, blocks) : 0)
+    const own = [launches * arrivals, launches, ...Array.from({ length: syncBytes / 4 - 2 }, () => 0)]
     return Array.from({ length: groups }, () => own).flat()
   },
 }
@@ -46,14 +48,33 @@ test(
 )
 
 test(
-  "8 rows, half a strip, from their embeddings on",
-  () =>
-    checkStack(
-      batch,
-      { ...small, embeds: true, rows: 8, C: 768, F: 768, layers: 1, blocks: 12 },
-      [40, 0, undefined, 64, 5, 31, 127],
-      "late",
-    ),
+  "8 rows, half a strip, from their embeddings on, to logits of which most blocks have none",
+  () => {
+    const stack = { ...small, embeds: true, rows: 8, C: 768, F: 768, layers: 1, blocks: 12, classes: 77 }
+    checkStack(batch, stack, [40, 0, undefined, 64, 5, 31, 127], "late")
+  },
+  MS,
+)
+
+test(
+  "64 rows, three steps of K to logits of an even number",
+  () => {
+    const stack = { ...small, rows: 64, C: 192, F: 192, layers: 1, blocks: 15, classes: 48, hasBias: false }
+    checkStack(batch, stack, [3, 33], "early")
+  },
+  MS,
+)
+
+test(
+  "warps with several columns' tiles; a row's logits are the same bits in other company",
+  () => {
+    const stack = { ...small, layers: 1, maxPages: 1, blocks: 3, classes: 1201 }
+    const [one, other] = [7, undefined].map((length) =>
+      checkStack(batch, stack, [31, length, ...Array.from({ length: 16 }, () => undefined), 5], "random"),
+    )
+    for (const row of [0, 18]) expect(one![row]).toEqual(other![row]!)
+    expect(one![1]).not.toEqual(other![1]!)
+  },
   MS,
 )
 
@@ -79,14 +100,7 @@ test("a step of 17 to 64 sequences by a model of the GPT-2 family has its layers
   }
   expect(kindsOf(20, "layers").filter((kind) => kind?.startsWith("one"))).toEqual(["one token of 32"])
   expect(kindsOf(64, "layers").filter((kind) => kind?.startsWith("one"))).toEqual(["one token of 64"])
-  expect(kindsOf(64, "layers")).toEqual([
-    "one token of 64",
-    "ptx_matmul_held_f32_64x32",
-    "logprobs",
-    "sample_slices",
-    "sample_choose",
-    "logprob_of",
-  ])
+  expect(kindsOf(64, "layers")).toEqual(["one token of 64", "logprobs", "sample_slices", "sample_choose", "logprob_of"])
   expect(kindsOf(64).length).toBeGreaterThan(80)
 })
 

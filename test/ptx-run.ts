@@ -1,4 +1,5 @@
 /** Runs PTX text for sm_90a on the CPU, warp by warp: asynchronous copies and products take effect as late, as early or as randomly as the rules allow. */
+import { COMPARE, FLOAT, INTEGER, OWN } from "./ptx-arithmetic.ts"
 import { barrier, blockBarrier } from "./ptx-barrier.ts"
 import { type Barrier, copyBox, factorAddress, type GlobalMemory, readMap } from "./ptx-memory.ts"
 import { multiply, multiplyWarp } from "./ptx-multiply.ts"
@@ -240,50 +241,6 @@ export function barrierAt(b: Block, w: Warp, value: Value, lane: number): Barrie
   return found
 }
 
-const INTEGER: Record<string, (a: number, b: number, c: number) => number> = {
-  add: (a, b) => a + b,
-  sub: (a, b) => a - b,
-  mul: (a, b) => Math.imul(a, b),
-  mad: (a, b, c) => Math.imul(a, b) + c,
-  div: (a, b) => Math.floor(a / b),
-  rem: (a, b) => a % b,
-  min: (a, b) => Math.min(a, b),
-  max: (a, b) => Math.max(a, b),
-  and: (a, b) => a & b,
-  or: (a, b) => a | b,
-  xor: (a, b) => a ^ b,
-  shl: (a, b) => a << b,
-  shr: (a, b) => a >>> b,
-  mov: (a) => a,
-  not: (a) => (a === 0 ? 1 : 0), // of truth values
-}
-const FLOAT: Record<string, (a: number, b: number, c: number) => number> = {
-  add: (a, b) => a + b,
-  sub: (a, b) => a - b,
-  mul: (a, b) => a * b,
-  fma: (a, b, c) => a * b + c,
-  max: (a, b) => Math.max(a, b),
-  min: (a, b) => Math.min(a, b),
-  abs: (a) => Math.abs(a),
-  ex2: (a) => 2 ** a,
-  lg2: (a) => Math.log2(a),
-  rcp: (a) => 1 / a,
-  rsqrt: (a) => 1 / Math.sqrt(a),
-  neg: (a) => -a,
-  mov: (a) => a,
-}
-/** The smaller magnitude with the product's sign. */
-const within = (a: number, b: number): number =>
-  Number.isNaN(a + b) ? Number.NaN : Math.sign(a) * Math.sign(b) * Math.min(Math.abs(a), Math.abs(b))
-const COMPARE: Record<string, (a: number | bigint, b: number | bigint) => boolean> = {
-  eq: (a, b) => a === b,
-  ne: (a, b) => a !== b,
-  lt: (a, b) => a < b,
-  le: (a, b) => a <= b,
-  gt: (a, b) => a > b,
-  ge: (a, b) => a >= b,
-}
-
 function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes: readonly number[]): void {
   const [first, second, third, fourth] = operands as readonly [Value, Value, Value, Value]
   const [verb = ""] = parts
@@ -321,6 +278,14 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
         if (verb === "st") b.shared.setUint32(address + 4 * i, read(b, w, register, lane), true)
         else b.word(w, nameOf(register))[lane] = b.shared.getUint32(address + 4 * i, true)
       })
+    }
+  } else if ((verb === "red" || verb === "atom") && parts[1] === "shared") {
+    const [place, value] = verb === "red" ? [first, second] : [second, third]
+    for (const lane of lanes) {
+      const address = sharedAddress(b, w, place, lane)
+      const before = b.shared.getUint32(address, true)
+      if (verb === "atom") b.word(w, nameOf(first))[lane] = before
+      b.shared.setUint32(address, before + read(b, w, value, lane), true)
     }
   } else if (verb === "red" || verb === "atom") {
     const [place, value] = verb === "red" ? [first, second] : [second, third]
@@ -361,6 +326,19 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
       b.word(w, nameOf(first))[lane] = ((toBf16(readFloat(b, w, second, lane)) << 16) | toBf16(readFloat(b, w, third, lane))) >>> 0
   } else if (op === "cvt.u64.u32") {
     for (const lane of lanes) b.long(w, nameOf(first))[lane] = BigInt(read(b, w, second, lane))
+  } else if (op === "cvt.rn.f32.u32") {
+    for (const lane of lanes) b.word(w, nameOf(first))[lane] = bitsOf(read(b, w, second, lane))
+  } else if (/^cvt\.r[zp]i\.u32\.f32$/.test(op)) {
+    for (const lane of lanes) {
+      const value = readFloat(b, w, second, lane)
+      const whole = parts[1] === "rzi" ? Math.trunc(value) : Math.ceil(value)
+      b.word(w, nameOf(first))[lane] = Number.isNaN(value) ? 0 : Math.min(Math.max(whole, 0), 2 ** 32 - 1)
+    }
+  } else if (op === "mul.hi.u32") {
+    for (const lane of lanes) {
+      const product = BigInt(read(b, w, second, lane)) * BigInt(read(b, w, third, lane))
+      b.word(w, nameOf(first))[lane] = Number(product >> 32n)
+    }
   } else if (op === "mad.wide.u32" || op === "mul.wide.u32") {
     for (const lane of lanes) {
       const product = BigInt(read(b, w, second, lane)) * BigInt(read(b, w, third, lane))
@@ -386,8 +364,11 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     }
   } else if (verb === "shfl") {
     const from = Uint32Array.from(ALL, (lane) => read(b, w, second, lane))
-    for (const lane of lanes)
-      b.word(w, nameOf(first))[lane] = from[parts[2] === "bfly" ? lane ^ read(b, w, third, lane) : read(b, w, third, lane)]!
+    for (const lane of lanes) {
+      const by = read(b, w, third, lane)
+      const source = { bfly: lane ^ by, idx: by, up: lane < by ? lane : lane - by }[parts[2]!]!
+      b.word(w, nameOf(first))[lane] = from[source]!
+    }
   } else if (verb === "vote") {
     const any = ALL.some((lane) => read(b, w, second, lane) !== 0)
     for (const lane of lanes) b.word(w, nameOf(first))[lane] = any ? 1 : 0
@@ -447,8 +428,7 @@ function execute(b: Block, w: Warp, { op, parts, operands }: Instruction, lanes:
     for (const group of w.products.splice(0, Math.max(0, w.products.length - 1 - pending))) for (const product of group) product()
   } else {
     const isFloat = type === "f32"
-    const isWithin = op === "min.NaN.xorsign.abs.f32"
-    const compute = isWithin ? within : (isFloat ? FLOAT : INTEGER)[verb]
+    const compute = OWN[op] ?? (isFloat ? FLOAT : INTEGER)[verb]
     if (compute === undefined) throw new Error("unknown instruction")
     const to = b.word(w, nameOf(first))
     const of = isFloat ? readFloat : read

@@ -8,7 +8,6 @@ import { fromBf16, toBf16, uniforms } from "./bf16.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 import type { Timing } from "./ptx-run.ts"
 
-const random = uniforms(5)
 /** Tokens, and positions, that there are embeddings for. */
 const TOKENS = 50
 
@@ -19,10 +18,20 @@ export interface StackKernel {
   readonly counters: (stack: DecodeStack, launches: number) => readonly number[]
 }
 
-/** Runs the stack once, from x or from embeddings on, for sequences of these lengths (undefined: none), and compares y and the new keys and values with f64. */
-export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: readonly (number | undefined)[], timing: Timing): void {
-  const { rows, C, F, layers, maxPages, blocks } = stack
+/**
+ * Runs the stack once, from x or from embeddings on, for sequences of these lengths (undefined: none), and compares y or logits and the new keys and
+ * values with f64. Returns the rows of y or logits; what a sequence begins with depends on its row and length alone.
+ */
+export function checkStack(
+  kernel: StackKernel,
+  stack: DecodeStack,
+  lengths: readonly (number | undefined)[],
+  timing: Timing,
+): readonly (Uint16Array | Float32Array)[] {
+  const { rows, C, F, layers, maxPages, blocks, classes } = stack
   const heads = C / 64
+  const random = uniforms(5)
+  const ofRow = Array.from({ length: rows }, (_, b) => uniforms(1000 * b))
   const bytes = new Map<Scratch, Uint16Array | Float32Array | Int32Array | Uint32Array>()
   const keep = <T extends Uint16Array | Float32Array | Int32Array | Uint32Array>(dtype: Scratch["dtype"], values: T): Scratch => {
     const memory: Scratch = { kind: "scratch", dtype, elements: values.length }
@@ -47,7 +56,7 @@ export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: rea
     lengths.forEach((length, b) => {
       for (let h = 0; h < heads; h++)
         for (let i = 0; i < (length ?? 0); i++)
-          for (const kept of [k, v]) cells(kept)(b, h, i).forEach((_, d, row) => (row[d] = toBf16(random())))
+          for (const kept of [k, v]) cells(kept)(b, h, i).forEach((_, d, row) => (row[d] = toBf16(ofRow[b]!())))
     })
     return {
       ...{ attnNormW: vector(C, 1), attnNormB: vector(C), qkvW: matrix(3 * C, C), qkvB: vector(3 * C) },
@@ -56,17 +65,23 @@ export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: rea
     } as Record<(typeof LAYER)[number], Scratch>
   })
   const tables = stack.embeds === true ? { wte: matrix(TOKENS, C), wpe: vector(TOKENS * C) } : undefined
-  const last = { normW: vector(C, 1), normB: vector(C), ...tables } as Record<(typeof LAST)[number], Scratch>
+  const head = classes > 0 ? { headW: matrix(classes, C) } : undefined
+  const last = { normW: vector(C, 1), normB: vector(C), ...head, ...tables } as Record<(typeof LAST)[number], Scratch>
   const some = (step: number) => Int32Array.from({ length: rows }, (_, b) => (step * b + 5) % TOKENS)
   const given = { tokens: keep("i32", some(7)), positions: keep("i32", some(3)) }
-  const x = keep("f32", Float32Array.from(numbers(rows * C, 1)))
+  const x = keep(
+    "f32",
+    Float32Array.from({ length: rows * C }, (_, i) => ofRow[Math.floor(i / C)]!()),
+  )
   if (tables !== undefined)
     bytes.get(x)!.forEach((_, i, all) => {
       const [b, c] = [Math.floor(i / C), i % C]
       const [token, position] = [given.tokens, given.positions].map((one) => bytes.get(one)![b]!) as [number, number]
       all[i] = fromBf16(bytes.get(tables.wte)![token * C + c]!) + bytes.get(tables.wpe)![position * C + c]!
     })
-  const y = keep("bf16", new Uint16Array(rows * C).fill(0x7fc0))
+  const width = classes > 0 ? classes : C
+  const out =
+    classes > 0 ? keep("f32", new Float32Array(rows * width).fill(Number.NaN)) : keep("bf16", new Uint16Array(rows * width).fill(0x7fc0))
   const sync = keep("u32", Uint32Array.from(kernel.counters(stack, 5)))
   const table: Table = {
     kind: "table",
@@ -79,7 +94,8 @@ export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: rea
     kernel: kernel.make("stack", stack) as PtxKernel,
     variant: "stack",
     buffers: {
-      ...{ table, sync, work: keep("f32", new Float32Array(kernel.bytes(stack) / 4).fill(Number.NaN)), y },
+      ...{ table, sync, work: keep("f32", new Float32Array(kernel.bytes(stack) / 4).fill(Number.NaN)) },
+      ...(classes > 0 ? { logits: out } : { y: out }),
       ...(tables === undefined ? { x } : given),
       pages: keep("i32", pages),
       lengths: keep("i32", padded(lengths.map((length) => length ?? 0))),
@@ -89,10 +105,10 @@ export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: rea
   }
   const wanted = reference()
   runPtxLaunch(launch, (memory) => new Uint8Array(bytes.get(memory as Scratch)!.buffer as ArrayBuffer), Number, timing)
-  const got = bytes.get(y)!
-  let worst = 0
-  wanted.y.forEach((row, b) => row?.forEach((value, c) => (worst = Math.max(worst, Math.abs(value - fromBf16(got[b * C + c]!))))))
-  expect(worst).toBeLessThan(0.06)
+  const got = bytes.get(out) as Uint16Array | Float32Array
+  const told = (one: number) => (classes > 0 ? one : fromBf16(one))
+  const far = wanted.out.flatMap((row, b) => row?.map((value, c) => Math.abs(value - told(got[b * width + c]!))) ?? [])
+  expect(far.reduce((most, one) => Math.max(most, one), 0)).toBeLessThan(0.06)
   for (const [layer, own] of wanted.cache.entries())
     for (const { b, h, key, value } of own)
       for (const [name, row] of [
@@ -103,6 +119,7 @@ export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: rea
         expect(Math.max(...row.map((one, d) => Math.abs(one - fromBf16(seen[d]!))))).toBeLessThan(0.06)
       }
   expect([...bytes.get(sync)!]).toEqual([...kernel.counters(stack, 6)])
+  return Array.from({ length: rows }, (_, b) => got.slice(b * width, (b + 1) * width))
 
   /** Everything in f64, with the roundings of what is kept in bf16. */
   function reference() {
@@ -113,11 +130,10 @@ export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: rea
       const scale = 1 / Math.sqrt(row.reduce((a, one) => a + (one - mean) ** 2, 0) / C + stack.eps)
       return row.map((one, i) => bf((one - mean) * scale * f32(w)[i]! + (stack.hasBias ? f32(b)[i]! : 0)))
     }
-    const times = (row: readonly number[], w: Scratch, b: Scratch, N: number) => {
+    const times = (row: readonly number[], w: Scratch, b: Scratch | undefined, N: number) => {
       const weights = Float64Array.from(bytes.get(w)!, fromBf16)
-      return Array.from({ length: N }, (_, n) =>
-        row.reduce((a, one, i) => a + one * weights[n * row.length + i]!, stack.hasBias ? f32(b)[n]! : 0),
-      )
+      const first = (n: number) => (stack.hasBias && b !== undefined ? f32(b)[n]! : 0)
+      return Array.from({ length: N }, (_, n) => row.reduce((a, one, i) => a + one * weights[n * row.length + i]!, first(n)))
     }
     const cache: { b: number; h: number; key: number[]; value: number[] }[][] = made.map(() => [])
     const out = lengths.map((length, b) => {
@@ -150,8 +166,9 @@ export function checkStack(kernel: StackKernel, stack: DecodeStack, lengths: rea
         )
         stream = stream.map((one, i) => one + down[i]!)
       })
-      return normed(stream, last.normW, last.normB)
+      const y = normed(stream, last.normW, last.normB)
+      return head === undefined ? y : times(y, head.headW, undefined, classes)
     })
-    return { y: out, cache }
+    return { out, cache }
   }
 }

@@ -1,0 +1,199 @@
+/** Sampling in PTX, run on the CPU instruction by instruction: tokens and log-probabilities against f64, and against each other in any company. */
+import { expect, test } from "bun:test"
+import { canSample, sample, sampleBuffers, sampleBytes } from "../shaders/ptx-sample.ts"
+import { STREAM } from "../shaders/sample.ts"
+import { uniform } from "../src/base-random.ts"
+import { ptxKernel } from "../src/ptx.ts"
+import { f32, read } from "../src/spirv.ts"
+import { uniforms } from "./bf16.ts"
+import { GlobalMemory } from "./ptx-memory.ts"
+import { runPtx } from "./ptx-run.ts"
+
+const MS = 240_000
+const random = uniforms(9)
+
+/** A block a row. */
+function kernelOf(threads: number, classes: number, allowed: number) {
+  return ptxKernel({
+    ...{ name: "sample", about: "a token of each row", threads, sharedBytes: sampleBytes(threads) },
+    buffers: { logits: read(f32), ...sampleBuffers },
+    body(k, given) {
+      const row = k.special("%ctaid.x")
+      const at = { k, threads, thread: k.special("%tid.x"), shared: 0, classes, allowed }
+      sample(at, k.madWide(row, 4 * classes, given.logits), row, given)
+      k.emit("ret")
+    },
+  })
+}
+
+interface Row {
+  readonly logits: readonly number[]
+  readonly temperature: number
+  readonly topK?: number
+  readonly topP?: number
+  readonly minP?: number
+  readonly seed?: number
+  readonly draw?: number
+}
+
+function run(rows: readonly Row[], { threads = 256, allowed = rows[0]!.logits.length } = {}) {
+  const classes = rows[0]!.logits.length
+  const memory = new GlobalMemory()
+  const place = (array: Float32Array | Int32Array) => memory.place(new Uint8Array(array.buffer))
+  const [token, logprob] = [new Int32Array(rows.length).fill(-1), new Float32Array(rows.length).fill(Number.NaN)]
+  const floats = (of: (row: Row) => number) => place(Float32Array.from(rows, of))
+  const ints = (of: (row: Row) => number) => place(Int32Array.from(rows, of))
+  const parameters = {
+    logits: place(Float32Array.from(rows.flatMap(({ logits }) => logits))),
+    temperature: floats((row) => row.temperature),
+    topK: ints((row) => row.topK ?? classes),
+    topP: floats((row) => row.topP ?? 1),
+    minP: floats((row) => row.minP ?? 0),
+    seed: ints((row) => row.seed ?? 11),
+    draw: ints((row) => row.draw ?? 3),
+    ...{ token: place(token), logprob: place(logprob) },
+  }
+  const { text, sharedBytes } = kernelOf(threads, classes, allowed)
+  runPtx({ text, threads, blocks: [rows.length, 1, 1], parameters, memory, timing: "random", shared: sharedBytes })
+  return rows.map((_, b) => ({ token: token[b]!, logprob: logprob[b]! }))
+}
+
+/** Tokens that the op's words allow when sums are off by rounding, the right one first; and ln of all probabilities. */
+function wanted({ logits, temperature, topK, topP = 1, minP = 0, seed = 11, draw = 3 }: Row, allowed: number) {
+  const z = Float32Array.from(logits)
+  const max = Math.max(...z)
+  const logSum = Math.log(z.reduce((sum, one) => sum + Math.exp(one - max), 0))
+  const logprobs = Array.from(z, (one) => one - max - logSum)
+  const ids = Array.from({ length: allowed }, (_, v) => v).filter((v) => !Number.isNaN(z[v]!))
+  const falling = ids.toSorted((a, b) => (z[a] === z[b] ? a - b : z[b]! - z[a]!))
+  const greedy = falling[0]!
+  if (temperature === 0) return { tokens: [greedy], logprobs }
+  const weight = (v: number) => (z[v] === z[greedy] ? 1 : Math.exp((z[v]! - z[greedy]!) / temperature))
+  const sums = (list: readonly number[]) => {
+    const all = [0]
+    for (const v of list) all.push(all.at(-1)! + weight(v))
+    return all
+  }
+  const total = (list: readonly number[]) => sums(list).at(-1)!
+  const drawn = (slack: number) => {
+    const isCut = (topK ?? logits.length) < allowed || topP < 1
+    let order = isCut ? falling.slice(0, topK) : ids
+    const limit = Math.fround(topP) * total(order) * (1 + slack)
+    const before = sums(order)
+    if (topP < 1) order = order.filter((_, i) => i === 0 || before[i]! < limit)
+    order = order.filter((v) => weight(v) >= Math.fround(minP) * (1 - slack))
+    const target = uniform(seed, STREAM, draw, 0) * total(order) * (1 + slack)
+    const after = sums(order)
+    return order.find((_, i) => after[i + 1]! > target) ?? order.at(-1)!
+  }
+  return { tokens: [0, 3e-6, -3e-6].map(drawn), logprobs }
+}
+
+/** How often the token was another one by rounding. */
+let edges = 0
+function check(rows: readonly Row[], options: { threads?: number; allowed?: number } = {}) {
+  const allowed = options.allowed ?? rows[0]!.logits.length
+  run(rows, options).forEach(({ token, logprob }, b) => {
+    const { tokens, logprobs } = wanted(rows[b]!, allowed)
+    if (token !== tokens[0]) edges++
+    expect(tokens).toContain(token)
+    const of = logprobs[token]!
+    if (Number.isNaN(of)) expect(logprob).toBeNaN()
+    else expect(Math.abs(logprob - of)).toBeLessThan(2e-5)
+  })
+}
+
+const normal = (count: number, spread: number) =>
+  Array.from({ length: count }, () => (spread * (random() + random() + random() + random())) / 1.15)
+const SETTINGS: readonly Omit<Row, "logits">[] = [
+  { temperature: 0 },
+  { temperature: 1 },
+  { temperature: 0.7, minP: 0.03 },
+  { temperature: 0.8, topK: 40 },
+  { temperature: 1, topP: 0.9 },
+  { temperature: 2, topK: 3000, topP: 0.97, minP: 0.01 },
+  { temperature: 1, topP: 0.99999 },
+  { temperature: 1, topP: 0 },
+  { temperature: 1.3, topK: 1 },
+  { temperature: 0.5, minP: 1 },
+  { temperature: 0.9, topK: 300, topP: 0.6 },
+  { temperature: 30, topK: 128, minP: 0.9 },
+]
+
+for (const [classes, spread, threads, settings] of [
+  [1, 1, 256, SETTINGS.slice(0, 5)],
+  [33, 2, 256, SETTINGS.slice(3, 7)],
+  [129, 0.3, 256, SETTINGS.slice(8)],
+  [1024, 3, 512, SETTINGS.slice(2, 5)],
+  [5003, 2, 256, SETTINGS],
+  [4999, 15, 512, SETTINGS.slice(1, 6)],
+  [2500, 0, 256, SETTINGS.slice(3)],
+] as const)
+  test(
+    `${classes} tokens, logits spread by ${spread}, ${threads} threads`,
+    () => {
+      const rows = settings.map((one, b) => ({ ...one, logits: normal(classes, spread), seed: 5 - b, draw: b }))
+      check(rows, { threads })
+    },
+    MS,
+  )
+
+test(
+  "fewer tokens than classes, the largest logit among those that may not be chosen",
+  () => {
+    const rows = SETTINGS.slice(0, 6).map((settings, b) => ({ ...settings, logits: [...normal(1500, 1), ...normal(300, 9)], seed: b }))
+    check(rows, { allowed: 1500 })
+  },
+  MS,
+)
+
+test(
+  "equal logits: the lowest ids count",
+  () => {
+    const logits = Array.from({ length: 3000 }, (_, v) => (v * 7) % 5)
+    check(SETTINGS.slice(1, 8).map((settings, b) => ({ ...settings, logits, seed: 40 + b })))
+    const first = run([0, 1].map((topP) => ({ logits, temperature: topP, topP: 0, topK: 2500 })))
+    expect(first.map(({ token }) => token)).toEqual([2, 2])
+  },
+  MS,
+)
+
+test(
+  "no numbers and infinite logits",
+  () => {
+    const [none, minus] = [Number.NaN, Number.NEGATIVE_INFINITY]
+    const logits = Array.from({ length: 70 }, (_, v) => (v % 3 === 0 ? none : v % 3 === 1 ? minus : v / 10))
+    check(SETTINGS.slice(0, 6).map((settings, b) => ({ ...settings, logits, seed: b })))
+    check(SETTINGS.slice(0, 6).map((settings, b) => ({ ...settings, logits: logits.map((z) => (Number.isNaN(z) ? minus : z)), seed: b })))
+    const nothing = [none, minus].map((z) => ({ logits: [z, z, z], temperature: 1, topK: 2 }))
+    expect(run(nothing).map(({ token }) => token)).toEqual([0, 0])
+    const endless = { logits: [1, Number.POSITIVE_INFINITY, 3], temperature: 1 }
+    expect(run([endless, { ...endless, topK: 2 }]).map(({ token }) => token)).toEqual([1, 1])
+  },
+  MS,
+)
+
+test(
+  "a row's token and log-probability are the same bits alone",
+  () => {
+    const rows = SETTINGS.slice(1, 6).map((settings) => ({ ...settings, logits: normal(1301, 2) }))
+    const together = run(rows)
+    expect(rows.map((row) => run([row])[0]!)).toEqual(together)
+  },
+  MS,
+)
+
+test(
+  "many draws fall as the probabilities say",
+  () => {
+    const logits = normal(300, 2)
+    check(Array.from({ length: 30 }, (_, draw) => ({ ...SETTINGS[draw % SETTINGS.length]!, logits, draw })))
+    expect(edges).toBeLessThan(3)
+  },
+  MS,
+)
+
+test("sizes", () => {
+  expect([canSample(256, 50257), canSample(256, 2 ** 18), canSample(256, 2 ** 18 + 1)]).toEqual([true, true, false])
+  expect(sampleBytes(512)).toBeLessThan(48 * 1024)
+})
