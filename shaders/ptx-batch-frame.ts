@@ -101,12 +101,12 @@ export function workOf(stack: DecodeStack) {
 /** Whether the kernel does such a stack. */
 export function isBatch(whole: DecodeStack): boolean {
   const { group: stack } = groupOf(whole)
-  const { rows, C, F, blocks, maxPages, classes } = stack
+  const { C, F, blocks, maxPages, classes } = stack
   const isWhole = Object.values(spreadsOf(stack)).every((one) => one.N % TILE === 0 && Number.isInteger(stepsOf(stack, one)))
   const chunks = Math.ceil((itemsOf(stack) * maxPages * PAGE) / CHUNK / WARPS) + 1
   return (
-    [1, 2, 4, 8, 16, 32, 64].includes(rows) &&
-    C % HEAD === 0 &&
+    [1, 2, 4, 8, 16, 32, 64].includes(whole.rows) &&
+    C % (2 * HEAD) === 0 &&
     F % 16 === 0 &&
     C <= 4 * THREADS &&
     isWhole &&

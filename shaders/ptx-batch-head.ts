@@ -8,7 +8,7 @@ const BLOCKS = TILE / 8
 /** Channels of a step: whole lines of 128 bytes of each column. */
 const STEP = HEAD
 /** Steps under way: the weights of one are 96 bytes a thread, so two are 96 KB a processor, thrice what 4.26 TB/s for 132 of them bring in 1 us. */
-const depthOf = (stack: DecodeStack): number => ((stack.C / STEP) % 2 === 0 ? 2 : 1)
+const DEPTH = 2
 
 /** Byte of 4 columns of a row, such that a lane has its 8 neighbours of K in two matrix instructions; the next two columns are 8 bytes further. */
 function placeOf({ k }: Frame, row: U32, column: U32, K: number): U32 {
@@ -29,7 +29,7 @@ export function storeLast(f: Frame, row: U32, column: U32, words: readonly [U32,
 export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
   const { k, stack, warp, lane, block, work } = f
   const { C, classes, blocks } = stack
-  const [steps, strips, depth] = [C / STEP, stripsOf(stack), depthOf(stack)]
+  const [steps, strips] = [C / STEP, stripsOf(stack)]
   const tiles = Math.ceil(classes / TILE)
   const [row, quarter] = [k.shr(lane, 2), k.and(lane, 3)]
   const own = k.madWide(row, 2 * C, k.madWide(quarter, 16, addressOf(f, "headW", 1)))
@@ -41,7 +41,7 @@ export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
     return Math.floor(strip / each) * workOf(group).bytes + (BLOCK * own * C) / 16
   }
   const aim = (tile: U32): U64 => k.madWide(firstOf(tile), 2 * C, own)
-  const held = range(depth).map(() => range(2).map(() => range(BLOCKS).map(() => k.registers("u32", 4))))
+  const held = range(DEPTH).map(() => range(2).map(() => range(BLOCKS).map(() => k.registers("u32", 4))))
   /** 32 channels of a lane's columns, half a step. */
   const load = (step: number, half: number): void =>
     held[step]![half]!.forEach((words, j) => k.loadOnce(words, from, 16 * j * C + 2 * STEP * step + STEP * half, "wide"))
@@ -50,7 +50,7 @@ export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
   const tile = k.mad(warp, blocks, block)
   const from = k.variable("u64", aim(tile))
   k.if(k.compare("lt", tile, tiles), () => {
-    for (const step of range(depth)) for (const half of [0, 1]) load(step, half)
+    for (const step of range(DEPTH)) for (const half of [0, 1]) load(step, half)
   })
   return () => {
     k.while(
@@ -63,7 +63,7 @@ export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
         const next = aim(tile)
         const sums = range(strips).map(() => range(BLOCKS).map(() => range(4).map(() => k.variable("f32", 0))))
         const x = k.madWide(lane, 16, k.addLong(work, workOf(group).x))
-        const left = k.variable("u32", steps / depth)
+        const left = k.variable("u32", steps / DEPTH)
         k.while(
           "STEPS",
           () => k.compare("gt", left, 0),
@@ -71,9 +71,9 @@ export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
             k.comment("what is used is loaded again, at the end for the next tile")
             k.sub(left, 1, left)
             const isEnd = k.compare("eq", left, 0)
-            k.select(isEnd, next, k.addLong(from, 2 * STEP * depth), "u64", from)
+            k.select(isEnd, next, k.addLong(from, 2 * STEP * DEPTH), "u64", from)
             const isMore = k.either(k.not(isEnd), hasNext)
-            for (const step of range(depth))
+            for (const step of range(DEPTH))
               for (const half of [0, 1]) {
                 const rows = range(strips).map((strip) =>
                   range(2).map((part) => {
@@ -89,7 +89,7 @@ export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
                 })
                 k.when(isMore, () => load(step, half))
               }
-            k.addLong(x, BLOCK * 4 * depth, x)
+            k.addLong(x, BLOCK * 4 * DEPTH, x)
           },
         )
         tell(f, logits, first, sums)
