@@ -57,7 +57,7 @@ async function stage(name: string, args: readonly string[]): Promise<boolean> {
 
 async function runTests(args: readonly string[]): Promise<{ passed: number; failed: number; skipped: number }> {
   const report = join(root, ".bun-out/junit.xml")
-  const options = ["--parallel=2", "--timeout=120000", "--reporter=junit", `--reporter-outfile=${report}`]
+  const options = ["--parallel=2", "--timeout=300000", "--reporter=junit", `--reporter-outfile=${report}`]
   // The build has just run, so a test that needs the binary must find it.
   const require = [process.env.ALPHA_REQUIRE, "binary"].filter(Boolean).join(",")
   const child = Bun.spawn([process.execPath, "test", ...options, ...args], {

@@ -250,13 +250,13 @@ int64_t gpu_timestamps(Gpu *d, int64_t count, uint64_t *out) {
 
 /* ---- running ---- */
 
-/** Submits a recording that starts when the timeline reaches `after` (0 = at once) and moves it to `value`. */
-int64_t gpu_submit(Gpu *d, VkCommandBuffer commands, int64_t after, int64_t value) {
+/** Submits recordings, one after another, that start when the timeline reaches `after` (0 = at once); all done, they move it to `value`. */
+int64_t gpu_submit(Gpu *d, const VkCommandBuffer *commands, int64_t count, int64_t after, int64_t value) {
   uint64_t wait = (uint64_t)after, signal = (uint64_t)value;
   uint32_t stage = PIPELINE_COMPUTE | PIPELINE_TRANSFER | PIPELINE_INDIRECT;
   TimelineSubmit timeline = {.c.type = ST_TIMELINE_SUBMIT, .wait_count = after > 0, .waits = &wait, .signal_count = 1, .signals = &signal};
   SubmitInfo info = {.c = {ST_SUBMIT, &timeline}, .wait_count = after > 0, .waits = &d->timeline, .wait_stages = &stage,
-                     .command_count = 1, .commands = &commands, .signal_count = 1, .signals = &d->timeline};
+                     .command_count = (uint32_t)count, .commands = commands, .signal_count = 1, .signals = &d->timeline};
   VkResult result = d->call.QueueSubmit(d->queue, 1, &info, 0);
   return result ? gpu_fail("vkQueueSubmit", result) : 1;
 }

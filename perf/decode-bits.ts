@@ -80,7 +80,7 @@ function checkModel(name: keyof typeof MODELS, device: ReturnType<typeof openDev
   const wanted = new Map<number, Int32Array>()
   const choices = [generator.prefill({ ...turn, slot: 0, ids: ids.slice(0, 1) })]
   for (let i = 1; i < LENGTH; i++) {
-    choices.push({ ...generator.decode([{ ...turn, slot: 0, id: ids[i]! }])[0]!, computed: 1 })
+    choices.push({ ...generator.decode([{ ...turn, slot: 0, id: ids[i]! }], 0)[0]!, computed: 1 })
     if (i === 15 || i === 255 || i === LENGTH - 1) wanted.set(i, logits(1, 0))
   }
   const last = wanted.get(LENGTH - 1)!
@@ -98,7 +98,10 @@ function checkModel(name: keyof typeof MODELS, device: ReturnType<typeof openDev
   ] as const) {
     for (let slot = 0; slot < count; slot++)
       generator.prefill({ ...turn, slot, ids: slot === own ? ids.slice(0, -1) : some(slot + 5, slot) })
-    generator.decode(Array.from({ length: count }, (_, slot) => ({ ...turn, slot, id: slot === own ? ids.at(-1)! : slot })))
+    generator.decode(
+      Array.from({ length: count }, (_, slot) => ({ ...turn, slot, id: slot === own ? ids.at(-1)! : slot })),
+      0,
+    )
     compare(`a batch of ${count}`, last, logits(2 ** Math.ceil(Math.log2(count)), own))
   }
 

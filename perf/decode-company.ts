@@ -35,7 +35,10 @@ function decoded(sequences: readonly number[], order?: "layers"): Float32Array[]
   })
   const rows = sequences.map((): Float32Array[] => [])
   for (let t = 0; t < TOKENS; t++) {
-    generator.decode(sequences.map((sequence, slot) => ({ ...turn, slot, id: idOf(sequence, LENGTHS[sequence]! + t) })))
+    generator.decode(
+      sequences.map((sequence, slot) => ({ ...turn, slot, id: idOf(sequence, LENGTHS[sequence]! + t) })),
+      0,
+    )
     const all = state.read(`generate.logits.${2 ** Math.ceil(Math.log2(sequences.length))}`) as Float32Array
     rows.forEach((row, i) => {
       row.push(all.slice(i * V, (i + 1) * V))

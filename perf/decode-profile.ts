@@ -56,16 +56,19 @@ let ids = Array.from({ length: batch }, (_, slot) => {
   return generator.prefill({ slot, ids: prompt, sampling, draw: 0 }).id
 })
 let draw = 0
-const step = (): void => {
-  draw++
-  ids = generator.decode(ids.map((id, slot) => ({ slot, id, sampling, draw }))).map(({ id }) => id)
+const grow = (count: number, ahead: boolean): void => {
+  for (let left = count - 1; left >= 0; left--) {
+    draw++
+    const turns = ids.map((id, slot) => ({ slot, id, sampling, draw }))
+    ids = generator.decode(turns, ahead ? left : 0).map(({ id }) => id)
+  }
 }
-for (let i = 0; i < 8; i++) step()
+grow(8, true)
 const from = performance.now()
-for (let i = 0; i < 2 * steps; i++) step()
+grow(2 * steps, true)
 const wall = (performance.now() - from) / (2 * steps)
 isWatched = true
-for (let i = 0; i < 8; i++) step()
+grow(8, false)
 
 const rows = runs.at(-1)!.map((row, i) => ({ ...row, ms: median(runs.map((run) => run[i]!.ms)) }))
 const sum = rows.reduce((all, { ms }) => all + ms, 0)

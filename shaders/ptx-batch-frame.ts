@@ -1,6 +1,7 @@
 /** What the parts of the kernel for many sequences share: sizes, shared memory, work memory, the barrier of all blocks. */
 import type { Ptx, U32, U64 } from "../src/ptx.ts"
 import { type DecodeStack, HEAD, LAST, LAYER, PAGE } from "./ptx-decode-frame.ts"
+import { canSample, sampleBytes } from "./ptx-sample.ts"
 
 export const WARPS = 16
 export const THREADS = 32 * WARPS
@@ -72,8 +73,8 @@ export function placesOf(stack: DecodeStack) {
   const items = table + 8 * Math.ceil((LAYER.length * stack.layers + LAST.length) / 2) * 2
   const cells = items + 16 * (itemsOf(stack) + 1)
   const full = cells + 4 * stack.rows
-  const bytes = Math.ceil((full + 8 * stagesOf(stack)) / 128) * 128
-  return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, bytes }
+  const end = Math.max(full + 8 * stagesOf(stack), stack.allowed === undefined ? 0 : sampleBytes(THREADS))
+  return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, bytes: Math.ceil(end / 128) * 128 }
 }
 
 /** Groups of blocks that take a part of the sequences each and wait for nobody else: one attends, which is memory's time, while another multiplies. */
@@ -101,7 +102,7 @@ export function workOf(stack: DecodeStack) {
 /** Whether the kernel does such a stack. */
 export function isBatch(whole: DecodeStack): boolean {
   const { group: stack } = groupOf(whole)
-  const { C, F, blocks, maxPages, classes } = stack
+  const { C, F, blocks, maxPages, classes, allowed } = stack
   const isWhole = Object.values(spreadsOf(stack)).every((one) => one.N % TILE === 0 && Number.isInteger(stepsOf(stack, one)))
   const chunks = Math.ceil((itemsOf(stack) * maxPages * PAGE) / CHUNK / WARPS) + 1
   return (
@@ -112,6 +113,7 @@ export function isBatch(whole: DecodeStack): boolean {
     isWhole &&
     stagesOf(stack) > 1 &&
     (classes === 0 || classes >= HEAD_TILE) &&
+    (allowed === undefined || (whole.rows <= whole.blocks && canSample(THREADS, allowed))) &&
     blocks > 0 &&
     chunks <= LANES &&
     placesOf(stack).bytes <= 49152

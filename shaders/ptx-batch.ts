@@ -3,6 +3,7 @@ import { type F32, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
 import { attend } from "./ptx-batch-attention.ts"
+import { type Choosing, choose } from "./ptx-batch-choose.ts"
 import {
   addressOf,
   awaitAll,
@@ -25,6 +26,7 @@ import { norm } from "./ptx-batch-norm.ts"
 import { bring, product } from "./ptx-batch-product.ts"
 import { share } from "./ptx-batch-share.ts"
 import { addressesOf, type DecodeStack, HEAD, LAYER } from "./ptx-decode-frame.ts"
+import { sampleBuffers } from "./ptx-sample.ts"
 
 const buffers = {
   /** Addresses by layer as LAYER and LAST name them. */
@@ -40,15 +42,22 @@ const buffers = {
   tokens: read(u32),
   positions: read(u32),
 }
-const buffersOf = ({ classes }: DecodeStack) => (classes > 0 ? { ...buffers, logits: write(f32) } : buffers)
+/** With logits, and with tokens chosen of them. */
+const headBuffers = { ...buffers, logits: write(f32) }
+const choiceBuffers = { ...headBuffers, ...sampleBuffers }
+const buffersOf = ({ classes, allowed }: DecodeStack) => (classes === 0 ? buffers : allowed === undefined ? headBuffers : choiceBuffers)
 type BatchKernel = PtxKernel<ReturnType<typeof buffersOf>>
 
 export { groupOf as batchGroup, isBatch } from "./ptx-batch-frame.ts"
 
 /** Blocks that have rows to normalise. */
 const normsOf = ({ rows, blocks }: DecodeStack): number => Math.min(rows, blocks)
-/** Arrivals of a launch: all blocks seven times in every layer, first behind the norm before it; those that have the last norm once more before a head. */
-const arrivalsOf = (stack: DecodeStack): number => 7 * stack.layers * stack.blocks + (stack.classes > 0 ? normsOf(stack) : 0)
+/**
+ * Arrivals of a launch: all blocks seven times in every layer, first behind the norm before it, and with their logits where tokens are chosen; those that
+ * have the last norm also before a head.
+ */
+const arrivalsOf = (stack: DecodeStack): number =>
+  (7 * stack.layers + (stack.allowed === undefined ? 0 : 1)) * stack.blocks + (stack.classes === 0 ? 0 : normsOf(stack))
 /** q·k in units of the exponent of 2. */
 const factorOf = ({ scale }: DecodeStack): number => Math.fround(Math.fround(scale) * Math.fround(Math.LOG2E))
 
@@ -198,8 +207,8 @@ function work(f: Frame, given: Given, whole: Frame, arrivals: readonly U64[]): v
 }
 
 /**
- * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ; the new
- * position's keys and values go into the cache.
+ * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ, and the
+ * token chosen of each row with ln of its probability; the new position's keys and values go into the cache.
  * Grid: blocks that all run at the same time. Each group of them reads the weights of all layers once, the keys and values of its sequences once.
  */
 export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
@@ -252,6 +261,7 @@ export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
       const together: Frame = { ...frame, stack: { ...whole, blocks: groups * stack.blocks }, block: number, work: all.work }
       const arrivals = range(groups).map((one) => k.addLong(all.sync, syncBytes * one))
       work(frame, given, together, arrivals)
+      if (whole.allowed !== undefined) choose(frame, together, arrivals, all as typeof all & Choosing)
       k.comment("all have read the number of launches long ago")
       const isFirst = k.both(k.compare("eq", thread, 0), k.compare("eq", frame.block, 0))
       const next = k.add(launch, 1)

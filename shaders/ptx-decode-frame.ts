@@ -22,6 +22,8 @@ export interface DecodeStack {
   readonly blocks: number
   /** Logits behind the last norm; 0: the norm's result is wanted. */
   readonly classes: number
+  /** Ids below this are chosen of the logits, one for each row; undefined: nobody chooses here. */
+  readonly allowed?: number
   /** Whether the layers begin with the tokens' embeddings, not with x. */
   readonly embeds?: boolean
 }

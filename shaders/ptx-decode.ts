@@ -3,6 +3,7 @@ import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } fro
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
 import { attend, merge } from "./ptx-decode-attention.ts"
+import { type Choosing, choose } from "./ptx-decode-choose.ts"
 import {
   type Address,
   addressesOf,
@@ -20,11 +21,12 @@ import {
 import { norm } from "./ptx-decode-norm.ts"
 import { product } from "./ptx-decode-product.ts"
 import { awaitPart } from "./ptx-decode-stage.ts"
+import { sampleBuffers, sampleBytes } from "./ptx-sample.ts"
 
 const buffers = {
   /** Addresses by layer as LAYER and LAST name them. */
   table: read(u64),
-  /** Blocks that have left, 0 before and after; launches so far. */
+  /** Blocks that have left, 0 before and after, or where tokens are chosen, those that have stored their logits, of all launches; launches so far. */
   sync: readWrite(u32),
   work: readWrite(f32),
   pages: read(u32),
@@ -37,13 +39,16 @@ const buffers = {
   positions: read(u32),
 }
 
+const buffersOf = ({ allowed }: DecodeStack) => (allowed === undefined ? buffers : { ...buffers, ...sampleBuffers })
+
+export { canChoose } from "./ptx-decode-choose.ts"
 export { type DecodeStack, hasRoom, LAYER, workOf } from "./ptx-decode-frame.ts"
 
 /** Tags of a launch. */
 const TAGS = 256
 /** Bytes of a layer's addresses. */
 const ROW = 8 * LAYER.length
-type DecodeKernel = PtxKernel<typeof buffers>
+type DecodeKernel = PtxKernel<ReturnType<typeof buffersOf>>
 
 /** Addresses of what a launch is given. */
 type Given = { readonly [N in "x" | "y" | "logits" | "tokens" | "positions"]: U64 }
@@ -234,8 +239,8 @@ function lengthsOf(k: Ptx, { rows }: DecodeStack, lengths: U64, counts: U64): Pi
 }
 
 /**
- * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ; the new
- * position's keys and values go into the cache. A row's bits do not depend on the others. Grid: one block for each processor, all of which must run at
+ * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ, and the token
+ * chosen of each row with ln of its probability; the new position's keys and values go into the cache. A row's bits do not depend on the others. Grid: one block for each processor, all of which must run at
  * the same time. Reads all weights once.
  */
 export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
@@ -244,8 +249,8 @@ export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
     name,
     about: `one token of ${stack.rows} sequences through ${stack.layers} layers of ${stack.C} and ${stack.F}; ${stack.blocks} blocks that wait for each other`,
     threads: THREADS,
-    sharedBytes: places.bytes,
-    buffers,
+    sharedBytes: stack.allowed === undefined ? places.bytes : Math.max(places.bytes, sampleBytes(THREADS)),
+    buffers: buffersOf(stack),
     body(k, given) {
       const thread = k.special("%tid.x")
       for (let first = 0; first < addressesOf(stack); first += THREADS) {
@@ -273,7 +278,8 @@ export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
         ...lengthsOf(k, stack, given.lengths, given.counts),
       }
       work(frame, given)
-      leave(k, stack, thread, given.sync, launch)
+      if (stack.allowed !== undefined) choose(frame, given.sync, launch, given as typeof given & Choosing)
+      else leave(k, stack, thread, given.sync, launch)
       k.emit("ret")
     },
   })

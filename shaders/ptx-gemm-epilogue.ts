@@ -241,11 +241,14 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
   const storeRowSums = (rowSums: readonly (readonly F32[])[], place: Place, part: Part): void => {
     const isFirst = k.both(k.compare("eq", place.column, 0), k.compare("eq", quad, 0))
     const byte = k.madWide(k.sub(memory.ldc, 8), size, 0)
+    const [isColumn, isApart] = [k.compare("eq", memory.kept, 0), k.compare("ne", memory.kept, 0)]
+    const own = k.madWide(k.add(place.row, row), 4, memory.kept)
     rowSums.forEach((sum, unit) =>
       ROWS.forEach((h) => {
         const address = k.addLong(part.address(unit, h), byte)
         const p = k.both(isFirst, k.compare("gt", part.rowsLeft, 64 * unit + 8 * h))
-        k.when(p, () => k.store("f32", address, 0, [sum[2 * h]!]))
+        k.when(k.both(p, isColumn), () => k.store("f32", address, 0, [sum[2 * h]!]))
+        k.when(k.both(p, isApart), () => k.store("f32", own, 4 * (64 * unit + 8 * h), [sum[2 * h]!]))
       }),
     )
   }

@@ -8,7 +8,7 @@ export type PtxActivation = "gelu" | "gelu_tanh" | "relu" | "relu2" | "silu"
 /**
  * What happens between a sum and memory, in the order of matmul-epilogue.ts. "bias": + bias; "add": scale·sum + bias + beta·addend; an activation:
  * + bias, activation; …_slope: its derivative goes to kept as well; "factor": · what is kept. Where bias has address 0 it is left out. "sums" is "none"
- * with the sums of a's rows in the column 8 before the end of c's rows.
+ * with the sums of a's rows in kept (M), or where that has address 0 in the column 8 before the end of c's rows.
  */
 export type Finish = "none" | "sums" | "bias" | "add" | PtxActivation | `${PtxActivation}_slope` | "factor"
 
@@ -41,7 +41,7 @@ export interface Frame {
   /** k steps of all, and of a whole split. */
   readonly steps: U32
   readonly splitSteps: U32
-  /** Whole splits; then the last k steps, as many as `rest`, of tile after tile are dealt out to the blocks that are left, `span` to each. */
+  /** Whole splits; then the last k steps, as many as `rest`, of tile after tile are dealt out to the blocks that are left, `span` to each (f32; bf16: eachWhole). */
   readonly splits: U32
   readonly rest: U32
   readonly span: U32
@@ -69,16 +69,20 @@ function cornerOf(k: Ptx, f: Frame, tile: U32): Pick<Place, "row" | "column"> {
   return { row: k.mul(row, rowsOf(f.gemm.tile)), column: k.add(f.from, k.mul(column, columnsOf(f.gemm.tile))) }
 }
 
-/** `body` for every tile of this block where none has parts, as those are f32. */
+/**
+ * `body` for every tile of this block where none has parts, as those are f32. The first `rest` tiles belong to the first `span` blocks, which begin while
+ * the others wait for what runs beside; `span` divides `rest`.
+ */
 function eachWhole(k: Ptx, f: Frame, body: (place: Place) => void): void {
-  const tile = k.special("%ctaid.x")
+  const block = k.special("%ctaid.x")
   const [none, stride] = [k.variable("u32", 0), k.special("%nctaid.x")]
+  const tile = k.variable("u32", k.add(block, k.select(k.compare("lt", block, f.span), 0, f.rest, "u32")))
   k.while(
     "TILE",
     () => k.compare("lt", tile, f.perSplit),
     () => {
       body({ split: none, ...cornerOf(k, f, tile), firstStep: none, stepCount: f.steps })
-      k.add(tile, stride, tile)
+      k.add(tile, k.select(k.compare("lt", tile, f.rest), f.span, stride, "u32"), tile)
     },
   )
 }

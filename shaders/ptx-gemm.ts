@@ -12,7 +12,7 @@ const buffers = (out: typeof f32 | typeof bf16) => ({
   /** Tensor maps of a, then of b; 128 bytes each. */
   maps: read(u64),
   bias: read(f32),
-  /** Written: the slope; read: the factor. */
+  /** Written: the slope, or sums of a's rows; read: the factor. */
   kept: readWrite(out),
   addend: read(out),
   c: write(out),
@@ -43,7 +43,8 @@ function initBarriers(k: Ptx, { tile }: PtxGemm, places: Frame["places"]): void 
  * c = epilogue(a·b) (M, N), bf16 factors, summed in f32; ldc a multiple of 8, in splits of `splitSteps` k steps each (c then holds their sums, f32, one
  * after the other, ldc · M elements each). Where `rest` is not 0, the last `rest` k steps of all tiles, one tile after the other, are cut into spans of
  * `span`, which blocks after those of the splits take; their sums of a tile come after those of its splits. Grid: as many blocks as there are
- * processors, or tiles of all splits; with a rest, tiles of all splits and spans. 2·M·N·K FLOP.
+ * processors, or tiles of all splits; with a rest, tiles of all splits and spans. In bf16 the first `rest` tiles are those of the first `span` blocks.
+ * 2·M·N·K FLOP.
  * Sources: PTX ISA 8.0 (wgmma, cp.async.bulk.tensor, mbarrier, setmaxnreg); its layouts and orders as measured on an H200.
  */
 export function ptxGemm(gemm: PtxGemm): GemmKernel {

@@ -56,6 +56,11 @@ export class OpenAnswer {
     return this.#ids.length
   }
 
+  /** Tokens that it may still get. */
+  get left(): number {
+    return this.rules.limit - this.#ids.length
+  }
+
   /** The token that the model has not seen yet. */
   get last(): number {
     return this.#ids.at(-1)!

@@ -141,7 +141,10 @@ async function runAll(
   }
   const step = (rows: readonly OpenAnswer[]) => {
     const from = performance.now()
-    const choices = generator.decode(rows.map((row) => ({ ...turn(row), id: row.last })))
+    const choices = generator.decode(
+      rows.map((row) => ({ ...turn(row), id: row.last })),
+      next < count ? 1 : Math.max(...rows.map(({ left }) => left)) - 1, // who waits for a slot is not to wait for steps that the others do not need
+    )
     decode.ms += performance.now() - from
     decode.tokens += rows.length
     rows.forEach((row, i) => {

@@ -11,9 +11,11 @@ export class Sharing {
   readonly #servers = new Set<() => boolean>()
   #resumed = 0
 
+  constructor(private readonly clock: () => number = () => performance.now()) {}
+
   /** A server that answers beside jobs; `isBusy`: it has requests to work on. Returns its end. */
   join(isBusy: () => boolean): () => void {
-    if (this.#servers.size === 0) this.#resumed = performance.now()
+    if (this.#servers.size === 0) this.#resumed = this.clock()
     this.#servers.add(isBusy)
     return () => this.#servers.delete(isBusy)
   }
@@ -23,17 +25,17 @@ export class Sharing {
 
   /** Whether there were requests. */
   async #wait(): Promise<boolean> {
-    const began = performance.now()
+    const began = this.clock()
     const until = began + Math.min(LONGEST_MS, ((began - this.#resumed) * (1 - JOB_SHARE)) / JOB_SHARE)
     await Bun.sleep(0)
     await immediate()
     let waited = false
     while ([...this.#servers].some((isBusy) => isBusy())) {
       waited = true
-      if (performance.now() >= until) break
+      if (this.clock() >= until) break
       await immediate()
     }
-    this.#resumed = performance.now()
+    this.#resumed = this.clock()
     return waited
   }
 }

@@ -1,7 +1,7 @@
 /** Starting a job: its record, then a supervisor that outlives the connection. */
 import { existsSync } from "node:fs"
 import { userInfo } from "node:os"
-import { resolve } from "node:path"
+import { join, resolve } from "node:path"
 import { buildInfo } from "./base-build.ts"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { makeDirectory, sha256 } from "./base-file.ts"
@@ -38,8 +38,10 @@ export interface StartRequest {
   readonly policy: JobPolicy
 }
 
-/** A start has failed if its process ends within this time. */
+/** A start has failed if its process ends within this time, */
 const SETTLE_MS = 1000
+/** or within this time while its run has not begun: on a busy machine it takes longer to find what is wrong. */
+const BEGINNING_MS = 10_000
 
 /** Starts a new job. Throws where one of that name runs, or ran. */
 export async function startJob(root: string, request: StartRequest): Promise<JobReport> {
@@ -130,7 +132,7 @@ async function begun(root: string, { name }: JobRecord, ends: number): Promise<J
   let seenAt: number | undefined
   for (;;) {
     const exit = readExits(root, name)[ends]
-    const { child } = readRecord(root, name)
+    const { child, kind, node, run } = readRecord(root, name)
     if (exit?.cause === "busy" && exit.pid === undefined) {
       throw new AlphaError(exit.message, { hint: "wait for it, stop it, or start with --force", code: EXIT.busy })
     }
@@ -140,7 +142,9 @@ async function begun(root: string, { name }: JobRecord, ends: number): Promise<J
       const words = lastLines(logPath(root, name)).filter((line) => !line.startsWith("alpha host: "))
       throw new AlphaError(`${name} ended at once: ${exit.message}`, { hint: words.slice(-6).join("\n"), code: EXIT.failure })
     }
-    if (exit !== undefined || lasted > SETTLE_MS) return jobReport(root, name)
+    // A run over several machines begins when all are there, which this one does not wait for.
+    const hasBegun = kind !== "train" || node !== undefined || run === undefined || existsSync(join(run, "config.json"))
+    if (exit !== undefined || lasted > (hasBegun ? SETTLE_MS : BEGINNING_MS)) return jobReport(root, name)
     if (Date.now() > latest) {
       throw new AlphaError(`${name}: its supervisor did not begin within ${BEGIN_MS / 1000} s`, { hint: `see ${jobDirectory(root, name)}` })
     }

@@ -38,8 +38,8 @@ export interface Generator {
   readonly length: number
   /** Makes the slot hold exactly `ids` (1 … length of them), computing only what it does not hold yet, and chooses the token after them. */
   prefill(turn: Omit<Turn, "id"> & { readonly ids: ArrayLike<number> }): Choice & { readonly computed: number }
-  /** Appends one token to each of some slots and chooses the tokens after them. */
-  decode(turns: readonly Turn[]): readonly Choice[]
+  /** Appends one token to each of some slots and chooses the tokens after them; `more`: how many steps of these or some of them may follow. */
+  decode(turns: readonly Turn[], more: number): readonly Choice[]
   /** Tokens the slot holds. */
   held(slot: number): number
   /** Gives programs and cache back; the weights stay. */
@@ -53,6 +53,12 @@ const CHUNK = 256
 const CHUNK_AHEAD = 1024
 /** Chunks up to this size cost about as much as one token: reading the weights dominates. */
 const CHEAP = 32
+/**
+ * Steps of one submit: as many as a device does in HELD_MS, as their tokens come together and nobody should see it. An H200 does nine with gpt2-124m;
+ * more would only be thrown away behind an end of text.
+ */
+const HELD_MS = 2
+const TOGETHER = 8
 
 /** Prepares generation with the model whose weights `state` holds; programs are compiled when they are first needed. */
 export function createGenerator(device: Device, state: State, model: ModelConfig, options: GeneratorOptions): Generator {
@@ -74,39 +80,54 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
   const tokens = Array.from({ length: slots }, () => new Int32Array(length))
   const lengths = new Int32Array(slots)
   const steps = new Map<string, Step>()
-  const stepOf = (shape: StepShape): Step => {
+  const stepOf = (shape: Omit<StepShape, "top" | "scores" | "hidden">): Step => {
     const key = JSON.stringify(shape)
-    const step = steps.get(key) ?? new Step(device, state, shared, shape)
+    const step = steps.get(key) ?? new Step(device, state, shared, { ...shape, top: 0, scores: false, hidden: false })
     steps.set(key, step)
     return step
   }
-  const rowsOf = (count: number) => 2 ** Math.ceil(Math.log2(count))
-  const plain = { top: 0, scores: false, hidden: false }
-  /** What the last step chose, where only decode has run since, and the step after it, where the device has it already. */
-  let newest: { readonly turns: readonly Turn[]; readonly next: (() => StepResult) | undefined } | undefined
+  /** Steps that the device has beyond the newest one that was read, oldest first: each goes on with the tokens that the one before it chooses. */
+  let pending: (() => StepResult)[] = []
+  /** The slots of their rows, and with what a sequence goes on that is still one of them. */
+  let rowSlots: readonly number[] = []
+  let expected = new Map<number, Turn>()
+  const pace = new Pace()
+
+  const append = (slot: number, chunk: ArrayLike<number>): void => {
+    tokens[slot]!.set(chunk, lengths[slot])
+    lengths[slot]! += chunk.length
+  }
 
   /** Appends to each slot its chunk (at most T tokens); chooses the next tokens, or only fills the cache. */
   const run = (turns: readonly (Omit<Turn, "id"> & { readonly chunk: Int32Array })[], T: number, chooses: boolean): (() => StepResult) => {
     const rows = turns.map(({ slot, chunk, sampling, draw }): Row => {
       const before = lengths[slot]!
-      tokens[slot]!.set(chunk, before)
-      lengths[slot] = before + chunk.length
+      append(slot, chunk)
       const adjust = chooses ? repetition(tokens[slot]!.subarray(0, lengths[slot]), sampling.repetitionPenalty) : undefined
       return { chunk, before, pages: pages[slot]!, draw: sampling, number: draw, adjust }
     })
     const longest = Math.max(...rows.map(({ adjust }) => adjust?.ids.length ?? 0))
     const adjusted = longest === 0 ? undefined : Math.max(64, 2 ** Math.ceil(Math.log2(longest)))
-    return stepOf({ B: rowsOf(rows.length), T, chooses, adjusted, ...plain }).submit(rows)
+    return stepOf({ B: rowsOf(rows.length), T, chooses, adjusted }).submit(rows)
   }
 
-  /** The step after `turns`, whose tokens are being chosen: undefined where it cannot be known what it is. */
-  const goOn = (turns: readonly Turn[]): (() => StepResult) | undefined => {
-    if (device.ahead === 0 || turns.some(({ slot, sampling }) => sampling.repetitionPenalty !== 1 || lengths[slot] === length))
-      return undefined
-    const rows = turns.map(({ slot, sampling, draw }): Row => {
-      return { chunk: new Int32Array(1), before: lengths[slot]!, pages: pages[slot]!, draw: sampling, number: draw + 1 }
+  /** Gives the device the next steps while it is at the last ones it has, which begin with `turns`: as many as may be wanted and can be known. */
+  const goOn = (turns: readonly Turn[], more: number): void => {
+    const room = Math.min(more, ...turns.map(({ slot }) => length - lengths[slot]!)) - pending.length
+    const isKnown = turns.every(({ sampling }) => sampling.repetitionPenalty === 1) && rowsOf(turns.length) === rowsOf(rowSlots.length)
+    if (device.ahead === 0 || !isKnown || room <= 0 || pending.length >= Math.max(1, pace.given)) return
+    const rows = rowSlots.map((slot) => turns.find((turn) => turn.slot === slot))
+    const steps = Array.from({ length: Math.min(room, pace.next()) }, (_, i) => {
+      const later = pending.length + i
+      return rows.map((turn): Row | undefined => {
+        if (turn === undefined) return undefined
+        const { slot, sampling, draw } = turn
+        return { chunk: new Int32Array(1), before: lengths[slot]! + later, pages: pages[slot]!, draw: sampling, number: draw + 1 + later }
+      })
     })
-    return stepOf({ B: rowsOf(rows.length), T: 1, chooses: true, adjusted: undefined, ...plain, follows: true }).submit(rows)
+    const step = stepOf({ B: rowsOf(rows.length), T: 1, chooses: true, adjusted: undefined, follows: true })
+    pending.push(...step.submitAll(steps, 2 * TOGETHER - 1))
+    pace.gave(steps.length)
   }
 
   return {
@@ -116,7 +137,7 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
     prefill({ slot, ids, ...turn }) {
       const all = Int32Array.from(ids)
       if (all.length === 0 || all.length > length) throw new RangeError(`prefill of ${all.length} tokens into a slot of ${length}`)
-      newest = undefined
+      expected = new Map()
       // The last token always runs again: its logits are not kept.
       lengths[slot] = commonStart(tokens[slot]!.subarray(0, lengths[slot]), all.subarray(0, -1))
       const computed = all.length - lengths[slot]!
@@ -127,21 +148,21 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
         if (choice !== undefined) return { ...choice, computed }
       }
     },
-    decode(turns) {
-      const continues = newest !== undefined && isSame(newest.turns, turns)
-      const next = continues ? newest?.next : undefined
-      if (next !== undefined)
-        for (const { slot, id } of turns) {
-          tokens[slot]![lengths[slot]!] = id
-          lengths[slot]!++
-        }
+    decode(turns, more) {
+      pace.taken++
+      // What the host does not want of the steps ahead is done again in another way: only `lengths` says what a slot holds.
+      if (!turns.every((turn) => isSame(turn, expected.get(turn.slot)))) pending = []
+      const early = pending.shift()
+      if (early === undefined) rowSlots = turns.map(({ slot }) => slot)
+      else for (const { slot, id } of turns) append(slot, [id])
       const chunks = () => turns.map(({ id, ...turn }) => ({ ...turn, chunk: Int32Array.of(id) }))
-      const read = next ?? run(chunks(), 1, true)
-      // The device goes on while the host looks at the tokens; what it then does not want is done again in another way.
-      const after = continues ? goOn(turns) : undefined
+      const read = early ?? run(chunks(), 1, true)
+      // The device goes on while the host looks at the tokens.
+      goOn(turns, more)
       const { choices } = read()
-      newest = { turns: turns.map((turn, i) => ({ ...turn, id: choices[i]!.id, draw: turn.draw + 1 })), next: after }
-      return choices
+      const chosen = turns.map(({ slot }) => choices[rowSlots.indexOf(slot)]!)
+      expected = new Map(turns.map((turn, i) => [turn.slot, { ...turn, id: chosen[i]!.id, draw: turn.draw + 1 }]))
+      return chosen
     },
     free() {
       for (const step of steps.values()) step.free()
@@ -150,14 +171,35 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
   }
 }
 
-/** Whether the second turns are the first, choice for choice. */
-const isSame = (a: readonly Turn[], b: readonly Turn[]): boolean =>
-  a.length === b.length &&
-  a.every(({ slot, id, sampling, draw }, i) => {
-    const other = b[i]!
-    const isSampledAlike = (Object.keys(sampling) as (keyof Sampling)[]).every((key) => sampling[key] === other.sampling[key])
-    return slot === other.slot && id === other.id && draw === other.draw && isSampledAlike
-  })
+/** How many steps a submit holds, by how long a step took lately. */
+class Pace {
+  /** Steps of the last submit, and steps that were asked for since. */
+  given = 0
+  taken = 0
+  #at = Number.NEGATIVE_INFINITY
+  #ms = Number.POSITIVE_INFINITY
+
+  next(): number {
+    const ms = (performance.now() - this.#at) / this.taken
+    // After a pause of the host the device has tokens in store that seem to take no time.
+    const count = Math.floor(HELD_MS / Math.max(ms, this.#ms))
+    this.#ms = ms
+    return Math.min(TOGETHER, Math.max(1, count))
+  }
+
+  gave(count: number): void {
+    this.given = count
+    this.taken = 0
+    this.#at = performance.now()
+  }
+}
+
+/** Rows of the program for so many sequences. */
+const rowsOf = (count: number): number => 2 ** Math.ceil(Math.log2(count))
+
+/** Whether a turn goes on with what was chosen for its slot. */
+const isSame = (a: Turn, b: Turn | undefined): boolean =>
+  a.id === b?.id && a.draw === b.draw && (Object.keys(a.sampling) as (keyof Sampling)[]).every((key) => a.sampling[key] === b.sampling[key])
 
 /** The penalty of every token among `held`; undefined where it changes nothing. */
 function repetition(held: Int32Array, penalty: number): Adjustment | undefined {

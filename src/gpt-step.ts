@@ -2,7 +2,7 @@
 import type { ModelConfig } from "./config.ts"
 import { type Cache, gptHidden, gptLogits, type Precision } from "./gpt-forward.ts"
 import * as op from "./op.ts"
-import { type Device, type Executable, type Plan, plan, type RunOutputs, type State, trace, writeTo } from "./program.ts"
+import { type Device, type Executable, type Plan, plan, type RunInputs, type RunOutputs, type State, trace, writeTo } from "./program.ts"
 
 /** How one token is drawn from its logits. */
 export interface Draw {
@@ -150,13 +150,23 @@ export class Step {
 
   /** Gives the device the work, rows without a sequence left empty; the result is waited for when it is called for. */
   submit(rows: readonly (Row | undefined)[]): () => StepResult {
-    const { B, T, chooses } = this.#shape
+    const out = this.#run.submit(this.#inputs(rows))
+    return () => this.#read(out, rows)
+  }
+
+  /** Gives the device several steps as one piece, where it is given work ahead; results outlive `kept` more steps. */
+  submitAll(steps: readonly (readonly (Row | undefined)[])[], kept: number): (() => StepResult)[] {
+    const outs = this.#run.submitAll!(steps.length, (i) => this.#inputs(steps[i]!), kept)
+    return outs.map((out, i) => () => this.#read(out, steps[i]!))
+  }
+
+  #inputs(rows: readonly (Row | undefined)[]): RunInputs {
+    const { B, chooses } = this.#shape
     for (let b = 0; b < B; b++) {
       this.#place(b, rows[b])
       if (chooses) this.#choose(b, rows[b])
     }
-    const out = this.#run.submit({ ...this.#ints, ...this.#floats, ...this.#adjust })
-    return () => this.#read(out, rows, T)
+    return { ...this.#ints, ...this.#floats, ...this.#adjust }
   }
 
   #place(b: number, row: Row | undefined): void {
@@ -199,8 +209,8 @@ export class Step {
     this.#isOpen[b] = mask === undefined
   }
 
-  #read(out: RunOutputs, rows: readonly (Row | undefined)[], T: number): StepResult {
-    const { chooses, scores, hidden, top } = this.#shape
+  #read(out: RunOutputs, rows: readonly (Row | undefined)[]): StepResult {
+    const { T, chooses, scores, hidden, top } = this.#shape
     const alternatives = (name: string) => {
       if (top === 0) return undefined
       const [ids, logprobs] = [out.read(`${name}.topIds`) as Int32Array, out.read(`${name}.topLogprobs`) as Float32Array]

@@ -30,7 +30,7 @@ export function generateText(
   try {
     for (let draw = 0, id = -1; draw < count; draw++) {
       const turn = { slot: 0, sampling, draw }
-      const [choice] = draw === 0 ? [generator.prefill({ ...turn, ids: start })] : generator.decode([{ ...turn, id }])
+      const [choice] = draw === 0 ? [generator.prefill({ ...turn, ids: start })] : generator.decode([{ ...turn, id }], count - draw - 1)
       id = choice!.id
       if (ends.includes(id)) break
       text += decoder.push(id)

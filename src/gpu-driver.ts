@@ -137,11 +137,12 @@ export class Driver {
     if (!this.isLost) vulkan().gpu_record_free(this.gpu, commands)
   }
 
-  /** Gives a recording to the device; returns the timeline value it will reach. */
-  submit(commands: Recording): number {
+  /** Gives recordings to the device as one piece; returns the timeline value that it will reach with the last. */
+  submit(...recordings: readonly Recording[]): number {
     if (this.#failure !== undefined) throw this.#failure
     const value = this.#submitted + 1
-    if (Number(vulkan().gpu_submit(this.gpu, commands, 0, value)) === 0) throw this.#lost("a submit")
+    const handles = BigUint64Array.from(recordings, BigInt)
+    if (Number(vulkan().gpu_submit(this.gpu, handles, handles.length, 0, value)) === 0) throw this.#lost("a submit")
     this.#submitted = value
     return value
   }

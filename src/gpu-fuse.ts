@@ -1,4 +1,4 @@
-/** Two nodes that are one on a GPU: dropout of a branch with the norm that adds it, and with the norm's gradient that makes the branch's. */
+/** Nodes that are one on a GPU, dropouts with the norms that add them, and pairs that run side by side: the two gradients of a linear layer. */
 import { type Node, type Plan, tensorsOf } from "./program.ts"
 import { lastDim, type Tensor } from "./tensor.ts"
 
@@ -7,6 +7,28 @@ const GRADIENTS = new Set(["layer_norm_backward", "rms_norm_backward"])
 
 /** Rows of other widths are not aligned to the packs of random numbers. */
 const PACK = 8
+
+/** Gradients of linear layers that read the same dy: each is told of the other, where nothing is added to and no other layer has the same input. */
+function paired(nodes: readonly Node[]): readonly Node[] {
+  const of = (name: string, input: string) =>
+    Map.groupBy(
+      nodes.filter(({ op }) => op.name === name),
+      ({ inputs }) => (inputs[input] as Tensor).id,
+    )
+  const weights = of("linear_backward_weight", "dy")
+  const inputs = of("linear_backward_input", "dy")
+  const users = of("linear_backward_weight", "x")
+  const made = new Map<Node, Node>()
+  for (const [id, [weight, ...more]] of weights) {
+    const [input, ...others] = inputs.get(id) ?? []
+    if (weight === undefined || input === undefined || more.length + others.length > 0) continue
+    const isAlone = users.get((weight.inputs.x as Tensor).id)?.length === 1
+    if (!isAlone || weight.outputs.dw === undefined || Object.values(weight.accumulate).some((beta) => beta !== undefined)) continue
+    const beside = { ...weight.inputs, ...input.inputs, ...weight.outputs, ...input.outputs }
+    for (const node of [weight, input]) made.set(node, { ...node, attrs: { ...node.attrs, beside } })
+  }
+  return nodes.map((node) => made.get(node) ?? node)
+}
 
 /**
  * The nodes of a plan, dropouts that a norm does on the way left out. Such a dropout works in place, on what nobody else reads: so the memory of
@@ -43,5 +65,5 @@ export function fused({ program, offsets }: Plan): readonly Node[] {
       made.set(maker, { ...maker, outputs: { ...maker.outputs, dr: node.outputs.y }, attrs: { ...maker.attrs, dropped: droppedBy(node) } })
     }
   }
-  return program.nodes.filter((node) => !gone.has(node)).map((node) => made.get(node) ?? node)
+  return paired(program.nodes.filter((node) => !gone.has(node)).map((node) => made.get(node) ?? node))
 }

@@ -1,6 +1,6 @@
 /** Equal layers that one token of up to 64 sequences goes through become one launch in PTX: the whole stack of a model of the GPT-2 family. */
 import { batchGroup, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
-import { type DecodeStack, hasRoom, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
+import { canChoose, type DecodeStack, hasRoom, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
 import { sha256 } from "./base-file.ts"
 import type { GpuTarget, Launch, Memory, Node, Table } from "./program.ts"
 import type { PtxKernel } from "./ptx.ts"
@@ -9,6 +9,8 @@ import { lastDim, rows, type Tensor } from "./tensor.ts"
 /** Launches that run side by side, with the nodes they belong to. */
 type Step = readonly { readonly node: Node; readonly launch: Launch }[]
 
+/** Inputs of sampling beside the logits. */
+const SETTINGS = ["temperature", "topK", "topP", "minP", "seed", "draw"] as const
 /** Nodes of a layer behind its first norm. */
 const KINDS = ["linear", "attention_cached", "linear", "add_layer_norm", "linear", "linear", "add_layer_norm"] as const
 /** Sequences, and channels, up to which the kernel of a few is taken (perf/LOG.md, "Generation with all layers in one launch of PTX, 1 to 64 sequences"). */
@@ -31,22 +33,35 @@ export function stacked(steps: readonly Step[], target: GpuTarget): readonly Ste
   const last = layers.at(-1)!.at(-1) as Node
   const head = isHead(nodeOf(steps[to]), last) ? nodeOf(steps[to]) : undefined
   const embedding = isEmbedding(nodeOf(steps[from - 1]), first) ? nodeOf(steps[from - 1]) : undefined
+  const choice = head && choiceOf(steps.slice(to + 1).flat(), head)
   // with as much before and behind the layers as nobody else reads
-  const ends: readonly Around[] = [{ embedding, head }, { head }, { embedding }, {}]
+  const behind = [{ head, choice }, { head }]
+  const ends: readonly Around[] = [...behind.map((one) => ({ embedding, ...one })), ...behind, { embedding }, {}]
   for (const around of ends) {
     const launch = stackOf(first, layers, around, target)
+    const { choice } = around
     const nodes = [around.embedding, first, ...layers.flat(), around.head].filter((node) => node !== undefined)
     const before = steps.slice(0, around.embedding === undefined ? from : from - 1)
-    const after = steps.slice(around.head === undefined ? to : to + 1)
+    const after = steps
+      .slice(around.head === undefined ? to : to + 1)
+      .map((step) => step.filter(({ node }) => node !== choice?.sample && node !== choice?.logprobs))
+      .filter((step) => step.length > 0)
     if (launch !== undefined && isAlone([...before, ...after], nodes)) return [...before, [{ node: first, launch }], ...after]
   }
   return steps
+}
+
+/** The nodes that choose tokens of the logits and tell ln of their probabilities. */
+interface Choice {
+  readonly sample: Node
+  readonly logprobs: Node
 }
 
 /** What belongs to the launch beside the layers. */
 interface Around {
   readonly embedding?: Node | undefined
   readonly head?: Node | undefined
+  readonly choice?: Choice | undefined
 }
 
 /** Whether the layers begin with embeddings of tokens at given positions. */
@@ -74,6 +89,15 @@ function isHead(node: Node | undefined, last: Node): boolean {
   return isPlain && input(node, "x") === last.outputs.y && input(node, "w")?.dtype === "bf16"
 }
 
+/** Who chooses of the head's logits as they are, and tells nothing but the tokens and ln of their probabilities. */
+function choiceOf(steps: Step, head: Node): Choice | undefined {
+  const of = (name: string) => steps.find(({ node }) => node.op.name === name && input(node, "logits") === head.outputs.y)?.node
+  const [sample, logprobs] = [of("sample"), of("logprobs")]
+  if (sample === undefined || logprobs === undefined || input(logprobs, "targets") !== sample.outputs.token) return undefined
+  const { logprob, topIds, topLogprobs } = logprobs.outputs
+  return logprob !== undefined && topIds === undefined && topLogprobs === undefined ? { sample, logprobs } : undefined
+}
+
 /** Whether nobody else reads what the stack keeps to itself. */
 function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
   const own = new Set(nodes.flatMap(({ outputs }) => Object.values(outputs)).filter((t) => t !== nodes.at(-1)!.outputs.y))
@@ -82,16 +106,19 @@ function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
 
 /** The kernel of a few sequences, or of many, and its bytes of work memory and counters; undefined where neither does such a stack. */
 function kernelOf(stack: DecodeStack) {
-  const { rows: R, C, F } = stack
+  const { rows: R, C, F, allowed } = stack
   const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
-  if (isFew) return { make: ptxDecode, workBytes: workOf(stack).bytes, syncBytes: 8 }
+  if (isFew)
+    return allowed === undefined || canChoose(stack, allowed)
+      ? { make: ptxDecode, workBytes: workOf(stack).bytes, syncBytes: 8 }
+      : undefined
   if (!isBatch(stack)) return undefined
   const { groups, workBytes, syncBytes } = batchGroup(stack)
   return { make: ptxBatch, workBytes: groups * workBytes, syncBytes: groups * syncBytes }
 }
 
 function stackOf(first: Node, layers: readonly Node[][], around: Around, { units }: GpuTarget): Launch | undefined {
-  const { embedding, head } = around
+  const { embedding, head, choice } = around
   const stack = sizesOf(first, layers, around, units)
   const found = stack && kernelOf(stack)
   if (stack === undefined || found === undefined) return undefined
@@ -126,13 +153,19 @@ function stackOf(first: Node, layers: readonly Node[][], around: Around, { units
       y: head === undefined ? last.outputs.y : undefined,
       logits: head?.outputs.y,
     },
+    ...Object.fromEntries(SETTINGS.map((name) => [name, of(choice?.sample, name)])),
+    ...{ token: choice?.sample.outputs.token, logprob: choice?.logprobs.outputs.logprob },
   }
   const kernel = Object.assign(found.make(name, stack), { isMade: true }) as unknown as PtxKernel
   return { kernel, variant: name, buffers, push: {}, params: {}, constants: {}, groups: [units, 1, 1] }
 }
 
+/** Ids below this may be chosen. */
+const allowedOf = (sample: Node): number =>
+  Math.min(lastDim(input(sample, "logits")!), (sample.attrs.vocabulary as number | undefined) ?? Infinity)
+
 /** Sizes of the stack; undefined where its layers differ or are of another kind. */
-function sizesOf(first: Node, layers: readonly Node[][], { embedding, head }: Around, units: number): DecodeStack | undefined {
+function sizesOf(first: Node, layers: readonly Node[][], { embedding, head, choice }: Around, units: number): DecodeStack | undefined {
   const x = input(first, "x")
   const all = layers.map(([qkv, cached, proj, mlpNorm, up, down, norm]): DecodeStack | undefined => {
     const { attrs } = cached as Node
@@ -153,6 +186,7 @@ function sizesOf(first: Node, layers: readonly Node[][], { embedding, head }: Ar
     return {
       ...{ rows: R, C, F, layers: layers.length, hasBias, blocks: units, maxPages: lastDim(input(cached!, "pages")!) },
       classes: head === undefined ? 0 : lastDim(head.outputs.y!),
+      ...(choice === undefined ? {} : { allowed: allowedOf(choice.sample) }),
       ...(embedding === undefined ? {} : { embeds: true }),
       activation: up!.attrs.activation as DecodeStack["activation"],
       scale: attrs.scale as number,

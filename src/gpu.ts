@@ -115,16 +115,13 @@ function compile(
   const finals = finalSteps(program, scheduled, groups)
   const ends = [...new Set([...finals, scheduled.steps.length])]
   const recorder = new Recorder(plan, scheduled, memory, pipelines, state, ends)
-  const slots: Slot[] = [recorder.slot()]
+  const unused: Slot[] = [recorder.slot()]
+  /** The ring, oldest run first. */
+  const used: Slot[] = []
   pipelines.save()
-  let next = 0
-  const claim = (inputs: RunInputs): Slot => {
-    let slot = slots[next]
-    if (slot === undefined) {
-      slot = recorder.slot()
-      slots.push(slot)
-    }
-    next = (next + 1) % SLOTS
+  const claim = (inputs: RunInputs, slots = SLOTS): Slot => {
+    const slot = used.length < slots ? (unused.pop() ?? recorder.slot()) : (used.shift() as Slot)
+    used.push(slot)
     driver.wait(slot.value, program.name)
     recorder.fill(slot, inputs)
     return slot
@@ -152,6 +149,15 @@ function compile(
         })
       return outputsOf(slot, slot.value)
     },
+    submitAll(count, inputs, kept) {
+      const slots = Array.from({ length: count }, (_, i) => claim(inputs(i), Math.max(SLOTS, kept + 1)))
+      if (debug) slots.forEach((slot) => recorder.debug(slot))
+      else {
+        const value = driver.submit(...slots.flatMap(({ recordings }) => recordings))
+        for (const slot of slots) slot.value = value
+      }
+      return slots.map((slot) => outputsOf(slot, slot.value))
+    },
     profile(inputs) {
       const slot = claim(inputs)
       const rows = recorder.profile(slot).map(({ launch, startMs, ms }) => ({ ...about(launch), startMs, ms }))
@@ -159,7 +165,7 @@ function compile(
     },
     free() {
       driver.idle(program.name)
-      recorder.free(slots)
+      recorder.free([...unused, ...used])
     },
   }
 }

@@ -36,7 +36,7 @@ const signatures = {
   gpu_fill: { args: [ptr, ptr, int, int, int, int], returns: none },
   gpu_timestamp: { args: [ptr, ptr, int], returns: none },
   gpu_timestamps: { args: [ptr, int, ptr], returns: int },
-  gpu_submit: { args: [ptr, ptr, int, int], returns: int },
+  gpu_submit: { args: [ptr, ptr, int, int, int], returns: int },
   gpu_wait: { args: [ptr, int, int], returns: int },
   gpu_reached: { args: [ptr], returns: int },
   gpu_faults: { args: [ptr, ptr], returns: int },

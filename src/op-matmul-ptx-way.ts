@@ -12,8 +12,10 @@ export interface PtxWay {
   /** The last k steps, which blocks beyond those of the splits share in spans of so many; 0 and 1 where there is none. */
   readonly rest: number
   readonly span: number
-  /** Columns from `from` on are done by other tiles, beside the others: both fill whole turns of the processors. */
-  readonly beside?: { readonly from: number; readonly tile: PtxTile }
+  /** The first blocks, as many as `blocks`, begin before the others, and have so many tiles for themselves first. */
+  readonly early?: { readonly blocks: number; readonly tiles: number }
+  /** Columns from `from` on are done by other tiles, beside the others: both fill whole turns of the processors. Where they are spread, each has a block. */
+  readonly beside?: { readonly from: number; readonly tile: PtxTile; readonly isSpread?: boolean }
 }
 
 export interface TimedWay {
@@ -57,12 +59,13 @@ const COSTS = new Map<PtxTile, Cost>([
 const costOf = (tile: PtxTile): Cost => COSTS.get(tile) ?? (COSTS.get(PTX_TILE) as Cost)
 
 /** Seconds of a launch beside its tiles: an estimate, as in op-matmul-matrix.ts. */
-const DISPATCH = 4e-6
+export const DISPATCH = 4e-6
 /**
  * The same of two launches side by side, which pays where there are few turns: an estimate by which they are taken where they won and not where they lost
  * (16384×1024×1024; the entry of COSTS, "beside").
  */
-const [BESIDE, FEW_TURNS] = [1.3e-5, 4]
+export const BESIDE = 1.3e-5
+const FEW_TURNS = 4
 /** Bytes per second that sums of parts are read with: 2.7 to 3.3 TB/s (perf/LOG.md, "A training step of gpt2-124m without its products"). */
 const BANDWIDTH = 3e12
 /** How much longer a k step takes where all of K is dealt out, and processors are at different places of it: an estimate, as more comes from memory. */
@@ -73,7 +76,7 @@ const [MOST_SPLITS, SHORTEST] = [32, 8]
 const MOST_EXTRA = 24
 /** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all (+1 %): trials that the log leaves out. */
 const [GROUP, FEW_DOWN] = [8, 16]
-const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
+export const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
   const down = Math.ceil(M / rowsOf(tile))
   return layout === "tn" && down <= FEW_DOWN ? down : GROUP
 }
@@ -105,10 +108,18 @@ export const partsOf = (given: Gemm, way: PtxWay): number => way.splits + pieces
 const endOf = ({ slope, factor, c }: Gemm): keyof Cost["ends"] =>
   slope !== undefined ? "slope" : factor !== undefined ? "factor" : (dtypeOf(c) as "bf16" | "f32")
 
+/** Seconds of a tile of all k steps, or of so many, its end included, where all processors have one. */
+export function tileSecondsOf(given: Gemm, tile: PtxTile, { units }: GpuTarget, steps = stepsOf(given)): number {
+  const { rates, ends } = costOf(tile)
+  return (steps * 2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates(given) * 1e12) + ends[endOf(given)]
+}
+
+/** Seconds until the parts of all tiles, so many on average, are summed. */
+export const sumSecondsOf = ({ M, N }: Gemm, parts: number): number => DISPATCH + (4 * M * N * (parts + 1)) / BANDWIDTH
+
 /** Seconds by waves of tiles. */
 function secondsOf(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
   const { tile, splits, span, rest } = way
-  const { M, N } = given
   const { rates, ends } = costOf(tile)
   const tiles = tilesOf(given, tile)
   const turns = rest > 0 ? 1 : Math.ceil((tiles * splits) / units)
@@ -117,7 +128,7 @@ function secondsOf(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
   const isWhole = splits === 1 && rest === 0
   const end = ends[isWhole ? endOf(given) : "f32"]
   const longest = Math.max(turns * (splitStepsOf(given, way) * step + end), rest > 0 ? span * step + perSpan * end : 0)
-  const sums = isWhole ? 0 : DISPATCH + (4 * M * N * (splits + all / tiles + 1)) / BANDWIDTH
+  const sums = isWhole ? 0 : sumSecondsOf(given, splits + all / tiles)
   return DISPATCH + longest + sums
 }
 
@@ -149,13 +160,11 @@ function finished(units: number, [tiles, seconds]: readonly [number, number], [m
 }
 
 /** Columns by a wide and a narrow tile, which together may fill whole turns where one alone does not. */
-function* besides(given: Gemm, { units }: GpuTarget): Generator<TimedWay> {
+function* besides(given: Gemm, target: GpuTarget): Generator<TimedWay> {
+  const { units } = target
   if (tilesOf(given, PTX_TILE) > FEW_TURNS * units) return
   const { N } = given
-  const [one, other] = [PTX_TILE, NARROW_TILE].map((tile) => {
-    const { rates, ends } = costOf(tile)
-    return (stepsOf(given) * 2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates(given) * 1e12) + ends[endOf(given)]
-  }) as [number, number]
+  const [one, other] = [PTX_TILE, NARROW_TILE].map((tile) => tileSecondsOf(given, tile, target)) as [number, number]
   const common = { tile: PTX_TILE, splits: 1, rest: 0, span: 1, group: groupOf(given, PTX_TILE) }
   for (let from = columnsOf(PTX_TILE); from < N; from += columnsOf(PTX_TILE)) {
     const [tiles, others] = [tilesOf({ ...given, N: from }, PTX_TILE), tilesOf({ ...given, N: N - from }, NARROW_TILE)]

@@ -18,7 +18,7 @@ export type { PtxWay }
 const MOST_PARTS = 2 ** 28
 
 /** Row sums of a, which a weight's gradient brings along. */
-interface RowSums {
+export interface RowSums {
   readonly into: Tensor
   readonly beta: Tensor | number
 }
@@ -48,6 +48,9 @@ function kernelOf(g: Sized, target: GpuTarget, tile: PtxTile): GemmKernel | unde
   if (dtypeOf(a) !== "bf16" || dtypeOf(b) !== "bf16" || [lda, ldb, ldc].some((size) => size % 8 !== 0)) return undefined
   return ptxGemmOf({ layout: layoutOf(g), out: dtypeOf(c) as "f32" | "bf16", finish, tile })
 }
+
+/** Whether the pack has the kernel of a product whose sums have no parts. */
+export const hasTile = (given: Gemm, target: GpuTarget, tile: PtxTile): boolean => kernelOf(sized(given), target, tile) !== undefined
 
 /** The best way to do a product by PTX with `least` parts of the sums, and its seconds; undefined where no kernel does it. */
 export function ptxWayOf(given: Gemm, target: GpuTarget, least = 1): TimedWay | undefined {
@@ -148,20 +151,22 @@ export function ptxLaunchesOf(
   const g = sized(given)
   const { M, N } = g
   const layout = layoutOf(g)
-  const { tile, splits, rest, span, group, beside } = way
-  const launchOf = (into: Sized, finish: Finish, by = tile, from = 0, to = N): Launch => {
+  const { tile, splits, rest, span, group, beside, early } = way
+  const launchOf = (into: Sized, finish: Finish, by = tile, from = 0, to = N, kept?: Tensor): Launch => {
     const { values } = epilogueOf(into)
     const kernel = kernelFor({ layout, out: dtypeOf(into.c) as "f32" | "bf16", finish, tile: by })
     if (kernel === undefined) throw new TypeError(`gemm: no PTX kernel for ${layout} ${finish}`)
-    const sizes = { M, N: to, from, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, rest, span, group }
+    const first = early === undefined || from > 0 ? { rest, span } : { rest: early.blocks * early.tiles, span: early.blocks }
+    const sizes = { M, N: to, from, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, ...first, group }
     const wholes = tilesOf({ ...g, N: to - from }, by) * splits
-    const blocks = rest > 0 ? wholes + spansOf(g, way) : Math.min(target.units, wholes)
-    return launch(kernel, { maps: mapsOf(g, layout), ...values, ...sizes }, blocks)
+    const isSpread = from > 0 && beside?.isSpread === true
+    const blocks = rest > 0 ? wholes + spansOf(g, way) : isSpread ? wholes : Math.min(target.units, wholes)
+    return launch(kernel, { maps: mapsOf(g, layout), ...values, ...(kept && { kept }), ...sizes }, blocks)
   }
   const most = partsOf(g, way)
   const finish = finishOf(g) as Finish
   if (beside !== undefined) return [[launchOf(g, finish, tile, 0, beside.from), launchOf(g, finish, beside.tile, beside.from)]]
-  if (most === 1) return [launchOf(g, finish)]
+  if (most === 1) return [rowSums === undefined ? launchOf(g, finish) : launchOf(g, "sums", tile, 0, N, rowSums.into)]
   // Row sums have a column of their own, and columns come in eights.
   const ld = Math.ceil(N / 8) * 8 + (rowSums === undefined ? 0 : 8)
   const parts = scratch("f32", most * M * ld)

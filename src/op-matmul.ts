@@ -5,7 +5,9 @@ import { defineOp, typeOf } from "./op-define.ts"
 import { scratch, sideBySide } from "./op-gpu.ts"
 import { biasGradient } from "./op-matmul-bias.ts"
 import { gemm } from "./op-matmul-gpu.ts"
-import { ptxGemmLaunches } from "./op-matmul-ptx.ts"
+import { ptxGemmLaunches, ptxLaunchesOf } from "./op-matmul-ptx.ts"
+import { pairing } from "./op-matmul-ptx-pair.ts"
+import type { Gemm } from "./op-matmul-request.ts"
 import { type Op, tracer, type View } from "./program.ts"
 import { type Dtype, expectShape, lastDim, rows, ShapeError, shapeText, type Tensor } from "./tensor.ts"
 
@@ -130,12 +132,31 @@ function throughActivation(dy: Tensor, slope: Tensor): Tensor {
   return activationBackward({ dy, slope }).dz
 }
 
+/** Both gradients of a linear layer, of which neither waits for the other. */
+interface Beside {
+  readonly x: Tensor
+  readonly dy: Tensor
+  readonly w: Tensor
+  readonly slope?: Tensor | undefined
+  readonly dx: Tensor
+  readonly dw: Tensor
+}
+const inputProduct = ({ dy, w, slope, dx }: Pick<Beside, "dy" | "w" | "slope" | "dx">): Gemm => ({
+  ...{ layout: "nn", a: dy, b: w, c: dx, factor: slope },
+  ...{ M: rows(dy), N: lastDim(w), K: lastDim(dy), order: "any" },
+})
+const weightProduct = ({ x, dy, dw }: Pick<Beside, "x" | "dy" | "dw">): Gemm => ({
+  ...{ layout: "tn", a: dy, b: x, c: dw },
+  ...{ M: lastDim(dy), N: lastDim(x), K: rows(x), order: "any" },
+})
+
 export const linearBackwardInput = defineOp({
   name: "linear_backward_input",
   doc: "dx = dy·w, times slope of the layer below where given: dy (…, N), w (N, K), slope and dx (…, K).",
   inputs: { dy: "state", w: "state", slope: "state?" },
   outputs: ["dx"],
-  attrs: {} as { out: Dtype },
+  /** `beside`: on a GPU the weight's gradient runs at the same time. */
+  attrs: {} as { out: Dtype; beside?: Beside },
   act: ["dy", "w", "slope"],
   inPlace: { dx: "slope" },
   shape({ dy, w }, { out }) {
@@ -167,9 +188,10 @@ export const linearBackwardInput = defineOp({
       wType: typeOf(w),
       dxType: out === "bf16" ? 1 : 0,
     }),
-  gpu({ dy, w, slope }, { dx }, _, __, target) {
-    const product = { layout: "nn", a: dy, b: w, M: rows(dy), N: lastDim(w), K: lastDim(dy), order: "any" } as const
-    return gemm({ ...product, c: dx as Tensor, factor: slope }, target)
+  gpu({ dy, w, slope }, { dx }, { beside }, __, target) {
+    const given = inputProduct({ dy, w, slope, dx: dx as Tensor })
+    const paired = beside && pairing({ weight: weightProduct(beside), input: given }, target)
+    return paired === undefined ? gemm(given, target) : ptxLaunchesOf(given, paired.input, target)
   },
   cases: [
     { inputs: { dy: [70, 40], w: [40, 33] }, attrs: { out: "f32" } },
@@ -189,7 +211,8 @@ export const linearBackwardWeight = defineOp({
   doc: "dw = dyᵀ·x (N, K), db = Σ rows of dy (N), both f32: x (…, K), dy (…, N).",
   inputs: { x: "state", dy: "state" },
   outputs: ["dw", "db"],
-  attrs: {} as { bias: boolean },
+  /** `beside`: on a GPU the input's gradient runs at the same time, and nothing is added to. */
+  attrs: {} as { bias: boolean; beside?: Beside },
   act: ["x", "dy"],
   accumulates: ["dw", "db"],
   shape({ x, dy }, { bias }) {
@@ -228,16 +251,18 @@ export const linearBackwardWeight = defineOp({
       xType: typeOf(x),
       dyType: typeOf(dy),
     }),
-  gpu({ x, dy }, { dw, db }, _, beta, target) {
-    const [M, N, K] = [lastDim(dy), lastDim(x), rows(x)]
-    const product = { layout: "tn", a: dy, b: x, M, N, K, order: "any" } as const
+  gpu({ x, dy }, { dw, db }, { beside }, beta, target) {
+    const product = dw && { ...weightProduct({ x, dy, dw }), beta: beta("dw") }
+    const paired = beside && product && pairing({ weight: product, input: inputProduct(beside) }, target)
+    if (product !== undefined && paired !== undefined)
+      return ptxLaunchesOf(product, paired.weight, target, { rowSums: db && { into: db, beta: 0 } })
     // The product reads dy anyway: where it can, it sums its columns by the way.
-    if (dw !== undefined && db !== undefined && target.ptx) {
-      const both = ptxGemmLaunches({ ...product, c: dw, beta: beta("dw") }, target, { into: db, beta: beta("db") ?? 0 })
+    if (product !== undefined && db !== undefined && target.ptx) {
+      const both = ptxGemmLaunches(product, target, { into: db, beta: beta("db") ?? 0 })
       if (both !== undefined) return both
     }
-    const weight = dw === undefined ? [] : gemm({ ...product, c: dw, beta: beta("dw") }, target)
-    const bias = db === undefined ? [] : biasGradient(dy, db, K, M, beta("db") ?? 0, target)
+    const weight = product === undefined ? [] : gemm(product, target)
+    const bias = db === undefined ? [] : biasGradient(dy, db, rows(dy), lastDim(dy), beta("db") ?? 0, target)
     return sideBySide(weight, bias)
   },
   cases: [

@@ -15,7 +15,7 @@ export interface Plan {
 /** Values of one run: live scalars as numbers, inputs as arrays. */
 export type RunInputs = Readonly<Record<string, number | Int32Array | Float32Array>>
 
-/** Outputs of one run. Reading waits for that run; a value is valid until the same executable was submitted `slots` more times. */
+/** Outputs of one run. Reading waits for that run; a value outlives `Device.ahead` more submits of the same executable. */
 export interface RunOutputs {
   read(name: string): Float32Array | Int32Array
 }
@@ -100,6 +100,11 @@ export interface Executable {
    * all that writes to group i of `compile`'s; groups of which it tells nothing are final with the rest. `watch` is the device's.
    */
   submit(inputs: RunInputs, onFinal?: (group: number) => void, watch?: Watch): RunOutputs
+  /**
+   * Runs `count` times, one after another, given to the device as one piece: the outputs of all are there together, and outlive `kept` more runs.
+   * Absent where a submit has finished on return.
+   */
+  submitAll?(count: number, inputs: (i: number) => RunInputs, kept: number): RunOutputs[]
   /** Runs once, part by part with nothing side by side, and times each. */
   profile(inputs: RunInputs): { readonly rows: readonly ProfileRow[]; readonly outputs: RunOutputs }
   free(): void

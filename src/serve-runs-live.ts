@@ -115,20 +115,33 @@ const eachPlace = async (at: (journal: Journal) => Promise<Places[Journal]>): Pr
   samples: await at("samples"),
 })
 
-/** One run from the rows that an id names, or from now on; "reset" where those rows are no more. What was missed comes as fast as it is read. */
-async function* runEvents(
-  store: RunStore,
-  run: string,
-  last: string | undefined,
-  queue: Queue,
-  onLive: (end: () => void) => void,
-): AsyncGenerator<string> {
+/** Where a listener to one run begins. */
+interface Beginning {
+  readonly places: Places
+  /** Rows before it are told. */
+  readonly goesOn: boolean
+  /** The rows that its id names are no more. */
+  readonly isStale: boolean
+}
+
+/** At the rows that an id names, or now. */
+async function beginning(store: RunStore, run: string, last: string | undefined): Promise<Beginning> {
   const asked = last === undefined ? undefined : readPlaces(last)
   const now = () => eachPlace(async (journal) => placeAt(store, run, journal, await store.through(run, journal)))
   const there = asked && (await eachPlace((journal) => placeAt(store, run, journal, asked[journal].seq)))
   const isStale =
     asked !== undefined && JOURNALS.some((journal) => asked[journal].mark !== "" && asked[journal].mark !== there![journal].mark)
-  const places = there === undefined || isStale ? await now() : there
+  return { places: there === undefined || isStale ? await now() : there, goesOn: asked !== undefined, isStale }
+}
+
+/** One run from its beginning on; "reset" where what was told before is void. What was missed comes as fast as it is read. */
+async function* runEvents(
+  store: RunStore,
+  run: string,
+  { places, goesOn, isStale }: Beginning,
+  queue: Queue,
+  onLive: (end: () => void) => void,
+): AsyncGenerator<string> {
   if (isStale) yield sse("reset", idOf(places), { run })
   const tell = (update: RunUpdate): string => {
     const { kind, row, rewound } = update
@@ -136,7 +149,7 @@ async function* runEvents(
     places[kind] = { seq: row.seq, mark: markOf(row) }
     return reset + sse(nameOf(update), idOf(places), update)
   }
-  for (let isBehind = asked !== undefined; isBehind; ) {
+  for (let isBehind = goesOn; isBehind; ) {
     isBehind = false
     for (const kind of JOURNALS) {
       const rows = await store.rows(run, kind, { after: places[kind].seq, limit: PAGE_ROWS })
@@ -180,7 +193,9 @@ export async function live(call: Call): Promise<Response> {
   } else {
     const found = await context.runs.run(run)
     if (found === undefined) throw new ApiError(404, `${run.slice(0, 100)}: no such run`, { code: "run_not_found" })
-    source = runEvents(context.runs, found.id, last, queue, (leave) => {
+    // Before the answer begins: whoever has its head is told everything that is written from then on.
+    const from = await beginning(context.runs, found.id, last)
+    source = runEvents(context.runs, found.id, from, queue, (leave) => {
       end = leave
     })
   }

@@ -127,4 +127,4 @@ test("a server of its own: random weights, several loads, beside decoding withou
     ["serve cpu-small f32, 1 at a time, 4 + 4 tokens", "the same decode offline"],
     ["serve cpu-small f32, 2 at a time, 4 + 4 tokens", "the same decode offline"],
   ])
-}, 60_000)
+}, 300_000)

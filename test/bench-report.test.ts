@@ -11,6 +11,7 @@ import { candidates, halve, isSameLoss, knobsOf, type Settings, type Trial } fro
 import { settingsText } from "../src/bench-tune-run.ts"
 import { heritageTune } from "../src/config.ts"
 import { keepTuned, type Tuned, tunedDevice, tunedProgram } from "../src/engine.ts"
+import { until } from "./support.ts"
 
 const root = join(import.meta.dir, "..")
 const history = readCsv(join(root, "perf/history.csv"))
@@ -171,19 +172,16 @@ describe("the tuner", () => {
       ...{ cwd: folder, stdout: "ignore", stderr: "ignore" },
       env: { ...process.env, TMPDIR: folder, XDG_CACHE_HOME: folder },
     })
-    const until = async (isThere: () => boolean) => {
-      for (const latest = Date.now() + 60_000; !isThere(); await Bun.sleep(50)) if (Date.now() > latest) throw new Error("it does not come")
-    }
     const trials = () => [...new Bun.Glob("alpha-bench-*/tune/lock").scanSync({ cwd: folder, dot: true })]
-    await until(() => trials().length > 0)
+    await until("a trial", () => trials().length > 0)
     const { pid } = JSON.parse(readFileSync(join(folder, trials()[0] as string), "utf8")) as { pid: number }
     child.kill("SIGTERM")
     await child.exited
     expect(child.signalCode).toBe("SIGTERM")
-    await until(() => !existsSync(`/proc/${pid}`) || /State:\s+Z/.test(readFileSync(`/proc/${pid}/status`, "utf8")))
+    await until("its end", () => !existsSync(`/proc/${pid}`) || /State:\s+Z/.test(readFileSync(`/proc/${pid}/status`, "utf8")))
     expect(new Bun.Glob("alpha-bench-*").scanSync({ cwd: folder, onlyFiles: false }).next().done).toBeTrue()
     rmSync(folder, { recursive: true })
-  }, 120_000)
+  }, 300_000)
 
   test("alpha bench tune writes its trials and the winner, and fails where nothing is ok", () => {
     const folder = mkdtempSync(join(tmpdir(), "tune-"))
@@ -220,5 +218,5 @@ describe("the tuner", () => {
     expect(tune({ ALPHA_N_HEAD: "7" }).exitCode).toBe(1)
     expect(tune({ ALPHA_N_HEAD: "7", TUNE_REQUIRE_OK: "0" }).exitCode).toBe(0)
     expect(heritageTune({ TUNE_REQUIRE_OK: "0" })).toEqual({ requireOk: "0" })
-  }, 60_000)
+  }, 300_000)
 })

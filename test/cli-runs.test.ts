@@ -74,7 +74,7 @@ test("alpha runs: lists, shows, compares and exports, the same from directories 
     }
   const { out } = alpha(folder, "runs", "export", "first", "--format=tensorboard", "--out=events", "--json").json()
   expect(readdirSync(join(folder, "events")).map((name) => `events/${name}`)).toEqual([out])
-}, 60_000)
+}, 300_000)
 
 test("alpha runs rm deletes what it says, when it is told twice", () => {
   const folder = folderWithRuns()
@@ -82,7 +82,7 @@ test("alpha runs rm deletes what it says, when it is told twice", () => {
   expect(alpha(folder, "runs", "rm", "first", "--yes").code).toBe(0)
   expect(existsSync(join(folder, "runs/first"))).toBe(false)
   expect(alpha(folder, "runs", "show", "first")).toMatchObject({ code: 3, error: expect.stringContaining("no run first") })
-}, 60_000)
+}, 300_000)
 
 test("CSV has a column for every key, and quotes what needs it", async () => {
   const rows = [

@@ -8,7 +8,7 @@ import { randomOperations } from "./hrana-operations.ts"
 test("400 random operations over a server that fails in every way end in exactly the rows that were meant", async () => {
   const { faults } = await randomOperations(400, 7)
   expect(Object.keys(faults).sort()).toEqual([...FAULTS].sort())
-}, 60_000)
+}, 300_000)
 
 test("every migration whose reply is lost is found done, once", async () => {
   for (const fault of FAULTS) {
@@ -19,7 +19,7 @@ test("every migration whose reply is lost is found done, once", async () => {
     database.close()
     server.stop()
   }
-}, 30_000)
+}, 300_000)
 
 test("a server that stays away ends in an error that names it; a refused statement is not tried again", async () => {
   const away = await startHrana(() => "unavailable")

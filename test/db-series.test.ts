@@ -126,7 +126,7 @@ test("run directories: exact in every bucket, the same from the index, past dama
   appendFileSync(journal, lines(resumed.slice(kept.length)))
   for (const store of [first, new DirectoryStore(runsDir)]) await checkAll(store, resumed, 3)
   expect(existsSync(index)).toBe(true)
-}, 60_000)
+}, 300_000)
 
 test("the database: pages as rows arrive, or once from rows that have none; the same as the directory", async () => {
   const all = readJournal(journal)
@@ -155,4 +155,4 @@ test("the database: pages as rows arrive, or once from rows that have none; the 
   expect(await pages()).toBe(0)
   for (const store of [writer, other, third]) await checkAll(store, all.slice(0, 5000), 1)
   for (const one of [writer, other, third, connection]) one.close()
-}, 60_000)
+}, 300_000)

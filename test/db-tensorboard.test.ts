@@ -96,5 +96,5 @@ print(json.dumps([scalars, texts, plugin, tags["scalars"]]))
       [3, "```\nOnce more\n```"],
     ])
   },
-  60_000,
+  300_000,
 )

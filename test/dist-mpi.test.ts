@@ -5,14 +5,14 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { launchTemplate, serveStore } from "../src/dist.ts"
 import { gpus } from "../src/gpu.ts"
-import { compareRanks, killAndResume, type Launcher, missing, RUN, STEPS, type Started, startRanks } from "./dist-ranks.ts"
+import { compareRanks, killAndResume, type Launcher, missing, RUN, STEPS, type Started, signal, startRanks } from "./dist-ranks.ts"
 import { testWith } from "./require.ts"
 import { sampleText } from "./support.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "dist-mpi-"))
 const data = join(folder, "book.txt")
 const command = [process.execPath, join(import.meta.dir, "../src/cli.ts")]
-const TIMEOUT = 240_000
+const TIMEOUT = 600_000
 
 /** Each test's runs have a folder of their own, by which its processes are found. */
 function place(name: string) {
@@ -142,7 +142,7 @@ describe("several ranks end in the bytes of one", () => {
       const first = await attempt(0)
       await untilCheckpoint(join(run.runsDir, "run"), first)
       const pid = first.pids()[1]
-      if (pid !== undefined) process.kill(pid, "SIGKILL")
+      signal(pid, "SIGKILL")
       await ended(first)
       const { codes, err } = await ended(await attempt(1))
       expect([...new Set(codes)], err).toEqual([0])
@@ -172,20 +172,20 @@ describe("several ranks end in the bytes of one", () => {
 
 describe("a run that is cut goes on with other ranks and ends in the same bytes", () => {
   const more = [`--steps=${STEPS}`, "--run=run", "--resume=or-start"]
-  for (const [launcher, signal, asked, others] of [
+  for (const [launcher, name, asked, others] of [
     ["openmpi", "SIGTERM", 1, 3],
     ["variables", "SIGUSR1", 1, 1],
     ["variables", "SIGTERM", 0, 2],
   ] as const) {
     withRanks(launcher)(
-      `${launcher}: ${signal} to rank ${asked}: all end after the same step with one checkpoint, exit 0`,
+      `${launcher}: ${name} to rank ${asked}: all end after the same step with one checkpoint, exit 0`,
       async () => {
         const run = place(`stop-${launcher}-${asked}`)
         const directory = join(run.runsDir, "run")
         const started = await startRanks(run, launcher, 2, more)
         await untilCheckpoint(directory, started)
         const pid = started.pids()[asked]
-        if (pid !== undefined) process.kill(pid, signal)
+        signal(pid, name)
         const { codes, err } = await ended(started)
         expect(codes, err).toEqual(codes.map(() => 0))
         const next = await ended(await startRanks(run, launcher, others, more))
@@ -254,7 +254,7 @@ withRanks("torchrun")(
     const started = await startRanks(run, "torchrun", 2, [`--steps=${STEPS}`, "--run=run", "--resume=or-start"])
     await untilCheckpoint(join(run.runsDir, "run"), started)
     const pid = started.pids()[1]
-    if (pid !== undefined) process.kill(pid, "SIGKILL")
+    signal(pid, "SIGKILL")
     const { codes, err } = await ended(started)
     expect(codes, err).toEqual([0])
     compareRanks(want.tied, join(run.runsDir, "run"))

@@ -1,8 +1,8 @@
 /** Runs `alpha train` on several ranks, by mpirun or by torchrun's variables, and compares runs; for the tests and the soak. */
 import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs"
-import { createServer } from "node:net"
 import { dirname, join } from "node:path"
 import { uniform } from "../src/base-random.ts"
+import { freePort } from "./support.ts"
 import { rowsOf } from "./train-kill.ts"
 
 /** A model so small that forty steps take a second: tied weights, dropout, accumulation, evaluations, samples. */
@@ -67,7 +67,7 @@ export interface Started {
   end(): Promise<{ codes: number[]; err: string }>
 }
 
-const LAUNCHER_MS = 3000
+const LAUNCHER_MS = 15_000
 
 /** What a rank started by variables has of its own: another program, directory, variables. */
 interface Own {
@@ -143,6 +143,15 @@ function ranksOf(runsDir: string): number[] {
     .sort((a, b) => a - b)
 }
 
+/** Sends a signal to a rank; false where it has ended meanwhile. */
+export function signal(pid: number | undefined, name: NodeJS.Signals): boolean {
+  try {
+    return pid !== undefined && process.kill(pid, name)
+  } catch {
+    return false
+  }
+}
+
 /** Steps that the journal of a run tells. */
 function stepOf(directory: string): number {
   const path = join(directory, "metrics.jsonl")
@@ -151,7 +160,7 @@ function stepOf(directory: string): number {
 }
 
 /** Longest time from a kill to the end of the last rank. */
-export const END_MS = 10_000
+export const END_MS = 120_000
 
 /**
  * One run of `STEPS` steps to its end: a random rank is killed at a random step, at most `most` times, and every start draws launcher and number
@@ -168,8 +177,7 @@ export async function killAndResume(run: RankRun, launchers: readonly Launcher[]
     const isRunning = () => started.children.every(({ exitCode }) => exitCode === null)
     while (isRunning() && stepOf(join(run.runsDir, "run")) < step) await Bun.sleep(10)
     const pid = started.pids()[victim]
-    const isHit = isRunning() && pid !== undefined
-    if (isHit) process.kill(pid, "SIGKILL")
+    const isHit = isRunning() && signal(pid, "SIGKILL")
     const at = performance.now()
     const { codes, err } = await started.end()
     if (codes.every((code) => code === 0)) return ends
@@ -178,14 +186,6 @@ export async function killAndResume(run: RankRun, launchers: readonly Launcher[]
     if ((ends.at(-1) as number) > END_MS)
       throw new Error(`${launcher}, ${size} ranks, rank ${victim} at step ${step}: ${ends.at(-1)} ms until all had ended\n${err}`)
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }
 
 /** Throws naming the first checkpoint file, link, metrics or samples row in which `other` differs from `one`. */

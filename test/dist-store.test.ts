@@ -2,6 +2,7 @@
 import { afterAll, describe, expect, test } from "bun:test"
 import { Store, serveStore } from "../src/dist.ts"
 import { testWith } from "./require.ts"
+import { freePort } from "./support.ts"
 
 const server = serveStore(0)
 afterAll(() => server.stop())
@@ -32,14 +33,14 @@ describe("client and server", () => {
     const waiting = one.get("late", 30_000)
     await other.set("late", "now")
     expect(text(await waiting)).toBe("now")
-    expect(other.get("never", 50)).rejects.toThrow("never")
+    await expect(other.get("never", 50)).rejects.toThrow("never")
     one.close()
+    other.close()
   })
 
   test("nobody listens: the address is named", async () => {
-    const gone = serveStore(0)
-    gone.stop()
-    expect(Store.connect("127.0.0.1", gone.port, 300)).rejects.toThrow(`127.0.0.1:${gone.port}`)
+    const port = await freePort()
+    await expect(Store.connect("127.0.0.1", port, 300)).rejects.toThrow(`127.0.0.1:${port}`)
   })
 
   test("a port that is taken is told with what to do", () => {
@@ -132,7 +133,7 @@ withTorch(
     const child = Bun.spawn([python, "-c", CLIENT, String(server.port)], { stdout: "pipe", stderr: "ignore" })
     expect(await child.stdout.text()).toBe("hello 5 7 bye False\n['1', '2'] True False\n")
   },
-  120_000,
+  300_000,
 )
 
 const AGENT = `
@@ -170,5 +171,5 @@ withTorch(
     expect(await child.exited).toBe(0)
     store.close()
   },
-  120_000,
+  300_000,
 )

@@ -25,17 +25,18 @@ test("through the Worker: models, requests, cancel, statistics, drain, stop; the
         if (event.type === "finished" || event.type === "failed") done(events)
       })
     })
-  const [whole, cancelled] = await Promise.all([
-    ask({ maxTokens: 5, ignoreEnd: true, promptLogprobs: true, topLogprobs: 2 }),
-    ask({ maxTokens: 100, ignoreEnd: true }, (event, own) => event.type === "token" && serving.cancel(own)),
-  ])
+  const cancel = () => ask({ maxTokens: 100, ignoreEnd: true }, (event, own) => event.type === "token" && serving.cancel(own))
+  const [whole, first] = await Promise.all([ask({ maxTokens: 5, ignoreEnd: true, promptLogprobs: true, topLogprobs: 2 }), cancel()])
+  // Where this thread does not get its turn, an answer is over before it can be cancelled.
+  let [cancelled, tooLate] = [first, 0]
+  for (; cancelled.at(-1)?.type === "finished" && tooLate < 100; tooLate++) cancelled = await cancel()
   const kinds = ["queued", "started", "promptLogprobs", "token", "token", "token", "token", "token", "finished"]
   expect(whole.map(({ type }) => type)).toEqual(kinds as RequestEvent["type"][])
   const scored = whole[2] as Extract<RequestEvent, { type: "promptLogprobs" }>
   expect([scored.from, scored.logprobs.length, scored.top!.map(({ ids }) => ids.length)]).toEqual([1, 2, [2, 2]])
   expect(cancelled.at(-1)).toMatchObject({ type: "failed", code: "cancelled" })
   const { running, finished, models } = await serving.statistics()
-  expect({ running, length: finished.length, used: models[0]!.pagesUsed }).toEqual({ running: 0, length: 1, used: 0 })
+  expect({ running, length: finished.length, used: models[0]!.pagesUsed }).toEqual({ running: 0, length: 1 + tooLate, used: 0 })
 
   const deep = JSON.parse(`${'{"items":'.repeat(100_000)}{}${"}".repeat(100_000)}`)
   const refused = await ask({ constraint: { type: "json_schema", schema: deep } })
@@ -45,6 +46,6 @@ test("through the Worker: models, requests, cancel, statistics, drain, stop; the
   await serving.drain()
   expect((await last).at(-1)!.type).toBe("finished")
   expect((await ask({})).at(-1)).toMatchObject({ code: "draining" })
-  expect((await serving.stop()).requests).toBe(4)
+  expect((await serving.stop()).requests).toBe(4 + tooLate)
   expect((await ask({})).at(-1)).toMatchObject({ type: "failed", code: "internal" })
 })

@@ -192,5 +192,5 @@ sshTest(
     for (const text of [...logged, ...said, readFileSync(join(fleet.host("box").deploy, "audit.jsonl"), "utf8")])
       expect(text).not.toContain(secret)
   },
-  120_000,
+  300_000,
 )

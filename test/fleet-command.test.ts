@@ -120,8 +120,8 @@ describe("on machines", () => {
       expect(Buffer.concat(chunks).equals(expected)).toBe(true)
     }
   }
-  sshTest("5,000 random argument lists arrive through OpenSSH", async () => await arrive("openssh", 1), 120_000)
-  busyboxTest("5,000 random argument lists arrive through dropbear and BusyBox", async () => await arrive("busybox", 2), 120_000)
+  sshTest("5,000 random argument lists arrive through OpenSSH", async () => await arrive("openssh", 1), 300_000)
+  busyboxTest("5,000 random argument lists arrive through dropbear and BusyBox", async () => await arrive("busybox", 2), 300_000)
 
   busyboxTest(
     "run hands words on as they are, and returns the command's exit code",
@@ -142,6 +142,6 @@ describe("on machines", () => {
       expect(both.code).toBe(FLEET_EXIT.failed)
       expect(both.stdout).toContain("0 of 2 done; 2 failed (openssh, busybox)")
     },
-    60_000,
+    300_000,
   )
 })

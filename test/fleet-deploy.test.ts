@@ -22,6 +22,7 @@ import { probeScript } from "../src/fleet-release.ts"
 import { sendBlob } from "../src/fleet-upload.ts"
 import { busyboxTest, KINDS, mountTest, sshTest, startFleet, type TestFleet, type TestHost } from "./fleet-hosts.ts"
 import { testWith } from "./require.ts"
+import { until } from "./support.ts"
 
 /** A small real program in alpha's place: it tells its version, finds itself well, and prints what it is given. */
 function standIn(fleet: TestFleet, version: string, padding = 0): string {
@@ -49,10 +50,6 @@ function current({ deploy }: TestHost): string {
 
 const parts = ({ deploy }: TestHost) => readdirSync(join(deploy, "blobs")).filter((name) => name.endsWith(".part"))
 const isLocked = ({ deploy }: TestHost) => lstatSync(join(deploy, "deploy.lock"), { throwIfNoEntry: false }) !== undefined
-
-async function until(what: string, condition: () => boolean): Promise<void> {
-  for (const end = Date.now() + 60_000; !condition(); await Bun.sleep(2)) if (Date.now() > end) throw new Error(`never: ${what}`)
-}
 
 let fleet: TestFleet
 const both = ["openssh", "busybox"] as const
@@ -141,7 +138,7 @@ busyboxTest(
     for (const row of await json("deploy", `--binary=${one}`)) expect(row.host === "busybox" ? row.state : "changed").toBe("changed")
     expect(current(host("busybox"))).toBe("1.0")
   },
-  120_000,
+  600_000,
 )
 
 sshTest(
@@ -163,7 +160,7 @@ sshTest(
       expect(answer.stdout).toContain(name === "other" ? "but other is for another machine" : "hint: the current release is as it was")
     }
   },
-  60_000,
+  600_000,
 )
 
 busyboxTest(
@@ -182,11 +179,11 @@ busyboxTest(
     let left = 0
     for (let tries = 0; left === 0 && tries < 10; tries++) {
       const child = launch(["fleet", "deploy", "busybox", `--binary=${big}`])
-      await until("a part", () => size() > 100_000 || child.exitCode !== null)
+      await until("a part", () => size() > 100_000 || child.exitCode !== null, 2)
       child.kill("SIGKILL")
       await child.exited
       fleet.disconnect() // the laptop is dead: its connection too
-      await until("the end of the request", () => !isLocked(machine) || size() < statSync(big).size)
+      await until("the end of the request", () => !isLocked(machine) || size() < statSync(big).size, 2)
       expect(["k0", "k1"]).toContain(current(machine))
       left = current(machine) === "k0" ? size() : 0
       if (left === 0)
@@ -217,7 +214,7 @@ busyboxTest(
     // Five releases stay.
     expect(readdirSync(join(machine.deploy, "releases")).length).toBeLessThanOrEqual(6)
   },
-  180_000,
+  600_000,
 )
 
 describe("a full disk", () => {
@@ -256,7 +253,7 @@ describe("a full disk", () => {
       expect((await small.alpha(["fleet", "deploy", `--binary=${middle}`, "--takeover"])).code).toBe(0)
       expect(current(box)).toBe("3.0")
     },
-    60_000,
+    300_000,
   )
 })
 
@@ -292,7 +289,7 @@ sshTest(
     expect(codes.filter((code) => code !== 0 && code !== FLEET_EXIT.locked)).toEqual([])
     expect(["m1", "m2", "m3", "m4"].filter((_, i) => codes[i] === 0)).toContain(current(host("openssh")))
   },
-  120_000,
+  600_000,
 )
 
 busyboxTest(
@@ -337,7 +334,7 @@ busyboxTest(
     // Of other files, what a test before left may still be there for the next deploy.
     expect(parts(machine)).not.toContain(`${blob.sha256}.part`)
   },
-  60_000,
+  600_000,
 )
 
 describe("--rebuildNative", () => {
@@ -367,7 +364,7 @@ describe("--rebuildNative", () => {
       )
       rmSync(cc)
     },
-    60_000,
+    300_000,
   )
 })
 
@@ -388,7 +385,7 @@ describe("a machine with musl", () => {
       }
       expect([readdirSync(join(deploy, "blobs")), existsSync(join(deploy, "current"))]).toEqual([[], false])
     },
-    60_000,
+    300_000,
   )
 })
 
@@ -411,7 +408,7 @@ describe("the real program", () => {
       const { stdout, code } = await real.alpha(["fleet", "run", "box", "--", "./current", "version", "--json"])
       expect([code, JSON.parse(stdout)]).toMatchObject([0, { version: expect.any(String) }])
     },
-    180_000,
+    300_000,
   )
 })
 

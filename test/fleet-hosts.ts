@@ -11,11 +11,12 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs"
-import { connect, createServer } from "node:net"
+import { connect } from "node:net"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
 import { type FleetHost, readFleet } from "../src/fleet.ts"
 import { testWith } from "./require.ts"
+import { freePort, PATIENCE_MS } from "./support.ts"
 
 const find = (program: string) => Bun.which(program, { PATH: `${process.env.PATH}:/usr/sbin:/sbin` }) ?? undefined
 const [sshd, dropbear, busybox, ssh, ip] = ["sshd", "dropbear", "busybox", "ssh", "ip"].map(find)
@@ -150,7 +151,7 @@ export async function startFleet(
         return [name, { host: address, port, deployDir: kind === "busybox" ? "alpha" : deploy, labels: [kind], ...others[name] }] as const
       })
       const instances = { ...others, ...Object.fromEntries(own) }
-      const defaults = { user: run(["id", "-un"]).trim(), key, connectTimeout: 10, ...fields, ...more }
+      const defaults = { user: run(["id", "-un"]).trim(), key, connectTimeout: 60, ...fields, ...more }
       writeFileSync(file, JSON.stringify({ defaults, instances }, null, 2))
     },
     disconnect() {
@@ -316,9 +317,9 @@ async function serve(command: readonly string[], own: string, address: string, p
     stdout: "ignore",
     stderr: Bun.file(join(own, "server.log")),
   })
-  for (let tries = 0; ; tries++) {
+  for (const latest = Date.now() + PATIENCE_MS; ; ) {
     if (await answers(address, port)) return child
-    if (child.exitCode !== null || tries > 600) throw new Error(`${command[0]}: ${readFileSync(join(own, "server.log"), "utf8")}`)
+    if (child.exitCode !== null || Date.now() > latest) throw new Error(`${command[0]}: ${readFileSync(join(own, "server.log"), "utf8")}`)
     await Bun.sleep(50)
   }
 }
@@ -349,7 +350,7 @@ function makeNetwork(): Network | undefined {
   if (id === 0) sweepNetworks()
   const name = `alpha${process.pid}-${id}`
   const link = `a${process.pid.toString(36)}${id.toString(36)}`
-  const subnet = `10.${100 + (process.pid % 100)}.${(process.pid >> 7) % 250}`
+  const subnet = `10.${100 + (process.pid % 100)}.${Math.floor(process.pid / 100) % 250}`
   const [here, there] = [`${subnet}.${4 * id + 1}`, `${subnet}.${4 * id + 2}`]
   if (!ip || Bun.spawnSync([ip, "netns", "add", name], { stderr: "ignore" }).exitCode !== 0) return undefined
   run(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name])
@@ -367,15 +368,6 @@ function sweepNetworks(): void {
   for (const [name, pid] of run([ip, "netns", "list"]).matchAll(/^alpha(\d+)-\d+/gm)) {
     if (!existsSync(`/proc/${pid}`)) Bun.spawnSync([ip, "netns", "del", name!], { stderr: "ignore" })
   }
-}
-
-async function freePort(): Promise<number> {
-  return await new Promise((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const { port } = server.address() as { port: number }
-      server.close(() => resolve(port))
-    })
-  })
 }
 
 function kill(pid: number): void {

@@ -1,12 +1,12 @@
 /** The life of a run on other machines, over real ssh: OpenSSH, and dropbear with BusyBox alone. */
 import { afterAll, expect } from "bun:test"
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { livesHere } from "../src/base-process.ts"
 import { closeConnection, readFleet, readLog } from "../src/fleet.ts"
 import { type JobRecord, readExits, readRecord, writeRecord } from "../src/fleet-host.ts"
 import { busyboxTest, hasBusybox, sshTest, startFleet, type TestFleet } from "./fleet-hosts.ts"
-import { sampleText } from "./support.ts"
+import { freePort, sampleText, until } from "./support.ts"
 
 const BINARY = join(import.meta.dir, "../alpha")
 /** Of 100 in `npm run soak -- cuts`. */
@@ -69,13 +69,6 @@ afterAll(async () => {
   await fleet?.close()
 })
 
-async function until(what: string, isThere: () => boolean | Promise<boolean>): Promise<void> {
-  for (const latest = Date.now() + 60_000; !(await isThere()); ) {
-    if (Date.now() > latest) throw new Error(`${what} does not come`)
-    await Bun.sleep(50)
-  }
-}
-
 /** Processes that `pid` started, and those that they started. */
 function below(pid: number): number[] {
   const path = `/proc/${pid}/task/${pid}/children`
@@ -116,9 +109,11 @@ async function life(name: string): Promise<void> {
   const ask = (verb: string, ...more: string[]) => asked(fleet, name, verb, ...more)
   expect((await fleet.alpha(["fleet", "status", name])).stdout).toContain("no jobs")
 
-  expect(await ask("train", ...SMALL, STEPS, "--run=first")).toMatchObject({ code: 0, job: { name: "first", state: "running" } })
+  const begun = ask("train", ...SMALL, STEPS, "--run=first")
+  await until("the first steps", () => statSync(join(deploy, "runs/first/metrics.jsonl"), { throwIfNoEntry: false })?.size)
   const child = readRecord(deploy, "first").child!
   kill(child.pid, "SIGSTOP") // however fast this machine is: the run is not over yet
+  expect(await begun).toMatchObject({ code: 0, job: { name: "first", state: "running" } })
   expect(await ask("train", ...SMALL, ENDLESS, "--run=second")).toMatchObject({
     code: 5,
     state: "locked",
@@ -258,26 +253,27 @@ sshTest(
     const fleet = await fleetOf()
     const host = fleet.host("box")
     const ask = (verb: string, ...more: string[]) => asked(fleet, "box", verb, ...more)
-    const served = await ask("serve", "--model=first", "--port=18080", `--host=${host.address}`, "--device=cpu")
+    const port = await freePort()
+    const served = await ask("serve", "--model=first", `--port=${port}`, `--host=${host.address}`, "--device=cpu")
     expect(served).toMatchObject({
       code: 0,
-      job: { name: "serve-18080", state: "running" },
-      message: expect.stringContaining("ssh -N -L 18080:"),
+      job: { name: `serve-${port}`, state: "running" },
+      message: expect.stringContaining(`ssh -N -L ${port}:`),
     })
     await until("an answer", async () => {
       const headers = { authorization: `Bearer ${SECRET}` }
-      return (await fetch(`http://${host.address}:18080/v1/models`, { headers }).catch(() => undefined))?.ok === true
+      return (await fetch(`http://${host.address}:${port}/v1/models`, { headers }).catch(() => undefined))?.ok === true
     })
-    expect(readRecord(host.deploy, "serve-18080").environment).toContain("HOME")
-    for (const path of ["jobs/serve-18080/record.json", "jobs/serve-18080/train.log", "audit.jsonl"])
+    expect(readRecord(host.deploy, `serve-${port}`).environment).toContain("HOME")
+    for (const path of [`jobs/serve-${port}/record.json`, `jobs/serve-${port}/train.log`, "audit.jsonl"])
       expect(readFileSync(join(host.deploy, path), "utf8")).not.toContain(SECRET)
-    expect(await ask("stop", "--run=serve-18080")).toMatchObject({ code: 0, job: { state: "stopped" } })
+    expect(await ask("stop", `--run=serve-${port}`)).toMatchObject({ code: 0, job: { state: "stopped" } })
 
     expect(await fleet.alpha(["fleet", "bench-cuda", "box", "--shutdown=stop"])).toMatchObject({
       code: 1,
       stderr: expect.stringContaining("box has no stopCommand"),
     })
-    fleet.configure({ stopCommand: 'echo "$INSTANCE at $HOST" >stopped.txt', connectTimeout: 10 })
+    fleet.configure({ stopCommand: 'echo "$INSTANCE at $HOST" >stopped.txt' })
     const bench = await ask("bench-cuda", "--shutdown=stop", "--no-deploy", "--bench=version", `--to=${fleet.folder}/figures`)
     expect(bench).toMatchObject({ code: 0, result: { version: expect.any(String) } })
     expect(existsSync((bench as unknown as { path: string }).path)).toBeTrue()

@@ -1,14 +1,13 @@
 /** One run over two machines, each with its own sshd and files: started, watched, stopped, resumed as one; what one lacks starts nothing on the other. */
 import { afterAll, expect } from "bun:test"
 import { chmodSync, existsSync, mkdirSync, readlinkSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs"
-import { createServer } from "node:net"
 import { join } from "node:path"
 import { livesHere } from "../src/base-process.ts"
 import { hasRecord, readExits, readRecord } from "../src/fleet-host.ts"
 import { compareRanks, missing } from "./dist-ranks.ts"
 import { missingSsh, sshTest, startFleet, type TestFleet } from "./fleet-hosts.ts"
 import { testWith } from "./require.ts"
-import { sampleText } from "./support.ts"
+import { freePort, sampleText, until } from "./support.ts"
 
 const CLI = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts")]
 const SMALL = [
@@ -45,21 +44,6 @@ afterAll(async () => {
   await fleet?.close()
 })
 
-async function until(what: string, isThere: () => boolean | Promise<boolean>): Promise<void> {
-  for (const latest = Date.now() + 90_000; !(await isThere()); ) {
-    if (Date.now() > latest) throw new Error(`${what} does not come`)
-    await Bun.sleep(50)
-  }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
-
 type Told = { code: number; stderr: string; hosts: { state: string; message: string; hint?: string; job?: { state: string } }[] }
 async function asked(fleet: TestFleet, verb: string, ...more: string[]): Promise<Told> {
   const { code, stdout, stderr } = await fleet.alpha(["fleet", verb, ...HOSTS, ...more, "--json"])
@@ -82,12 +66,13 @@ rankTest(
   async () => {
     const fleet = await fleetOf()
     const [one, two] = HOSTS.map((name) => fleet.host(name).deploy) as [string, string]
-    const begun = await start(fleet, "--steps=1000", "--run=first")
+    const starting = start(fleet, "--steps=1000", "--run=first")
     await until(
       "the first steps",
       () => existsSync(join(one, "runs/first/metrics.jsonl")) && statSync(join(one, "runs/first/metrics.jsonl")).size > 0,
     )
     process.kill(rank(one, "first"), "SIGSTOP") // however fast this machine is: the run is not over yet
+    const begun = await starting
     expect([begun.code, begun.hosts.map(({ message }) => message.replace(/ is .*/, ""))], begun.stderr).toEqual([
       0,
       ["rank 0 of 2: first", "rank 1 of 2: first"],
@@ -112,7 +97,7 @@ rankTest(
     expect(alone.exitCode, alone.stderr.toString()).toBe(0)
     compareRanks(join(one, "runs/alone"), join(one, "runs/first"))
   },
-  300_000,
+  600_000,
 )
 
 rankTest(
@@ -132,7 +117,7 @@ rankTest(
     await until("the end of both", () => [one, two].every((deploy) => causes(deploy, "killed").length === 2))
     expect([one, two].map((deploy) => causes(deploy, "killed")[1])).toEqual(["preempted", "preempted"])
   },
-  300_000,
+  600_000,
 )
 
 sshTest(
@@ -192,5 +177,5 @@ sshTest(
     const apart = await fleet.alpha(["fleet", "train", ...HOSTS, "--masterPort=4711", "--data=book.txt", "--run=x"])
     expect([apart.code, apart.stderr.includes("--masterPort is for one run over several machines")]).toEqual([1, true])
   },
-  300_000,
+  600_000,
 )

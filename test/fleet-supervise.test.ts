@@ -7,7 +7,7 @@ import { type Holder, livesHere } from "../src/base-process.ts"
 import { readExits, readRecord, writeRecord } from "../src/fleet-host.ts"
 import { type JobState, jobReport } from "../src/fleet-host-state.ts"
 import { testWith } from "./require.ts"
-import { sampleText } from "./support.ts"
+import { sampleText, until } from "./support.ts"
 
 const BINARY = join(import.meta.dir, "../alpha")
 /** The binary starts faster than the source. */
@@ -65,14 +65,6 @@ const SMALL = [
 /** Longer than any test. */
 const ENDLESS = "--steps=100000000"
 
-/** Waits for something that must come; how long it takes is nobody's business. */
-async function until(what: string, isThere: () => boolean): Promise<void> {
-  for (const latest = Date.now() + 60_000; !isThere(); ) {
-    if (Date.now() > latest) throw new Error(`${what} does not come`)
-    await Bun.sleep(30)
-  }
-}
-
 const stateIs = (root: string, state: JobState, name = "first") => until(`${name} ${state}`, () => jobReport(root, name).state === state)
 const stepped = (root: string, step: number) => until(`step ${step}`, () => (jobReport(root, "first").progress?.step ?? 0) >= step)
 const kill = (pid: number | undefined, signal: NodeJS.Signals) => process.kill(pid!, signal)
@@ -104,7 +96,7 @@ test.concurrent("a crash is written down, and the run goes on from its last chec
     const [one, other] = ["first", "whole"].map((run) => readFileSync(join(root, `runs/${run}/last/${file}`)))
     expect(one!.equals(other!)).toBeTrue()
   }
-}, 120_000)
+}, 300_000)
 
 test.concurrent("a second job on the same device is refused unless forced; stop saves, --now kills, resume replays", async () => {
   const root = makeRoot()
@@ -145,7 +137,7 @@ test.concurrent("a second job on the same device is refused unless forced; stop 
   expect(readRecord(root, "first").argv).toEqual(argv)
   await stepped(root, step + 500)
   expect((await host(root, ["stop", "--now"])).code).toBe(0)
-}, 120_000)
+}, 300_000)
 
 test.concurrent("what is wrong from the start is told at once, and is no job that runs", async () => {
   const root = makeRoot()
@@ -161,7 +153,7 @@ test.concurrent("what is wrong from the start is told at once, and is no job tha
   ])
   const other = await host(root, ["start", "--", ...SMALL, "--data=missing.txt", "--run=other"])
   expect([other.code, other.stderr]).toEqual([1, expect.stringMatching(/other ended at once: exit code 3: .*missing\.txt/)])
-}, 120_000)
+}, 300_000)
 
 test.concurrent("time over ends a job with a checkpoint; silence is told, and is an end where the policy says so", async () => {
   const root = makeRoot()
@@ -182,7 +174,7 @@ test.concurrent("time over ends a job with a checkpoint; silence is told, and is
   await stateIs(root, "stopped")
   expect(last(root)).toMatchObject({ cause: "expired", code: 0 })
   expect(existsSync(join(root, "runs/first/last/model.safetensors"))).toBe((jobReport(root, "first").progress?.step ?? 0) > 0)
-}, 120_000)
+}, 300_000)
 
 test.concurrent("without its supervisor a job is known, keeps its device and can be stopped; a reboot is seen, and resumed from", async () => {
   const root = makeRoot()
@@ -208,7 +200,7 @@ test.concurrent("without its supervisor a job is known, keeps its device and can
   expect(again).toMatchObject({ state: "running", attempt: 1 })
   expect(again.progress.step).toBeGreaterThanOrEqual(1000)
   expect((await host(root, ["stop", "--now"])).code).toBe(0)
-}, 120_000)
+}, 300_000)
 
 function removed(group: string): boolean {
   try {
@@ -253,7 +245,7 @@ testWith("cgroup", typeof group === "string" ? group : undefined)(
     await until("the end of the supervisor", () => !livesHere(readRecord(root, "first").supervisor!))
     await until("an empty group", remove)
   },
-  120_000,
+  300_000,
 )
 
 const small = mkdtempSync(join(tmpdir(), "fleet-full-"))
@@ -276,5 +268,5 @@ testWith("tmpfs", isMounted ? undefined : "no tmpfs may be mounted here")(
     await stateIs(small, "crashed")
     expect(last(small)).toMatchObject({ cause: "failed", code: 1 })
   },
-  120_000,
+  300_000,
 )

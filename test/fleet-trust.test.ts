@@ -39,7 +39,7 @@ sshTest(
     expect((await ask("trust", "b")).code).toBe(0)
     expect(readFileSync(pins, "utf8").trim().split("\n").length).toBe(2)
   },
-  60_000,
+  300_000,
 )
 
 sshTest(
@@ -67,7 +67,7 @@ sshTest(
     expect((await ask("run", "inner", "--", "true")).code).toBe(0)
     fleet.configure({})
   },
-  60_000,
+  300_000,
 )
 
 sshTest(
@@ -96,13 +96,13 @@ sshTest(
     expect((await ask("trust", "b", "--replace")).code).toBe(0)
     expect((await ask("run", "b", "--", "true")).code).toBe(0)
   },
-  60_000,
+  300_000,
 )
 
 sshTest(
   "a machine that nothing reaches is told from one that refuses the login, and stops nobody else",
   async () => {
-    fleet.configure({ connectTimeout: 2 })
+    fleet.configure({}, { b: { connectTimeout: 2 } }) // a has all the time that it needs
     fleet.disconnect()
     fleet.host("b").cut()
     const gone = await ask("run", "--all", "--", "echo", "here")
@@ -134,5 +134,5 @@ sshTest(
     expect((await ask("run", "b", "--", "true")).code).toBe(0)
     rmSync(join(fleet.folder, "other"))
   },
-  60_000,
+  300_000,
 )

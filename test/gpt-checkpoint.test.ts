@@ -266,12 +266,12 @@ describe("fuzz", () => {
   test("200 damaged checkpoints (seed 20): each is refused by the name of the damaged file", async () => {
     const { refused } = await fuzzCheckpoints(200, 20, join(work, "fuzz-own"))
     expect(refused).toBeGreaterThan(170)
-  }, 120_000)
+  }, 300_000)
 
   test("200 damaged foreign directories (seed 21): an error that names a file, or the right weights; never a crash", async () => {
     const { refused } = await fuzzModels(200, 21, work)
     expect(refused).toBeGreaterThan(100)
-  }, 120_000)
+  }, 300_000)
 })
 
 describe("the checkpoints of a run", () => {

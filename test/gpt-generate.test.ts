@@ -13,7 +13,7 @@ import {
   refreshCopies,
   type Sampling,
 } from "../src/gpt.ts"
-import { type Device, plan, type State, trace } from "../src/program.ts"
+import { plan, type State, trace } from "../src/program.ts"
 import { trainTokenizer } from "../src/token.ts"
 import { shared } from "./support.ts"
 
@@ -29,7 +29,7 @@ function continueOne(generator: Generator, slot: number, ids: ArrayLike<number>,
   let choice: { id: number; logprob: number } = generator.prefill({ slot, ids, sampling, draw: 0 })
   const choices = [{ id: choice.id, logprob: choice.logprob }]
   while (choices.length < count) {
-    choice = generator.decode([{ slot, id: choice.id, sampling, draw: choices.length }])[0]!
+    choice = generator.decode([{ slot, id: choice.id, sampling, draw: choices.length }], 0)[0]!
     choices.push(choice)
   }
   return choices
@@ -119,7 +119,7 @@ for (const [form, model] of Object.entries(forms)) {
           generator.prefill({ slot: 0, ids: ids.slice(0, first), sampling: GREEDY, draw: 0 })
           expect(logits()).toEqual(wanted(first - 1))
           for (let i = first; i < Math.min(ids.length, first + 40); i++) {
-            generator.decode([{ slot: 0, id: ids[i]!, sampling: GREEDY, draw: 0 }])
+            generator.decode([{ slot: 0, id: ids[i]!, sampling: GREEDY, draw: 0 }], 0)
             expect(logits()).toEqual(wanted(i))
           }
           generator.prefill({ slot: 0, ids, sampling: GREEDY, draw: 0 })
@@ -146,7 +146,7 @@ for (const [form, model] of Object.entries(forms)) {
           })
           for (let draw = 1; draw < 20; draw++) {
             const turns = together.map((row, i) => ({ slot: slots[i]!, id: row.at(-1)!.id, sampling, draw }))
-            generator.decode(turns).forEach((choice, i) => {
+            generator.decode(turns, 0).forEach((choice, i) => {
               together[i]!.push(choice)
             })
           }
@@ -235,54 +235,4 @@ test("samples during training: end token, window, whole characters", () => {
   expect(sample("der bär ", [third])).toBe([...text].slice(0, [...text].indexOf([...text][2]!)).join(""))
   expect(sample("a long prompt that does not fit the window of this model at all")).toHaveLength(20)
   state.free()
-})
-
-test("a device that is ahead of the host chooses the same tokens, whatever the host does next", () => {
-  const model = resolveModel({ vocabSize: 97, blockSize: 40, nLayer: 2, nHead: 2, nEmbd: 32, initStd: 0.3 })
-  const early: string[] = []
-  /** Runs at once, as the CPU does, but keeps its outputs until they are read. */
-  const eager: Device = {
-    ...device,
-    ahead: 1,
-    compile(made, state) {
-      const run = device.compile(made, state)
-      return {
-        ...run,
-        submit(inputs) {
-          if (!made.program.inputs.has("tokens")) early.push(made.program.name)
-          const out = run.submit(inputs)
-          const kept = new Map([...made.program.outputs.keys()].map((name) => [name, out.read(name).slice()]))
-          return { read: (name) => kept.get(name)! }
-        },
-      }
-    },
-  }
-  const told = [device, eager].map((one) => {
-    const state = one.state()
-    initialise(one, state, model, 5)
-    const generator = createGenerator(one, state, model, { precision: "f32", slots: 3, length: 40, vocabulary: 97 })
-    const sampling = (slot: number) => ({ ...WARM, repetitionPenalty: 1, seed: slot, temperature: slot })
-    const turn = (slot: number, draw: number) => ({ slot, draw, sampling: sampling(slot) })
-    const all: { id: number; logprob: number }[] = []
-    const ids = [0, 1, 2].map((slot) => generator.prefill({ ...turn(slot, 0), ids: some(5 + slot, slot, 97) }).id)
-    const step = (slots: readonly number[], draw: number) => {
-      const choices = generator.decode(slots.map((slot) => ({ ...turn(slot, draw), id: ids[slot]! })))
-      choices.forEach(({ id, logprob }, i) => {
-        ids[slots[i]!] = id
-        all.push({ id, logprob })
-      })
-    }
-    for (let draw = 1; draw < 9; draw++) step([0, 1, 2], draw)
-    for (let draw = 9; draw < 14; draw++) step([0, 2], draw) // one has ended
-    ids[1] = generator.prefill({ ...turn(1, 0), ids: some(9, 7, 97) }).id // and another takes its place
-    for (let draw = 14; draw < 20; draw++) step([2, 1, 0], draw)
-    ids[2] = 3 // not what was chosen
-    for (let draw = 20; draw < 33; draw++) step([1, 2], draw)
-    for (let draw = 33; generator.held(2) < 40; draw++) step([2], draw) // until it is full
-    generator.free()
-    state.free()
-    return all
-  })
-  expect(told[1]).toEqual(told[0]!)
-  expect(early.length).toBeGreaterThan(20)
 })

@@ -329,6 +329,6 @@ for (const name of ["gpt2-bpe", "llama-bpe"]) {
       const lines = (await new Response(child.stdout).text()).trim().split("\n")
       expect(JSON.parse(lines.at(-1)!)).toEqual({ ids: greedy.ids, new: greedy.new })
     },
-    60_000,
+    300_000,
   )
 }

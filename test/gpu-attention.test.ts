@@ -100,7 +100,7 @@ for (const { heads, T, chunkings } of SHAPES) {
           }
         }
       },
-      60_000,
+      300_000,
     )
   }
 }

@@ -92,7 +92,7 @@ describe("a lost device", () => {
           "ended",
         ])
       },
-      60_000,
+      300_000,
     )
   }
 
@@ -131,6 +131,6 @@ describe("a lost device", () => {
       expect(steps).toEqual([1, 2])
       expect(readlinkSync(join(runs, "cut", "last"))).toEndWith("000002")
     },
-    240_000,
+    300_000,
   )
 })

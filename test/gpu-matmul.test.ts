@@ -19,8 +19,8 @@ function deviceOf(name: string): Device {
   return known
 }
 const onBoth = (about: string, run: (device: Device) => void, simulates = true) => {
-  if (simulates) test(`simulated: ${about}`, () => run(deviceOf("simulated")), 60_000)
-  withGpu(`gpu: ${about}`, () => run(deviceOf("gpu")), 60_000)
+  if (simulates) test(`simulated: ${about}`, () => run(deviceOf("simulated")), 300_000)
+  withGpu(`gpu: ${about}`, () => run(deviceOf("gpu")), 300_000)
 }
 
 interface Shape {
@@ -139,7 +139,7 @@ withGpu(
       expect(worst, tensor).toBeLessThanOrEqual(1)
     }
   },
-  60_000,
+  300_000,
 )
 
 test("a target beyond the classes makes the loss NaN, and only that", () => {

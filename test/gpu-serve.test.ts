@@ -9,7 +9,7 @@ import { bytesOf, clean, makeModel, PLAIN, randomRequest, ServeEngine } from "./
 afterAll(clean)
 const withGpu = testWith("vulkan", gpus().length === 0 ? "no usable Vulkan device" : undefined)
 /** Compilation by lavapipe, on a busy machine. */
-const SLOWEST_MS = 120_000
+const SLOWEST_MS = 300_000
 
 withGpu(
   "alone, together and with few pages",

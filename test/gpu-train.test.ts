@@ -45,7 +45,7 @@ withGpu(
     await train("--resume=parts", "--steps=6", "--device=gpu")
     expect(weights("parts")).toBe(weights("whole"))
   },
-  240_000,
+  300_000,
 )
 
 withGpu(
@@ -102,5 +102,5 @@ withGpu(
       /embedding\.y takes 7\.6 GiB, a GPU allocates at most 4 GiB at once\nhint: fits with --batch=\d+ --accumSteps=\d+/,
     )
   },
-  240_000,
+  300_000,
 )

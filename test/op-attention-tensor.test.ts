@@ -18,5 +18,5 @@ const FRAGMENTS = [
   { B: 1, T: 256, nHead: 2, nKvHead: 2, headDim: 32, scale: 0.2, dropout: 0.3, about: "fragments of narrow heads, dropout" },
   { B: 1, T: 256, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "fragments, large scores" },
 ]
-testAttention(simulatedDevice(32, "nv2"), TILES, 60_000)
-testAttention(simulatedDevice(32, "khr"), FRAGMENTS, 60_000)
+testAttention(simulatedDevice(32, "nv2"), TILES, 300_000)
+testAttention(simulatedDevice(32, "khr"), FRAGMENTS, 300_000)

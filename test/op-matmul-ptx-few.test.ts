@@ -88,19 +88,19 @@ for (const tile of FEW_TILES) {
     run({ tile, size: [tile.rows, tile.columns, 64], timing: "late" })
     run({ tile, size: [tile.rows - 3, 2 * tile.columns + 6, 200], bias: true })
     run({ tile, size: [Math.min(64, tile.rows + 9), 3 * tile.columns - 5, 136], out: "f32", timing: "late", ldc: 3 * tile.columns - 5 })
-  }, 60_000)
+  }, 300_000)
 }
 
 test("all of K in registers", () => {
   run({ size: [64, 64, 768], out: "f32", timing: "late" })
   run({ size: [17, 150, 768], out: "f32", bias: true, timing: "random" })
   run({ size: [33, 37, 768], out: "f32", timing: "early", ldc: 37 })
-}, 60_000)
+}, 300_000)
 
 test("a long sum goes round the ring", () => {
   run({ tile: tileOf(32, 16), size: [33, 17, 1352], timing: "late" })
   run({ tile: tileOf(64, 64), size: [64, 64, 712], bias: true, out: "f32", timing: "early" })
-}, 60_000)
+}, 300_000)
 
 for (const activation of ["gelu", "gelu_tanh", "relu", "relu2", "silu"] as const)
   test(activation, () => run({ tile: tileOf(32, 24), size: [20, 40, 72], activation, bias: true }))

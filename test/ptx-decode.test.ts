@@ -3,7 +3,7 @@ import { test } from "bun:test"
 import { type DecodeStack, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
 import { checkStack, type StackKernel } from "./ptx-stack.ts"
 
-const MS = 240_000
+const MS = 300_000
 const few: StackKernel = { make: ptxDecode, bytes: (stack) => workOf(stack).bytes, counters: (_, launches) => [0, launches] }
 const stack: DecodeStack = {
   ...{ rows: 1, C: 256, F: 512, layers: 2, activation: "gelu_tanh", scale: 0.125, eps: 1e-5, hasBias: true },

@@ -82,6 +82,16 @@ export function checkStack(
   const width = classes > 0 ? classes : C
   const out =
     classes > 0 ? keep("f32", new Float32Array(rows * width).fill(Number.NaN)) : keep("bf16", new Uint16Array(rows * width).fill(0x7fc0))
+  const every = (value: number) => Int32Array.from({ length: rows }, () => value)
+  const settings = {
+    ...{
+      temperature: keep("f32", new Float32Array(rows)),
+      topP: keep("f32", Float32Array.from(every(1))),
+      minP: keep("f32", new Float32Array(rows)),
+    },
+    ...{ topK: keep("i32", every(classes)), seed: keep("i32", every(1)), draw: keep("i32", every(1)) },
+  }
+  const chosen = { token: keep("i32", every(-1)), logprob: keep("f32", new Float32Array(rows).fill(Number.NaN)) }
   const sync = keep("u32", Uint32Array.from(kernel.counters(stack, 5)))
   const table: Table = {
     kind: "table",
@@ -96,6 +106,7 @@ export function checkStack(
     buffers: {
       ...{ table, sync, work: keep("f32", new Float32Array(kernel.bytes(stack) / 4).fill(Number.NaN)) },
       ...(classes > 0 ? { logits: out } : { y: out }),
+      ...(stack.allowed === undefined ? {} : { ...settings, ...chosen }),
       ...(tables === undefined ? { x } : given),
       pages: keep("i32", pages),
       lengths: keep("i32", padded(lengths.map((length) => length ?? 0))),
@@ -119,7 +130,17 @@ export function checkStack(
         expect(Math.max(...row.map((one, d) => Math.abs(one - fromBf16(seen[d]!))))).toBeLessThan(0.06)
       }
   expect([...bytes.get(sync)!]).toEqual([...kernel.counters(stack, 6)])
-  return Array.from({ length: rows }, (_, b) => got.slice(b * width, (b + 1) * width))
+  const found = Array.from({ length: rows }, (_, b) => got.slice(b * width, (b + 1) * width))
+  if (stack.allowed !== undefined) found.forEach((row, b) => lengths[b] !== undefined && expectGreedy(row as Float32Array, b))
+  return found
+
+  /** The token of the largest logit among those allowed, and ln of its probability. */
+  function expectGreedy(row: Float32Array, b: number): void {
+    const token = row.indexOf(Math.max(...row.subarray(0, stack.allowed)))
+    expect(bytes.get(chosen.token)![b]).toBe(token)
+    const logprob = row[token]! - Math.log(row.reduce((sum, one) => sum + Math.exp(one), 0))
+    expect(Math.abs(bytes.get(chosen.logprob)![b]! - logprob)).toBeLessThan(1e-4)
+  }
 
   /** Everything in f64, with the roundings of what is kept in bf16. */
   function reference() {

@@ -179,7 +179,7 @@ test("a text that releases a unit before its products are under way, or reads su
   expect(run(text)).toBe(0)
   expect(run(late)).toBeGreaterThan(0)
   expect([1, 2, 3, 4, 5, 6].some((seed) => run(early, "random", seed) > 0)).toBe(true)
-}, 120_000)
+}, 300_000)
 
 test("the pack gives back what was packed", () => {
   const [code, other] = [new Uint8Array([1, 2, 3]), { ...doubled, name: "other", text: `${doubled.text}// ends` }]

@@ -8,6 +8,7 @@ import { gapIds } from "../src/serve-text.ts"
 import { trainTokenizer } from "../src/token.ts"
 import { fakeEngine, startTest, type TestServer, tokenizer, workFolder, writeModel } from "./serve-fake.ts"
 import * as form from "./serve-schema.ts"
+import { until } from "./support.ts"
 
 const work = workFolder()
 const plain = writeModel(join(work.path, "plain"))
@@ -22,7 +23,7 @@ afterAll(async () => {
 })
 afterEach(() => {
   server.engine.script = fakeEngine().script
-  server.engine.pace = 0
+  server.engine.holdAfter = Number.POSITIVE_INFINITY
   server.engine.requests.length = 0
   server.engine.cancelled.length = 0
 })
@@ -387,7 +388,7 @@ describe("failures", () => {
   })
 
   test("a stream that is cut by draining ends with an error event, never as if it were whole", async () => {
-    server.engine.pace = 30
+    server.engine.holdAfter = 2
     const answer = await fetch(`${server.url}/v1/completions`, { method: "POST", body: JSON.stringify({ prompt: "x", stream: true }) })
     const reader = answer.body!.getReader()
     await reader.read()
@@ -400,7 +401,7 @@ describe("failures", () => {
   })
 
   test("a client that goes frees its slot, with and without a stream", async () => {
-    server.engine.pace = 50
+    server.engine.holdAfter = 1
     for (const stream of [true, false]) {
       const controller = new AbortController()
       const sent = fetch(`${server.url}/v1/completions`, {
@@ -409,9 +410,9 @@ describe("failures", () => {
         signal: controller.signal,
       })
       sent.then((answer) => answer.text()).catch(() => {})
-      while (server.engine.open.size < 3) await Bun.sleep(5)
+      await until("three answers", () => server.engine.open.size === 3)
       controller.abort()
-      for (let i = 0; server.engine.open.size > 0 && i < 100; i++) await Bun.sleep(10)
+      await until("their end", () => server.engine.open.size === 0)
       expect([stream, server.engine.open.size, server.context.running.size]).toEqual([stream, 0, 0])
     }
     expect(server.engine.cancelled.length).toBe(6)
@@ -420,14 +421,18 @@ describe("failures", () => {
 
 test("a silent stream is kept alive by comments, and ends its source when the reader goes", async () => {
   const told: string[] = []
+  const pinged = Promise.withResolvers<void>()
   const source = (async function* () {
-    await Bun.sleep(60)
+    await pinged.promise
     yield dataEvent({ a: 1 })
     await new Promise(() => {})
   })()
   const reader = eventStream(source, { onGone: () => void told.push("gone"), pingMs: 10 }).body!.getReader()
   let text = ""
-  while (!text.includes("data:")) text += new TextDecoder().decode((await reader.read()).value)
+  while (!text.includes("data:")) {
+    text += new TextDecoder().decode((await reader.read()).value)
+    if (text.includes(": ping\n\n: ping\n\n")) pinged.resolve()
+  }
   expect(text).toMatch(/^(: ping\n\n)+data: \{"a":1\}\n\n$/)
   await reader.cancel()
   expect(told).toEqual(["gone"])
@@ -436,13 +441,14 @@ test("a silent stream is kept alive by comments, and ends its source when the re
 test("limits of a key: requests at a time, tokens in a minute", async () => {
   const limited = await startTest([plain], { limits: { concurrency: 1, tokensPerMinute: 60 } })
   try {
-    limited.engine.pace = 20
+    limited.engine.holdAfter = 1
     const send = (max_tokens: number) =>
       fetch(`${limited.url}/v1/completions`, { method: "POST", body: JSON.stringify({ prompt: "the sea", max_tokens }) })
     const first = send(10)
-    while (limited.engine.open.size === 0) await Bun.sleep(2)
+    await until("the first", () => limited.engine.open.size === 1)
     const second = await send(10)
     expect([second.status, Number(second.headers.get("retry-after-ms")) > 0]).toEqual([429, true])
+    limited.engine.holdAfter = Number.POSITIVE_INFINITY
     expect((await first).status).toBe(200)
     expect((await send(45)).status).toBe(200)
     expect((await send(56)).status).toBe(429)

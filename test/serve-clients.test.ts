@@ -8,6 +8,7 @@ import { chatTemplate } from "../src/data.ts"
 import { draining } from "../src/serve-error.ts"
 import { testWith } from "./require.ts"
 import { fakeEngine, startTest, type TestServer, workFolder, writeModel } from "./serve-fake.ts"
+import { until } from "./support.ts"
 
 const work = workFolder()
 const KEY = "client-key-1"
@@ -34,7 +35,7 @@ afterAll(async () => {
 })
 afterEach(() => {
   server.engine.script = fakeEngine().script
-  server.engine.pace = 0
+  server.engine.holdAfter = Number.POSITIVE_INFINITY
 })
 
 const messages = [{ role: "user" as const, content: "hello" }]
@@ -98,7 +99,7 @@ describe("openai", () => {
   })
 
   test("takes no cut answer for a whole one", async () => {
-    server.engine.pace = 30
+    server.engine.holdAfter = 2
     const told = (async () => {
       for await (const _chunk of await openai.chat.completions.create({ model: "tiny", messages, stream: true })) {
         for (const cancel of [...server.context.running]) cancel(draining())
@@ -110,11 +111,12 @@ describe("openai", () => {
   })
 
   test("aborting frees the slot", async () => {
-    server.engine.pace = 30
+    server.engine.holdAfter = 2
+    const before = server.engine.cancelled.length
     const stream = await openai.chat.completions.create({ model: "tiny", messages, stream: true })
     for await (const _chunk of stream) break
-    for (let i = 0; server.engine.open.size > 0 && i < 100; i++) await Bun.sleep(10)
-    expect(server.engine.open.size).toBe(0)
+    await until("its end", () => server.engine.open.size === 0)
+    expect(server.engine.cancelled.length).toBe(before + 1)
   })
 })
 
@@ -145,7 +147,7 @@ describe("the AI SDK", () => {
   })
 
   test("an answer that breaks off is an error", async () => {
-    server.engine.pace = 30
+    server.engine.holdAfter = 2
     const faults: unknown[] = []
     const stream = streamText({ model: provider("tiny"), prompt: "hello", maxRetries: 0, onError: ({ error }) => void faults.push(error) })
     for await (const _piece of stream.textStream) for (const cancel of [...server.context.running]) cancel(draining())

@@ -12,6 +12,7 @@ import { changes } from "../src/serve-dash-client-words.ts"
 import { testWith } from "./require.ts"
 import { addRow, writeRun } from "./serve-dash-runs.ts"
 import { startTest, type TestServer, workFolder, writeModel } from "./serve-fake.ts"
+import { PATIENCE_MS, until } from "./support.ts"
 
 /** The page's own document, in functions that run there. */
 declare const document: {
@@ -104,8 +105,13 @@ describe("the dashboard", () => {
       runsDir: runs,
       environment: { ALPHA_ADMIN_KEY: KEY, ALPHA_READ_KEYS: KEY, ALPHA_API_KEYS: KEY },
     })
-    browser = await chromium.launch({ executablePath: executable, args: ["--no-sandbox", "--disable-dev-shm-usage"] })
+    browser = await chromium.launch({
+      executablePath: executable,
+      args: ["--no-sandbox", "--disable-dev-shm-usage"],
+      timeout: PATIENCE_MS,
+    })
     page = await browser.newPage({ viewport: { width: 1280, height: 900 } })
+    page.setDefaultTimeout(PATIENCE_MS)
     page.on("pageerror", (error) => faults.push(error.message))
     page.on("console", (message) => {
       if (message.text().includes("Content Security Policy")) faults.push(message.text())
@@ -119,7 +125,7 @@ describe("the dashboard", () => {
     await page.fill("input[name=key]", KEY)
     await page.press("input[name=key]", "Enter")
     await page.waitForURL(`${server.url}/runs`)
-  }, 60_000)
+  }, 300_000)
   afterAll(async () => {
     await browser?.close()
     await server?.close()
@@ -171,7 +177,7 @@ describe("the dashboard", () => {
     await page.waitForURL(/from=\d+.*to=\d+/)
     await page.reload()
     await drawn()
-    expect(page.url()).toMatch(/smooth=0\.99.*from=\d+.*fit=1/)
+    await page.waitForURL(/smooth=0\.99.*from=\d+.*fit=1/)
     await page.keyboard.press("r")
     await page.waitForURL((url) => !url.search.includes("from"))
     // A chart that takes the whole width gives it back by the browser's own button.
@@ -196,15 +202,14 @@ describe("the dashboard", () => {
     await page.waitForFunction(() => document.querySelector(".chart:nth-child(2) .where")?.textContent.startsWith("tokens") === true)
     for (const axis of ["time", "flops", "step"]) {
       await page.keyboard.press("x")
-      for (let i = 0; axes.at(-1) !== axis && i < 1000; i++) await Bun.sleep(10)
-      expect(axes.at(-1)).toBe(axis)
+      await until(`the axis ${axis}`, () => axes.at(-1) === axis)
       await drawn()
     }
     await page.keyboard.press("l")
     await page.keyboard.press("k")
-    expect(page.url()).toBe(`${server.url}/runs/id-base?smooth=0.5`)
+    await page.waitForURL(`${server.url}/runs/id-base?smooth=0.5`)
     await page.keyboard.press("?")
-    expect(await page.isVisible("dialog kbd")).toBe(true)
+    await page.waitForSelector("dialog kbd")
     await page.keyboard.press("Escape")
   })
 
@@ -213,7 +218,7 @@ describe("the dashboard", () => {
     expect(await page.locator(".sample h3").allTextContents()).toEqual(["Step 2000", "Step 1500", "Step 1000", "Step 500"])
     await page.locator("[aria-label=Prompt] button").nth(1).click()
     await page.waitForFunction(() => document.querySelector(".sample .prompt")?.textContent === "Once upon")
-    expect(page.url()).toContain("prompt=1")
+    await page.waitForURL(/prompt=1/)
     await page.check("text=mark what changed")
     await page.waitForFunction(() => document.querySelector("mark")?.textContent === "4")
     await page.keyboard.press("3")
@@ -276,11 +281,11 @@ describe("the dashboard", () => {
     await drawn()
     expect(await page.textContent(".chart .legend")).toMatch(/baseline.*high-rate/)
     await page.click("text=Show the newest of each run")
-    await page.waitForSelector(".beside")
+    await page.waitForFunction(() => document.querySelectorAll(".beside h3").length === 2)
     expect(await page.locator(".beside h3").allTextContents()).toEqual(["baseline, step 2000", "high-rate, step 1000"])
     await page.uncheck("[aria-label='Draw baseline']")
     await page.waitForURL(/hide=id-base/)
-    expect(await page.textContent(".chart .legend")).not.toContain("baseline")
+    await page.waitForFunction(() => document.querySelector(".chart .legend")?.textContent.includes("baseline") === false)
     await page.check("[aria-label='Draw baseline']")
     await page.selectOption("[aria-label='Add a run']", "id-long")
     await page.waitForURL(/runs=id-base,id-high,id-long/)
@@ -339,7 +344,7 @@ describe("the dashboard", () => {
     await server.close()
     await page.waitForSelector("#alert:not([hidden])")
     expect(await page.textContent("#alert")).toContain("the server cannot be reached")
-    expect(await page.isVisible(".dot.failed")).toBe(true)
+    await page.waitForSelector(".dot.failed")
     expect(await page.isVisible("canvas")).toBe(true)
   })
 })

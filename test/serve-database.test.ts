@@ -5,6 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { type Journal, JournalWriter, journalPath, RunDatabase, readJournal, rewindJournal } from "../src/db.ts"
+import { until } from "./support.ts"
 
 const work = mkdtempSync(join(tmpdir(), "alpha-serve-db-"))
 const runsDir = join(work, "runs")
@@ -49,15 +50,6 @@ async function serve(flags: readonly string[], environment: Record<string, strin
   return { ...said, child, get }
 }
 
-async function until<T>(what: () => Promise<T | undefined | false>): Promise<T> {
-  for (let left = 600; left > 0; left--) {
-    const found = await what()
-    if (found !== undefined && found !== false) return found
-    await Bun.sleep(50)
-  }
-  throw new Error("nothing came of it")
-}
-
 const directory = join(runsDir, "here")
 const writers = new Map<Journal, JournalWriter>()
 function write(kind: Journal, ...rows: object[]): void {
@@ -81,7 +73,7 @@ test("runs of the directories reach the database, also what is resumed; the data
 
   const server = await serve([`--database=${file}`])
   expect(server.database).toBe(file)
-  const both = await until(async () => {
+  const both = await until("both runs", async () => {
     const { runs, database } = await server.get("/api/runs")
     return database === "ready" && runs.length === 2 && runs
   })
@@ -93,7 +85,7 @@ test("runs of the directories reach the database, also what is resumed; the data
   expect((await server.get("/api/runs/here/metrics?columns=loss&points=1")).columns.loss.max).toEqual([1])
   const other = await RunDatabase.open({ url: `file:${file}` })
   const stored = () => other.rows("id-here", "metrics")
-  await until(async () => (await stored()).length === 50)
+  await until("50 rows", async () => (await stored()).length === 50)
   const note = (run: string) =>
     fetch(`${server.url}/api/runs/${run}`, {
       method: "PATCH",
@@ -101,14 +93,14 @@ test("runs of the directories reach the database, also what is resumed; the data
       body: JSON.stringify({ notes: `of ${run}`, tags: ["kept"] }),
     })
   expect([(await note("far")).status, (await note("here")).status]).toEqual([200, 200])
-  await until(async () => (await other.runs({ tag: "kept" })).length === 2)
+  await until("both tags", async () => (await other.runs({ tag: "kept" })).length === 2)
   write("metrics", step(51))
-  await until(async () => (await stored()).length === 51)
+  await until("row 51", async () => (await stored()).length === 51)
   writers.get("metrics")!.close()
   writers.delete("metrics")
   rewindJournal(journalPath(directory, "metrics"), 40)
   write("metrics", step(41, { again: true }))
-  await until(async () => (await stored()).at(-1)?.again === true)
+  await until("the row that was written again", async () => (await stored()).at(-1)?.again === true)
   expect(await stored()).toEqual(readJournal(journalPath(directory, "metrics")))
   expect((await server.get("/api/runs/here")).step).toBe(41)
   expect((await server.get("/api/domains")).domains).toMatchObject([{ id: "novels", runs: 1, tokens: 41 * 8, loss: 1 / 41 }])
@@ -118,7 +110,7 @@ test("runs of the directories reach the database, also what is resumed; the data
   expect(await other.run("here")).toMatchObject({ state: "stopped", domain: "novels", notes: "of here" })
   expect(await other.domains()).toMatchObject([{ id: "novels", display_name: "novels" }])
   other.close()
-}, 90_000)
+}, 300_000)
 
 test("without the database that was asked for it shows the directories, and says so", async () => {
   const server = await serve([], { TURSO_DATABASE_URL: "http://127.0.0.1:9", TURSO_AUTH_TOKEN: "t" })
@@ -133,4 +125,4 @@ test("without the database that was asked for it shows the directories, and says
   const alone = await serve([])
   expect(alone.database).toBeNull()
   expect((await alone.get("/api/runs/far")).error.code).toBe("run_not_found")
-}, 90_000)
+}, 300_000)

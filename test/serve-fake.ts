@@ -104,8 +104,8 @@ const top = (id: number, count: number): Alternatives | undefined =>
 
 export interface FakeEngine extends Serving {
   script: Script
-  /** Milliseconds between two tokens. */
-  pace: number
+  /** After so many tokens an answer waits until it is cancelled, or this grows: a test that steps in never comes too late. */
+  holdAfter: number
   readonly requests: ServeRequest[]
   readonly cancelled: number[]
   readonly open: Set<number>
@@ -115,7 +115,7 @@ export function fakeEngine(): FakeEngine {
   const facts = new Map<string, ModelFacts>()
   const engine: FakeEngine = {
     script: (request) => ({ text: request.constraint === undefined ? "the sea and the whale" : allowed(request.constraint) }),
-    pace: 0,
+    holdAfter: Number.POSITIVE_INFINITY,
     requests: [],
     cancelled: [],
     open: new Set(),
@@ -234,9 +234,9 @@ async function play(
   }
   const ids = [...tokenizer.encode(script.text), ...(script.ends === false || request.constraint !== undefined ? [] : model.ends)]
   const told = ids.slice(0, maxTokens)
-  for (const one of told) {
-    if (engine.pace > 0) await Bun.sleep(engine.pace)
-    else await Promise.resolve()
+  for (const [i, one] of told.entries()) {
+    await Promise.resolve()
+    while (i >= engine.holdAfter && engine.open.has(id)) await Bun.sleep(5)
     if (!engine.open.has(id)) return
     listen({ type: "token", id: one, logprob: Math.fround(-0.1), top: top(one, topLogprobs) })
   }

@@ -9,12 +9,13 @@ import { RemoteRuns } from "../src/serve-ingest-store.ts"
 import { offsetOf, startShipper } from "../src/train.ts"
 import { startTest, type TestServer, workFolder } from "./serve-fake.ts"
 import { faultProxy } from "./serve-ingest-proxy.ts"
+import { PATIENCE_MS, until } from "./support.ts"
 
 const work = workFolder()
 afterAll(() => work.remove())
 const SECRET = "upload-secret-1"
-const PATIENT = { ms: 30_000, failingMs: 30_000 }
-const FAST = { pollMs: 5, backoffMs: 200, timeoutMs: 400 }
+const PATIENT = { ms: PATIENCE_MS, failingMs: PATIENCE_MS }
+const FAST = { pollMs: 5, backoffMs: 200, timeoutMs: 1000 }
 
 const newRun = (name: string, id = crypto.randomUUID()): { directory: string; id: string } => {
   const directory = join(work.path, "trainer", name)
@@ -60,7 +61,7 @@ describe("shipping", () => {
   test("rows equal the journal after lost requests, lost answers, repeats, 500, 429, delays and killed servers", async () => {
     const root = join(work.path, "faults")
     let server = await serve(root)
-    const proxy = await faultProxy(() => server.url, 7, 0.5)
+    const proxy = await faultProxy(() => server.url, 7, 0.5, 1200)
     const { directory, id } = newRun("storm")
     const weights = new Uint8Array(2_000_000).map((_, i) => (i * 7919) % 251)
     const saved = join(directory, "checkpoints", "step-000009")
@@ -69,7 +70,8 @@ describe("shipping", () => {
     writeFileSync(join(saved, "trainer.safetensors"), "stays here")
     write(directory, "metrics", 1)
     const shipper = startShipper({ url: proxy.url, secret: SECRET, directory, ...FAST })
-    for (let k = 0; k < 48; k++) {
+    // Until every fault has been met, however few requests there are.
+    for (let k = 0; k < 48 || Object.keys(proxy.counts).length < 8; k++) {
       write(directory, "metrics", 20 + Math.floor(uniform(3, 1, 0, k) * 300))
       if (k % 3 === 0) write(directory, "events", 7)
       if (k === 4) shipper.checkpoint({ path: saved, step: 9, best: true })
@@ -86,12 +88,11 @@ describe("shipping", () => {
     same(directory, root, "storm")
     expect(readdirSync(join(root, "storm", "best", "/"))).toEqual(["model.safetensors"])
     expect(sha256(readFileSync(join(root, "storm", "best", "model.safetensors")))).toBe(sha256(weights))
-    expect(Object.keys(proxy.counts).length).toBe(8)
     expect(JSON.parse(readFileSync(join(root, "storm", "state.json"), "utf8")).state).toBe("finished")
     expect(JSON.parse(readFileSync(join(root, "storm", "config.json"), "utf8")).id).toBe(id)
     await proxy.close()
     await server.close()
-  }, 40_000)
+  }, 300_000)
 
   test("a row longer than other bodies may be is taken", async () => {
     const root = join(work.path, "long")
@@ -102,7 +103,7 @@ describe("shipping", () => {
     expect((await shipper.end("finished", PATIENT)).done).toBe(true)
     same(directory, root, "long-row")
     await server.close()
-  }, 40_000)
+  }, 300_000)
 
   test("the optimizer's state goes along where it is asked for", async () => {
     const root = join(work.path, "moments")
@@ -117,12 +118,12 @@ describe("shipping", () => {
     expect((await shipper.end("finished", PATIENT)).done).toBe(true)
     expect(readdirSync(join(root, "whole", "last", "/")).sort()).toEqual(["model.safetensors", "trainer.json", "trainer.safetensors"])
     await server.close()
-  }, 40_000)
+  }, 300_000)
 
   test("a trainer that is killed, rewound and resumed leaves the server with its journal", async () => {
     const root = join(work.path, "kills")
     const server = await serve(root)
-    const proxy = await faultProxy(() => server.url, 11, 0.2)
+    const proxy = await faultProxy(() => server.url, 11, 0.2, 1200)
     const { directory } = newRun("cut")
     for (let k = 0; k < 40; k++) {
       const shipper = startShipper({ url: proxy.url, secret: SECRET, directory, ...FAST })
@@ -140,7 +141,7 @@ describe("shipping", () => {
     same(directory, root, "cut")
     await proxy.close()
     await server.close()
-  }, 40_000)
+  }, 300_000)
 
   test("an outage is caught up with, and an end without a server says that rows are left", async () => {
     const root = join(work.path, "outage")
@@ -156,7 +157,7 @@ describe("shipping", () => {
     expect(await first.end("stopped", { ms: 10_000, failingMs: 100 })).toEqual({ done: false, rows: 3000 })
     const second = startShipper(options)
     // It has to meet the outage before that ends, on a busy machine too.
-    while (notes.filter((note) => note.includes("the journal keeps everything")).length < 2) await Bun.sleep(5)
+    await until("another outage", () => notes.filter((note) => note.includes("the journal keeps everything")).length === 2, 5)
     proxy.isDown = false
     write(directory, "metrics", 500)
     expect(await second.end("finished", PATIENT)).toEqual({ done: true, rows: 0 })
@@ -165,7 +166,7 @@ describe("shipping", () => {
     expect(notes.at(-1)).toContain("reached again")
     await proxy.close()
     await server.close()
-  }, 20_000)
+  }, 300_000)
 
   test("a run of the server's own machine is left alone", async () => {
     const { directory, id } = newRun("own")

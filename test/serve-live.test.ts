@@ -6,6 +6,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { countJournal, DirectoryStore, JournalWriter, journalPath, rewindJournal } from "../src/db.ts"
 import { startTest } from "./serve-fake.ts"
+import { until } from "./support.ts"
 
 const runsDir = mkdtempSync(join(tmpdir(), "alpha-live-"))
 afterAll(() => rmSync(runsDir, { recursive: true, force: true }))
@@ -69,21 +70,16 @@ class Listener {
   }
 }
 
-async function until(what: () => boolean): Promise<void> {
-  for (let left = 1200; left > 0 && !what(); left--) await Bun.sleep(25)
-  expect(what()).toBe(true)
-}
-
 test("a resumed run: listeners are told that rows are void, those who were away too", async () => {
   write(0, 10)
   const [all, one] = [new Listener(""), new Listener("?run=first")]
-  await until(() => server.context.listening.size === 2)
+  await until("both listeners", () => server.context.listening.size === 2)
   write(10, 12)
-  await until(() => all.told.length >= 2 && one.told.length >= 2)
+  await until("two rows", () => all.told.length >= 2 && one.told.length >= 2)
   const { id } = one.told[1]!
   rewindJournal(path, 7)
   write(8, 11)
-  await until(() => all.told.length >= 6 && one.told.length >= 6)
+  await until("six rows", () => all.told.length >= 6 && one.told.length >= 6)
   const seen = ({ told }: Listener) => told.map(({ event, seq }) => [event, seq])
   const wanted = [
     ["step", 10],
@@ -96,10 +92,10 @@ test("a resumed run: listeners are told that rows are void, those who were away 
   expect(seen(all)).toEqual(wanted)
   expect(seen(one)).toEqual(wanted)
   const away = new Listener("?run=first", id)
-  await until(() => away.told.length >= 1)
+  await until("a reset", () => away.told.length >= 1)
   write(11, 12)
   const exact = new Listener("?run=first", one.told[4]!.id)
-  await until(() => away.told.length >= 2 && exact.told.length >= 2)
+  await until("the row after it", () => away.told.length >= 2 && exact.told.length >= 2)
   expect(seen(away)).toEqual([
     ["reset", undefined],
     ["step", 11],
@@ -109,12 +105,12 @@ test("a resumed run: listeners are told that rows are void, those who were away 
     ["step", 11],
   ])
   for (const { socket } of [all, one, away, exact]) socket.destroy()
-  await until(() => server.context.listening.size === 0)
-}, 60_000)
+  await until("nobody listens", () => server.context.listening.size === 0)
+}, 300_000)
 
 test("a reader that does not read is cut off, the server keeps nothing for it, and it goes on where it was", async () => {
   const slow = new Listener("?run=first")
-  await until(() => server.context.listening.size === 1)
+  await until("a listener", () => server.context.listening.size === 1)
   slow.socket.pause()
   const before = process.memoryUsage().rss
   let next = 12
@@ -123,14 +119,14 @@ test("a reader that does not read is cut off, the server keeps nothing for it, a
     write(next, next + 1500, padding)
     await Bun.sleep(550)
   }
-  await until(() => server.context.listening.size === 0)
+  await until("it is cut off", () => server.context.listening.size === 0)
   expect(process.memoryUsage().rss - before).toBeLessThan(300e6)
   const last = countJournal(path) - 1
   slow.socket.resume()
-  await until(() => slow.isEnded)
+  await until("its end", () => slow.isEnded)
   expect(slow.told.length).toBeGreaterThan(0)
   const again = new Listener("?run=first", slow.told.at(-1)?.id ?? "metrics:-1,events:-1,samples:-1")
-  await until(() => again.told.some(({ seq }) => seq === last) || again.isEnded)
+  await until("the last row", () => again.told.some(({ seq }) => seq === last) || again.isEnded)
   expect(again.told[0]!.seq).toBe((slow.told.at(-1)?.seq ?? -1) + 1)
   again.socket.destroy()
-}, 60_000)
+}, 300_000)

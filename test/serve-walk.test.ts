@@ -19,6 +19,7 @@ import { uniform } from "../src/base-random.ts"
 import { rewindJournal } from "../src/db.ts"
 import { ROUTES } from "../src/serve.ts"
 import { startShipper } from "../src/train.ts"
+import { PATIENCE_MS, until } from "./support.ts"
 
 const KEYS = { infer: "infer-key-1", read: "read-key-12", ingest: "ingest-key-1", admin: "admin-key-12" }
 const work = mkdtempSync(join(tmpdir(), "walk-"))
@@ -51,7 +52,7 @@ beforeAll(async () => {
   const told = JSON.parse(new TextDecoder().decode((await child.stdout.getReader().read()).value)) as { url: string; port: number }
   ;[url, port] = [told.url, told.port]
   await begin("r1")
-}, 60_000)
+}, 300_000)
 afterAll(async () => {
   child.kill("SIGTERM")
   await child.exited
@@ -142,7 +143,7 @@ test("no route answers without its key, however its path and method are written"
     expect(await raw("POST", "/health", override)).toBe(405)
   }
   expect(everything()).toEqual(before)
-}, 120_000)
+}, 300_000)
 
 const LONG = "a".repeat(70_000)
 /** Names that are no names. */
@@ -261,7 +262,7 @@ test("hostile names, numbers and bodies are refused, and nothing is written", as
   await refused("config", post("/api/ingest", { run: "big", session: "s1", kind: "start", name: "big", config: [] }))
   await refused("files", post("/api/upload", { run: "r1", step: 8, files: Array(65).fill(file) }))
   expect(everything()).toEqual(before)
-}, 120_000)
+}, 300_000)
 
 test("links in the store are not followed to write", async () => {
   const outside = everything(join(work, "outside"))
@@ -308,10 +309,10 @@ test("everything two trainers ever sent, sent again in any order, changes nothin
       mkdirSync(path, { recursive: true })
       writeFileSync(join(path, "model.safetensors"), new Uint8Array(700_000).fill(step + to))
       shipper.checkpoint({ path, step, best: false })
-      while (!sent.some((one) => one.path.endsWith("assemble") && new TextDecoder().decode(one.body).includes(`.${step}.`)))
-        await Bun.sleep(10)
+      const isSent = () => sent.some((one) => one.path.endsWith("assemble") && new TextDecoder().decode(one.body).includes(`.${step}.`))
+      await until(`the checkpoint of step ${step}`, isSent)
     }
-    expect((await shipper.end("finished", { ms: 30_000, failingMs: 30_000 })).done).toBe(true)
+    expect((await shipper.end("finished", { ms: PATIENCE_MS, failingMs: PATIENCE_MS })).done).toBe(true)
   }
   await life(0, 2500, [1000, 2000])
   rewindJournal(journal, 1200)
@@ -327,4 +328,4 @@ test("everything two trainers ever sent, sent again in any order, changes nothin
   }
   expect(everything()).toEqual(before)
   await recorder.stop(true)
-}, 60_000)
+}, 300_000)

@@ -6,8 +6,9 @@ import { EXIT } from "../src/base-error.ts"
 import { setLink } from "../src/gpt.ts"
 import { testWith } from "./require.ts"
 import { tokenizer, workFolder, writeModel } from "./serve-fake.ts"
+import { freePort, PATIENCE_MS, until } from "./support.ts"
 
-setDefaultTimeout(60_000)
+setDefaultTimeout(300_000)
 const root = join(import.meta.dir, "..")
 const work = workFolder()
 const runsDir = join(work.path, "runs")
@@ -155,7 +156,7 @@ test("a followed run swaps to its new best checkpoint; no request fails or is mi
   const mixed: string[] = []
   const asking = Promise.all(
     Array.from({ length: 4 }, async () => {
-      for (const until = performance.now() + 20_000; performance.now() < until && seen.size < 2; ) {
+      for (const latest = performance.now() + PATIENCE_MS; performance.now() < latest && seen.size < 2; ) {
         const events = dataOf(await (await post("/v1/completions", { prompt: "the", n: 2, max_tokens: 40, stream: true })).text())
         expect(events.pop()).toBe("[DONE]")
         const own = new Set(events.map((event) => JSON.parse(event).system_fingerprint as string))
@@ -196,7 +197,7 @@ describe("SIGTERM", () => {
     const { url, post, child } = await start([`--model=${tiny}`])
     const running = await post("/v1/completions", LONG)
     child.kill("SIGTERM")
-    for (let i = 0; i < 100 && (await fetch(`${url}/ready`)).status !== 503; i++) await Bun.sleep(5)
+    await until("the draining", async () => (await fetch(`${url}/ready`)).status === 503, 5)
     expect(await (await fetch(`${url}/ready`)).json()).toEqual({ status: "draining" })
     const late = await post("/v1/completions", { prompt: "the sea" })
     expect([late.status, ((await late.json()) as Json).error.code]).toEqual([503, "draining"])
@@ -221,9 +222,7 @@ describe("starting", () => {
     const refused = spawn([`--model=${tiny}`, "--host=0.0.0.0"])
     expect(await new Response(refused.stderr).text()).toContain("no key is set for inference")
     expect(await refused.exited).toBe(EXIT.usage)
-    const free = Bun.serve({ port: 0, fetch: () => new Response() })
-    const { port } = free
-    await free.stop(true)
+    const port = await freePort()
     const env = { PORT: String(port), ALPHA_API_KEYS: "a-long-key", ALPHA_PORT: "" }
     const args = [...SOURCE, "serve", "--json", "--device=cpu", "--threads=1", `--model=${tiny}`, "--host=0.0.0.0"]
     const child = Bun.spawn(args, {
@@ -296,11 +295,7 @@ withBinary("the README's Dockerfile and its variables start a server that platfo
   const command = JSON.parse(/^CMD (.*)$/m.exec(image!)![1]!) as string[]
   expect(image).toContain("COPY --from=build /src/alpha /usr/local/bin/alpha")
   expect(command).toEqual(["alpha", "serve"])
-  const { port, stop } = (() => {
-    const probe = Bun.serve({ port: 0, fetch: () => new Response() })
-    return { port: probe.port!, stop: () => probe.stop(true) }
-  })()
-  await stop()
+  const port = await freePort()
   // The volume's mount point is the test's own folder; the rest is as the platform sets it.
   const env = {
     ...Object.fromEntries(settings.map(([name, value]) => [name, value.replace("/data/runs", runsDir)])),
@@ -311,10 +306,7 @@ withBinary("the README's Dockerfile and its variables start a server that platfo
   const child = Bun.spawn([binary, ...command.slice(1)], { cwd: work.path, env, stdin: "ignore", stdout: "pipe", stderr: "pipe" })
   children.push(child)
   const url = `http://127.0.0.1:${port}`
-  for (let i = 0; i < 400; i++) {
-    if ((await fetch(`${url}/ready`).catch(() => undefined))?.status === 200) break
-    await Bun.sleep(25)
-  }
+  await until("a server", async () => (await fetch(`${url}/ready`).catch(() => undefined))?.status === 200)
   expect((await fetch(`${url}/v1/models`)).status).toBe(401)
   expect((await fetch(`${url}/v1/models`, { headers: { authorization: "Bearer a-long-key" } })).status).toBe(200)
   child.kill("SIGTERM")

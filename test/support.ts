@@ -1,5 +1,6 @@
-/** What several tests need: shared files, distances, bf16. */
-import { existsSync } from "node:fs"
+/** What several tests need: shared files, waiting, ports, distances, bf16. */
+import { existsSync, readFileSync } from "node:fs"
+import { createServer } from "node:net"
 import { join } from "node:path"
 
 const SHARED = join(import.meta.dir, "../../shared")
@@ -8,6 +9,38 @@ const SHARED = join(import.meta.dir, "../../shared")
 export function shared(path: string): string | undefined {
   const full = join(SHARED, path)
   return existsSync(full) ? full : undefined
+}
+
+/** Longest wait for anything: far beyond what a busy machine takes, below the limit of a test, so that it is named. */
+export const PATIENCE_MS = 240_000
+
+/** Waits for something that must come, and gives it; how long it takes is nobody's business. */
+export async function until<T>(what: string, find: () => T | Promise<T>, everyMs = 20): Promise<NonNullable<T>> {
+  for (const latest = Date.now() + PATIENCE_MS; ; await Bun.sleep(everyMs)) {
+    const found = await find()
+    if (found) return found
+    if (Date.now() > latest) throw new Error(`${what}: it does not come`)
+  }
+}
+
+/**
+ * A free port for a server that is started later. It lies below those that the system hands out by itself: between this call and that start
+ * no other process gets it by asking for any port, or for its own end of a connection.
+ */
+export async function freePort(): Promise<number> {
+  const range = "/proc/sys/net/ipv4/ip_local_port_range"
+  const first = existsSync(range) ? Number.parseInt(readFileSync(range, "utf8"), 10) : 32_768
+  for (;;) {
+    const port = first < 12_000 ? 0 : 10_000 + Math.floor(Math.random() * (first - 10_000))
+    const server = createServer()
+    const free = await new Promise<number | undefined>((resolve) => {
+      server.once("error", () => resolve(undefined))
+      server.listen(port, () => resolve((server.address() as { port: number }).port))
+    })
+    if (free === undefined) continue
+    await new Promise((resolve) => server.close(resolve))
+    return free
+  }
 }
 
 /** ‖a − b‖ / ‖b‖; 0 when both are zero, ∞ when one holds a NaN. */

@@ -14,7 +14,9 @@ function sweep(folder: string): void {
     if (!pid || isAlive(pid)) continue
     const path = join(folder, name)
     const age = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
-    if (age > HOUR_MS) rmSync(path, { recursive: true, force: true })
+    try {
+      if (age > HOUR_MS) rmSync(path, { recursive: true, force: true })
+    } catch {} // another process removes it too, or something is mounted there
   }
 }
 

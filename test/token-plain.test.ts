@@ -89,5 +89,5 @@ test.each(["char", "word"] as const)(
     expect(refused).toBeGreaterThan(20)
     expect(read).toBeGreaterThan(20)
   },
-  60_000,
+  300_000,
 )

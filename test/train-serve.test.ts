@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { sha256 } from "../src/base-file.ts"
 import { JOURNALS, RunDatabase, readJournal } from "../src/db.ts"
-import { sampleText } from "./support.ts"
+import { sampleText, until } from "./support.ts"
 
 const work = mkdtempSync(join(tmpdir(), "alpha-train-serve-"))
 const text = join(work, "text.txt")
@@ -57,15 +57,6 @@ async function address(child: Bun.Subprocess<"ignore", "pipe", "pipe">): Promise
   return line.url
 }
 
-async function until<T>(what: () => Promise<T | undefined>): Promise<T> {
-  for (let left = 600; left > 0; left--) {
-    const found = await what()
-    if (found !== undefined) return found
-    await Bun.sleep(100)
-  }
-  throw new Error("nothing came of it")
-}
-
 const complete = (url: string, body: object) => fetch(`${url}/v1/completions`, { method: "POST", body: JSON.stringify(body) })
 const weights = (run: string, checkpoint: string) => sha256(readFileSync(join(work, "runs", run, checkpoint, "model.safetensors")))
 const stepFolder = (step: number) => `checkpoints/step-${String(step).padStart(6, "0")}`
@@ -75,11 +66,11 @@ test("it answers with a committed checkpoint and shows the run while it trains; 
   ;(await RunDatabase.open({ url: `file:${file}` })).close()
   const child = train("live", ["--steps=1000000", "--serve=0"])
   const url = await address(child)
-  await until(async () => ((await fetch(`${url}/ready`)).ok ? true : undefined))
+  await until("a model", async () => (await fetch(`${url}/ready`)).ok)
   const listener = await fetch(`${url}/api/training/live`)
   const seen = new Set<string>()
   const steps: number[] = []
-  await until(async () => {
+  await until("another checkpoint", async () => {
     const answer = (await (await complete(url, { prompt: "the sea", max_tokens: 8 })).json()) as Json
     const step = Number(/^live@(\d+)$/.exec(answer.model)?.[1])
     expect(answer.choices[0].text.length).toBeGreaterThan(0)
@@ -88,7 +79,7 @@ test("it answers with a committed checkpoint and shows the run while it trains; 
     const { runs } = (await (await fetch(`${url}/api/runs`)).json()) as Json
     expect(runs).toMatchObject([{ name: "live", state: "running" }])
     steps.push(runs[0].step)
-    return seen.size >= 2 ? true : undefined
+    return seen.size >= 2
   })
   expect(steps.at(-1)!).toBeGreaterThan(steps[0]!)
   const curve = (await (await fetch(`${url}/api/runs/live/metrics?columns=loss,valLoss`)).json()) as Json
@@ -109,7 +100,7 @@ test("it answers with a committed checkpoint and shows the run while it trains; 
     expect(await database.rows("live", journal)).toEqual(readJournal(join(work, "runs/live", `${journal}.jsonl`)))
   expect(await database.run("live")).toMatchObject({ state: "stopped", domain: "text" })
   database.close()
-}, 120_000)
+}, 300_000)
 
 test("requests between its micro-steps change no bit of what is trained", async () => {
   expect(await train("plain", ["--steps=150"]).exited).toBe(EXIT.ok)
@@ -125,7 +116,7 @@ test("requests between its micro-steps change no bit of what is trained", async 
   expect(await child.exited).toBe(EXIT.ok)
   await asking
   expect(weights("served", "last")).toBe(weights("plain", "last"))
-}, 120_000)
+}, 300_000)
 
 test("a port in use ends it before anything is trained, and a run that goes on serves only when asked to", async () => {
   const taken = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response() })
@@ -142,4 +133,4 @@ test("a port in use ends it before anything is trained, and a run that goes on s
   const second = train("again", ["--resume", "--steps=22"])
   expect(await new Response(second.stdout).text()).not.toContain('"type":"serve"')
   expect(await second.exited).toBe(EXIT.ok)
-}, 120_000)
+}, 300_000)

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { JOURNALS } from "../src/db.ts"
 import { faultProxy } from "./serve-ingest-proxy.ts"
-import { sampleText } from "./support.ts"
+import { sampleText, until } from "./support.ts"
 import { RUN, shippingServer, storm, trainerOf } from "./train-storm.ts"
 
 const folder = () => mkdtempSync(join(tmpdir(), "ship-"))
@@ -23,7 +23,7 @@ test("a trainer killed 3 times and a server killed and slowed end with the same 
   })
   expect(report.kills).toBeGreaterThan(0)
   expect(report.rows.metrics).toBeGreaterThanOrEqual(900)
-}, 240_000)
+}, 300_000)
 
 test("a server that is away for the first half of a run has all of it at the end", async () => {
   const work = folder()
@@ -33,7 +33,7 @@ test("a server that is away for the first half of a run has all of it at the end
   proxy.isDown = true
   const child = trainerOf(work, proxy.url)("train", "--data=text.txt", "--run=dark", ...RUN, "--steps=8000", "--checkpointInterval=none")
   const journal = join(work, "runs", "dark", "metrics.jsonl")
-  while ((statSync(journal, { throwIfNoEntry: false })?.size ?? 0) < 1_200_000 && child.exitCode === null) await Bun.sleep(10)
+  await until("half of it", () => (statSync(journal, { throwIfNoEntry: false })?.size ?? 0) >= 1_200_000 || child.exitCode !== null)
   proxy.isDown = false
   expect([await child.exited, (await new Response(child.stderr).text()).match(/^remote.*$/gm)]).toEqual([
     0,
@@ -46,7 +46,7 @@ test("a server that is away for the first half of a run has all of it at the end
     ).toBe(true)
   await proxy.close()
   await server.close()
-}, 240_000)
+}, 300_000)
 
 test("a run whose server is never reached ends as any other, and says how to send it later; that does", async () => {
   const work = folder()
@@ -68,4 +68,4 @@ test("a run whose server is never reached ends as any other, and says how to sen
   const { state } = (await (await fetch(`${server.url}/api/runs/alone`)).json()) as { state: string }
   expect(state).toBe("finished")
   await server.close()
-}, 240_000)
+}, 300_000)

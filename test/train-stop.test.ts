@@ -108,4 +108,4 @@ test("a stop in an evaluation or in samples, also after the last step: no half r
     expect([name, rows(name)]).toEqual([name, rows("whole")])
     expect(bytes(name)).toEqual(bytes("whole"))
   }
-}, 30_000)
+}, 300_000)

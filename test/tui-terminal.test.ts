@@ -4,6 +4,7 @@ import { appendFileSync, mkdirSync, mkdtempSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { testWith } from "./require.ts"
+import { until } from "./support.ts"
 
 const missing = spawnSync("tmux", ["-V"]).status === 0 ? undefined : "the program tmux is not installed"
 const CLI = join(import.meta.dir, "../src/cli.ts")
@@ -35,14 +36,17 @@ function makeRuns(): string {
   return dir
 }
 
-/** The screen once it holds `wanted`; fails with what it holds after 20 s. */
+/** The screen once it holds `wanted`; fails with what it holds instead. */
 async function screenWith(wanted: string, pane: string): Promise<string> {
-  for (let i = 0; i < 200; i++) {
-    const text = tmux("capture-pane", "-p", "-t", pane)
-    if (text.includes(wanted)) return text
-    await Bun.sleep(100)
+  let text = ""
+  const isThere = () => {
+    text = tmux("capture-pane", "-p", "-t", pane)
+    return text.includes(wanted)
   }
-  throw new Error(`no "${wanted}" on the screen:\n${tmux("capture-pane", "-p", "-t", pane)}`)
+  await until(`"${wanted}" on the screen`, isThere, 100).catch((error: Error) => {
+    throw new Error(`${error.message}:\n${text}`)
+  })
+  return text
 }
 
 /** A shell that shows `before`; its line discipline is on record. */
@@ -95,7 +99,7 @@ testWith("tmux", missing)(
     tmux("send-keys", "-t", "keys", "C-c")
     await expectRestored("keys", 0)
   },
-  60_000,
+  300_000,
 )
 
 for (const [signal, code] of [
@@ -111,7 +115,7 @@ for (const [signal, code] of [
       process.kill(Number(spawnSync("pgrep", ["-P", shell], { encoding: "utf8" }).stdout), `SIG${signal}`)
       await expectRestored(pane, code)
     },
-    60_000,
+    300_000,
   )
 
 testWith("tmux", missing)(
@@ -127,7 +131,7 @@ testWith("tmux", missing)(
     tmux("send-keys", "-t", "fleet", "q")
     await expectRestored("fleet", 0)
   },
-  60_000,
+  300_000,
 )
 
 testWith("tmux", missing)(
@@ -148,7 +152,7 @@ screen.draw(["opened"])`,
     tmux("send-keys", "-t", "crash", "j")
     await expectRestored("crash", 1)
   },
-  60_000,
+  300_000,
 )
 
 testWith("tmux", missing)(
@@ -163,7 +167,7 @@ testWith("tmux", missing)(
     await screenWith("Stopped", "stop")
     await expectRestored("stop", 147) // 128 + SIGSTOP, from when it stopped
   },
-  60_000,
+  300_000,
 )
 
 const alpha = (...args: string[]) =>
