@@ -7,12 +7,12 @@ import { sample, type sampleBuffers } from "./ptx-sample.ts"
 export type Choosing = { readonly [N in keyof typeof sampleBuffers | "logits"]: U64 }
 
 /** Each row's token, chosen by a block of its own of `whole` when all blocks of all groups have stored their logits. */
-export function choose(f: Frame, whole: Frame, arrivals: readonly U64[], given: Choosing): void {
+export function choose(f: Frame, whole: Frame, given: Choosing): void {
   const { k, stack, thread, block } = whole
   const { rows, classes, allowed = classes } = stack
   signal(f)
   k.if(k.compare("lt", block, rows), () => {
-    awaitAll(f, arrivals)
+    awaitAll(whole)
     sample({ k, threads: THREADS, thread, shared: 0, classes, allowed }, k.madWide(block, 4 * classes, given.logits), block, given)
   })
 }

@@ -79,11 +79,13 @@ export function placesOf(stack: DecodeStack) {
 
 /** Groups of blocks that take a part of the sequences each and wait for nobody else: one attends, which is memory's time, while another multiplies. */
 const groupsOf = ({ rows }: DecodeStack): number => (rows >= 32 ? 2 : 1)
-/** The groups, the sequences and blocks of one of them, and its bytes of work memory and of counters. */
+/** Bytes of a group's counters: arrivals and launches, in a line of their own. */
+export const SYNC_BYTES = 128
+/** The groups, the sequences and blocks of one of them, and its bytes of work memory. */
 export function groupOf(stack: DecodeStack) {
   const groups = groupsOf(stack)
   const group: DecodeStack = { ...stack, rows: stack.rows / groups, blocks: Math.floor(stack.blocks / groups) }
-  return { groups, group, workBytes: workOf(group).bytes, syncBytes: 128 }
+  return { groups, group, workBytes: workOf(group).bytes }
 }
 
 /** Offsets in bytes of the work memory. */
@@ -133,6 +135,8 @@ export interface Frame {
   readonly layer: U32
   /** Arrivals of blocks so far, and those that this block waits for. */
   readonly arrivals: U64
+  /** Groups of blocks that are waited for: their counters lie behind each other. */
+  readonly groups: number
   readonly target: U32
   /** Of the barriers that the tiles of weights complete, a bit for each stage. */
   readonly parity: U32
@@ -157,14 +161,14 @@ export function signal({ k, stack, thread, arrivals, target }: Frame, count = st
   k.when(isFirst, () => k.emit("red.release.gpu.global.add.u32", `[${arrivals.name}]`, 1))
 }
 
-/** Waits for all blocks that signal, of this group or of those with these counters. */
-export function awaitAll({ k, thread, arrivals, target }: Frame, counters: readonly U64[] = [arrivals]): void {
+/** Waits for all blocks that signal. */
+export function awaitAll({ k, thread, arrivals, groups, target }: Frame): void {
   k.if(k.compare("eq", thread, 0), () => {
-    for (const counter of counters) {
+    for (const group of range(groups)) {
       const again = k.label("ALL")
       k.place(again)
       const seen = k.register("u32")
-      k.loadAcquire(seen, counter)
+      k.loadAcquire(seen, group === 0 ? arrivals : k.addLong(arrivals, SYNC_BYTES * group))
       const left = k.sub(seen, target)
       k.jump(again, k.compare("ge", left, 0x80000000))
     }

@@ -13,7 +13,7 @@ import {
   placeOf,
   placesOf,
   ROW,
-  range,
+  SYNC_BYTES,
   signal,
   spreadsOf,
   stagesOf,
@@ -48,7 +48,7 @@ const choiceBuffers = { ...headBuffers, ...sampleBuffers }
 const buffersOf = ({ classes, allowed }: DecodeStack) => (classes === 0 ? buffers : allowed === undefined ? headBuffers : choiceBuffers)
 type BatchKernel = PtxKernel<ReturnType<typeof buffersOf>>
 
-export { groupOf as batchGroup, isBatch } from "./ptx-batch-frame.ts"
+export { groupOf as batchGroup, isBatch, SYNC_BYTES } from "./ptx-batch-frame.ts"
 
 /** Blocks that have rows to normalise. */
 const normsOf = ({ rows, blocks }: DecodeStack): number => Math.min(rows, blocks)
@@ -86,7 +86,7 @@ function begun(f: Frame, { x, tokens, positions }: Given, to: readonly F32[], ro
 }
 
 /** All layers for the sequences of a group of blocks, then the head for those of all groups. */
-function work(f: Frame, given: Given, whole: Frame, arrivals: readonly U64[]): void {
+function work(f: Frame, given: Given, whole: Frame): void {
   const { k, stack, places, block, layer } = f
   const { C, F } = stack
   const at = workOf(stack)
@@ -202,7 +202,7 @@ function work(f: Frame, given: Given, whole: Frame, arrivals: readonly U64[]): v
     () => k.add(f.target, normsOf(stack), f.target),
   )
   const told = head(whole, stack, given.logits)
-  awaitAll(f, arrivals)
+  awaitAll(whole)
   told()
 }
 
@@ -213,7 +213,7 @@ function work(f: Frame, given: Given, whole: Frame, arrivals: readonly U64[]): v
  */
 export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
   if (!isBatch(whole)) throw new TypeError("ptxBatch: sizes")
-  const { groups, group: stack, workBytes, syncBytes } = groupOf(whole)
+  const { groups, group: stack, workBytes } = groupOf(whole)
   const places = placesOf(stack)
   return ptxKernel({
     name,
@@ -235,7 +235,7 @@ export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
         ...{ lengths: from(4 * rows, all.lengths), counts: from(4 * rows, all.counts) },
         ...{ tokens: from(4 * rows, all.tokens), positions: from(4 * rows, all.positions), logits: all.logits as U64 | undefined },
       }
-      const sync = from(syncBytes, all.sync)
+      const sync = from(SYNC_BYTES, all.sync)
       k.if(k.compare("eq", thread, 0), () => {
         for (let stage = 0; stage < stagesOf(stack); stage++) k.barrierInit(places.full + 8 * stage, TILE) // an arrival for each row
         k.fenceBarrierInit()
@@ -251,17 +251,19 @@ export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
       k.load("u32", [launch], sync, 4)
       k.syncBlock()
       const frame: Frame = {
-        ...{ k, stack, places, thread, warp, work: from(workBytes, all.work), arrivals: sync },
+        ...{ k, stack, places, thread, warp, work: from(workBytes, all.work), arrivals: sync, groups: 1 },
         lane: k.and(thread, 31),
         block: k.sub(number, k.mul(group, stack.blocks)),
         layer: k.variable("u32", 0),
         target: k.mul(launch, arrivalsOf(stack)),
         parity: k.variable("u32", 0),
       }
-      const together: Frame = { ...frame, stack: { ...whole, blocks: groups * stack.blocks }, block: number, work: all.work }
-      const arrivals = range(groups).map((one) => k.addLong(all.sync, syncBytes * one))
-      work(frame, given, together, arrivals)
-      if (whole.allowed !== undefined) choose(frame, together, arrivals, all as typeof all & Choosing)
+      const together: Frame = {
+        ...{ ...frame, stack: { ...whole, blocks: groups * stack.blocks }, block: number },
+        ...{ work: all.work, arrivals: all.sync, groups },
+      }
+      work(frame, given, together)
+      if (whole.allowed !== undefined) choose(frame, together, all as typeof all & Choosing)
       k.comment("all have read the number of launches long ago")
       const isFirst = k.both(k.compare("eq", thread, 0), k.compare("eq", frame.block, 0))
       const next = k.add(launch, 1)

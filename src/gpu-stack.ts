@@ -1,5 +1,5 @@
 /** Equal layers that one token of up to 64 sequences goes through become one launch in PTX: the whole stack of a model of the GPT-2 family. */
-import { batchGroup, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
+import { batchGroup, isBatch, ptxBatch, SYNC_BYTES } from "../shaders/ptx-batch.ts"
 import { canChoose, type DecodeStack, hasRoom, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
 import { sha256 } from "./base-file.ts"
 import type { GpuTarget, Launch, Memory, Node, Table } from "./program.ts"
@@ -113,8 +113,8 @@ function kernelOf(stack: DecodeStack) {
       ? { make: ptxDecode, workBytes: workOf(stack).bytes, syncBytes: 8 }
       : undefined
   if (!isBatch(stack)) return undefined
-  const { groups, workBytes, syncBytes } = batchGroup(stack)
-  return { make: ptxBatch, workBytes: groups * workBytes, syncBytes: groups * syncBytes }
+  const { groups, workBytes } = batchGroup(stack)
+  return { make: ptxBatch, workBytes: groups * workBytes, syncBytes: groups * SYNC_BYTES }
 }
 
 function stackOf(first: Node, layers: readonly Node[][], around: Around, { units }: GpuTarget): Launch | undefined {

@@ -1,6 +1,6 @@
 /** Many sequences through all layers in one launch, run on the CPU instruction by instruction against f64. */
 import { expect, test } from "bun:test"
-import { batchGroup, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
+import { batchGroup, isBatch, ptxBatch, SYNC_BYTES } from "../shaders/ptx-batch.ts"
 import type { DecodeStack } from "../shaders/ptx-decode-frame.ts"
 import { resolveModel } from "../src/config.ts"
 import { createGenerator } from "../src/gpt.ts"
@@ -14,10 +14,10 @@ const batch: StackKernel = {
   make: ptxBatch,
   bytes: (stack) => batchGroup(stack).groups * batchGroup(stack).workBytes,
   counters(stack, launches) {
-    const { groups, group, syncBytes } = batchGroup(stack)
+    const { groups, group } = batchGroup(stack)
     const { rows, layers, blocks, classes, allowed } = group
     const arrivals = (7 * layers + (allowed === undefined ? 0 : 1)) * blocks + (classes > 0 ? Math.min(rows, blocks) : 0)
-    const own = [launches * arrivals, launches, ...Array.from({ length: syncBytes / 4 - 2 }, () => 0)]
+    const own = [launches * arrivals, launches, ...Array.from({ length: SYNC_BYTES / 4 - 2 }, () => 0)]
     return Array.from({ length: groups }, () => own).flat()
   },
 }
