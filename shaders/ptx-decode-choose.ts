@@ -1,7 +1,9 @@
-/** The end of the decode kernel where it chooses tokens: who waits for all logits, and takes a row. */
-import type { U32, U64 } from "../src/ptx.ts"
-import { type DecodeStack, type Frame, THREADS } from "./ptx-decode-frame.ts"
+/** The end of the decode kernel where it chooses tokens: each block tells what it saw of its logits, a block for each row waits for all, and chooses. */
+import type { F32, U32, U64 } from "../src/ptx.ts"
+import { type DecodeStack, type Frame, THREADS, workOf } from "./ptx-decode-frame.ts"
 import { canSample, sample, type sampleBuffers } from "./ptx-sample.ts"
+import { type Block, NONE } from "./ptx-sample-block.ts"
+import { addLogits, addPart, type Facts, factsOfParts, LOWEST, nothing, type Part } from "./ptx-sample-facts.ts"
 
 /** Addresses of the logits and of what sampling is given. */
 export type Choosing = { readonly [N in keyof typeof sampleBuffers | "logits"]: U64 }
@@ -9,11 +11,70 @@ export type Choosing = { readonly [N in keyof typeof sampleBuffers | "logits"]: 
 /** Whether tokens can be chosen of the logits: a block for each row. */
 export const canChoose = ({ rows, blocks }: DecodeStack, allowed: number): boolean => rows <= blocks && canSample(THREADS, allowed)
 
+/** What a thread that finishes columns of a row has seen of its logits, and the lowest token with the largest. */
+interface Seen {
+  readonly part: Part
+  readonly id: U32
+}
+export const seenOf = ({ k }: Frame): Seen => ({ part: nothing(k), id: k.variable("u32", NONE) })
+
+/** Two neighbours more. */
+export function see({ k, stack }: Frame, { part, id }: Seen, column: U32, sums: readonly [F32, F32]): void {
+  const { classes, allowed = classes } = stack
+  const none = Number.NEGATIVE_INFINITY
+  /** −∞ in place of those from a class on. */
+  const upTo = (end: number) =>
+    sums.map((z, e) => (end % 2 === 0 && end === classes ? z : k.select(k.compare("lt", column, end - e), z, none, "f32"))) as [F32, F32]
+  const all = upTo(classes)
+  addLogits(k, part, all, k.maxNumber(k.maxNumber(...all), part.most))
+  const choosable = allowed === classes ? all : upTo(allowed)
+  const top = k.maxNumber(...choosable)
+  const isMore = k.compare("gt", top, part.top)
+  const lower = k.select(k.compare("eq", choosable[0], top), column, k.add(column, 1), "u32")
+  k.select(isMore, lower, id, "u32", id)
+  k.select(isMore, top, part.top, "f32", part.top)
+}
+
+/** Where a row's parts begin in the work memory; 16 bytes each, by block, then by thread. */
+const partsAt = ({ k, stack, work }: Frame, row: U32, perRow: number): U64 =>
+  k.madWide(row, 16 * stack.blocks * perRow, k.addLong(work, workOf(stack).parts))
+
+/** Stores what this thread has seen, where it finishes columns. */
+export function tell(f: Frame, { part: { most, sum, top }, id }: Seen, perRow: number): void {
+  const { k, stack, thread, block } = f
+  k.if(k.compare("lt", thread, stack.rows * perRow), () => {
+    const to = k.madWide(k.mad(block, perRow, k.rem(thread, perRow)), 16, partsAt(f, k.div(thread, perRow), perRow))
+    k.storeVolatile(to, 0, [most, sum, top, id])
+  })
+}
+
+/** The facts of row number `block`, by what all blocks have told. */
+function told(f: Frame, block: Block, perRow: number): Facts {
+  const { k, stack, thread } = f
+  const all = stack.blocks * perRow
+  const from = k.madWide(thread, 16, partsAt(f, f.block, perRow))
+  const parts = Array.from({ length: Math.ceil(all / THREADS) }, (_, i) => {
+    const found = [k.variable("f32", LOWEST), k.variable("f32", 0), k.variable("f32", LOWEST)] as const
+    const id = k.variable("u32", NONE)
+    k.when(k.compare("lt", thread, all - THREADS * i), () => k.loadFar([...found, id], from, 16 * THREADS * i))
+    return { part: { most: found[0], sum: found[1], top: found[2] }, id }
+  })
+  const { part, id } = parts[0]!
+  for (const other of parts.slice(1)) {
+    addPart(k, part, other.part)
+    const isMore = k.compare("gt", other.part.top, part.top)
+    k.select(isMore, other.id, id, "u32", id)
+    k.select(isMore, other.part.top, part.top, "f32", part.top)
+  }
+  return factsOfParts(block, part, id)
+}
+
 /**
  * Each row's token, chosen by a block of its own as soon as all blocks have stored their logits. What it writes may be where the embeddings' tokens were read:
  * nobody reads those any more, for all logits depend on them.
  */
-export function choose({ k, stack, thread, block }: Frame, sync: U64, launch: U32, given: Choosing): void {
+export function choose(f: Frame, sync: U64, launch: U32, perRow: number, given: Choosing): void {
+  const { k, stack, thread, block } = f
   const { rows, classes, blocks, allowed = classes } = stack
   const next = k.add(launch, 1)
   const isFirst = k.compare("eq", thread, 0)
@@ -28,6 +89,7 @@ export function choose({ k, stack, thread, block }: Frame, sync: U64, launch: U3
     })
     k.when(k.both(isFirst, k.compare("eq", block, 0)), () => k.store("u32", sync, 4, [next]))
     k.syncBlock()
-    sample({ k, threads: THREADS, thread, shared: 0, classes, allowed }, k.madWide(block, 4 * classes, given.logits), block, given)
+    const sampling = { k, threads: THREADS, thread, shared: 0, classes, allowed }
+    sample(sampling, k.madWide(block, 4 * classes, given.logits), block, given, (own) => told(f, own, perRow))
   })
 }

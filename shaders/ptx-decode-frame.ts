@@ -114,14 +114,16 @@ export const mostUnits = ({ maxPages }: DecodeStack): number => Math.ceil(maxPag
  * it asks until it is there. Nothing is written again before all have read it, for what they make of it is waited for in turn.
  */
 export function workOf(stack: DecodeStack) {
-  const { rows, C, F } = stack
+  const { rows, C, F, blocks, allowed } = stack
   const [branch, stream] = [0, 8 * rows * C] // after attention, after the MLP
   const qkv = stream + 8 * rows * C
   const attended = qkv + 12 * rows * C
   const hidden = attended + 4 * rows * C
   const outputs = hidden + 4 * rows * F
   const statistics = outputs + 8 * rows * mostUnits(stack) * C
-  return { branch, stream, qkv, attended, hidden, outputs, statistics, bytes: statistics + (16 * rows * mostUnits(stack) * C) / HEAD }
+  const parts = statistics + (16 * rows * mostUnits(stack) * C) / HEAD // what each pair of columns of the head's tiles has seen
+  const bytes = parts + (allowed === undefined ? 0 : (16 * rows * blocks * MOST_TILES * TILE) / 2)
+  return { branch, stream, qkv, attended, hidden, outputs, statistics, parts, bytes }
 }
 
 export interface Frame {

@@ -28,6 +28,8 @@ interface ProductSpec {
 interface Product {
   /** Whether this block has columns. */
   readonly isWanted: Predicate
+  /** Threads that finish the columns of a row: the first for row 0, as many for each other. */
+  readonly perRow: number
   /** The last of its weights. */
   readonly newest: U32
   /**
@@ -89,7 +91,7 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
     })
   }
   return {
-    isWanted,
+    ...{ isWanted, perRow },
     newest: sets.at(-1)!.at(-1)!.at(-1)!.at(-1)!,
     load(layer, after, since) {
       k.comment(`weights ${N} x ${K}`)

@@ -3,7 +3,7 @@ import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } fro
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
 import { attend, merge } from "./ptx-decode-attention.ts"
-import { type Choosing, choose } from "./ptx-decode-choose.ts"
+import { type Choosing, choose, see, seenOf, tell } from "./ptx-decode-choose.ts"
 import {
   type Address,
   addressesOf,
@@ -53,7 +53,8 @@ type DecodeKernel = PtxKernel<ReturnType<typeof buffersOf>>
 /** Addresses of what a launch is given. */
 type Given = { readonly [N in "x" | "y" | "logits" | "tokens" | "positions"]: U64 }
 
-function work(f: Frame, given: Given): void {
+/** Returns how many threads of each block have told what they saw of a row's logits, where tokens are chosen. */
+function work(f: Frame, given: Given): number | undefined {
   const { k, stack, layer, next, later, tag } = f
   const { C, F, layers } = stack
   const at = workOf(stack)
@@ -145,18 +146,22 @@ function work(f: Frame, given: Given): void {
   )
   k.copy(layer, ROW * layers)
   if (stack.classes > 0) {
+    const seen = stack.allowed === undefined ? undefined : seenOf(f)
     const head = product(f, {
       ...{ N: stack.classes, K: C, weights: "headW" },
       finish({ row, column }, sums) {
         const to = k.madWide(k.mad(row, stack.classes, column), 4, given.logits)
         k.store("f32", to, 0, [sums[0]])
         k.when(k.compare("lt", column, stack.classes - 1), () => k.store("f32", to, 4, [sums[1]]))
+        if (seen !== undefined) see(f, seen, column, sums)
       },
     })
     head.load(layer)
     head.prepare()
     head.run(norm(f, "normW", "normB")(stream, before))
-    return
+    if (seen === undefined) return undefined
+    tell(f, seen, head.perRow)
+    return head.perRow
   }
   k.if(k.compare("eq", f.block, 0), () => {
     const words = norm(f, "normW", "normB")(stream, before)
@@ -166,6 +171,7 @@ function work(f: Frame, given: Given): void {
       words.forEach((four, j) => k.store("u32", to, 2 * GROUP * j, four))
     })
   })
+  return undefined
 }
 
 /** Has the next layer's norms and biases brought to the L2 cache, by a block that has the least to do. */
@@ -240,8 +246,8 @@ function lengthsOf(k: Ptx, { rows }: DecodeStack, lengths: U64, counts: U64): Pi
 
 /**
  * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ, and the token
- * chosen of each row with ln of its probability; the new position's keys and values go into the cache. A row's bits do not depend on the others. Grid: one block for each processor, all of which must run at
- * the same time. Reads all weights once.
+ * chosen of each row with ln of its probability; the new position's keys and values go into the cache. A row's bits do not depend on the others. Grid:
+ * one block for each processor, all of which must run at the same time. Reads all weights once.
  */
 export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
   const places = placesOf(stack)
@@ -277,8 +283,8 @@ export function ptxDecode(name: string, stack: DecodeStack): DecodeKernel {
         turn: k.variable("u32", 0),
         ...lengthsOf(k, stack, given.lengths, given.counts),
       }
-      work(frame, given)
-      if (stack.allowed !== undefined) choose(frame, given.sync, launch, given as typeof given & Choosing)
+      const told = work(frame, given)
+      if (told !== undefined) choose(frame, given.sync, launch, told, given as typeof given & Choosing)
       else leave(k, stack, thread, given.sync, launch)
       k.emit("ret")
     },

@@ -4,7 +4,7 @@ import { f32, read, u32, write } from "../src/spirv.ts"
 import { uniformAt } from "./ptx-random.ts"
 import { type Block, NONE, SLOTS_BYTES } from "./ptx-sample-block.ts"
 import { CUT_BYTES, cut } from "./ptx-sample-cut.ts"
-import { factsOf } from "./ptx-sample-facts.ts"
+import { type Facts, factsOf } from "./ptx-sample-facts.ts"
 import { plain, plainBytes } from "./ptx-sample-plain.ts"
 import { type Row, sliceOf } from "./ptx-sample-row.ts"
 import { STREAM } from "./sample.ts"
@@ -42,9 +42,15 @@ interface Sampling {
 
 /**
  * token[row] and logprob[row] of the logits (classes) at an address, by all threads of a block. The block has acquired what others wrote of the row, and nobody
- * needs the shared memory any more. The same bits alone and in company.
+ * needs the shared memory any more. The same bits alone and in company. `known`: what the block knows of the row without reading it.
  */
-export function sample({ k, threads, thread, shared, classes, allowed }: Sampling, logits: U64, row: U32, given: Given): void {
+export function sample(
+  { k, threads, thread, shared, classes, allowed }: Sampling,
+  logits: U64,
+  row: U32,
+  given: Given,
+  known?: (block: Block) => Facts,
+): void {
   k.comment("---- sampling")
   const block: Block = {
     ...{ k, threads, thread, shared },
@@ -61,7 +67,7 @@ export function sample({ k, threads, thread, shared, classes, allowed }: Samplin
   const [topP, minP] = [of("f32", given.topP), of("f32", given.minP)] as const
   const [given_K, seed, draw] = [of("u32", given.topK), of("u32", given.seed), of("u32", given.draw)] as const
   const all: Row = { block, logits, classes, allowed }
-  const facts = factsOf(all)
+  const facts = known?.(block) ?? factsOf(all)
   const token = k.variable("u32", k.select(k.compare("eq", facts.first, NONE), 0, facts.first, "u32"))
   const isDrawn = k.both(k.compare("gt", temperature, 0), k.compare("lt", k.unary("abs.f32", facts.top), 2 ** 127))
   k.if(isDrawn, () => {
@@ -78,8 +84,9 @@ export function sample({ k, threads, thread, shared, classes, allowed }: Samplin
     )
   })
   k.if(k.compare("eq", thread, 0), () => {
-    const z = k.register("f32")
-    k.load("f32", [z], k.madWide(token, 4, logits))
+    const at = k.madWide(token, 4, logits)
+    const z = k.variable("f32", facts.top)
+    k.when(k.compare("ne", token, facts.first), () => k.load("f32", [z], at))
     k.store("u32", k.madWide(row, 4, given.token), 0, [token])
     k.store("f32", k.madWide(row, 4, given.logprob), 0, [k.subFloat(k.subFloat(z, facts.max), facts.logSum)])
   })

@@ -12,8 +12,8 @@ export interface Pair {
   readonly input: Gemm
 }
 
-/** What must be won, of both products' seconds: an estimate of the estimates' errors, as the two share the L2 cache. */
-const LEAST = 0.015
+/** What must be won, of both products' seconds and in seconds a processor: an estimate of the estimates' errors, as the two share the L2 cache. */
+const [LEAST, LEAST_EACH] = [0.015, 4e-8]
 /** Seconds of a block that does one tile: its start, and its first copies. */
 const START = 2e-6
 
@@ -95,7 +95,7 @@ export function pairing(pair: Pair, target: GpuTarget): Pairing | undefined {
     const most = isThere ? Math.max(1, Math.floor(target.units / tilesOf(weight, PTX_TILE))) : 0
     const made = Array.from({ length: most }, (_, i) => pairingOf(pair, i + 1, target) ?? [])
     const [best] = made.flat().toSorted((a, b) => a.seconds - b.seconds)
-    known.set(key, best !== undefined && best.seconds < (1 - LEAST) * apart ? best : undefined)
+    known.set(key, best !== undefined && best.seconds < Math.min((1 - LEAST) * apart, apart - LEAST_EACH * target.units) ? best : undefined)
   }
   return known.get(key)
 }

@@ -5,6 +5,7 @@ import { activate } from "../src/op-activation.ts"
 import type { Launch, Scratch, Table } from "../src/program.ts"
 import type { PtxKernel } from "../src/ptx.ts"
 import { fromBf16, toBf16, uniforms } from "./bf16.ts"
+import { checkChoice } from "./ptx-choice.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 import type { Timing } from "./ptx-run.ts"
 
@@ -82,14 +83,18 @@ export function checkStack(
   const width = classes > 0 ? classes : C
   const out =
     classes > 0 ? keep("f32", new Float32Array(rows * width).fill(Number.NaN)) : keep("bf16", new Uint16Array(rows * width).fill(0x7fc0))
-  const every = (value: number) => Int32Array.from({ length: rows }, () => value)
+  // one row greedy, one plain, one cut, one all of these
+  const every = (...values: readonly number[]) => Int32Array.from({ length: rows }, (_, b) => values[b % values.length]!)
   const settings = {
+    temperature: keep("f32", Float32Array.from(every(0, 1, 2, 1))),
     ...{
-      temperature: keep("f32", new Float32Array(rows)),
-      topP: keep("f32", Float32Array.from(every(1))),
-      minP: keep("f32", new Float32Array(rows)),
+      topK: keep("i32", every(classes, classes, 7, 20)),
+      topP: keep(
+        "f32",
+        Float32Array.from(every(1), (one, b) => one - (b % 4) / 10),
+      ),
     },
-    ...{ topK: keep("i32", every(classes)), seed: keep("i32", every(1)), draw: keep("i32", every(1)) },
+    ...{ minP: keep("f32", new Float32Array(rows)), seed: keep("i32", every(1, 2, 3)), draw: keep("i32", every(4, 5)) },
   }
   const chosen = { token: keep("i32", every(-1)), logprob: keep("f32", new Float32Array(rows).fill(Number.NaN)) }
   const sync = keep("u32", Uint32Array.from(kernel.counters(stack, 5)))
@@ -131,16 +136,14 @@ export function checkStack(
       }
   expect([...bytes.get(sync)!]).toEqual([...kernel.counters(stack, 6)])
   const found = Array.from({ length: rows }, (_, b) => got.slice(b * width, (b + 1) * width))
-  if (stack.allowed !== undefined) found.forEach((row, b) => lengths[b] !== undefined && expectGreedy(row as Float32Array, b))
+  const of = (memory: Scratch, b: number) => bytes.get(memory)![b]!
+  found.forEach((row, b) => {
+    if (stack.allowed === undefined || lengths[b] === undefined) return
+    const names = Object.keys(settings) as (keyof typeof settings)[]
+    const own = Object.fromEntries(names.map((name) => [name, of(settings[name], b)])) as Record<(typeof names)[number], number>
+    checkChoice({ ...own, logits: row }, stack.allowed, of(chosen.token, b), of(chosen.logprob, b))
+  })
   return found
-
-  /** The token of the largest logit among those allowed, and ln of its probability. */
-  function expectGreedy(row: Float32Array, b: number): void {
-    const token = row.indexOf(Math.max(...row.subarray(0, stack.allowed)))
-    expect(bytes.get(chosen.token)![b]).toBe(token)
-    const logprob = row[token]! - Math.log(row.reduce((sum, one) => sum + Math.exp(one), 0))
-    expect(Math.abs(bytes.get(chosen.logprob)![b]! - logprob)).toBeLessThan(1e-4)
-  }
 
   /** Everything in f64, with the roundings of what is kept in bf16. */
   function reference() {
