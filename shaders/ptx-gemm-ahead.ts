@@ -27,13 +27,18 @@ export function aheadOf(k: Ptx, f: Frame, map: U64, factor: "a" | "b"): void {
   const others = factor === "a" ? f.across : k.min(f.down, f.group)
   const together = k.min(others, SHARED[factor])
   // Blocks that have a part of a rest are where no others are.
-  const share = out === "bf16" ? together : k.select(k.compare("ge", k.special("%ctaid.x"), f.tiles), 1, together, "u32")
+  const common = out === "bf16" ? together : k.select(k.compare("ge", k.special("%ctaid.x"), f.tiles), 1, together, "u32")
   const asked = k.variable("u32", 0)
   const progress = k.register("u32")
   eachTile(k, f, (place: Place) => {
     const first = factor === "a" ? place.row : place.column
+    const { dealt } = place
+    // What is dealt out in parts is where few others are.
+    const share = dealt === undefined ? common : k.select(k.compare("lt", place.stepCount, f.steps), 1, together, "u32")
     const [other, each] = factor === "a" ? [place.column, columnsOf(tile)] : [place.row, rowsOf(tile)]
-    const mine = k.add(k.rem(k.div(other, each), share), k.mul(share, f.lane))
+    const number = dealt !== undefined && factor === "a" ? dealt.number : k.div(other, each)
+    const width = dealt !== undefined && factor === "b" ? dealt.width : size
+    const mine = k.add(k.rem(number, share), k.mul(share, f.lane))
     const stride = k.shl(share, 5)
     const step = k.variable("u32", 0)
     k.while(
@@ -52,7 +57,7 @@ export function aheadOf(k: Ptx, f: Frame, map: U64, factor: "a" | "b"): void {
         const again = k.label("LINE")
         const end = k.label("LINES_END")
         k.place(again)
-        k.jump(end, k.compare("ge", line, size))
+        k.jump(end, k.compare("ge", line, width))
         const [row, column]: readonly [U32, U32] = isAlongK
           ? [k.add(first, line), kx]
           : [k.add(kx, k.and(line, LINE - 1)), k.add(first, k.and(line, -LINE))]

@@ -1,10 +1,11 @@
 /** The two warpgroups of a Hopper matrix product that multiply: a into registers, b by descriptor, then the epilogue. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
+import { type DealtMemory, handOver, take } from "./ptx-gemm-deal.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
-import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
+import { type Dealt, eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
 import { counter, keep, next, type Slot, slotOf } from "./ptx-gemm-ring.ts"
-import { DESCRIPTOR, NEXT_K, PIECE, REGISTERS } from "./ptx-gemm-tile.ts"
+import { columnsOf, DESCRIPTOR, NEXT_K, PIECE, REGISTERS } from "./ptx-gemm-tile.ts"
 
 /** 1 twice, in bf16. */
 const ONES = 0x3f803f80
@@ -26,7 +27,7 @@ interface Role {
   readonly rowSums: readonly (readonly F32[])[]
 }
 
-export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMemory): void {
+export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMemory & Partial<DealtMemory>): void {
   const { tile, layout } = frame.gemm
   k.comment("---- the warpgroups that multiply")
   k.registerBudget("inc", REGISTERS.consumer)
@@ -40,7 +41,27 @@ export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     rowSums: frame.gemm.finish === "sums" ? range(tile.units).map(() => k.registers("f32", 4)) : [],
   }
   const epilogue = tile.later ? laterOf(k, frame, warpgroup, memory) : epilogueOf(k, frame, warpgroup, memory)
-  eachStep(k, role, epilogue)
+  eachStep(k, role, tile.dealt ? partsOf(k, role, warpgroup, memory as DealtMemory, epilogue) : epilogue)
+}
+
+/** Sums of a part of K are handed over; those of the rest of K take them before they end. */
+function partsOf(k: Ptx, { frame }: Role, warpgroup: U32, { parts, flags }: DealtMemory, epilogue: Epilogue): Epilogue {
+  const { warp, lane } = frame
+  const mail = { k, tile: frame.gemm.tile, warp: k.add(k.shl(warpgroup, 2), warp), lane, parts, flags }
+  return {
+    begin: epilogue.begin,
+    end: (sums, rowSums, place) => {
+      const dealt = place.dealt as Dealt
+      k.if(
+        k.compare("ne", dealt.hands, 0),
+        () => handOver(mail, dealt, sums),
+        () => {
+          take(mail, dealt, sums)
+          epilogue.end(sums, rowSums, place)
+        },
+      )
+    },
+  }
 }
 
 /** Address of this lane's 16 bytes for ldmatrix, for both 16 of K. */
@@ -148,28 +169,36 @@ function eachStep(k: Ptx, role: Role, epilogue: Epilogue): void {
   eachTile(k, role.frame, (place) => {
     begin(k, role, epilogue, place)
     const i = k.variable("u32", 0)
-    k.while(
-      "STEP",
-      () => k.compare("lt", i, place.stepCount),
-      () => {
-        let [atA, atB] = [a, b]
-        const units = range(tile.units).map(() => {
-          const slot = slotOf(k, atA)
-          atA = next(k, atA, tile.ringA, role.start)
-          return slot
-        })
-        const chunks = range(tile.chunks).map(() => {
-          const slot = slotOf(k, atB)
-          atB = next(k, atB, tile.ringB, k.base)
-          return slot
-        })
-        const { meanwhile } = epilogue
-        step(k, role, place, units, chunks, k.compare("ne", i, 0), meanwhile && (() => meanwhile(i, place)))
-        keep(k, a, atA)
-        keep(k, b, atB)
-        k.add(i, 1, i)
-      },
-    )
+    const steps = (count: number): void =>
+      k.while(
+        "STEP",
+        () => k.compare("lt", i, place.stepCount),
+        () => {
+          let [atA, atB] = [a, b]
+          const units = range(tile.units).map(() => {
+            const slot = slotOf(k, atA)
+            atA = next(k, atA, tile.ringA, role.start)
+            return slot
+          })
+          const chunks = range(count).map(() => {
+            const slot = slotOf(k, atB)
+            atB = next(k, atB, tile.ringB, k.base)
+            return slot
+          })
+          const { meanwhile } = epilogue
+          step(k, role, place, units, chunks, k.compare("ne", i, 0), meanwhile && (() => meanwhile(i, place)))
+          keep(k, a, atA)
+          keep(k, b, atB)
+          k.add(i, 1, i)
+        },
+      )
+    if (place.dealt === undefined) steps(tile.chunks)
+    else
+      k.if(
+        k.compare("lt", place.dealt.width, columnsOf(tile)),
+        () => steps(tile.chunks - 1),
+        () => steps(tile.chunks),
+      )
     epilogue.end(role.sums, role.rowSums, place)
   })
   epilogue.flush?.()

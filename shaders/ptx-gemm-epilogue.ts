@@ -257,7 +257,8 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     k.comment("---- epilogue")
     const part = partOf(place)
     if (rowSums.length > 0) storeRowSums(rowSums, place, part)
-    const [columnsLeft, stored] = [remaining(frame.N, place.column), k.label("STORED")]
+    const toEnd = remaining(frame.N, place.column)
+    const [columnsLeft, stored] = [place.dealt === undefined ? toEnd : k.min(toEnd, place.dealt.width), k.label("STORED")]
     const warpRowsLeft = remaining(frame.M, k.add(place.row, warpRow))
     const factors = isFactor ? readAhead(part) : undefined
     let biases: readonly F32[] | undefined

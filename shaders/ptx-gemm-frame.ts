@@ -1,5 +1,6 @@
 /** What every warp of a Hopper matrix product knows, and the order of the tiles. */
 import type { Ptx, U32 } from "../src/ptx.ts"
+import { eachDealt } from "./ptx-gemm-deal.ts"
 import { columnsOf, type PtxTile, type placesOf, rowsOf } from "./ptx-gemm-tile.ts"
 
 /** Activations as in activation.ts. */
@@ -48,6 +49,18 @@ export interface Frame {
   readonly group: U32
 }
 
+/** What a list tells of a tile beside its place (ptx-gemm-deal.ts). */
+export interface Dealt {
+  /** Columns of the tile, and its number among those of its row. */
+  readonly width: U32
+  readonly number: U32
+  /** 1 + the part that its sums become; 0 where they are its result. */
+  readonly hands: U32
+  /** The first of the parts that are added to them, and how many there are. */
+  readonly first: U32
+  readonly count: U32
+}
+
 /** A tile's place: its part among those of a sum, row and column of c, and the k steps it sums. */
 export interface Place {
   readonly split: U32
@@ -55,6 +68,7 @@ export interface Place {
   readonly column: U32
   readonly firstStep: U32
   readonly stepCount: U32
+  readonly dealt?: Dealt
 }
 
 /** Row and column of a tile; `group` tiles down lie beside each other, so that they use the same part of b from the L2 cache. */
@@ -89,10 +103,10 @@ function eachWhole(k: Ptx, f: Frame, body: (place: Place) => void): void {
 
 /**
  * `body` for every tile of this block. Blocks below `tiles` take whole splits, split after split; the others a span each of the line of the rest: `rest`
- * k steps of one tile after the other.
+ * k steps of one tile after the other. Or what its list says.
  */
 export const eachTile = (k: Ptx, f: Frame, body: (place: Place) => void): void =>
-  f.gemm.out === "bf16" ? eachWhole(k, f, body) : eachPart(k, f, body)
+  f.gemm.tile.dealt ? eachDealt(k, f, body) : f.gemm.out === "bf16" ? eachWhole(k, f, body) : eachPart(k, f, body)
 
 function eachPart(k: Ptx, f: Frame, body: (place: Place) => void): void {
   const block = k.special("%ctaid.x")

@@ -11,6 +11,8 @@ export const FLAT_TILE: PtxTile = { units: 1, chunks: 6, ringA: 2, ringB: 7, ahe
 export const LATER_TILE: PtxTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, later: true }
 /** and for what others leave of a turn of the processors. */
 export const NARROW_TILE: PtxTile = { ...LATER_TILE, ahead: 12 }
+/** Tiles dealt out by lists. */
+export const DEALT_TILE: PtxTile = { ...PTX_TILE, dealt: true }
 
 const ACTIVATIONS: readonly PtxActivation[] = ["gelu", "gelu_tanh", "relu", "relu2", "silu"]
 const FORWARD: readonly Finish[] = ["none", "bias", "add"]
@@ -36,6 +38,8 @@ const OTHERS: readonly (readonly [PtxTile, ...Named])[] = [
   [LATER_TILE, "nn", "bf16", ["factor"]],
   [NARROW_TILE, "ntp", "bf16", ["none", "bias"]],
   [NARROW_TILE, "nn", "bf16", ["none"]],
+  [DEALT_TILE, "ntp", "bf16", ["none", "bias"]],
+  [DEALT_TILE, "nn", "bf16", ["none"]],
 ]
 
 const keyOf = ({ layout, out, finish, tile }: PtxGemm): string => `${layout} ${out} ${finish} ${tileName(tile)}`

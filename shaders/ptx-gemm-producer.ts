@@ -75,7 +75,8 @@ function bringA(k: Ptx, { gemm: { layout, tile }, places }: Frame, map: U64, { r
   }
 }
 
-function bringB(k: Ptx, { gemm: { layout, tile }, places }: Frame, map: U64, { column }: Place, kx: U32, at: Counter): void {
+function bringB(k: Ptx, { gemm: { layout, tile }, places }: Frame, map: U64, { column, dealt }: Place, kx: U32, at: Counter): void {
+  const none = dealt && k.label("NARROW")
   for (let chunk = 0; chunk < tile.chunks; chunk++) {
     const full = { base: at.barrier, bytes: places.fullB }
     const first = k.add(column, chunk * CHUNK_COLUMNS)
@@ -85,9 +86,11 @@ function bringB(k: Ptx, { gemm: { layout, tile }, places }: Frame, map: U64, { c
       nn: () => [first, kx],
       tn: () => [first, kx],
     }
+    if (none !== undefined && chunk === tile.chunks - 1) k.jump(none, k.compare("le", dealt!.width, chunk * CHUNK_COLUMNS))
     k.wait({ base: at.barrier, bytes: places.emptyB }, at.parity)
     k.expect(full, PIECE)
     k.copyBox({ base: k.add(k.base, at.memory), bytes: places.b }, map, full, along[layout]())
     keep(k, at, next(k, at, tile.ringB, k.base))
   }
+  if (none !== undefined) k.place(none)
 }

@@ -14,6 +14,8 @@ export interface PtxTile {
   readonly later?: boolean
   /** Two more warps have the lines of a and b brought to the L2 cache so many k steps before they are copied. */
   readonly ahead?: number
+  /** Tiles come from lists that the host has made, one for each block (ptx-gemm-deal.ts): narrower by a chunk some, others only a part of K. */
+  readonly dealt?: boolean
   /** Shared memory of a block; SHARED_BYTES, unless something else than Vulkan launches it (perf/libcuda.ts). */
   readonly room?: number
 }
@@ -31,17 +33,25 @@ export const SHARED_BYTES = 49152
 export const rowsOf = ({ units }: PtxTile): number => 128 * units
 export const columnsOf = ({ chunks }: PtxTile): number => CHUNK_COLUMNS * chunks
 export const tileName = (tile: PtxTile): string =>
-  `${rowsOf(tile)}x${columnsOf(tile)}${tile.later ? "l" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead === undefined ? "" : `f${tile.ahead}`}`
+  `${rowsOf(tile)}x${columnsOf(tile)}${tile.later ? "l" : ""}${tile.dealt ? "d" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead === undefined ? "" : `f${tile.ahead}`}`
+
+/** Bytes of an item of a block's list, and items that it may have; the one behind the last has no k steps. */
+export const ITEM_BYTES = 16
+export const MOST_ITEMS = 128
+
+/** Where a list begins, behind everything else. */
+export const listAt = (end: number): number => Math.ceil((end + 4) / ITEM_BYTES) * ITEM_BYTES
 
 /** Where everything begins in shared memory. Unit s of warpgroup g is number g·ringA + s. */
-export function placesOf({ units, chunks, ringA, ringB, room = SHARED_BYTES }: PtxTile) {
+export function placesOf({ units, chunks, ringA, ringB, dealt = false, room = SHARED_BYTES }: PtxTile) {
   const b = 2 * ringA * PIECE
   const fullA = b + ringB * PIECE
   const emptyA = fullA + 16 * ringA
   const fullB = emptyA + 16 * ringA
   const emptyB = fullB + 8 * ringB
   const end = emptyB + 8 * ringB
-  if (end + 4 > room || ringA < units || units * chunks > 6)
+  const behind = dealt ? listAt(end) + MOST_ITEMS * ITEM_BYTES : end + 4
+  if (behind > room || ringA < units || units * chunks > 6)
     throw new TypeError(
       `ptx gemm: a tile of ${units} units × ${chunks} chunks with rings of ${ringA} and ${ringB} does not fit (${end} bytes)`,
     )

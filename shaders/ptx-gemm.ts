@@ -3,10 +3,14 @@
 import { type Ptx, type PtxKernel, ptxKernel } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { consume } from "./ptx-gemm-consumer.ts"
+import { type DealtMemory, loadList } from "./ptx-gemm-deal.ts"
 import { finishName } from "./ptx-gemm-epilogue.ts"
 import type { Frame, PtxGemm } from "./ptx-gemm-frame.ts"
 import { produce } from "./ptx-gemm-producer.ts"
 import { columnsOf, placesOf, rowsOf, SHARED_BYTES, STEP, THREADS, tileName } from "./ptx-gemm-tile.ts"
+
+/** What a kernel has besides whose tiles are dealt out: a list of so many items for each block, room for parts of sums, and a word for each part and warp. */
+const DEALT = { buffers: { list: read(u32), parts: readWrite(f32), flags: readWrite(u32) }, push: { items: u32 } } as const
 
 const buffers = (out: typeof f32 | typeof bf16) => ({
   /** Tensor maps of a, then of b; 128 bytes each. */
@@ -44,21 +48,24 @@ function initBarriers(k: Ptx, { tile }: PtxGemm, places: Frame["places"]): void 
  * after the other, ldc · M elements each). Where `rest` is not 0, the last `rest` k steps of all tiles, one tile after the other, are cut into spans of
  * `span`, which blocks after those of the splits take; their sums of a tile come after those of its splits. Grid: as many blocks as there are
  * processors, or tiles of all splits; with a rest, tiles of all splits and spans. In bf16 the first `rest` tiles are those of the first `span` blocks.
+ * Tiles that are dealt out are done by as many blocks as have a list.
  * 2·M·N·K FLOP.
  * Sources: PTX ISA 8.0 (wgmma, cp.async.bulk.tensor, mbarrier, setmaxnreg); its layouts and orders as measured on an H200.
  */
 export function ptxGemm(gemm: PtxGemm): GemmKernel {
   const { layout, out, tile, finish } = gemm
   const places = placesOf(tile)
+  const more = tile.dealt ? DEALT : { buffers: {}, push: {} }
   return ptxKernel({
     name: `ptx_matmul_${layout}_${out}_${tileName(tile)}${finishName(finish)}`,
     about: `c = epilogue(a*b): ${layout}, ${out}, tiles of ${rowsOf(tile)} x ${columnsOf(tile)}, ${STEP} of K at a time; one block per processor`,
     threads: THREADS,
     sharedBytes: tile.room ?? SHARED_BYTES,
-    buffers: buffers(out === "f32" ? f32 : bf16),
-    push,
+    buffers: { ...buffers(out === "f32" ? f32 : bf16), ...more.buffers },
+    push: { ...push, ...more.push },
     params,
-    body(k, given) {
+    body(k, all) {
+      const given = all as typeof all & Partial<DealtMemory>
       const { M, N, from, steps, splitSteps, splits, rest, span, group } = given
       const thread = k.special("%tid.x")
       const warpgroup = k.uniform(k.shr(thread, 7))
@@ -71,6 +78,7 @@ export function ptxGemm(gemm: PtxGemm): GemmKernel {
       const sizes = { down, across, perSplit, tiles, M, N, from, steps, splitSteps, splits, rest, span, group }
       const frame: Frame = { gemm, places, warp, lane, ...sizes }
       k.if(k.compare("eq", thread, 0), () => initBarriers(k, gemm, places))
+      if (tile.dealt) loadList(k, places.end, thread, given as DealtMemory)
       k.syncBlock()
       k.if(
         k.compare("eq", warpgroup, 2),

@@ -1,7 +1,8 @@
 /** Ways to do a product by PTX: its tile, how K is split, what processors take which part, and how long that takes. */
-import { FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { DEALT_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
+import { bestDeal, type Deal } from "./op-matmul-ptx-deal.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 
 /** How a product is done by PTX. */
@@ -16,6 +17,8 @@ export interface PtxWay {
   readonly early?: { readonly blocks: number; readonly tiles: number }
   /** Columns from `from` on are done by other tiles, beside the others: both fill whole turns of the processors. Where they are spread, each has a block. */
   readonly beside?: { readonly from: number; readonly tile: PtxTile; readonly isSpread?: boolean }
+  /** Tiles by lists. */
+  readonly deal?: Deal
 }
 
 export interface TimedWay {
@@ -66,6 +69,8 @@ export const DISPATCH = 4e-6
  */
 export const BESIDE = 1.3e-5
 const FEW_TURNS = 4
+/** Seconds until a block has its list: an estimate, a load from memory and a barrier of the block. */
+const LIST = 1e-6
 /** Bytes per second that sums of parts are read with: 2.7 to 3.3 TB/s (perf/LOG.md, "A training step of gpt2-124m without its products"). */
 const BANDWIDTH = 3e12
 /** How much longer a k step takes where all of K is dealt out, and processors are at different places of it: an estimate, as more comes from memory. */
@@ -175,6 +180,17 @@ function* besides(given: Gemm, target: GpuTarget): Generator<TimedWay> {
   }
 }
 
+/** The best lists of tiles, where there are few turns; K is divided where the order of sums may depend on sizes. */
+export function dealtWay(given: Gemm, target: GpuTarget, isDivided = given.order === "any"): TimedWay | undefined {
+  const { units } = target
+  if (tilesOf(given, PTX_TILE) > FEW_TURNS * units) return undefined
+  const { rates, ends } = costOf(PTX_TILE)
+  const step = (2 * rowsOf(PTX_TILE) * columnsOf(PTX_TILE) * STEP * units) / (rates(given) * 1e12)
+  const group = groupOf(given, PTX_TILE)
+  const deal = bestDeal({ M: given.M, N: given.N, steps: stepsOf(given), units, group, isDivided }, { step, end: ends[endOf(given)] })
+  return deal && { way: { tile: DEALT_TILE, splits: 1, rest: 0, span: 1, group, deal }, seconds: DISPATCH + LIST + deal.seconds }
+}
+
 /**
  * All ways and their seconds; `has`: whether the pack has the kernels of a tile, and whether those of parts of its sums.
  */
@@ -185,4 +201,6 @@ export function* ptxWaysOf(given: Gemm, target: GpuTarget, has: (tile: PtxTile, 
       if (partsOf(given, way) === 1 || has(tile, true)) yield { way, seconds: secondsOf(given, way, target) }
   }
   if (has(PTX_TILE, false) && has(NARROW_TILE, false)) yield* besides(given, target)
+  const dealt = has(DEALT_TILE, false) ? dealtWay(given, target) : undefined
+  if (dealt !== undefined) yield dealt
 }

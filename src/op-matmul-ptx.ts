@@ -7,6 +7,7 @@ import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.
 import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, part, scratch, sideBySide, table } from "./op-gpu.ts"
 import { bestOf } from "./op-matmul-matrix.ts"
 import { epilogueOf, type Sized, sized } from "./op-matmul-portable.ts"
+import { dealtValues } from "./op-matmul-ptx-deal.ts"
 import { type PtxWay, partsOf, ptxWaysOf, spansOf, splitStepsOf, stepsOf, type TimedWay, tilesOf } from "./op-matmul-ptx-way.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 import { type TensorMapSpec, tensorMapWords } from "./ptx.ts"
@@ -151,7 +152,7 @@ export function ptxLaunchesOf(
   const g = sized(given)
   const { M, N } = g
   const layout = layoutOf(g)
-  const { tile, splits, rest, span, group, beside, early } = way
+  const { tile, splits, rest, span, group, beside, early, deal } = way
   const launchOf = (into: Sized, finish: Finish, by = tile, from = 0, to = N, kept?: Tensor): Launch => {
     const { values } = epilogueOf(into)
     const kernel = kernelFor({ layout, out: dtypeOf(into.c) as "f32" | "bf16", finish, tile: by })
@@ -160,8 +161,8 @@ export function ptxLaunchesOf(
     const sizes = { M, N: to, from, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, ...first, group }
     const wholes = tilesOf({ ...g, N: to - from }, by) * splits
     const isSpread = from > 0 && beside?.isSpread === true
-    const blocks = rest > 0 ? wholes + spansOf(g, way) : isSpread ? wholes : Math.min(target.units, wholes)
-    return launch(kernel, { maps: mapsOf(g, layout), ...values, ...(kept && { kept }), ...sizes }, blocks)
+    const blocks = deal ? deal.lists.length : rest > 0 ? wholes + spansOf(g, way) : isSpread ? wholes : Math.min(target.units, wholes)
+    return launch(kernel, { maps: mapsOf(g, layout), ...values, ...(kept && { kept }), ...sizes, ...(deal && dealtValues(deal)) }, blocks)
   }
   const most = partsOf(g, way)
   const finish = finishOf(g) as Finish

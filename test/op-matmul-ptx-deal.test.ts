@@ -1,0 +1,128 @@
+/** Products whose tiles are dealt out by lists: every k step of every tile once, parts of sums from block to block, launch after launch. */
+import { expect, test } from "bun:test"
+import type { Item } from "../shaders/ptx-gemm-deal.ts"
+import { DEALT_TILE } from "../shaders/ptx-gemm-list.ts"
+import { columnsOf, MOST_ITEMS, rowsOf } from "../shaders/ptx-gemm-tile.ts"
+import { type Deal, type DealSizes, dealsOf } from "../src/op-matmul-ptx-deal.ts"
+import { type Asked, run } from "./op-matmul-ptx-run.ts"
+import type { Timing } from "./ptx-run.ts"
+
+/** A piece of K of a tile for a block; `hands` and what it takes are found from the order. */
+type Piece = readonly [block: number, row: number, column: number, width: number, firstStep: number, stepCount: number]
+
+/** Lists by hand: of the pieces of a tile all but the last are handed over to it. */
+function byHand(steps: number, pieces: readonly Piece[]): Deal {
+  const lists: Item[][] = []
+  let parts = 0
+  const begun = new Map<string, number[]>()
+  for (const [block, row, column, width, firstStep, stepCount] of pieces) {
+    const key = `${row} ${column}`
+    const isLast = firstStep + stepCount === steps
+    const taken = begun.get(key) ?? []
+    if (!isLast) begun.set(key, [...taken, parts++])
+    const more = isLast ? { hands: 0, first: taken[0] ?? 0, count: taken.length } : { hands: parts, first: 0, count: 0 }
+    lists[block] = [...(lists[block] ?? []), { row, column, number: Math.floor(column / 128), width, firstStep, stepCount, ...more }]
+  }
+  return { narrow: 0, lists, parts, seconds: 0 }
+}
+
+const TIMINGS: readonly Timing[] = ["early", "late", "random"]
+const CASES: readonly Asked[] = [
+  // A tile's K for two blocks, the first of which has another tile's end to do afterwards; launched again.
+  ...TIMINGS.map(
+    (timing): Asked => ({
+      ...{ layout: "nn", size: [512, 192, 96], out: "bf16", timing, times: 2 },
+      deal: byHand(3, [
+        [0, 0, 0, 3, 0, 2],
+        [1, 256, 0, 3, 0, 1],
+        [1, 0, 0, 3, 2, 1],
+        [2, 256, 0, 3, 1, 2],
+      ]),
+    }),
+  ),
+  // In three, of single k steps; a wide and a narrow column, edges of all sizes, a whole tile before; more blocks than parts.
+  ...TIMINGS.map(
+    (timing): Asked => ({
+      ...{ layout: "nt", size: [300, 288, 120], out: "bf16", bias: true, timing, times: 2 },
+      deal: byHand(4, [
+        [0, 0, 0, 3, 0, 4],
+        [0, 256, 192, 2, 0, 1],
+        [1, 256, 0, 3, 0, 4],
+        [1, 256, 192, 2, 1, 1],
+        [2, 0, 192, 2, 0, 3],
+        [2, 256, 192, 2, 2, 2],
+        [3, 0, 192, 2, 3, 1],
+      ]),
+    }),
+  ),
+  // Narrow tiles alone; rows that are not aligned, at the end of b's columns and beyond.
+  {
+    ...{ layout: "nn", size: [260, 237, 72], out: "bf16", timing: "late" },
+    deal: byHand(3, [
+      [0, 0, 0, 2, 0, 3],
+      [0, 0, 128, 2, 0, 3],
+      [0, 256, 0, 2, 0, 2],
+      [1, 256, 128, 2, 0, 3],
+      [1, 256, 0, 2, 2, 1],
+    ]),
+  },
+]
+for (const [i, asked] of CASES.entries())
+  test(`by hand, ${i}: ${asked.layout} ${asked.size.join(" × ")} ${asked.timing}`, () => expect(run(asked).error).toBeLessThan(1), 300_000)
+
+const COSTS = { step: 6e-7, end: 3e-6 }
+const sizes = (M: number, N: number, steps: number, units: number): DealSizes => ({ M, N, steps, units, group: 8, isDivided: true })
+
+test("a deal that is found, as it runs", () => {
+  const deals = [...dealsOf(sizes(256, 320, 24, 3), { step: 5e-6, end: 1e-6 })]
+  const deal = deals.find(({ parts }) => parts > 1)!
+  expect(deal.narrow).toBe(1)
+  expect(run({ layout: "nn", size: [256, 320, 760], out: "bf16", deal, timing: "late" }).error).toBeLessThan(1)
+}, 300_000)
+
+test("K that is not divided: the bits of the tiles that are not dealt out", () => {
+  const whole = [...dealsOf({ ...sizes(300, 448, 3, 4), isDivided: false }, COSTS)].find(({ narrow }) => narrow === 2)!
+  const bitsOf = (more: Partial<Asked>) => run({ layout: "nt", size: [300, 448, 72], out: "bf16", bias: true, seed: 5, ...more }).c
+  expect(bitsOf({ deal: whole })).toEqual(bitsOf({}))
+}, 300_000)
+
+test("lists have every k step of every tile once; parts go to later blocks, and are handed over before any is taken", () => {
+  const asked = [
+    sizes(4096, 4096, 128, 132),
+    sizes(16384, 1024, 128, 132),
+    sizes(8192, 1280, 160, 132),
+    sizes(4096, 1024, 512, 132),
+    sizes(1000, 3000, 40, 132),
+    sizes(300, 200, 16, 132),
+    sizes(2304, 768, 512, 16),
+  ]
+  for (const one of asked)
+    for (const { lists, narrow, parts } of dealsOf(one, COSTS)) {
+      const seen = new Map<string, boolean[]>()
+      const [handed, taken] = [new Map<number, number>(), new Map<number, number>()]
+      lists.forEach((list, block) => {
+        let hasTaken = false
+        for (const item of list) {
+          const steps = seen.get(`${item.row} ${item.column} ${item.width}`) ?? new Array<boolean>(one.steps).fill(false)
+          seen.set(`${item.row} ${item.column} ${item.width}`, steps)
+          expect(steps.slice(item.firstStep, item.firstStep + item.stepCount).some(Boolean)).toBe(false)
+          steps.fill(true, item.firstStep, item.firstStep + item.stepCount)
+          if (item.hands > 0) {
+            expect(hasTaken).toBe(false)
+            handed.set(item.hands - 1, block)
+          }
+          for (let i = 0; i < item.count; i++) {
+            hasTaken = true
+            taken.set(item.first + i, block)
+          }
+        }
+        expect(list.length).toBeLessThan(MOST_ITEMS)
+      })
+      const wide = Math.max(0, Math.ceil((one.N - 128 * narrow) / columnsOf(DEALT_TILE)))
+      expect(seen.size).toBe(Math.ceil(one.M / rowsOf(DEALT_TILE)) * (wide + narrow))
+      expect([...seen.values()].flat().every(Boolean)).toBe(true)
+      expect([handed.size, taken.size]).toEqual([parts, parts])
+      for (const [number, block] of taken) expect(handed.get(number)).toBeLessThan(block)
+      expect(lists.length).toBeLessThanOrEqual(one.units)
+    }
+})
