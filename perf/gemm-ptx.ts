@@ -8,6 +8,7 @@ import { type PtxTile, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { vulkan } from "../src/native-vulkan.ts"
 import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
+import { besides, dealtWay } from "../src/op-matmul-ptx-way.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
 
@@ -15,14 +16,24 @@ import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
 const { ahead: _, ...NOT_AHEAD } = PTX_TILE
 const SWEPT: readonly PtxTile[] = [NOT_AHEAD, FLAT_TILE, LATER_TILE, NARROW_TILE]
 
-const nameOf = ({ tile, splits, group, rest, span, beside }: PtxWay): string =>
-  `ptx ${tileName(tile)} g${group} s${splits}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
+const nameOf = ({ tile, splits, group, rest, span, beside, deal }: PtxWay): string =>
+  `ptx ${tileName(tile)} g${group} s${splits}${deal === undefined ? "" : ` n${deal.narrow}p${deal.parts}`}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
 
 /** Whether results may wait. */
 const waits = ({ layout, N, c, activation = "none", slope, beta }: Gemm): boolean =>
   layout !== "tn" &&
   N % 32 === 0 &&
   (activation === "none" || slope !== undefined) &&
+  beta === undefined &&
+  "dtype" in c &&
+  c.dtype === "bf16"
+
+/** Whether tiles may be dealt out: the kernels for that end a product with a bias at most. */
+const isPlain = ({ layout, N, c, activation = "none", factor, beta }: Gemm): boolean =>
+  layout !== "tn" &&
+  N % 32 === 0 &&
+  activation === "none" &&
+  factor === undefined &&
   beta === undefined &&
   "dtype" in c &&
   c.dtype === "bf16"
@@ -40,12 +51,18 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   const best = ptxWayOf(request, target)?.way
   if (best === undefined) return []
   const ways: PtxWay[] = [best]
-  const { beside: __, ...plain } = best
+  const { beside: __, deal: ___, ...dealt } = best
+  const plain: PtxWay = { ...dealt, tile: best.deal === undefined ? best.tile : PTX_TILE }
   if (sweep) {
     const whole = { splits: 1, rest: 0, span: 1 }
     const tiles = SWEPT.filter((tile) => !tile.later || waits(request))
     ways.push(...tiles.map((tile) => ({ ...plain, ...(tile.later ? whole : {}), tile })))
     ways.push({ ...plain, ...(request.layout === "tn" ? {} : whole), tile: PTX_TILE })
+    if (isPlain(request)) {
+      ways.push(...[false, true].flatMap((isDivided) => dealtWay(request, target, isDivided)?.way ?? []))
+      const two = [...besides(request, target)].toSorted((a, b) => a.seconds - b.seconds)[0]
+      if (two !== undefined && waits(request)) ways.push(two.way)
+    }
   }
   const byName = new Map(ways.map((way) => [nameOf(way), way]))
   return [...byName].map(([name, way]) => ({
@@ -54,27 +71,29 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   }))
 }
 
-/** Tensor maps in device memory, each made once the addresses are known. */
+/** Tables in device memory, tensor maps among them, each made once the addresses are known. */
+const [ROOM, STAGE] = [2 ** 24, 2 ** 20]
 export class Maps {
   readonly #buffer: DeviceBuffer
   readonly #host: DeviceBuffer
   #next = 0
 
   constructor(readonly driver: Driver) {
-    this.#buffer = driver.buffer(2 ** 20, LOCAL, 0, "tensor maps")
-    this.#host = driver.buffer(2 ** 12, HOST, 0, "staging of tensor maps")
+    this.#buffer = driver.buffer(ROOM, LOCAL, 0, "tables")
+    this.#host = driver.buffer(STAGE, HOST, 0, "staging of tables")
   }
 
-  /** Address of a table of 64-bit words. */
-  place({ values }: Table, addressOf: (memory: Memory | undefined) => number): number {
-    const words = new BigUint64Array(this.#host.view(0, 8 * values.length))
-    values.forEach((value, i) => {
-      words[i] = BigInt(typeof value === "object" ? addressOf(value) : (value ?? 0))
-    })
-    const at = this.#next
-    this.#next = (at + 256) % 2 ** 20
-    this.driver.now("tensor maps", (commands) =>
-      vulkan().gpu_copy(this.driver.gpu, commands, this.#host.handle, 0, this.#buffer.handle, at, 8 * values.length),
+  /** Address of a table of words of 32 or 64 bits. */
+  place({ dtype, values }: Table, addressOf: (memory: Memory | undefined) => number): number {
+    const bytes = (dtype === "u64" ? 8 : 4) * values.length
+    const view = this.#host.view(0, bytes)
+    if (dtype === "u64")
+      new BigUint64Array(view).set(values.map((value) => BigInt(typeof value === "object" ? addressOf(value) : (value ?? 0))))
+    else new Uint32Array(view).set(values as number[])
+    const at = this.#next + bytes > ROOM ? 0 : this.#next
+    this.#next = Math.ceil((at + bytes) / 256) * 256
+    this.driver.now("a table", (commands) =>
+      vulkan().gpu_copy(this.driver.gpu, commands, this.#host.handle, 0, this.#buffer.handle, at, bytes),
     )
     return this.#buffer.address + at
   }

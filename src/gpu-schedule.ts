@@ -86,7 +86,8 @@ function placeScratch(launches: readonly Placed[], levels: readonly number[], st
 /** The launches of a plan, in as few steps as their hazards allow. */
 export function schedule(plan: Plan, target: GpuTarget): Schedule {
   const nodes = fused(plan)
-  const launches = launchesOf(nodes, target)
+  const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
+  const launches = launchesOf(nodes, { ...target, trains: !isForward })
   const levels = levelsOf(launches, plan.offsets, target)
   const steps: ScheduledLaunch[][] = []
   launches.forEach(({ scheduled }, i) => {
@@ -94,7 +95,6 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
     steps[at] = [...(steps[at] ?? []), scheduled]
   })
   const ordered = steps.map((step) => inOrder(step, target))
-  const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
   return {
     steps: isForward ? stacked(ordered, target) : ordered,
     ...placeScratch(launches, levels, Math.ceil(plan.arenaBytes / ALIGN) * ALIGN),

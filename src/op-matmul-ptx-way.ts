@@ -165,7 +165,7 @@ function finished(units: number, [tiles, seconds]: readonly [number, number], [m
 }
 
 /** Columns by a wide and a narrow tile, which together may fill whole turns where one alone does not. */
-function* besides(given: Gemm, target: GpuTarget): Generator<TimedWay> {
+export function* besides(given: Gemm, target: GpuTarget): Generator<TimedWay> {
   const { units } = target
   if (tilesOf(given, PTX_TILE) > FEW_TURNS * units) return
   const { N } = given
@@ -180,8 +180,12 @@ function* besides(given: Gemm, target: GpuTarget): Generator<TimedWay> {
   }
 }
 
-/** The best lists of tiles, where there are few turns; K is divided where the order of sums may depend on sizes. */
-export function dealtWay(given: Gemm, target: GpuTarget, isDivided = given.order === "any"): TimedWay | undefined {
+/** The best lists of tiles, where there are few turns; K is divided where the order of sums may depend on sizes, or the program trains. */
+export function dealtWay(
+  given: Gemm,
+  target: GpuTarget,
+  isDivided = given.order === "any" || target.trains === true,
+): TimedWay | undefined {
   const { units } = target
   if (tilesOf(given, PTX_TILE) > FEW_TURNS * units) return undefined
   const { rates, ends } = costOf(PTX_TILE)

@@ -3,7 +3,11 @@ import { expect, test } from "bun:test"
 import type { Item } from "../shaders/ptx-gemm-deal.ts"
 import { DEALT_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, MOST_ITEMS, rowsOf } from "../shaders/ptx-gemm-tile.ts"
+import { ptxWayOf } from "../src/op-matmul-ptx.ts"
 import { type Deal, type DealSizes, dealsOf } from "../src/op-matmul-ptx-deal.ts"
+import type { Gemm } from "../src/op-matmul-request.ts"
+import type { GpuTarget, Scratch } from "../src/program.ts"
+import { HOPPER } from "./bf16.ts"
 import { type Asked, run } from "./op-matmul-ptx-run.ts"
 import type { Timing } from "./ptx-run.ts"
 
@@ -69,6 +73,29 @@ const CASES: readonly Asked[] = [
 ]
 for (const [i, asked] of CASES.entries())
   test(`by hand, ${i}: ${asked.layout} ${asked.size.join(" × ")} ${asked.timing}`, () => expect(run(asked).error).toBeLessThan(1), 300_000)
+
+/** A product of memory that is never touched. */
+const product = (layout: Gemm["layout"], [M, N, K]: readonly [number, number, number], order: Gemm["order"]): Gemm => {
+  const memory: Scratch = { kind: "scratch", dtype: "bf16", elements: 1 }
+  return { layout, a: memory, b: memory, c: memory, M, N, K, order }
+}
+
+test("few turns go by lists; K is divided where that wins, and never where a row's bits may not depend on its company", () => {
+  const on = { ...HOPPER, units: 132 }
+  const dealOf = (given: Gemm, target: GpuTarget = on) => ptxWayOf(given, target)?.way.deal
+  for (const size of [
+    [4096, 4096, 4096],
+    [8192, 1280, 5120],
+  ] as const) {
+    expect(dealOf(product("nn", size, "any"))?.parts).toBeGreaterThan(80)
+    expect(dealOf(product("nt", size, "forward"))?.parts).toBe(0)
+    expect(dealOf(product("nt", size, "forward"), { ...on, trains: true })?.parts).toBeGreaterThan(80)
+  }
+  expect(dealOf(product("nt", [16384, 1024, 1024], "forward"))).toMatchObject({ narrow: 2, parts: 0 })
+  expect(dealOf(product("nn", [16384, 1024, 4096], "any"))).toMatchObject({ narrow: 2, parts: 0 })
+  expect(dealOf(product("nn", [8192, 8192, 8192], "any"))).toBeUndefined()
+  expect(dealOf(product("nt", [4096, 4096, 4096], "forward"), { ...on, ptx: false })).toBeUndefined()
+})
 
 const COSTS = { step: 6e-7, end: 3e-6 }
 const sizes = (M: number, N: number, steps: number, units: number): DealSizes => ({ M, N, steps, units, group: 8, isDivided: true })
