@@ -11,7 +11,8 @@ import { CHUNK_COLUMNS, columnsOf, ITEM_BYTES, listAt, type PtxTile, rowsOf } fr
 export interface Item {
   readonly row: number
   readonly column: number
-  /** The tile's number in its row. */
+  /** Blocks that are at the same rows and k steps at about the same time, and the number of this one among them. */
+  readonly together: number
   readonly number: number
   /** In chunks. */
   readonly width: number
@@ -23,15 +24,15 @@ export interface Item {
 }
 
 const WORDS = ITEM_BYTES / 4
-/** Where the fields begin in an item's words: row; column, number; firstStep, stepCount; width, hands, first, count. */
-const AT = { number: 20, stepCount: 16, hands: 4, first: 16, count: 28 } as const
+/** Where the fields begin in an item's words: row, together; column, number; firstStep, stepCount; width, hands, first, count. */
+const AT = { together: 24, number: 20, stepCount: 16, hands: 4, first: 16, count: 28 } as const
 
 /** Words of all lists, one behind the other; all have as many items, the last one without k steps. */
 export function listWords(lists: readonly (readonly Item[])[]): { items: number; words: number[] } {
   const items = Math.max(...lists.map((list) => list.length)) + 1
   const words = lists.flatMap((list) => {
     const filled = list.flatMap((one) => [
-      one.row,
+      one.row + one.together * 2 ** AT.together,
       one.column + one.number * 2 ** AT.number,
       one.firstStep + one.stepCount * 2 ** AT.stepCount,
       one.width + one.hands * 2 ** AT.hands + one.first * 2 ** AT.first + one.count * 2 ** AT.count,
@@ -64,7 +65,7 @@ export function loadList(k: Ptx, end: number, thread: U32, { list, items }: Deal
 export function eachDealt(k: Ptx, f: Frame, body: (place: Place) => void): void {
   const at = k.variable("u32", listAt(f.places.end))
   const words = k.registers("u32", WORDS)
-  const [row, columns, steps, more] = words as [U32, U32, U32, U32]
+  const [rows, columns, steps, more] = words as [U32, U32, U32, U32]
   const field = (word: U32, from: number, bits: number) => k.and(from === 0 ? word : k.shr(word, from), 2 ** bits - 1)
   const none = k.variable("u32", 0)
   k.while(
@@ -76,12 +77,13 @@ export function eachDealt(k: Ptx, f: Frame, body: (place: Place) => void): void 
     () => {
       body({
         split: none,
-        row,
+        row: field(rows, 0, AT.together),
         column: field(columns, 0, AT.number),
         firstStep: field(steps, 0, AT.stepCount),
         stepCount: k.shr(steps, AT.stepCount),
         dealt: {
           width: k.mul(field(more, 0, AT.hands), CHUNK_COLUMNS),
+          together: k.shr(rows, AT.together),
           number: k.shr(columns, AT.number),
           hands: field(more, AT.hands, AT.first - AT.hands),
           first: field(more, AT.first, AT.count - AT.first),

@@ -51,8 +51,10 @@ export interface Frame {
 
 /** What a list tells of a tile beside its place (ptx-gemm-deal.ts). */
 export interface Dealt {
-  /** Columns of the tile, and its number among those of its row. */
+  /** Columns of the tile. */
   readonly width: U32
+  /** Blocks that are at the same rows at the same time, and the number of this one. */
+  readonly together: U32
   readonly number: U32
   /** 1 + the part that its sums become; 0 where they are its result. */
   readonly hands: U32

@@ -19,17 +19,22 @@ export interface DealSizes {
   readonly units: number
   readonly group: number
   readonly isDivided: boolean
+  /** Whether narrow tiles are done among the others, not after them. */
+  readonly isMixed: boolean
 }
 
 export interface Deal {
-  /** Columns of tiles that are narrow. */
+  /** Columns of tiles that are narrow, and whether those are done among the others. */
   readonly narrow: number
+  readonly isMixed: boolean
   readonly lists: readonly (readonly Item[])[]
   /** Sums that go from one block to another. */
   readonly parts: number
   /** Until the last block ends. */
   readonly seconds: number
 }
+
+type Dealt = Omit<Deal, "narrow" | "isMixed">
 
 const WIDTH = DEALT_TILE.chunks
 const COLUMNS = columnsOf(DEALT_TILE)
@@ -43,15 +48,17 @@ const NARROW_STEP = (4 + WIDTH - 1) / (4 + WIDTH)
 const HAND = 4e-6
 const TAKE = 5e-6
 const APART = 1.05
+/** What an item has room for. */
+const MOST_TOGETHER = 255
 /** Bounds, not costs: blocks that a tile's K is divided between, and k steps of one of them. */
 const MOST_BLOCKS = 3
 const SHORTEST = 8
 /** Halvings of the interval in which the time of a divided deal lies. */
 const HALVINGS = 16
 
-type Tile = Pick<Item, "row" | "column" | "number" | "width">
+type Tile = Pick<Item, "row" | "column" | "together" | "number" | "width">
 
-/** The tiles of columns `from` to `to`, `group` rows of them side by side. */
+/** The tiles of some columns, `group` rows of them side by side. */
 function raster({ M, group }: DealSizes, columns: readonly Omit<Tile, "row">[]): Tile[] {
   const down = Math.ceil(M / rowsOf(DEALT_TILE))
   const tiles: Tile[] = []
@@ -61,16 +68,18 @@ function raster({ M, group }: DealSizes, columns: readonly Omit<Tile, "row">[]):
   return tiles
 }
 
-/** Wide tiles, then narrow ones. */
-function tilesOf(sizes: DealSizes, narrow: number): Tile[] {
+/** Wide tiles and narrow ones, of which the rows' are done together or one kind after the other. */
+function tilesOf(sizes: DealSizes, narrow: number): { wide: Tile[]; narrow: Tile[] } {
   const wide = Math.max(0, Math.ceil((sizes.N - narrow * NARROW_COLUMNS) / COLUMNS))
-  const wides = Array.from({ length: wide }, (_, i) => ({ column: i * COLUMNS, number: i, width: WIDTH }))
-  const narrows = Array.from({ length: narrow }, (_, i) => ({
-    column: wide * COLUMNS + i * NARROW_COLUMNS,
-    number: wide + i,
-    width: WIDTH - 1,
-  }))
-  return [...raster(sizes, wides), ...raster(sizes, narrows)]
+  const columns = (count: number, from: number, size: number, width: number) =>
+    raster(
+      sizes,
+      Array.from({ length: count }, (_, i) => {
+        const [together, number] = sizes.isMixed ? [wide + narrow, (width < WIDTH ? wide : 0) + i] : [count, i]
+        return { column: from + i * size, together: Math.min(together, MOST_TOGETHER), number, width }
+      }),
+    )
+  return { wide: columns(wide, 0, COLUMNS, WIDTH), narrow: columns(narrow, wide * COLUMNS, NARROW_COLUMNS, WIDTH - 1) }
 }
 
 const itemOf = (tile: Tile, firstStep: number, stepCount: number, more: Partial<Item> = {}): Item => ({
@@ -79,30 +88,60 @@ const itemOf = (tile: Tile, firstStep: number, stepCount: number, more: Partial<
 })
 
 /** Seconds of what is done to a tile. */
-function timesOf({ step, end }: DealCosts, { width }: Tile, apart = 1) {
+function timesOf({ step, end }: DealCosts, { width }: Pick<Tile, "width">, apart = 1) {
   const share = width / WIDTH
   return { step: step * apart * (width === WIDTH ? 1 : NARROW_STEP), end: end * share, hand: HAND * share, take: TAKE * share }
 }
 
-/** Each tile for the block that is free first. */
-function whole(tiles: readonly Tile[], { steps, units }: DealSizes, costs: DealCosts): Omit<Deal, "narrow"> {
-  const lists: Item[][] = Array.from({ length: Math.min(units, tiles.length) }, () => [])
-  const free = lists.map(() => 0)
-  for (const tile of tiles) {
-    let first = 0
-    for (let i = 1; i < free.length; i++) if ((free[i] as number) < (free[first] as number) - 1e-12) first = i
-    const { step, end } = timesOf(costs, tile)
-    free[first] = (free[first] as number) + steps * step + end
-    lists[first]?.push(itemOf(tile, 0, steps))
+/** The block that is free first. */
+function firstOf(free: readonly number[]): number {
+  let first = 0
+  for (let i = 1; i < free.length; i++) if ((free[i] as number) < (free[first] as number) - 1e-12) first = i
+  return first
+}
+
+/**
+ * Whole tiles: the widths for the block that is free first, the wide ones before. Then each block, when it has done one, has the next tile of its next
+ * width; where they are mixed, a part of the blocks begins with narrow ones, so that whoever reads the same rows does so at the same time.
+ */
+function whole({ wide, narrow }: ReturnType<typeof tilesOf>, { steps, units, isMixed }: DealSizes, costs: DealCosts): Dealt {
+  const blocks = Math.min(units, wide.length + narrow.length)
+  const secondsOf = (width: number) => {
+    const { step, end } = timesOf(costs, { width })
+    return steps * step + end
   }
-  return { lists, parts: 0, seconds: Math.max(0, ...free) }
+  const loads = new Array<number>(blocks).fill(0)
+  const widths: number[][] = loads.map(() => [])
+  for (const { width } of [...wide, ...narrow]) {
+    const block = firstOf(loads)
+    loads[block] = (loads[block] as number) + secondsOf(width)
+    widths[block]?.push(width)
+  }
+  const orders = widths.map((own, block) => {
+    const turn = isMixed ? block % own.length : 0
+    return [...own.slice(turn), ...own.slice(0, turn)]
+  })
+  const lists: Item[][] = orders.map(() => [])
+  const free = loads.map(() => 0)
+  const next = new Map([
+    [WIDTH, wide.values()],
+    [WIDTH - 1, narrow.values()],
+  ])
+  for (let i = wide.length + narrow.length; i > 0; i--) {
+    const block = firstOf(free)
+    const list = lists[block] as Item[]
+    const width = orders[block]?.[list.length] as number
+    list.push(itemOf(next.get(width)?.next().value as Tile, 0, steps))
+    free[block] = list.length === orders[block]?.length ? Number.POSITIVE_INFINITY : (free[block] as number) + secondsOf(width)
+  }
+  return { lists, parts: 0, seconds: Math.max(0, ...loads) }
 }
 
 /**
  * The k steps of one tile after the other, to blocks that have `room` seconds each; undefined where that is too little. Who begins a tile and does not end
  * it does that first, and so early that who ends it need not wait; who ends what others have begun does that last.
  */
-function divided(tiles: readonly Tile[], { steps, units }: DealSizes, costs: DealCosts, room: number): Omit<Deal, "narrow"> | undefined {
+function divided(tiles: readonly Tile[], { steps, units }: DealSizes, costs: DealCosts, room: number): Dealt | undefined {
   const lists: Item[][] = []
   let [at, done, begun, parts] = [0, 0, 0, 0]
   for (let block = 0; block < units; block++) {
@@ -114,7 +153,7 @@ function divided(tiles: readonly Tile[], { steps, units }: DealSizes, costs: Dea
       const seconds = rest * step + end + begun * take
       if (seconds <= left) {
         const into = begun > 0 ? last : middle
-        into.push(itemOf(tile, done, rest, begun > 0 ? { first: parts - begun, count: begun } : {}))
+        into.push(itemOf(tile, done, rest, begun > 0 ? { first: parts - begun, count: begun, together: 1, number: 0 } : {}))
         left -= seconds
         at++
         done = 0
@@ -124,7 +163,7 @@ function divided(tiles: readonly Tile[], { steps, units }: DealSizes, costs: Dea
       const count = Math.min(Math.floor((Math.min(left, room - take - end) - hand) / step), rest - SHORTEST)
       if (count >= SHORTEST && begun < MOST_BLOCKS - 1) {
         parts++
-        first.push(itemOf(tile, done, count, { hands: parts }))
+        first.push(itemOf(tile, done, count, { hands: parts, together: 1, number: 0 }))
         done += count
         begun++
       }
@@ -136,11 +175,12 @@ function divided(tiles: readonly Tile[], { steps, units }: DealSizes, costs: Dea
 }
 
 /** `turns` whole turns of wide tiles, then all others divided. */
-function dividedAfter(turns: number, tiles: readonly Tile[], sizes: DealSizes, costs: DealCosts): Omit<Deal, "narrow"> | undefined {
+function dividedAfter(turns: number, { wide, narrow }: ReturnType<typeof tilesOf>, sizes: DealSizes, costs: DealCosts) {
   const { units, steps } = sizes
   const count = turns * units
-  if (tiles.slice(0, count).some(({ width }) => width < WIDTH)) return undefined
-  const [before, line] = [whole(tiles.slice(0, count), sizes, costs), tiles.slice(count)]
+  if (wide.length < count) return undefined
+  const before = whole({ wide: wide.slice(0, count), narrow: [] }, sizes, costs)
+  const line = [...wide.slice(count), ...narrow]
   const least = line.reduce((sum, tile) => sum + steps * timesOf(costs, tile).step, 0) / units
   let [low, high, best] = [least, least + 3 * (steps * costs.step + costs.end + HAND + TAKE), divided(line, sizes, costs, 0)]
   for (let i = 0; i < HALVINGS; i++) {
@@ -164,13 +204,13 @@ export function* dealsOf(sizes: DealSizes, costs: DealCosts): Generator<Deal> {
   for (let narrow = 0; narrow * NARROW_COLUMNS < N + NARROW_COLUMNS; narrow++) {
     const columns = narrow * NARROW_COLUMNS + Math.max(0, Math.ceil((N - narrow * NARROW_COLUMNS) / COLUMNS)) * COLUMNS
     if (columns - N >= CHUNK_COLUMNS) continue
-    const tiles = tilesOf(sizes, narrow)
-    yield { narrow, ...whole(tiles, sizes, costs) }
+    yield { narrow, isMixed: sizes.isMixed, ...whole(tilesOf(sizes, narrow), sizes, costs) }
     if (!isDivided) continue
-    const turns = Math.floor(tiles.length / units)
+    const tiles = tilesOf({ ...sizes, isMixed: false }, narrow)
+    const turns = Math.floor((tiles.wide.length + tiles.narrow.length) / units)
     for (const before of turns > 0 ? [turns, turns - 1] : [turns]) {
       const found = dividedAfter(before, tiles, sizes, costs)
-      if (found !== undefined) yield { narrow, ...found }
+      if (found !== undefined) yield { narrow, isMixed: false, ...found }
     }
     isDivided = false
   }

@@ -185,13 +185,15 @@ export function dealtWay(
   given: Gemm,
   target: GpuTarget,
   isDivided = given.order === "any" || target.trains === true,
+  isMixed = true,
 ): TimedWay | undefined {
   const { units } = target
   if (tilesOf(given, PTX_TILE) > FEW_TURNS * units) return undefined
   const { rates, ends } = costOf(PTX_TILE)
   const step = (2 * rowsOf(PTX_TILE) * columnsOf(PTX_TILE) * STEP * units) / (rates(given) * 1e12)
   const group = groupOf(given, PTX_TILE)
-  const deal = bestDeal({ M: given.M, N: given.N, steps: stepsOf(given), units, group, isDivided }, { step, end: ends[endOf(given)] })
+  const sizes = { M: given.M, N: given.N, steps: stepsOf(given), units, group, isDivided, isMixed }
+  const deal = bestDeal(sizes, { step, end: ends[endOf(given)] })
   return deal && { way: { tile: DEALT_TILE, splits: 1, rest: 0, span: 1, group, deal }, seconds: DISPATCH + LIST + deal.seconds }
 }
 
