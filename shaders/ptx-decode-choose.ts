@@ -50,7 +50,8 @@ export function tell(f: Frame, { part: { most, sum, top }, id }: Seen, perRow: n
 
 /** The facts of row number `block`, by what all blocks have told. */
 function told(f: Frame, block: Block, perRow: number): Facts {
-  const { k, stack, thread } = f
+  const { k, stack } = f
+  const { thread } = block
   const all = stack.blocks * perRow
   const from = k.madWide(thread, 16, partsAt(f, f.block, perRow))
   const parts = Array.from({ length: Math.ceil(all / THREADS) }, (_, i) => {
