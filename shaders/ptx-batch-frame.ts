@@ -5,8 +5,11 @@ import { canSample, sampleBytes } from "./ptx-sample.ts"
 
 export const WARPS = 16
 export const THREADS = 32 * WARPS
-/** Columns of a product's tile; its rows are those of all sequences. */
-export const TILE = 24
+/** Columns of a tile of weights: those of one matrix instruction; and tiles whose sums of warps are added at a time. */
+export const TILE = 8
+export const ROUND = 3
+/** Columns of a tile of the head. */
+export const HEAD_TILE = 24
 /** Positions that a warp attends to at a time: half a page. */
 export const CHUNK = PAGE / 2
 /** Bytes of a row of pages, and of 16 × 16 numbers as a matrix instruction takes them. */
@@ -14,6 +17,8 @@ export const ROW = 2 * HEAD
 export const BLOCK = 512
 /** Bytes of what a warp found of a head: 64 sums, the largest score, the sum of weights. */
 export const FOUND = 4 * (HEAD + 4)
+/** Bytes of shared memory for weights at most. */
+const MOST_WEIGHTS = 37_376
 /** Numbers of a lane for the offsets of its warp's chunks. */
 const LANES = 32
 
@@ -23,7 +28,11 @@ export interface Spread {
   readonly K: number
   readonly parts: number
 }
-export const tilesOf = ({ N, parts }: Spread): number => (N / TILE) * parts
+export const tilesOf = ({ N }: Spread): number => N / TILE
+/** Blocks of each part of K. */
+export const spreadBlocks = ({ blocks }: DecodeStack, { parts }: Spread): number => Math.floor(blocks / parts)
+/** Tiles of a block at most. */
+export const mostTiles = (stack: DecodeStack, spread: Spread): number => Math.ceil(tilesOf(spread) / spreadBlocks(stack, spread))
 /** Slices of K: so many warps share a strip of 16 rows. */
 export const slicesOf = (stack: DecodeStack): number => WARPS / stripsOf(stack)
 /** Strips of 16 rows; the only one may be half empty. */
@@ -31,10 +40,12 @@ export const stripsOf = ({ rows }: DecodeStack): number => Math.ceil(rows / 16)
 /** Steps of 16 along K that a warp does. */
 const stepsOf = (stack: DecodeStack, { K, parts }: Spread): number => K / 16 / parts / slicesOf(stack)
 
-/** The largest number of parts by which blocks have a tile each. */
+/** The fewest parts of at most C by which a block reads the least. */
 function spread(stack: DecodeStack, N: number, K: number): Spread {
-  const fits = (parts: number) => (N / TILE) * parts <= stack.blocks && Number.isInteger(stepsOf(stack, { N, K, parts }))
-  return { N, K, parts: [4, 3, 2].find(fits) ?? 1 }
+  const all = [1, 2, 3, 4].map((parts) => ({ N, K, parts }))
+  const fits = all.filter((one) => K / one.parts <= stack.C && one.parts <= stack.blocks && Number.isInteger(stepsOf(stack, one)))
+  const work = (one: Spread) => (mostTiles(stack, one) * K) / one.parts
+  return fits.reduce((best, one) => (work(one) < work(best) ? one : best), fits[0] ?? { N, K, parts: 1 })
 }
 
 /** The products of a layer. */
@@ -48,17 +59,33 @@ export const itemsOf = ({ rows, C, blocks }: DecodeStack): number => Math.ceil((
 /** Bytes from one row of a tile's weights to the next: such that eight rows' pieces of 16 bytes are in different banks. */
 export const pitchOf = ({ K, parts }: Spread): number => (2 * K) / parts + 16
 
+/** Bytes of a tile of weights. */
+const stageBytes = (stack: DecodeStack): number => Math.max(...Object.values(spreadsOf(stack)).map((one) => TILE * pitchOf(one)))
+/** Tiles of weights in shared memory at a time. */
+export const stagesOf = (stack: DecodeStack): number => Math.min(3, Math.floor(MOST_WEIGHTS / stageBytes(stack)))
+
 /** Where everything begins in shared memory. */
 export function placesOf(stack: DecodeStack) {
-  const factors = Math.max(...Object.values(spreadsOf(stack)).map((one) => TILE * pitchOf(one)), WARPS * 16 * TILE * 4)
+  const factors = Math.max(stagesOf(stack) * stageBytes(stack), WARPS * 16 * ROUND * TILE * 4)
   const found = Math.ceil(factors / 16) * 16
   const sums = found + (WARPS + itemsOf(stack)) * FOUND
   const table = sums + 8 * WARPS
   const items = table + 8 * Math.ceil((LAYER.length * stack.layers + LAST.length) / 2) * 2
   const cells = items + 16 * (itemsOf(stack) + 1)
   const full = cells + 4 * stack.rows
-  const end = Math.max(full + 8, stack.allowed === undefined ? 0 : sampleBytes(THREADS))
-  return { factors: 0, found, sums, table, items, cells, full, bytes: Math.ceil(end / 128) * 128 }
+  const end = Math.max(full + 8 * stagesOf(stack), stack.allowed === undefined ? 0 : sampleBytes(THREADS))
+  return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, bytes: Math.ceil(end / 128) * 128 }
+}
+
+/** Groups of blocks that take a part of the sequences each and wait for nobody else: one attends, which is memory's time, while another multiplies. */
+const groupsOf = ({ rows }: DecodeStack): number => (rows >= 32 ? 2 : 1)
+/** Bytes of a group's counters: arrivals and launches, in a line of their own. */
+export const SYNC_BYTES = 128
+/** The groups, the sequences and blocks of one of them, and its bytes of work memory. */
+export function groupOf(stack: DecodeStack) {
+  const groups = groupsOf(stack)
+  const group: DecodeStack = { ...stack, rows: stack.rows / groups, blocks: Math.floor(stack.blocks / groups) }
+  return { groups, group, workBytes: workOf(group).bytes }
 }
 
 /** Offsets in bytes of the work memory. */
@@ -75,18 +102,20 @@ export function workOf(stack: DecodeStack) {
 }
 
 /** Whether the kernel does such a stack. */
-export function isBatch(stack: DecodeStack): boolean {
-  const { rows, C, F, blocks, maxPages, classes, allowed } = stack
+export function isBatch(whole: DecodeStack): boolean {
+  const { group: stack } = groupOf(whole)
+  const { C, F, blocks, maxPages, classes, allowed } = stack
   const isWhole = Object.values(spreadsOf(stack)).every((one) => one.N % TILE === 0 && Number.isInteger(stepsOf(stack, one)))
   const chunks = Math.ceil((itemsOf(stack) * maxPages * PAGE) / CHUNK / WARPS) + 1
   return (
-    [1, 2, 4, 8, 16, 32, 64].includes(rows) &&
-    C % HEAD === 0 &&
+    [1, 2, 4, 8, 16, 32, 64].includes(whole.rows) &&
+    C % (2 * HEAD) === 0 &&
     F % 16 === 0 &&
     C <= 4 * THREADS &&
     isWhole &&
-    (classes === 0 || classes >= TILE) &&
-    (allowed === undefined || (rows <= blocks && canSample(THREADS, allowed))) &&
+    stagesOf(stack) > 1 &&
+    (classes === 0 || classes >= HEAD_TILE) &&
+    (allowed === undefined || (whole.rows <= whole.blocks && canSample(THREADS, allowed))) &&
     blocks > 0 &&
     chunks <= LANES &&
     placesOf(stack).bytes <= 49152
@@ -106,8 +135,10 @@ export interface Frame {
   readonly layer: U32
   /** Arrivals of blocks so far, and those that this block waits for. */
   readonly arrivals: U64
+  /** Groups of blocks that are waited for: their counters lie behind each other. */
+  readonly groups: number
   readonly target: U32
-  /** Of the barrier that a tile's weights complete. */
+  /** Of the barriers that the tiles of weights complete, a bit for each stage. */
   readonly parity: U32
 }
 
@@ -131,14 +162,16 @@ export function signal({ k, stack, thread, arrivals, target }: Frame, count = st
 }
 
 /** Waits for all blocks that signal. */
-export function awaitAll({ k, thread, arrivals, target }: Frame): void {
+export function awaitAll({ k, thread, arrivals, groups, target }: Frame): void {
   k.if(k.compare("eq", thread, 0), () => {
-    const again = k.label("ALL")
-    k.place(again)
-    const seen = k.register("u32")
-    k.loadAcquire(seen, arrivals)
-    const left = k.sub(seen, target)
-    k.jump(again, k.compare("ge", left, 0x80000000))
+    for (const group of range(groups)) {
+      const again = k.label("ALL")
+      k.place(again)
+      const seen = k.register("u32")
+      k.loadAcquire(seen, group === 0 ? arrivals : k.addLong(arrivals, SYNC_BYTES * group))
+      const left = k.sub(seen, target)
+      k.jump(again, k.compare("ge", left, 0x80000000))
+    }
   })
   k.syncBlock()
 }

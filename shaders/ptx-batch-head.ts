@@ -1,14 +1,14 @@
 /** The head in the kernel for many sequences: a warp has all of K of its own columns, weights straight to registers, x from the L1 cache. */
 import type { F32, U32, U64 } from "../src/ptx.ts"
-import { addressOf, BLOCK, type Frame, range, stripsOf, TILE, WARPS, workOf } from "./ptx-batch-frame.ts"
+import { addressOf, BLOCK, type Frame, range, stripsOf, HEAD_TILE as TILE, WARPS, workOf } from "./ptx-batch-frame.ts"
 import { type DecodeStack, HEAD } from "./ptx-decode-frame.ts"
 
-/** Columns of a tile by those of a matrix instruction. */
+/** Matrix instructions of a warp for a tile's columns. */
 const BLOCKS = TILE / 8
 /** Channels of a step: whole lines of 128 bytes of each column. */
 const STEP = HEAD
 /** Steps under way: the weights of one are 96 bytes a thread, so two are 96 KB a processor, thrice what 4.26 TB/s for 132 of them bring in 1 us. */
-const depthOf = (stack: DecodeStack): number => ((stack.C / STEP) % 2 === 0 ? 2 : 1)
+const DEPTH = 2
 
 /** Byte of 4 columns of a row, such that a lane has its 8 neighbours of K in two matrix instructions; the next two columns are 8 bytes further. */
 function placeOf({ k }: Frame, row: U32, column: U32, K: number): U32 {
@@ -25,18 +25,23 @@ export function storeLast(f: Frame, row: U32, column: U32, words: readonly [U32,
   words.forEach((word, i) => k.store("u32", address, 8 * i, [word]))
 }
 
-/** Has the first weights brought, which do not depend on x; logits (rows, classes) = x·headWᵀ follow when x is there. */
-export function head(f: Frame, logits: U64): () => void {
+/** Has the first weights brought, which do not depend on x; logits (rows, classes) = x·headWᵀ of the rows of all groups follow when x is there. */
+export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
   const { k, stack, warp, lane, block, work } = f
   const { C, classes, blocks } = stack
-  const [steps, strips, depth] = [C / STEP, stripsOf(stack), depthOf(stack)]
+  const [steps, strips] = [C / STEP, stripsOf(stack)]
   const tiles = Math.ceil(classes / TILE)
   const [row, quarter] = [k.shr(lane, 2), k.and(lane, 3)]
   const own = k.madWide(row, 2 * C, k.madWide(quarter, 16, addressOf(f, "headW", 1)))
   /** The last tile ends with the last column: what it shares with the one before has equal bits in both. */
   const firstOf = (tile: U32): U32 => k.min(k.mul(tile, TILE), classes - TILE)
+  /** Byte of a strip of 16 rows behind x of the first. */
+  const stripAt = (strip: number): number => {
+    const [own, each] = [strip % stripsOf(group), stripsOf(group)]
+    return Math.floor(strip / each) * workOf(group).bytes + (BLOCK * own * C) / 16
+  }
   const aim = (tile: U32): U64 => k.madWide(firstOf(tile), 2 * C, own)
-  const held = range(depth).map(() => range(2).map(() => range(BLOCKS).map(() => k.registers("u32", 4))))
+  const held = range(DEPTH).map(() => range(2).map(() => range(BLOCKS).map(() => k.registers("u32", 4))))
   /** 32 channels of a lane's columns, half a step. */
   const load = (step: number, half: number): void =>
     held[step]![half]!.forEach((words, j) => k.loadOnce(words, from, 16 * j * C + 2 * STEP * step + STEP * half, "wide"))
@@ -45,7 +50,7 @@ export function head(f: Frame, logits: U64): () => void {
   const tile = k.mad(warp, blocks, block)
   const from = k.variable("u64", aim(tile))
   k.if(k.compare("lt", tile, tiles), () => {
-    for (const step of range(depth)) for (const half of [0, 1]) load(step, half)
+    for (const step of range(DEPTH)) for (const half of [0, 1]) load(step, half)
   })
   return () => {
     k.while(
@@ -57,8 +62,8 @@ export function head(f: Frame, logits: U64): () => void {
         const hasNext = k.compare("lt", tile, tiles)
         const next = aim(tile)
         const sums = range(strips).map(() => range(BLOCKS).map(() => range(4).map(() => k.variable("f32", 0))))
-        const x = k.madWide(lane, 16, k.addLong(work, workOf(stack).x))
-        const left = k.variable("u32", steps / depth)
+        const x = k.madWide(lane, 16, k.addLong(work, workOf(group).x))
+        const left = k.variable("u32", steps / DEPTH)
         k.while(
           "STEPS",
           () => k.compare("gt", left, 0),
@@ -66,14 +71,14 @@ export function head(f: Frame, logits: U64): () => void {
             k.comment("what is used is loaded again, at the end for the next tile")
             k.sub(left, 1, left)
             const isEnd = k.compare("eq", left, 0)
-            k.select(isEnd, next, k.addLong(from, 2 * STEP * depth), "u64", from)
+            k.select(isEnd, next, k.addLong(from, 2 * STEP * DEPTH), "u64", from)
             const isMore = k.either(k.not(isEnd), hasNext)
-            for (const step of range(depth))
+            for (const step of range(DEPTH))
               for (const half of [0, 1]) {
                 const rows = range(strips).map((strip) =>
                   range(2).map((part) => {
                     const words = k.registers("u32", 4)
-                    k.load("u32", words, x, BLOCK * ((strip * C) / 16 + 4 * step + 2 * half + part))
+                    k.load("u32", words, x, stripAt(strip) + BLOCK * (4 * step + 2 * half + part))
                     return words
                   }),
                 )
@@ -84,7 +89,7 @@ export function head(f: Frame, logits: U64): () => void {
                 })
                 k.when(isMore, () => load(step, half))
               }
-            k.addLong(x, BLOCK * 4 * depth, x)
+            k.addLong(x, BLOCK * 4 * DEPTH, x)
           },
         )
         tell(f, logits, first, sums)

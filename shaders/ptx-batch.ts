@@ -8,12 +8,15 @@ import {
   addressOf,
   awaitAll,
   type Frame,
+  groupOf,
   isBatch,
   placeOf,
   placesOf,
   ROW,
+  SYNC_BYTES,
   signal,
   spreadsOf,
+  stagesOf,
   THREADS,
   TILE,
   workOf,
@@ -45,7 +48,7 @@ const choiceBuffers = { ...headBuffers, ...sampleBuffers }
 const buffersOf = ({ classes, allowed }: DecodeStack) => (classes === 0 ? buffers : allowed === undefined ? headBuffers : choiceBuffers)
 type BatchKernel = PtxKernel<ReturnType<typeof buffersOf>>
 
-export { isBatch, workOf as batchWork } from "./ptx-batch-frame.ts"
+export { groupOf as batchGroup, isBatch, SYNC_BYTES } from "./ptx-batch-frame.ts"
 
 /** Blocks that have rows to normalise. */
 const normsOf = ({ rows, blocks }: DecodeStack): number => Math.min(rows, blocks)
@@ -58,7 +61,9 @@ const arrivalsOf = (stack: DecodeStack): number =>
 /** q·k in units of the exponent of 2. */
 const factorOf = ({ scale }: DecodeStack): number => Math.fround(Math.fround(scale) * Math.fround(Math.LOG2E))
 
-type Given = { readonly [N in "x" | "y" | "pages" | "lengths" | "counts" | "tokens" | "positions"]: U64 } & { readonly logits?: U64 }
+type Given = { readonly [N in "x" | "y" | "pages" | "lengths" | "counts" | "tokens" | "positions"]: U64 } & {
+  readonly logits?: U64 | undefined
+}
 
 /** Columns of a row of x, or of the embeddings of the row's token and position. */
 function begun(f: Frame, { x, tokens, positions }: Given, to: readonly F32[], row: U32, column: U32): void {
@@ -80,7 +85,8 @@ function begun(f: Frame, { x, tokens, positions }: Given, to: readonly F32[], ro
   to.forEach((one, e) => k.addFloat(k.unpackBf16(words[e >> 1]!, (e & 1) as 0 | 1), one, one))
 }
 
-function work(f: Frame, given: Given): void {
+/** All layers for the sequences of a group of blocks, then the head for those of all groups. */
+function work(f: Frame, given: Given, whole: Frame): void {
   const { k, stack, places, block, layer } = f
   const { C, F } = stack
   const at = workOf(stack)
@@ -102,7 +108,7 @@ function work(f: Frame, given: Given): void {
     next(store)
   }
 
-  bring(f, "qkvW", qkv, block)
+  bring(f, "qkvW", qkv)
   const begin = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 0, parts: 0, load: (...where) => begun(f, given, ...where) })
   const own = share(f, given)
   begin(toX)
@@ -138,7 +144,7 @@ function work(f: Frame, given: Given): void {
     awaitAll(f)
     first()
     signal(f)
-    bring(f, "projW", proj, block)
+    bring(f, "projW", proj)
     attend(f, own, () => awaitAll(f))
     signal(f)
     const toParts =
@@ -149,7 +155,7 @@ function work(f: Frame, given: Given): void {
     awaitAll(f)
     second()
     signal(f)
-    bring(f, "upW", up, block)
+    bring(f, "upW", up)
     const middle = norm(f, { w: "mlpNormW", b: "mlpNormB", layersOn: 0, parts: proj.parts, bias: "projB", load: stream })
     awaitAll(f)
     middle(toX)
@@ -165,14 +171,14 @@ function work(f: Frame, given: Given): void {
     awaitAll(f)
     third()
     signal(f)
-    bring(f, "downW", down, block)
+    bring(f, "downW", down)
     const fourth = product(f, { weights: "downW", spread: down, x: at.hidden, finish: toParts(C) })
     awaitAll(f)
     fourth()
     signal(f)
     const isLast = k.compare("eq", left, 1)
     if (given.logits !== undefined) k.jump(end, isLast)
-    k.if(k.not(isLast), () => bring(f, "qkvW", qkv, block, 1))
+    k.if(k.not(isLast), () => bring(f, "qkvW", qkv, 1))
     normNext((row, column, words) =>
       k.if(
         isLast,
@@ -195,56 +201,74 @@ function work(f: Frame, given: Given): void {
     },
     () => k.add(f.target, normsOf(stack), f.target),
   )
-  const told = head(f, given.logits)
-  awaitAll(f)
+  const told = head(whole, stack, given.logits)
+  awaitAll(whole)
   told()
 }
 
 /**
  * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ, and the
  * token chosen of each row with ln of its probability; the new position's keys and values go into the cache.
- * Grid: blocks that all run at the same time. Reads all weights once, the keys and values of all sequences once.
+ * Grid: blocks that all run at the same time. Each group of them reads the weights of all layers once, the keys and values of its sequences once.
  */
-export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {
-  if (!isBatch(stack)) throw new TypeError("ptxBatch: sizes")
+export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
+  if (!isBatch(whole)) throw new TypeError("ptxBatch: sizes")
+  const { groups, group: stack, workBytes } = groupOf(whole)
   const places = placesOf(stack)
   return ptxKernel({
     name,
-    about: `one token of ${stack.rows} sequences through ${stack.layers} layers of ${stack.C} and ${stack.F}; ${stack.blocks} blocks with barriers of all`,
+    about: `one token of ${whole.rows} sequences through ${stack.layers} layers of ${stack.C} and ${stack.F}; ${groups} times ${stack.blocks} blocks with barriers of all`,
     threads: THREADS,
     sharedBytes: places.bytes,
-    buffers: buffersOf(stack),
-    body(k, given) {
+    buffers: buffersOf(whole),
+    body(k, all) {
       const thread = k.special("%tid.x")
       const warp = k.uniform(k.shr(thread, 5))
+      const number = k.special("%ctaid.x")
+      const group = k.div(number, stack.blocks)
+      const leave = k.label("LEAVE")
+      k.jump(leave, k.compare("ge", group, groups))
+      const from = (bytes: number, start: U64) => k.madWide(group, bytes, start)
+      const { rows, C, maxPages } = stack
+      const given = {
+        ...{ x: from(4 * rows * C, all.x), y: from(2 * rows * C, all.y), pages: from(4 * rows * maxPages, all.pages) },
+        ...{ lengths: from(4 * rows, all.lengths), counts: from(4 * rows, all.counts) },
+        ...{ tokens: from(4 * rows, all.tokens), positions: from(4 * rows, all.positions), logits: all.logits as U64 | undefined },
+      }
+      const sync = from(SYNC_BYTES, all.sync)
       k.if(k.compare("eq", thread, 0), () => {
-        k.barrierInit(places.full, TILE) // an arrival for each row of weights
+        for (let stage = 0; stage < stagesOf(stack); stage++) k.barrierInit(places.full + 8 * stage, TILE) // an arrival for each row
         k.fenceBarrierInit()
       })
       for (let first = 0; first < addressesOf(stack); first += THREADS) {
         const [at, words] = [k.add(thread, first), k.registers("u32", 2)]
         k.if(k.compare("lt", at, addressesOf(stack)), () => {
-          k.load("u32", words, k.madWide(at, 8, given.table))
+          k.load("u32", words, k.madWide(at, 8, all.table))
           k.storeShared({ base: k.shl(at, 3), bytes: places.table }, words)
         })
       }
       const launch = k.register("u32")
-      k.load("u32", [launch], given.sync, 4)
+      k.load("u32", [launch], sync, 4)
       k.syncBlock()
       const frame: Frame = {
-        ...{ k, stack, places, thread, warp, work: given.work, arrivals: given.sync },
+        ...{ k, stack, places, thread, warp, work: from(workBytes, all.work), arrivals: sync, groups: 1 },
         lane: k.and(thread, 31),
-        block: k.special("%ctaid.x"),
+        block: k.sub(number, k.mul(group, stack.blocks)),
         layer: k.variable("u32", 0),
         target: k.mul(launch, arrivalsOf(stack)),
         parity: k.variable("u32", 0),
       }
-      work(frame, given)
-      if (stack.allowed !== undefined) choose(frame, given as typeof given & Choosing)
+      const together: Frame = {
+        ...{ ...frame, stack: { ...whole, blocks: groups * stack.blocks }, block: number },
+        ...{ work: all.work, arrivals: all.sync, groups },
+      }
+      work(frame, given, together)
+      if (whole.allowed !== undefined) choose(frame, together, all as typeof all & Choosing)
       k.comment("all have read the number of launches long ago")
       const isFirst = k.both(k.compare("eq", thread, 0), k.compare("eq", frame.block, 0))
       const next = k.add(launch, 1)
-      k.when(isFirst, () => k.store("u32", given.sync, 4, [next]))
+      k.when(isFirst, () => k.store("u32", sync, 4, [next]))
+      k.place(leave)
       k.emit("ret")
     },
   })

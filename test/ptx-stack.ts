@@ -16,7 +16,7 @@ const TOKENS = 50
 export interface StackKernel {
   readonly make: (name: string, stack: DecodeStack) => unknown
   readonly bytes: (stack: DecodeStack) => number
-  readonly counters: (stack: DecodeStack, launches: number) => readonly [number, number]
+  readonly counters: (stack: DecodeStack, launches: number) => readonly number[]
 }
 
 /**
