@@ -2,7 +2,7 @@
 import type { F32, U32 } from "../src/ptx.ts"
 import { type Block, overBlock } from "./ptx-sample-block.ts"
 import type { Facts } from "./ptx-sample-facts.ts"
-import { keyOf, LAST } from "./ptx-sample-key.ts"
+import { keyOf, LAST, PER_NAT } from "./ptx-sample-key.ts"
 import { eachOf, eachSlice, joined, type Row, sliceOf } from "./ptx-sample-row.ts"
 
 /** Entries of the list, and its bytes: a key and an id each. */
@@ -73,6 +73,14 @@ export function boundOf({ row: { block }, facts }: Tokens, topK: U32, at: number
   }
   const reached = k.select(k.compare("lt", larger, topK), own, Number.POSITIVE_INFINITY, "f32")
   return overBlock(block, reached, (a, b) => k.select(k.compare("lt", a, b), a, b, "f32"))
+}
+
+/** A bound that all tokens with keys below this one reach, and hardly others. */
+export function boundBelow({ row: { block }, facts: { top }, sharpness }: Tokens, key: U32): F32 {
+  const { k } = block
+  const distance = k.mulFloat(k.mulFloat(k.toFloat(key), 1 / PER_NAT), k.unary("rcp.rn.f32", sharpness))
+  const slack = k.mulFloat(k.addFloat(distance, k.unary("abs.f32", top)), 2 ** -20)
+  return k.subFloat(k.subFloat(top, distance), slack)
 }
 
 /** Lists the tokens whose logits reach `bound`, in any order; nothing is listed where they are too many. `free`: 4 · CAPACITY free bytes at a multiple of 4. */
