@@ -5,7 +5,7 @@ import { type Block, NONE } from "./ptx-sample-block.ts"
 import type { Facts } from "./ptx-sample-facts.ts"
 import { few } from "./ptx-sample-few.ts"
 import { LAST, PER_NAT } from "./ptx-sample-key.ts"
-import { boundBelow, boundOf, CAPACITY, GROUPS, gather, LIST_BYTES, type Tokens } from "./ptx-sample-list.ts"
+import { boundBelow, boundOf, CAPACITY, GROUPS, gather, LIST_BYTES, type Spots, type Tokens } from "./ptx-sample-list.ts"
 import type { Row } from "./ptx-sample-row.ts"
 
 /** Shared memory: bins of the first look at all tokens, those of other looks, the list; what one thread tells all, and the list's counters. */
@@ -31,6 +31,12 @@ export interface Cut {
 /** ln x · 2^24 below 0 as a key: the last that weighs at least x. */
 const keyOfWeight = ({ k }: Block, x: F32): U32 =>
   k.min(k.toInteger(k.mulFloat(k.unary("lg2.approx.ftz.f32", x), -Math.LN2 * PER_NAT)), LAST)
+
+/** What is known of a row before cuts are made. */
+export interface Known {
+  readonly facts: Facts
+  readonly spots: Spots
+}
 
 /** What the search knows. */
 interface Found {
@@ -62,11 +68,11 @@ function nothingFound(k: Ptx): Found {
 }
 
 /** Changes `token`, the most likely one so far, to the drawn one. `shared`: bytes before CUT_BYTES of shared memory, a multiple of 16. */
-export function cut(row: Row, facts: Facts, settings: Cut, shared: number, token: U32): void {
+export function cut(row: Row, { facts, spots }: Known, settings: Cut, shared: number, token: U32): void {
   const { block } = row
   const { k } = block
   const { sharpness, topK, topP, minP } = settings
-  const tokens: Tokens = { row, facts, sharpness, list: shared + LIST, counters: shared + COUNTERS, listed: k.variable("u32", 0) }
+  const tokens: Tokens = { row, spots, facts, sharpness, list: shared + LIST, counters: shared + COUNTERS, listed: k.variable("u32", 0) }
   const found = nothingFound(k)
   const { stage, place, all, lastKey } = found
   const is = (which: number) => k.compare("eq", stage, which)
