@@ -72,7 +72,7 @@ export function placesOf(stack: DecodeStack) {
   const table = sums + 8 * WARPS
   const items = table + 8 * Math.ceil((LAYER.length * stack.layers + LAST.length) / 2) * 2
   const cells = items + 16 * (itemsOf(stack) + 1)
-  const full = cells + 4 * stack.rows
+  const full = 8 * Math.ceil((cells + 4 * stack.rows) / 8) // barriers lie at multiples of 8 bytes
   const end = Math.max(full + 8 * stagesOf(stack), stack.allowed === undefined ? 0 : sampleBytes(THREADS))
   return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, bytes: Math.ceil(end / 128) * 128 }
 }
