@@ -75,7 +75,7 @@ export function sample(
   const token = k.variable("u32", k.select(k.compare("eq", facts.first, NONE), 0, facts.first, "u32"))
   const isDrawn = k.both(k.compare("gt", temperature, 0), k.compare("lt", k.unary("abs.f32", facts.top), 2 ** 127))
   k.if(isDrawn, () => {
-    const topK = k.select(k.compare("gt", most, 0), most, 1, "u32")
+    const topK = k.select(k.compare("lt", k.sub(most, 1), 2 ** 31 - 1), most, 1, "u32") // 1 for what is less, as an i32
     const settings = {
       ...{ sharpness: k.unary("rcp.rn.f32", temperature), topK, topP, minP },
       uniform: uniformAt(k, seed, STREAM, draw),
