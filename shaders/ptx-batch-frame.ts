@@ -72,7 +72,7 @@ export function placesOf(stack: DecodeStack) {
   const table = sums + 8 * WARPS
   const items = table + 8 * Math.ceil((LAYER.length * stack.layers + LAST.length) / 2) * 2
   const cells = items + 16 * (itemsOf(stack) + 1)
-  const full = cells + 4 * stack.rows
+  const full = 8 * Math.ceil((cells + 4 * stack.rows) / 8) // barriers lie at multiples of 8 bytes
   const end = Math.max(full + 8 * stagesOf(stack), stack.allowed === undefined ? 0 : sampleBytes(THREADS))
   return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, bytes: Math.ceil(end / 128) * 128 }
 }
@@ -161,18 +161,30 @@ export function signal({ k, stack, thread, arrivals, target }: Frame, count = st
   k.when(isFirst, () => k.emit("red.release.gpu.global.add.u32", `[${arrivals.name}]`, 1))
 }
 
+/** Waits until a counter of arrivals has come to `target`, as differences of 32 bits tell. */
+function awaitCount({ k }: Frame, counter: U64, target: U32): void {
+  const again = k.label("ALL")
+  k.place(again)
+  const seen = k.register("u32")
+  k.loadAcquire(seen, counter)
+  const left = k.sub(seen, target)
+  k.jump(again, k.compare("ge", left, 0x80000000))
+}
+
 /** Waits for all blocks that signal. */
-export function awaitAll({ k, thread, arrivals, groups, target }: Frame): void {
+export function awaitAll(f: Frame): void {
+  const { k, thread, arrivals, groups, target } = f
   k.if(k.compare("eq", thread, 0), () => {
-    for (const group of range(groups)) {
-      const again = k.label("ALL")
-      k.place(again)
-      const seen = k.register("u32")
-      k.loadAcquire(seen, group === 0 ? arrivals : k.addLong(arrivals, SYNC_BYTES * group))
-      const left = k.sub(seen, target)
-      k.jump(again, k.compare("ge", left, 0x80000000))
-    }
+    for (const group of range(groups)) awaitCount(f, group === 0 ? arrivals : k.addLong(arrivals, SYNC_BYTES * group), target)
   })
+  k.syncBlock()
+}
+
+/** Waits until the group before this one, which goes the same way, is one signal further: who begins side by side would stay so. */
+export function awaitBefore(f: Frame): void {
+  const { k, stack, thread, arrivals, target } = f
+  const isFirst = k.compare("eq", thread, 0)
+  k.if(isFirst, () => awaitCount(f, k.addLong(arrivals, -SYNC_BYTES), k.add(target, stack.blocks)))
   k.syncBlock()
 }
 

@@ -7,6 +7,7 @@ import { type Choosing, choose } from "./ptx-batch-choose.ts"
 import {
   addressOf,
   awaitAll,
+  awaitBefore,
   type Frame,
   groupOf,
   isBatch,
@@ -145,6 +146,11 @@ function work(f: Frame, given: Given, whole: Frame): void {
     first()
     signal(f)
     bring(f, "projW", proj)
+    if (whole.groups > 1) {
+      k.comment("the first group attends first, which is memory's time; from then on one multiplies meanwhile")
+      const isLater = k.both(k.compare("ge", whole.block, stack.blocks), k.compare("eq", left, stack.layers))
+      k.if(isLater, () => awaitBefore(f))
+    }
     attend(f, own, () => awaitAll(f))
     signal(f)
     const toParts =

@@ -1,9 +1,12 @@
 /** The end of the decode kernel where it chooses tokens: each block tells what it saw of its logits, a block for each row waits for all, and chooses. */
 import type { F32, U32, U64 } from "../src/ptx.ts"
 import { type DecodeStack, type Frame, THREADS, workOf } from "./ptx-decode-frame.ts"
+import type { Layout } from "./ptx-decode-product.ts"
 import { canSample, sample, type sampleBuffers } from "./ptx-sample.ts"
 import { type Block, NONE } from "./ptx-sample-block.ts"
-import { addLogits, addPart, type Facts, factsOfParts, LOWEST, nothing, type Part } from "./ptx-sample-facts.ts"
+import type { Known } from "./ptx-sample-cut.ts"
+import { addLogits, addPart, factsOfParts, LOWEST, nothing, type Part } from "./ptx-sample-facts.ts"
+import type { Spots } from "./ptx-sample-list.ts"
 
 /** Addresses of the logits and of what sampling is given. */
 export type Choosing = { readonly [N in keyof typeof sampleBuffers | "logits"]: U64 }
@@ -35,45 +38,62 @@ export function see({ k, stack }: Frame, { part, id }: Seen, column: U32, sums: 
   k.select(isMore, top, part.top, "f32", part.top)
 }
 
+/** Threads that finish the columns of a row. */
+const perRowOf = ({ step }: Layout): number => step / 2
 /** Where a row's parts begin in the work memory; 16 bytes each, by block, then by thread. */
-const partsAt = ({ k, stack, work }: Frame, row: U32, perRow: number): U64 =>
-  k.madWide(row, 16 * stack.blocks * perRow, k.addLong(work, workOf(stack).parts))
+const partsAt = ({ k, stack, work }: Frame, row: U32, layout: Layout): U64 =>
+  k.madWide(row, 16 * stack.blocks * perRowOf(layout), k.addLong(work, workOf(stack).parts))
 
 /** Stores what this thread has seen, where it finishes columns. */
-export function tell(f: Frame, { part: { most, sum, top }, id }: Seen, perRow: number): void {
+export function tell(f: Frame, { part: { most, sum, top }, id }: Seen, layout: Layout): void {
   const { k, stack, thread, block } = f
+  const perRow = perRowOf(layout)
   k.if(k.compare("lt", thread, stack.rows * perRow), () => {
-    const to = k.madWide(k.mad(block, perRow, k.rem(thread, perRow)), 16, partsAt(f, k.div(thread, perRow), perRow))
+    const to = k.madWide(k.mad(block, perRow, k.rem(thread, perRow)), 16, partsAt(f, k.div(thread, perRow), layout))
     k.storeVolatile(to, 0, [most, sum, top, id])
   })
 }
 
-/** The facts of row number `block`, by what all blocks have told. */
-function told(f: Frame, block: Block, perRow: number): Facts {
-  const { k, stack, thread } = f
+/** What is known of row number `block`, by what all blocks have told; a spot is what one thread of a block has seen. */
+function told(f: Frame, block: Block, layout: Layout): Known {
+  const { k, stack } = f
+  const { thread } = block
+  const perRow = perRowOf(layout)
   const all = stack.blocks * perRow
-  const from = k.madWide(thread, 16, partsAt(f, f.block, perRow))
+  const from = k.madWide(thread, 16, partsAt(f, f.block, layout))
   const parts = Array.from({ length: Math.ceil(all / THREADS) }, (_, i) => {
     const found = [k.variable("f32", LOWEST), k.variable("f32", 0), k.variable("f32", LOWEST)] as const
     const id = k.variable("u32", NONE)
     k.when(k.compare("lt", thread, all - THREADS * i), () => k.loadFar([...found, id], from, 16 * THREADS * i))
     return { part: { most: found[0], sum: found[1], top: found[2] }, id }
   })
-  const { part, id } = parts[0]!
-  for (const other of parts.slice(1)) {
+  const [part, id] = [nothing(k), k.variable("u32", NONE)]
+  for (const other of parts) {
     addPart(k, part, other.part)
     const isMore = k.compare("gt", other.part.top, part.top)
     k.select(isMore, other.id, id, "u32", id)
     k.select(isMore, other.part.top, part.top, "f32", part.top)
   }
-  return factsOfParts(block, part, id)
+  const spots: Spots = {
+    reaching: (bound, use) =>
+      parts.forEach(({ part: { top } }, i) => k.if(k.compare("ge", top, bound), () => use(k.add(thread, THREADS * i)))),
+    ids(spot) {
+      const pair = k.shl(k.rem(spot, perRow), 1)
+      const first = k.mad(k.div(spot, perRow), layout.columns, pair)
+      return Array.from({ length: Math.ceil(layout.columns / layout.step) }, (_, round) => layout.step * round).flatMap((before) => {
+        const isThere = k.compare("lt", pair, layout.columns - before)
+        return [0, 1].map((e) => k.select(isThere, k.add(first, before + e), NONE, "u32"))
+      })
+    },
+  }
+  return { facts: factsOfParts(block, part, id), spots }
 }
 
 /**
  * Each row's token, chosen by a block of its own as soon as all blocks have stored their logits. What it writes may be where the embeddings' tokens were read:
  * nobody reads those any more, for all logits depend on them.
  */
-export function choose(f: Frame, sync: U64, launch: U32, perRow: number, given: Choosing): void {
+export function choose(f: Frame, sync: U64, launch: U32, layout: Layout, given: Choosing): void {
   const { k, stack, thread, block } = f
   const { rows, classes, blocks, allowed = classes } = stack
   const next = k.add(launch, 1)
@@ -90,6 +110,6 @@ export function choose(f: Frame, sync: U64, launch: U32, perRow: number, given: 
     k.when(k.both(isFirst, k.compare("eq", block, 0)), () => k.store("u32", sync, 4, [next]))
     k.syncBlock()
     const sampling = { k, threads: THREADS, thread, shared: 0, classes, allowed }
-    sample(sampling, k.madWide(block, 4 * classes, given.logits), block, given, (own) => told(f, own, perRow))
+    sample(sampling, k.madWide(block, 4 * classes, given.logits), block, given, (own) => told(f, own, layout))
   })
 }

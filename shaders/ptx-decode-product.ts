@@ -25,11 +25,16 @@ interface ProductSpec {
   finish(at: Columns, sums: readonly [F32, F32]): void
 }
 
+/** Columns of a block, and how many of them it has at a time: as often, half as many threads finish two each of a row; those of row 0 come first. */
+export interface Layout {
+  readonly columns: number
+  readonly step: number
+}
+
 interface Product {
   /** Whether this block has columns. */
   readonly isWanted: Predicate
-  /** Threads that finish the columns of a row: the first for row 0, as many for each other. */
-  readonly perRow: number
+  readonly layout: Layout
   /** The last of its weights. */
   readonly newest: U32
   /**
@@ -91,7 +96,7 @@ export function product(f: Frame, { N, K, weights, bias, early, finish }: Produc
     })
   }
   return {
-    ...{ isWanted, perRow },
+    ...{ isWanted, layout: { columns, step: tiles * TILE } },
     newest: sets.at(-1)!.at(-1)!.at(-1)!.at(-1)!,
     load(layer, after, since) {
       k.comment(`weights ${N} x ${K}`)

@@ -19,7 +19,7 @@ import {
   workOf,
 } from "./ptx-decode-frame.ts"
 import { norm } from "./ptx-decode-norm.ts"
-import { product } from "./ptx-decode-product.ts"
+import { type Layout, product } from "./ptx-decode-product.ts"
 import { awaitPart } from "./ptx-decode-stage.ts"
 import { sampleBuffers, sampleBytes } from "./ptx-sample.ts"
 
@@ -53,8 +53,8 @@ type DecodeKernel = PtxKernel<ReturnType<typeof buffersOf>>
 /** Addresses of what a launch is given. */
 type Given = { readonly [N in "x" | "y" | "logits" | "tokens" | "positions"]: U64 }
 
-/** Returns how many threads of each block have told what they saw of a row's logits, where tokens are chosen. */
-function work(f: Frame, given: Given): number | undefined {
+/** Returns by whom logits were seen, where tokens are chosen of them. */
+function work(f: Frame, given: Given): Layout | undefined {
   const { k, stack, layer, next, later, tag } = f
   const { C, F, layers } = stack
   const at = workOf(stack)
@@ -160,8 +160,8 @@ function work(f: Frame, given: Given): number | undefined {
     head.prepare()
     head.run(norm(f, "normW", "normB")(stream, before))
     if (seen === undefined) return undefined
-    tell(f, seen, head.perRow)
-    return head.perRow
+    tell(f, seen, head.layout)
+    return head.layout
   }
   k.if(k.compare("eq", f.block, 0), () => {
     const words = norm(f, "normW", "normB")(stream, before)

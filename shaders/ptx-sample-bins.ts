@@ -4,7 +4,8 @@ import { type Block, type Candidate, firstHit, scan } from "./ptx-sample-block.t
 import { PER_NAT, weightOf } from "./ptx-sample-key.ts"
 import { eachToken, type Tokens } from "./ptx-sample-list.ts"
 
-const BITS = 10
+/** Of a value that a look tells. */
+export const BITS = 10
 export const BINS = 2 ** BITS
 /** Counts, then missing weights. */
 export const BINS_BYTES = 8 * BINS

@@ -2,7 +2,7 @@
 import type { F32, U32 } from "../src/ptx.ts"
 import { type Block, overBlock } from "./ptx-sample-block.ts"
 import type { Facts } from "./ptx-sample-facts.ts"
-import { keyOf, LAST } from "./ptx-sample-key.ts"
+import { keyOf, LAST, PER_NAT } from "./ptx-sample-key.ts"
 import { eachOf, eachSlice, joined, type Row, sliceOf } from "./ptx-sample-row.ts"
 
 /** Entries of the list, and its bytes: a key and an id each. */
@@ -10,13 +10,37 @@ export const CAPACITY = 2048
 export const LIST_BYTES = 8 * CAPACITY
 /** Groups of threads whose largest logits give a bound for the topK-th largest of all. */
 export const GROUPS = 128
-/** Logits of a lane whose largest is compared; where it counts, they are looked at again. */
+/** Logits of a lane whose largest is compared. */
 const TOGETHER = 8
 /** Numbers of a lane on their way while as many are counted, where the row itself is. */
 const COUNTED = 8
 
+/** Spots of a row: some tokens each, of which the largest logit is compared; where it counts, they are looked at again. */
+export interface Spots {
+  /** `use` with the number of every spot of this thread that reaches a bound. */
+  reaching(bound: F32, use: (spot: U32) => void): void
+  /** Ids of a spot's tokens, or what is no id. */
+  ids(spot: U32): readonly U32[]
+}
+
+/** The spots of a row that is read for them, by their first ids. */
+export function spotsOf(row: Row): Spots {
+  const { k, threads, lane } = row.block
+  return {
+    reaching: (bound, use) =>
+      eachSlice(row, eachOf(threads), (slice, logits) => {
+        for (let from = 0; from < logits.length; from += TOGETHER) {
+          const most = joined(logits.slice(from, from + TOGETHER), (a, b) => k.maxNumber(a, b))
+          k.if(k.compare("ge", most, bound), () => use(k.add(k.mad(slice, sliceOf(threads), lane), 32 * from)))
+        }
+      }),
+    ids: (first) => Array.from({ length: TOGETHER }, (_, i) => k.add(first, 32 * i)),
+  }
+}
+
 export interface Tokens {
   readonly row: Row
+  readonly spots: Spots
   readonly facts: Facts
   readonly sharpness: F32
   /** Bytes of the list, and of its counters, in shared memory. */
@@ -75,49 +99,49 @@ export function boundOf({ row: { block }, facts }: Tokens, topK: U32, at: number
   return overBlock(block, reached, (a, b) => k.select(k.compare("lt", a, b), a, b, "f32"))
 }
 
+/** A bound that all tokens with keys below this one reach, and hardly others. */
+export function boundBelow({ row: { block }, facts: { top }, sharpness }: Tokens, key: U32): F32 {
+  const { k } = block
+  const distance = k.mulFloat(k.mulFloat(k.toFloat(key), 1 / PER_NAT), k.unary("rcp.rn.f32", sharpness))
+  const slack = k.mulFloat(k.addFloat(distance, k.unary("abs.f32", top)), 2 ** -20)
+  return k.subFloat(k.subFloat(top, distance), slack)
+}
+
 /** Lists the tokens whose logits reach `bound`, in any order; nothing is listed where they are too many. `free`: 4 · CAPACITY free bytes at a multiple of 4. */
-export function gather({ row, facts, sharpness, list, counters, listed }: Tokens, bound: F32, free: number): void {
+export function gather({ row, spots, facts, sharpness, list, counters, listed }: Tokens, bound: F32, free: number): void {
   const { block, logits, allowed } = row
-  const { k, threads, thread, lane } = block
+  const { k, threads, thread } = block
   const zero = k.variable("u32", 0)
   k.when(k.compare("eq", thread, 0), () => k.storeShared(counters, [zero, zero]))
   k.syncBlock()
-  eachSlice(row, eachOf(threads), (slice, some) => {
-    for (let from = 0; from < some.length; from += TOGETHER) {
-      const most = joined(some.slice(from, from + TOGETHER), (a, b) => k.maxNumber(a, b))
-      k.if(k.compare("ge", most, bound), () => {
-        const at = k.fetchAddShared(counters, 1)
-        const first = k.add(k.mad(slice, sliceOf(threads), lane), 32 * from)
-        k.when(k.compare("lt", at, CAPACITY), () => k.storeShared({ base: k.shl(at, 2), bytes: free }, [first]))
-      })
-    }
+  spots.reaching(bound, (spot) => {
+    const at = k.fetchAddShared(counters, 1)
+    k.when(k.compare("lt", at, CAPACITY), () => k.storeShared({ base: k.shl(at, 2), bytes: free }, [spot]))
   })
-  const places = counted(block, counters)
+  const reached = counted(block, counters)
   const i = k.variable("u32", thread)
   k.while(
-    "PLACE",
-    () => k.compare("lt", i, k.min(places, CAPACITY)),
+    "SPOT",
+    () => k.compare("lt", i, k.min(reached, CAPACITY)),
     () => {
-      const first = k.register("u32")
-      k.loadSharedWords([first], { base: k.shl(i, 2), bytes: free })
-      const from = k.madWide(first, 4, logits)
-      const some = Array.from({ length: TOGETHER }, (_, j) => {
-        const z = k.variable("f32", Number.NEGATIVE_INFINITY)
-        k.when(k.compare("lt", k.add(first, 32 * j), allowed), () => k.load("f32", [z], from, 128 * j))
-        return z
+      const spot = k.register("u32")
+      k.loadSharedWords([spot], { base: k.shl(i, 2), bytes: free })
+      const some = spots.ids(spot).map((id) => {
+        const [z, from] = [k.variable("f32", Number.NEGATIVE_INFINITY), k.madWide(id, 4, logits)]
+        k.when(k.compare("lt", id, allowed), () => k.load("f32", [z], from))
+        return { z, id }
       })
-      some.forEach((z, j) =>
+      for (const { z, id } of some)
         k.if(k.compare("ge", z, bound), () => {
           const at = k.fetchAddShared(counters + 4, 1)
-          const entry = [keyOf(block, facts.top, z, sharpness), k.add(first, 32 * j)]
+          const entry = [keyOf(block, facts.top, z, sharpness), id]
           k.when(k.compare("lt", at, CAPACITY), () => k.storeShared({ base: k.shl(at, 3), bytes: list }, entry))
-        }),
-      )
+        })
       k.add(i, threads, i)
     },
   )
   const count = counted(block, counters + 4)
-  k.select(k.both(k.compare("le", places, CAPACITY), k.compare("le", count, CAPACITY)), count, 0, "u32", listed)
+  k.select(k.both(k.compare("le", reached, CAPACITY), k.compare("le", count, CAPACITY)), count, 0, "u32", listed)
 }
 
 /** What all threads have counted. */

@@ -3,8 +3,9 @@ import type { F32, Ptx, U32, U64 } from "../src/ptx.ts"
 import { f32, read, u32, write } from "../src/spirv.ts"
 import { uniformAt } from "./ptx-random.ts"
 import { type Block, NONE, SLOTS_BYTES } from "./ptx-sample-block.ts"
-import { CUT_BYTES, cut } from "./ptx-sample-cut.ts"
-import { type Facts, factsOf } from "./ptx-sample-facts.ts"
+import { CUT_BYTES, cut, type Known } from "./ptx-sample-cut.ts"
+import { factsOf } from "./ptx-sample-facts.ts"
+import { spotsOf } from "./ptx-sample-list.ts"
 import { plain, plainBytes } from "./ptx-sample-plain.ts"
 import { type Row, sliceOf } from "./ptx-sample-row.ts"
 import { STREAM } from "./sample.ts"
@@ -45,13 +46,15 @@ interface Sampling {
  * needs the shared memory any more. The same bits alone and in company. `known`: what the block knows of the row without reading it.
  */
 export function sample(
-  { k, threads, thread, shared, classes, allowed }: Sampling,
+  { k, threads, thread: number, shared, classes, allowed }: Sampling,
   logits: U64,
   row: U32,
   given: Given,
-  known?: (block: Block) => Facts,
+  known?: (block: Block) => Known,
 ): void {
   k.comment("---- sampling")
+  // the same number, unknown to the assembler: what it has computed of it before would live until here
+  const thread = k.pick(number, k.and(number, 31))
   const block: Block = {
     ...{ k, threads, thread, shared },
     lane: k.and(thread, 31),
@@ -65,13 +68,14 @@ export function sample(
   }
   const temperature: F32 = of("f32", given.temperature)
   const [topP, minP] = [of("f32", given.topP), of("f32", given.minP)] as const
-  const [given_K, seed, draw] = [of("u32", given.topK), of("u32", given.seed), of("u32", given.draw)] as const
+  const [most, seed, draw] = [of("u32", given.topK), of("u32", given.seed), of("u32", given.draw)] as const
   const all: Row = { block, logits, classes, allowed }
-  const facts = known?.(block) ?? factsOf(all)
+  const found = known?.(block) ?? { facts: factsOf(all), spots: spotsOf(all) }
+  const { facts } = found
   const token = k.variable("u32", k.select(k.compare("eq", facts.first, NONE), 0, facts.first, "u32"))
   const isDrawn = k.both(k.compare("gt", temperature, 0), k.compare("lt", k.unary("abs.f32", facts.top), 2 ** 127))
   k.if(isDrawn, () => {
-    const topK = k.select(k.compare("gt", given_K, 0), given_K, 1, "u32")
+    const topK = k.select(k.compare("lt", k.sub(most, 1), 2 ** 31 - 1), most, 1, "u32") // 1 for what is less, as an i32
     const settings = {
       ...{ sharpness: k.unary("rcp.rn.f32", temperature), topK, topP, minP },
       uniform: uniformAt(k, seed, STREAM, draw),
@@ -79,7 +83,7 @@ export function sample(
     const from = shared + SLOTS_BYTES
     k.if(
       k.either(k.compare("lt", topK, allowed), k.compare("lt", topP, 1)),
-      () => cut(all, facts, settings, from, token),
+      () => cut(all, found, settings, from, token),
       () => plain(all, facts, settings, from, token),
     )
   })

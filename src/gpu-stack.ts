@@ -1,4 +1,4 @@
-/** Equal layers that one token of up to 64 sequences goes through become one launch in PTX: the whole stack of a model of the GPT-2 family. */
+/** A token's way through a model of the GPT-2 family becomes one launch in PTX, for up to 64 sequences: embeddings, equal layers, head and choice. */
 import { batchGroup, isBatch, ptxBatch, SYNC_BYTES } from "../shaders/ptx-batch.ts"
 import { canChoose, type DecodeStack, hasRoom, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
 import { sha256 } from "./base-file.ts"

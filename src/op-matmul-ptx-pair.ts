@@ -91,7 +91,8 @@ export function pairing(pair: Pair, target: GpuTarget): Pairing | undefined {
   if (!known.has(key)) {
     const [weightWay, inputWay] = [ptxWayOf(weight, target), ptxWayOf(input, target)]
     const apart = Math.min(weightWay?.seconds ?? 0, cutOf(weight, target)?.seconds ?? Number.POSITIVE_INFINITY) + (inputWay?.seconds ?? 0)
-    const isThere = weightWay !== undefined && inputWay !== undefined && hasTile(weight, target, PTX_TILE)
+    const isPair = weightWay !== undefined && inputWay !== undefined && dtypeOf(input.c) === "bf16" // f32 has parts in place of early blocks
+    const isThere = isPair && hasTile(weight, target, PTX_TILE)
     const most = isThere ? Math.max(1, Math.floor(target.units / tilesOf(weight, PTX_TILE))) : 0
     const made = Array.from({ length: most }, (_, i) => pairingOf(pair, i + 1, target) ?? [])
     const [best] = made.flat().toSorted((a, b) => a.seconds - b.seconds)

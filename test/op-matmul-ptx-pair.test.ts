@@ -14,15 +14,16 @@ interface Sizes {
   readonly slope: boolean
 }
 
-function gradients({ rows, x: width, dy: inner, slope: through }: Sizes): Plan {
+function gradients({ rows, x: width, dy: inner, slope: through }: Sizes, out: "bf16" | "f32" = "bf16"): Plan {
   return plan(
     trace("gradients", (t) => {
       const [x, dy] = [t.state("x", "bf16", [rows, width]), t.state("dy", "bf16", [rows, inner])]
       const w = t.state("w", "bf16", [inner, width])
       const slope = through ? t.state("slope", "bf16", [rows, width]) : undefined
       const { dw, db } = op.linearBackwardWeight({ x, dy }, { bias: true })
-      const { dx } = op.linearBackwardInput({ dy, w, slope }, { out: "bf16" })
-      for (const [name, value] of Object.entries({ dw, db, dx: op.cast({ x: dx }, { to: "f32" }).y })) t.output(name, value)
+      const { dx } = op.linearBackwardInput({ dy, w, slope }, { out })
+      for (const [name, value] of Object.entries({ dw, db, dx: out === "f32" ? dx : op.cast({ x: dx }, { to: "f32" }).y }))
+        t.output(name, value)
     }),
   )
 }
@@ -67,3 +68,9 @@ for (const sizes of CASES)
       })
     }
   }, 240_000)
+
+test("an input's gradient in f32 has its own way: what tells bf16 blocks to begin early means parts there", () => {
+  const launches = schedule(gradients(CASES[2]!, "f32"), HOPPER).steps.flatMap((step) => step.map(({ launch }) => launch))
+  const input = launches.find(({ kernel }) => kernel.name.startsWith("ptx_matmul_nn_f32"))
+  expect([input?.push.rest, input?.push.span, launches.some(({ buffers }) => buffers.kept !== undefined)]).toEqual([0, 1, false])
+})

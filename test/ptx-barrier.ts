@@ -25,8 +25,11 @@ export function blockBarrier(b: Block, w: Warp, id: number, threads: number): vo
 
 export function barrier(b: Block, w: Warp, op: string, operands: readonly Value[], lanes: readonly number[]): void {
   for (const lane of lanes) {
-    if (op.startsWith("mbarrier.init")) b.barriers.set(sharedAddress(b, w, operands[0]!, lane), new Barrier(read(b, w, operands[1]!, lane)))
-    else if (op.includes("expect_tx")) barrierAt(b, w, operands[1]!, lane).arrive(read(b, w, operands[2]!, lane))
+    if (op.startsWith("mbarrier.init")) {
+      const address = sharedAddress(b, w, operands[0]!, lane)
+      if (address % 8 !== 0) throw new Error(`a barrier at ${address} is not aligned`)
+      b.barriers.set(address, new Barrier(read(b, w, operands[1]!, lane)))
+    } else if (op.includes("expect_tx")) barrierAt(b, w, operands[1]!, lane).arrive(read(b, w, operands[2]!, lane))
     else if (op.startsWith("mbarrier.arrive")) barrierAt(b, w, operands[1]!, lane).arrive()
     else {
       const isOver = barrierAt(b, w, operands[1]!, lane).isOver(read(b, w, operands[2]!, lane))

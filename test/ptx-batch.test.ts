@@ -1,6 +1,7 @@
 /** Many sequences through all layers in one launch, run on the CPU instruction by instruction against f64. */
 import { expect, test } from "bun:test"
 import { batchGroup, isBatch, ptxBatch, SYNC_BYTES } from "../shaders/ptx-batch.ts"
+import { placesOf } from "../shaders/ptx-batch-frame.ts"
 import type { DecodeStack } from "../shaders/ptx-decode-frame.ts"
 import { resolveModel } from "../src/config.ts"
 import { createGenerator } from "../src/gpt.ts"
@@ -110,4 +111,8 @@ test("sizes that the kernel does not do are refused", () => {
   expect(isBatch({ ...small, maxPages: 200 })).toBe(false)
   expect(isBatch({ ...small, classes: 23 })).toBe(false)
   expect(isBatch({ ...small, classes: 50257, allowed: 50257 })).toBe(false) // a block for each row
+})
+
+test("barriers lie where the device takes them, however few sequences there are", () => {
+  for (const rows of [1, 2, 4, 8, 16, 32, 64]) expect(placesOf({ ...small, rows }).full % 8).toBe(0)
 })

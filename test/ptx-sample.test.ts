@@ -127,6 +127,16 @@ test(
 )
 
 test(
+  "top k below 1 is 1",
+  () => {
+    const logits = normal(40, 1)
+    const tokens = run([-1, 0, 1, -(2 ** 31)].map((topK) => ({ logits, temperature: 9, topK }))).map(({ token }) => token)
+    expect(tokens).toEqual(tokens.map(() => logits.indexOf(Math.max(...logits))))
+  },
+  MS,
+)
+
+test(
   "a row's token and log-probability are the same bits alone",
   () => {
     const rows = SETTINGS.slice(1, 6).map((settings) => ({ ...settings, logits: normal(1301, 2) }))
