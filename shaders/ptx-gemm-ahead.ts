@@ -1,6 +1,7 @@
 /** The fourth part of a Hopper matrix product: warps that have the lines of a and b brought to the L2 cache before they are copied. */
 import type { Ptx, U32, U64 } from "../src/ptx.ts"
-import { type Dealt, eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
+import type { Dealt } from "./ptx-gemm-deal.ts"
+import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
 import { columnsOf, rowsOf, STEP } from "./ptx-gemm-tile.ts"
 
 /** k steps of a line of 128 bytes. */

@@ -1,8 +1,8 @@
 /** The two warpgroups of a Hopper matrix product that multiply: a into registers, b by descriptor, then the epilogue. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
-import { type DealtMemory, handOver, take } from "./ptx-gemm-deal.ts"
+import { type Dealt, type DealtMemory, handOver, take } from "./ptx-gemm-deal.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
-import { type Dealt, eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
+import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
 import { counter, keep, next, type Slot, slotOf } from "./ptx-gemm-ring.ts"
 import { columnsOf, DESCRIPTOR, NEXT_K, PIECE, REGISTERS } from "./ptx-gemm-tile.ts"

@@ -1,6 +1,5 @@
 /** Tiles that a list deals out: each block's items, and sums of a part of K that go from one block to another within the launch. */
 import type { F32, Ptx, U32, U64 } from "../src/ptx.ts"
-import type { Frame, Place } from "./ptx-gemm-frame.ts"
 import { CHUNK_COLUMNS, columnsOf, ITEM_BYTES, listAt, type PtxTile, rowsOf } from "./ptx-gemm-tile.ts"
 
 /**
@@ -61,9 +60,33 @@ export function loadList(k: Ptx, end: number, thread: U32, { list, items }: Deal
   })
 }
 
-/** `body` for every item of this block's list. */
-export function eachDealt(k: Ptx, f: Frame, body: (place: Place) => void): void {
-  const at = k.variable("u32", listAt(f.places.end))
+/** What a list tells of a tile beside its place. */
+export interface Dealt {
+  /** Columns of the tile. */
+  readonly width: U32
+  /** Blocks that are at the same rows at the same time, and the number of this one. */
+  readonly together: U32
+  readonly number: U32
+  /** 1 + the part that its sums become; 0 where they are its result. */
+  readonly hands: U32
+  /** The first of the parts that are added to them, and how many there are. */
+  readonly first: U32
+  readonly count: U32
+}
+
+/** A tile that a list names, as Place of ptx-gemm-frame.ts has it. */
+interface DealtPlace {
+  readonly split: U32
+  readonly row: U32
+  readonly column: U32
+  readonly firstStep: U32
+  readonly stepCount: U32
+  readonly dealt: Dealt
+}
+
+/** `body` for every item of this block's list, which lies behind `end`. */
+export function eachDealt(k: Ptx, end: number, body: (place: DealtPlace) => void): void {
+  const at = k.variable("u32", listAt(end))
   const words = k.registers("u32", WORDS)
   const [rows, columns, steps, more] = words as [U32, U32, U32, U32]
   const field = (word: U32, from: number, bits: number) => k.and(from === 0 ? word : k.shr(word, from), 2 ** bits - 1)
@@ -129,7 +152,7 @@ function placeOf({ k, tile, warp, lane, parts, flags }: Mail, part: U32): { addr
 }
 
 /** Does `body` for the quads of each chunk; the last chunk's only where the tile has it. */
-function eachChunk({ k, tile }: Mail, { width }: Pick<NonNullable<Place["dealt"]>, "width">, body: (chunk: number) => void): void {
+function eachChunk({ k, tile }: Mail, { width }: Pick<Dealt, "width">, body: (chunk: number) => void): void {
   for (let chunk = 0; chunk < tile.chunks - 1; chunk++) body(chunk)
   const none = k.label("NARROW")
   k.jump(none, k.compare("lt", width, columnsOf(tile)))
@@ -138,7 +161,7 @@ function eachChunk({ k, tile }: Mail, { width }: Pick<NonNullable<Place["dealt"]
 }
 
 /** Stores the sums as they lie in registers, and says so. */
-export function handOver(mail: Mail, dealt: NonNullable<Place["dealt"]>, sums: Sums): void {
+export function handOver(mail: Mail, dealt: Dealt, sums: Sums): void {
   const { k, lane } = mail
   k.comment("---- the sums are a part that another block waits for")
   const { address, flag } = placeOf(mail, k.sub(dealt.hands, 1))
@@ -152,7 +175,7 @@ export function handOver(mail: Mail, dealt: NonNullable<Place["dealt"]>, sums: S
 }
 
 /** Adds the parts, one after the other, and makes their flags ready for the next launch. */
-export function take(mail: Mail, dealt: NonNullable<Place["dealt"]>, sums: Sums): void {
+export function take(mail: Mail, dealt: Dealt, sums: Sums): void {
   const { k, lane } = mail
   const quads = quadsOf(sums)
   const taken = k.variable("u32", 0)

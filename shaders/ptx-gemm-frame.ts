@@ -1,6 +1,6 @@
 /** What every warp of a Hopper matrix product knows, and the order of the tiles. */
 import type { Ptx, U32 } from "../src/ptx.ts"
-import { eachDealt } from "./ptx-gemm-deal.ts"
+import { type Dealt, eachDealt } from "./ptx-gemm-deal.ts"
 import { columnsOf, type PtxTile, type placesOf, rowsOf } from "./ptx-gemm-tile.ts"
 
 /** Activations as in activation.ts. */
@@ -49,20 +49,6 @@ export interface Frame {
   readonly group: U32
 }
 
-/** What a list tells of a tile beside its place (ptx-gemm-deal.ts). */
-export interface Dealt {
-  /** Columns of the tile. */
-  readonly width: U32
-  /** Blocks that are at the same rows at the same time, and the number of this one. */
-  readonly together: U32
-  readonly number: U32
-  /** 1 + the part that its sums become; 0 where they are its result. */
-  readonly hands: U32
-  /** The first of the parts that are added to them, and how many there are. */
-  readonly first: U32
-  readonly count: U32
-}
-
 /** A tile's place: its part among those of a sum, row and column of c, and the k steps it sums. */
 export interface Place {
   readonly split: U32
@@ -108,7 +94,7 @@ function eachWhole(k: Ptx, f: Frame, body: (place: Place) => void): void {
  * k steps of one tile after the other. Or what its list says.
  */
 export const eachTile = (k: Ptx, f: Frame, body: (place: Place) => void): void =>
-  f.gemm.tile.dealt ? eachDealt(k, f, body) : f.gemm.out === "bf16" ? eachWhole(k, f, body) : eachPart(k, f, body)
+  f.gemm.tile.dealt ? eachDealt(k, f.places.end, body) : f.gemm.out === "bf16" ? eachWhole(k, f, body) : eachPart(k, f, body)
 
 function eachPart(k: Ptx, f: Frame, body: (place: Place) => void): void {
   const block = k.special("%ctaid.x")
