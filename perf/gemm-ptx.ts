@@ -17,7 +17,7 @@ const { ahead: _, ...NOT_AHEAD } = PTX_TILE
 const SWEPT: readonly PtxTile[] = [NOT_AHEAD, FLAT_TILE, LATER_TILE, NARROW_TILE]
 
 const nameOf = ({ tile, splits, group, rest, span, beside, deal }: PtxWay): string =>
-  `ptx ${tileName(tile)} g${group} s${splits}${deal === undefined ? "" : ` n${deal.narrow}${deal.isMixed ? "m" : ""}p${deal.parts}`}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
+  `ptx ${tileName(tile)} g${group} s${splits}${deal === undefined ? "" : ` n${deal.narrow}${deal.sort[0]}${deal.parts}`}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
 
 /** Whether results may wait. */
 const waits = ({ layout, N, c, activation = "none", slope, beta }: Gemm): boolean =>
@@ -59,12 +59,8 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
     ways.push(...tiles.map((tile) => ({ ...plain, ...(tile.later ? whole : {}), tile })))
     ways.push({ ...plain, ...(request.layout === "tn" ? {} : whole), tile: PTX_TILE })
     if (isPlain(request)) {
-      const sorts = [
-        [false, false],
-        [false, true],
-        [true, false],
-      ] as const
-      ways.push(...sorts.flatMap(([isDivided, isMixed]) => dealtWay(request, target, isDivided, isMixed)?.way ?? []))
+      const sorts = ["whole", "mixed", "continued", "summed"] as const
+      ways.push(...sorts.flatMap((sort) => dealtWay(request, target, sort)?.way ?? []))
       const two = [...besides(request, target)].toSorted((a, b) => a.seconds - b.seconds)[0]
       if (two !== undefined && waits(request)) ways.push(two.way)
     }

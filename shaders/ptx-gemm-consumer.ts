@@ -1,6 +1,6 @@
 /** The two warpgroups of a Hopper matrix product that multiply: a into registers, b by descriptor, then the epilogue. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
-import { type Dealt, type DealtMemory, handOver, take } from "./ptx-gemm-deal.ts"
+import { type Dealt, type DealtMemory, goOn, handOver, take } from "./ptx-gemm-deal.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
 import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
@@ -44,12 +44,15 @@ export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
   eachStep(k, role, tile.dealt ? partsOf(k, role, warpgroup, memory as DealtMemory, epilogue) : epilogue)
 }
 
-/** Sums of a part of K are handed over; those of the rest of K take them before they end. */
-function partsOf(k: Ptx, { frame }: Role, warpgroup: U32, { parts, flags }: DealtMemory, epilogue: Epilogue): Epilogue {
+/** Sums of a part of K are handed over; those of the rest of K go on from them, or add them before they end. */
+function partsOf(k: Ptx, { frame, sums: all }: Role, warpgroup: U32, { parts, flags }: DealtMemory, epilogue: Epilogue): Epilogue {
   const { warp, lane } = frame
   const mail = { k, tile: frame.gemm.tile, warp: k.add(k.shl(warpgroup, 2), warp), lane, parts, flags }
   return {
-    begin: epilogue.begin,
+    begin: (place) => {
+      epilogue.begin(place)
+      goOn(mail, place.dealt as Dealt, all)
+    },
     end: (sums, rowSums, place) => {
       const dealt = place.dealt as Dealt
       k.if(
@@ -186,7 +189,8 @@ function eachStep(k: Ptx, role: Role, epilogue: Epilogue): void {
             return slot
           })
           const { meanwhile } = epilogue
-          step(k, role, place, units, chunks, k.compare("ne", i, 0), meanwhile && (() => meanwhile(i, place)))
+          const before = place.dealt === undefined ? i : k.add(i, place.dealt.continues)
+          step(k, role, place, units, chunks, k.compare("ne", before, 0), meanwhile && (() => meanwhile(i, place)))
           keep(k, a, atA)
           keep(k, b, atB)
           k.add(i, 1, i)

@@ -4,7 +4,8 @@ import { CHUNK_COLUMNS, columnsOf, ITEM_BYTES, listAt, type PtxTile, rowsOf } fr
 
 /**
  * An item of a list: a tile's row, column, k steps and width. Its sums are handed over as a part (`hands`: 1 + its number), or they are the result, to which
- * `count` parts from number `first` on are added. A part is handed over by a block of a lower number than that which takes it, and before that block takes
+ * `count` parts from number `first` on are added; or they go on from part `first`, if it `continues`, so that the order of the sum and all bits are those
+ * of a tile that is not divided. A part is handed over by a block of a lower number than that which takes it, and before that block takes
  * any itself: so nobody waits for a block that has not begun.
  */
 export interface Item {
@@ -20,11 +21,12 @@ export interface Item {
   readonly hands: number
   readonly first: number
   readonly count: number
+  readonly continues: boolean
 }
 
 const WORDS = ITEM_BYTES / 4
-/** Where the fields begin in an item's words: row, together; column, number; firstStep, stepCount; width, hands, first, count. */
-const AT = { together: 24, number: 20, stepCount: 16, hands: 4, first: 16, count: 28 } as const
+/** Where the fields begin in an item's words: row, together; column, number; firstStep, stepCount; width, hands, first, count, continues. */
+const AT = { together: 24, number: 20, stepCount: 16, hands: 4, first: 16, count: 28, continues: 31 } as const
 
 /** Words of all lists, one behind the other; all have as many items, the last one without k steps. */
 export function listWords(lists: readonly (readonly Item[])[]): { items: number; words: number[] } {
@@ -34,7 +36,11 @@ export function listWords(lists: readonly (readonly Item[])[]): { items: number;
       one.row + one.together * 2 ** AT.together,
       one.column + one.number * 2 ** AT.number,
       one.firstStep + one.stepCount * 2 ** AT.stepCount,
-      one.width + one.hands * 2 ** AT.hands + one.first * 2 ** AT.first + one.count * 2 ** AT.count,
+      one.width +
+        one.hands * 2 ** AT.hands +
+        one.first * 2 ** AT.first +
+        one.count * 2 ** AT.count +
+        Number(one.continues) * 2 ** AT.continues,
     ])
     return [...filled, ...new Array<number>(WORDS * items - filled.length).fill(0)]
   })
@@ -72,6 +78,8 @@ export interface Dealt {
   /** The first of the parts that are added to them, and how many there are. */
   readonly first: U32
   readonly count: U32
+  /** 1 where they go on from the first part. */
+  readonly continues: U32
 }
 
 /** A tile that a list names, as Place of ptx-gemm-frame.ts has it. */
@@ -110,7 +118,8 @@ export function eachDealt(k: Ptx, end: number, body: (place: DealtPlace) => void
           number: k.shr(columns, AT.number),
           hands: field(more, AT.hands, AT.first - AT.hands),
           first: field(more, AT.first, AT.count - AT.first),
-          count: k.shr(more, AT.count),
+          count: field(more, AT.count, AT.continues - AT.count),
+          continues: k.shr(more, AT.continues),
         },
       })
       k.add(at, ITEM_BYTES, at)
@@ -174,24 +183,43 @@ export function handOver(mail: Mail, dealt: Dealt, sums: Sums): void {
   k.when(k.compare("eq", lane, 0), () => k.storeRelease(flag, one))
 }
 
-/** Adds the parts, one after the other, and makes their flags ready for the next launch. */
-export function take(mail: Mail, dealt: Dealt, sums: Sums): void {
+/** Waits until a part is there, and makes its flag ready for the next launch; where this lane's sums of it lie. */
+function awaitPart(mail: Mail, part: U32): U64 {
   const { k, lane } = mail
+  k.comment("---- a part of the sums is another block's, which has begun before")
+  const { address, flag } = placeOf(mail, part)
+  const [again, seen] = [k.label("HANDED"), k.register("u32")]
+  k.place(again)
+  k.loadAcquire(seen, flag)
+  k.jump(again, k.compare("eq", seen, 0))
+  k.syncWarp()
+  const none = k.variable("u32", 0)
+  k.when(k.compare("eq", lane, 0), () => k.store("u32", flag, 0, [none]))
+  return address
+}
+
+/** The sums go on from a part. */
+export function goOn(mail: Mail, dealt: Dealt, sums: Sums): void {
+  const { k } = mail
+  k.if(k.compare("ne", dealt.continues, 0), () => {
+    const address = awaitPart(mail, dealt.first)
+    const quads = quadsOf(sums)
+    eachChunk(mail, dealt, (chunk) =>
+      quads[chunk]!.forEach((quad, i) => k.loadFar(quad, address, ROW_BYTES * (quads[chunk]!.length * chunk + i))),
+    )
+  })
+}
+
+/** Adds the parts, one after the other. */
+export function take(mail: Mail, dealt: Dealt, sums: Sums): void {
+  const { k } = mail
   const quads = quadsOf(sums)
   const taken = k.variable("u32", 0)
   k.while(
     "PART",
     () => k.compare("lt", taken, dealt.count),
     () => {
-      k.comment("---- a part of the sums is another block's, which has begun before")
-      const { address, flag } = placeOf(mail, k.add(dealt.first, taken))
-      const [again, seen] = [k.label("HANDED"), k.register("u32")]
-      k.place(again)
-      k.loadAcquire(seen, flag)
-      k.jump(again, k.compare("eq", seen, 0))
-      k.syncWarp()
-      const none = k.variable("u32", 0)
-      k.when(k.compare("eq", lane, 0), () => k.store("u32", flag, 0, [none]))
+      const address = awaitPart(mail, k.add(dealt.first, taken))
       eachChunk(mail, dealt, (chunk) => {
         const mine = quads[chunk]!
         const loaded = mine.map(() => k.registers("f32", 4))

@@ -11,22 +11,26 @@ export interface DealCosts {
   readonly end: number
 }
 
-/** What is asked for: c's sizes, k steps, processors, how many tiles along M lie side by side, and whether K may be divided. */
+/**
+ * Whole tiles, narrow ones after the others ("whole") or among them ("mixed"). The same, but K of the last tiles between two blocks, of which the second
+ * goes on from the first's sums, so that the bits stay ("continued"); or between up to three, whose sums are added at the end ("summed").
+ */
+export type DealSort = "whole" | "mixed" | "continued" | "summed"
+
+/** What is asked for: c's sizes, k steps, processors, how many tiles along M lie side by side, and what there is to choose from. */
 export interface DealSizes {
   readonly M: number
   readonly N: number
   readonly steps: number
   readonly units: number
   readonly group: number
-  readonly isDivided: boolean
-  /** Whether narrow tiles are done among the others, not after them. */
-  readonly isMixed: boolean
+  readonly sorts: readonly DealSort[]
 }
 
 export interface Deal {
-  /** Columns of tiles that are narrow, and whether those are done among the others. */
+  readonly sort: DealSort
+  /** Columns of tiles that are narrow. */
   readonly narrow: number
-  readonly isMixed: boolean
   readonly lists: readonly (readonly Item[])[]
   /** Sums that go from one block to another. */
   readonly parts: number
@@ -34,7 +38,7 @@ export interface Deal {
   readonly seconds: number
 }
 
-type Dealt = Omit<Deal, "narrow" | "isMixed">
+type Dealt = Omit<Deal, "narrow" | "sort">
 
 const WIDTH = DEALT_TILE.chunks
 const COLUMNS = columnsOf(DEALT_TILE)
@@ -50,6 +54,8 @@ const TAKE = 5e-6
 const APART = 1.05
 /** What an item has room for. */
 const MOST_TOGETHER = 255
+/** A tile in parts has nobody at its place. */
+const ALONE = { together: 1, number: 0 } as const
 /** Bounds, not costs: blocks that a tile's K is divided between, and k steps of one of them. */
 const MOST_BLOCKS = 3
 const SHORTEST = 8
@@ -69,13 +75,13 @@ function raster({ M, group }: DealSizes, columns: readonly Omit<Tile, "row">[]):
 }
 
 /** Wide tiles and narrow ones, of which the rows' are done together or one kind after the other. */
-function tilesOf(sizes: DealSizes, narrow: number): { wide: Tile[]; narrow: Tile[] } {
+function tilesOf(sizes: DealSizes, narrow: number, isMixed: boolean): { wide: Tile[]; narrow: Tile[] } {
   const wide = Math.max(0, Math.ceil((sizes.N - narrow * NARROW_COLUMNS) / COLUMNS))
   const columns = (count: number, from: number, size: number, width: number) =>
     raster(
       sizes,
       Array.from({ length: count }, (_, i) => {
-        const [together, number] = sizes.isMixed ? [wide + narrow, (width < WIDTH ? wide : 0) + i] : [count, i]
+        const [together, number] = isMixed ? [wide + narrow, (width < WIDTH ? wide : 0) + i] : [count, i]
         return { column: from + i * size, together: Math.min(together, MOST_TOGETHER), number, width }
       }),
     )
@@ -83,7 +89,7 @@ function tilesOf(sizes: DealSizes, narrow: number): { wide: Tile[]; narrow: Tile
 }
 
 const itemOf = (tile: Tile, firstStep: number, stepCount: number, more: Partial<Item> = {}): Item => ({
-  ...{ ...tile, firstStep, stepCount, hands: 0, first: 0, count: 0 },
+  ...{ ...tile, firstStep, stepCount, hands: 0, first: 0, count: 0, continues: false },
   ...more,
 })
 
@@ -104,7 +110,7 @@ function firstOf(free: readonly number[]): number {
  * Whole tiles: the widths for the block that is free first, the wide ones before. Then each block, when it has done one, has the next tile of its next
  * width; where they are mixed, a part of the blocks begins with narrow ones, so that whoever reads the same rows does so at the same time.
  */
-function whole({ wide, narrow }: ReturnType<typeof tilesOf>, { steps, units, isMixed }: DealSizes, costs: DealCosts): Dealt {
+function whole({ wide, narrow }: ReturnType<typeof tilesOf>, { steps, units }: DealSizes, costs: DealCosts, isMixed: boolean): Dealt {
   const blocks = Math.min(units, wide.length + narrow.length)
   const secondsOf = (width: number) => {
     const { step, end } = timesOf(costs, { width })
@@ -141,7 +147,13 @@ function whole({ wide, narrow }: ReturnType<typeof tilesOf>, { steps, units, isM
  * The k steps of one tile after the other, to blocks that have `room` seconds each; undefined where that is too little. Who begins a tile and does not end
  * it does that first, and so early that who ends it need not wait; who ends what others have begun does that last.
  */
-function divided(tiles: readonly Tile[], { steps, units }: DealSizes, costs: DealCosts, room: number): Dealt | undefined {
+function divided(
+  tiles: readonly Tile[],
+  { steps, units }: DealSizes,
+  costs: DealCosts,
+  room: number,
+  continues: boolean,
+): Dealt | undefined {
   const lists: Item[][] = []
   let [at, done, begun, parts] = [0, 0, 0, 0]
   for (let block = 0; block < units; block++) {
@@ -152,18 +164,21 @@ function divided(tiles: readonly Tile[], { steps, units }: DealSizes, costs: Dea
       const rest = steps - done
       const seconds = rest * step + end + begun * take
       if (seconds <= left) {
-        const into = begun > 0 ? last : middle
-        into.push(itemOf(tile, done, rest, begun > 0 ? { first: parts - begun, count: begun, together: 1, number: 0 } : {}))
+        const from = { first: parts - begun, count: continues ? 0 : begun, continues, ...ALONE }
+        if (begun > 0) last.push(itemOf(tile, done, rest, from))
+        else middle.push(itemOf(tile, done, rest))
         left -= seconds
         at++
         done = 0
         begun = 0
         continue
       }
-      const count = Math.min(Math.floor((Math.min(left, room - take - end) - hand) / step), rest - SHORTEST)
-      if (count >= SHORTEST && begun < MOST_BLOCKS - 1) {
+      const until = continues ? left : Math.min(left, room - take - end)
+      const count = Math.min(Math.floor((until - hand) / step), rest - SHORTEST)
+      const isInTime = !continues || steps * step + hand + take + end <= room
+      if (count >= SHORTEST && begun < (continues ? 1 : MOST_BLOCKS - 1) && isInTime) {
         parts++
-        first.push(itemOf(tile, done, count, { hands: parts, together: 1, number: 0 }))
+        first.push(itemOf(tile, done, count, { hands: parts, ...ALONE }))
         done += count
         begun++
       }
@@ -175,17 +190,24 @@ function divided(tiles: readonly Tile[], { steps, units }: DealSizes, costs: Dea
 }
 
 /** `turns` whole turns of wide tiles, then all others divided. */
-function dividedAfter(turns: number, { wide, narrow }: ReturnType<typeof tilesOf>, sizes: DealSizes, costs: DealCosts) {
+function dividedAfter(
+  turns: number,
+  { wide, narrow }: ReturnType<typeof tilesOf>,
+  sizes: DealSizes,
+  costs: DealCosts,
+  continues: boolean,
+): Dealt | undefined {
   const { units, steps } = sizes
   const count = turns * units
   if (wide.length < count) return undefined
-  const before = whole({ wide: wide.slice(0, count), narrow: [] }, sizes, costs)
+  const before = whole({ wide: wide.slice(0, count), narrow: [] }, sizes, costs, false)
   const line = [...wide.slice(count), ...narrow]
   const least = line.reduce((sum, tile) => sum + steps * timesOf(costs, tile).step, 0) / units
-  let [low, high, best] = [least, least + 3 * (steps * costs.step + costs.end + HAND + TAKE), divided(line, sizes, costs, 0)]
+  let [low, high] = [least, least + 3 * (steps * costs.step + costs.end + HAND + TAKE)]
+  let best: Dealt | undefined
   for (let i = 0; i < HALVINGS; i++) {
     const middle = (low + high) / 2
-    const found = divided(line, sizes, costs, middle)
+    const found = divided(line, sizes, costs, middle, continues)
     if (found === undefined) low = middle
     else [high, best] = [middle, found]
   }
@@ -195,24 +217,28 @@ function dividedAfter(turns: number, { wide, narrow }: ReturnType<typeof tilesOf
 }
 
 /**
- * The deals to choose from, with as many narrow columns as leave little of c's last column empty: undivided, and with the fewest, where K may be, divided, as
- * then only their cost counts.
+ * The deals to choose from, with as many narrow columns as leave little of c's last column empty: of whole tiles, and divided with the fewest of them, as
+ * then only their cost counts. What continues needs the time of a whole tile, so that the first of two blocks is done before the second begins.
  */
 export function* dealsOf(sizes: DealSizes, costs: DealCosts): Generator<Deal> {
-  const { N, units } = sizes
-  let { isDivided } = sizes
+  const { N, units, sorts } = sizes
+  let isFirst = true
   for (let narrow = 0; narrow * NARROW_COLUMNS < N + NARROW_COLUMNS; narrow++) {
     const columns = narrow * NARROW_COLUMNS + Math.max(0, Math.ceil((N - narrow * NARROW_COLUMNS) / COLUMNS)) * COLUMNS
     if (columns - N >= CHUNK_COLUMNS) continue
-    yield { narrow, isMixed: sizes.isMixed, ...whole(tilesOf(sizes, narrow), sizes, costs) }
-    if (!isDivided) continue
-    const tiles = tilesOf({ ...sizes, isMixed: false }, narrow)
-    const turns = Math.floor((tiles.wide.length + tiles.narrow.length) / units)
-    for (const before of turns > 0 ? [turns, turns - 1] : [turns]) {
-      const found = dividedAfter(before, tiles, sizes, costs)
-      if (found !== undefined) yield { narrow, isMixed: false, ...found }
+    for (const sort of sorts) {
+      const tiles = tilesOf(sizes, narrow, sort === "mixed")
+      if (sort === "whole" || sort === "mixed") {
+        yield { sort, narrow, ...whole(tiles, sizes, costs, sort === "mixed") }
+        continue
+      }
+      const turns = Math.floor((tiles.wide.length + tiles.narrow.length) / units)
+      for (const before of [turns, turns - 1]) {
+        const found = isFirst && before >= 0 ? dividedAfter(before, tiles, sizes, costs, sort === "continued") : undefined
+        if (found !== undefined) yield { sort, narrow, ...found }
+      }
     }
-    isDivided = false
+    isFirst = false
   }
 }
 

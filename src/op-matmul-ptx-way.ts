@@ -2,7 +2,7 @@
 import { DEALT_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
-import { bestDeal, type Deal } from "./op-matmul-ptx-deal.ts"
+import { bestDeal, type Deal, type DealSort } from "./op-matmul-ptx-deal.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 
 /** How a product is done by PTX. */
@@ -180,19 +180,16 @@ export function* besides(given: Gemm, target: GpuTarget): Generator<TimedWay> {
   }
 }
 
-/** The best lists of tiles, where there are few turns; K is divided where the order of sums may depend on sizes, or the program trains. */
-export function dealtWay(
-  given: Gemm,
-  target: GpuTarget,
-  isDivided = given.order === "any" || target.trains === true,
-  isMixed = true,
-): TimedWay | undefined {
+/** The best lists of tiles, where there are few turns; parts of K are summed where the order of sums may depend on sizes, or the program trains. */
+export function dealtWay(given: Gemm, target: GpuTarget, only?: DealSort): TimedWay | undefined {
   const { units } = target
   if (tilesOf(given, PTX_TILE) > FEW_TURNS * units) return undefined
   const { rates, ends } = costOf(PTX_TILE)
   const step = (2 * rowsOf(PTX_TILE) * columnsOf(PTX_TILE) * STEP * units) / (rates(given) * 1e12)
   const group = groupOf(given, PTX_TILE)
-  const sizes = { M: given.M, N: given.N, steps: stepsOf(given), units, group, isDivided, isMixed }
+  const mayDiffer = given.order === "any" || target.trains === true
+  const sorts: readonly DealSort[] = only === undefined ? ["mixed", "continued", ...(mayDiffer ? (["summed"] as const) : [])] : [only]
+  const sizes = { M: given.M, N: given.N, steps: stepsOf(given), units, group, sorts }
   const deal = bestDeal(sizes, { step, end: ends[endOf(given)] })
   return deal && { way: { tile: DEALT_TILE, splits: 1, rest: 0, span: 1, group, deal }, seconds: DISPATCH + LIST + deal.seconds }
 }

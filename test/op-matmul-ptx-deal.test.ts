@@ -4,7 +4,7 @@ import type { Item } from "../shaders/ptx-gemm-deal.ts"
 import { DEALT_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, MOST_ITEMS, rowsOf } from "../shaders/ptx-gemm-tile.ts"
 import { ptxWayOf } from "../src/op-matmul-ptx.ts"
-import { type Deal, type DealSizes, dealsOf } from "../src/op-matmul-ptx-deal.ts"
+import { type Deal, type DealSizes, type DealSort, dealsOf } from "../src/op-matmul-ptx-deal.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Scratch } from "../src/program.ts"
 import { HOPPER } from "./bf16.ts"
@@ -14,8 +14,8 @@ import type { Timing } from "./ptx-run.ts"
 /** A piece of K of a tile for a block; `hands` and what it takes are found from the order. */
 type Piece = readonly [block: number, row: number, column: number, width: number, firstStep: number, stepCount: number]
 
-/** Lists by hand: of the pieces of a tile all but the last are handed over to it. */
-function byHand(steps: number, pieces: readonly Piece[]): Deal {
+/** Lists by hand: of the pieces of a tile all but the last are handed over, to it or, where sums continue, to the next. */
+function byHand(steps: number, pieces: readonly Piece[], continues = false): Deal {
   const lists: Item[][] = []
   let parts = 0
   const begun = new Map<string, number[]>()
@@ -23,45 +23,39 @@ function byHand(steps: number, pieces: readonly Piece[]): Deal {
     const key = `${row} ${column}`
     const isLast = firstStep + stepCount === steps
     const taken = begun.get(key) ?? []
+    const isOn = continues && firstStep > 0
+    const first = isOn ? (taken.at(-1) as number) : isLast ? (taken[0] ?? 0) : 0
     if (!isLast) begun.set(key, [...taken, parts++])
-    const more = isLast ? { hands: 0, first: taken[0] ?? 0, count: taken.length } : { hands: parts, first: 0, count: 0 }
-    lists[block] = [
-      ...(lists[block] ?? []),
-      { row, column, together: 2, number: Math.floor(column / 128), width, firstStep, stepCount, ...more },
-    ]
+    const more = { hands: isLast ? 0 : parts, first, count: isLast && !continues ? taken.length : 0, continues: isOn }
+    const place = { row, column, together: 2, number: Math.floor(column / 128), width }
+    lists[block] = [...(lists[block] ?? []), { ...place, firstStep, stepCount, ...more }]
   }
-  return { narrow: 0, isMixed: false, lists, parts, seconds: 0 }
+  return { sort: continues ? "continued" : "summed", narrow: 0, lists, parts, seconds: 0 }
 }
 
 const TIMINGS: readonly Timing[] = ["early", "late", "random"]
+/** A tile's K for two blocks, the first of which has another tile's end to do afterwards. */
+const inTwo: readonly Piece[] = [
+  [0, 0, 0, 3, 0, 2],
+  [1, 256, 0, 3, 0, 1],
+  [1, 0, 0, 3, 2, 1],
+  [2, 256, 0, 3, 1, 2],
+]
+/** In three, of single k steps; a wide and a narrow column, edges of all sizes, a whole tile before; more blocks than parts. */
+const inThree: readonly Piece[] = [
+  [0, 0, 0, 3, 0, 4],
+  [0, 256, 192, 2, 0, 1],
+  [1, 256, 0, 3, 0, 4],
+  [1, 256, 192, 2, 1, 1],
+  [2, 0, 192, 2, 0, 3],
+  [2, 256, 192, 2, 2, 2],
+  [3, 0, 192, 2, 3, 1],
+]
+const TWO = { layout: "nn", size: [512, 192, 96], out: "bf16" } as const
+const THREE = { layout: "nt", size: [300, 288, 120], out: "bf16", bias: true } as const
 const CASES: readonly Asked[] = [
-  // A tile's K for two blocks, the first of which has another tile's end to do afterwards; launched again.
-  ...TIMINGS.map(
-    (timing): Asked => ({
-      ...{ layout: "nn", size: [512, 192, 96], out: "bf16", timing, times: 2 },
-      deal: byHand(3, [
-        [0, 0, 0, 3, 0, 2],
-        [1, 256, 0, 3, 0, 1],
-        [1, 0, 0, 3, 2, 1],
-        [2, 256, 0, 3, 1, 2],
-      ]),
-    }),
-  ),
-  // In three, of single k steps; a wide and a narrow column, edges of all sizes, a whole tile before; more blocks than parts.
-  ...TIMINGS.map(
-    (timing): Asked => ({
-      ...{ layout: "nt", size: [300, 288, 120], out: "bf16", bias: true, timing, times: timing === "random" ? 2 : 1 },
-      deal: byHand(4, [
-        [0, 0, 0, 3, 0, 4],
-        [0, 256, 192, 2, 0, 1],
-        [1, 256, 0, 3, 0, 4],
-        [1, 256, 192, 2, 1, 1],
-        [2, 0, 192, 2, 0, 3],
-        [2, 256, 192, 2, 2, 2],
-        [3, 0, 192, 2, 3, 1],
-      ]),
-    }),
-  ),
+  ...TIMINGS.map((timing): Asked => ({ ...TWO, timing, times: 2, deal: byHand(3, inTwo) })),
+  ...TIMINGS.map((timing): Asked => ({ ...THREE, timing, times: timing === "random" ? 2 : 1, deal: byHand(4, inThree) })),
   // Narrow tiles alone; rows that are not aligned, at the end of b's columns and beyond.
   {
     ...{ layout: "nn", size: [260, 237, 72], out: "bf16", timing: "late" },
@@ -91,7 +85,7 @@ test("few turns go by lists; K is divided where that wins, and never where a row
     [8192, 1280, 5120],
   ] as const) {
     expect(dealOf(product("nn", size, "any"))?.parts).toBeGreaterThan(80)
-    expect(dealOf(product("nt", size, "forward"))?.parts).toBe(0)
+    expect(dealOf(product("nt", size, "forward"))?.sort).not.toBe("summed")
     expect(dealOf(product("nt", size, "forward"), { ...on, trains: true })?.parts).toBeGreaterThan(80)
   }
   expect(dealOf(product("nt", [16384, 1024, 1024], "forward"))).toMatchObject({ narrow: 2, parts: 0 })
@@ -101,28 +95,32 @@ test("few turns go by lists; K is divided where that wins, and never where a row
 })
 
 const COSTS = { step: 6e-7, end: 3e-6 }
-const sizes = (M: number, N: number, steps: number, units: number): DealSizes => ({
-  M,
-  N,
-  steps,
-  units,
-  group: 8,
-  isDivided: true,
-  isMixed: units !== 16,
-})
+const ALL: readonly DealSort[] = ["whole", "mixed", "continued", "summed"]
+const sizes = (M: number, N: number, steps: number, units: number): DealSizes => ({ M, N, steps, units, group: 8, sorts: ALL })
 
 test("a deal that is found, as it runs", () => {
-  const deals = [...dealsOf(sizes(256, 320, 24, 3), { step: 5e-6, end: 1e-6 })]
-  const deal = deals.find(({ parts }) => parts > 1)!
-  expect(deal.narrow).toBe(1)
+  const deal = [...dealsOf(sizes(256, 320, 24, 3), { step: 5e-6, end: 1e-6 })].find(({ sort }) => sort === "summed")!
+  expect([deal.narrow, deal.parts]).toEqual([1, 2])
   expect(run({ layout: "nn", size: [256, 320, 760], out: "bf16", deal, timing: "late" }).error).toBeLessThan(1)
 }, 300_000)
 
-test("K that is not divided: the bits of the tiles that are not dealt out", () => {
-  const whole = [...dealsOf({ ...sizes(300, 448, 3, 4), isDivided: false }, COSTS)].find(({ narrow }) => narrow === 2)!
-  const bitsOf = (more: Partial<Asked>) => run({ layout: "nt", size: [300, 448, 72], out: "bf16", bias: true, seed: 5, ...more }).c
-  expect(bitsOf({ deal: whole })).toEqual(bitsOf({}))
+const bitsOf = (asked: Asked) => run({ ...asked, seed: 5 }).c
+
+test("whole tiles: the bits of those that are not dealt out", () => {
+  const whole = [...dealsOf(sizes(300, 448, 3, 4), COSTS)].find(({ narrow, sort }) => narrow === 2 && sort === "mixed")!
+  const asked: Asked = { layout: "nt", size: [300, 448, 72], out: "bf16", bias: true }
+  expect(bitsOf({ ...asked, deal: whole })).toEqual(bitsOf(asked))
 }, 300_000)
+
+for (const [name, asked, steps, pieces] of [
+  ["two", TWO, 3, inTwo],
+  ["three", THREE, 4, inThree],
+] as const)
+  test(`sums that go on in ${name}: the bits of tiles that are not divided, in every timing, each time`, () => {
+    const whole = bitsOf(asked)
+    for (const timing of TIMINGS)
+      expect(bitsOf({ ...asked, timing, times: timing === "late" ? 2 : 1, deal: byHand(steps, pieces, true) })).toEqual(whole)
+  }, 300_000)
 
 test("lists have every k step of every tile once; parts go to later blocks, and are handed over before any is taken", () => {
   const asked = [
@@ -135,7 +133,7 @@ test("lists have every k step of every tile once; parts go to later blocks, and 
     sizes(2304, 768, 512, 16),
   ]
   for (const one of asked)
-    for (const { lists, narrow, parts } of dealsOf(one, COSTS)) {
+    for (const { lists, narrow, parts, sort } of dealsOf(one, COSTS)) {
       const seen = new Map<string, boolean[]>()
       const [handed, taken] = [new Map<number, number>(), new Map<number, number>()]
       lists.forEach((list, block) => {
@@ -149,7 +147,8 @@ test("lists have every k step of every tile once; parts go to later blocks, and 
             expect(hasTaken).toBe(false)
             handed.set(item.hands - 1, block)
           }
-          for (let i = 0; i < item.count; i++) {
+          expect(item.continues).toBe(sort === "continued" && item.firstStep > 0)
+          for (let i = 0; i < item.count + Number(item.continues); i++) {
             hasTaken = true
             taken.set(item.first + i, block)
           }
