@@ -302,6 +302,6 @@ export async function startTest(paths: readonly string[], options: TestOptions =
   if (options.follow !== undefined) models.add(options.follow, "runs", "best")
   await models.start()
   const app = createApp(context, ROUTES)
-  const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: (request) => app.fetch(request) })
+  const server = Bun.serve({ hostname: "127.0.0.1", port: 0, idleTimeout: 0, fetch: (request) => app.fetch(request) })
   return { url: `http://127.0.0.1:${server.port}`, engine, context, runs, close: () => server.stop(true) }
 }
