@@ -8,6 +8,7 @@ import { median } from "../src/bench-stats.ts"
 import { stepProgram } from "../src/bench-step.ts"
 import { openDevice } from "../src/device.ts"
 import { refreshCopies } from "../src/gpt.ts"
+import { CONTROL } from "../src/op.ts"
 import type { RunOutputs, Stretch, Watch } from "../src/program.ts"
 import { bubblesOf } from "../src/train.ts"
 
@@ -27,13 +28,17 @@ const { device } = openDevice(flags.device, undefined)
 const step = stepProgram(device, flags.preset, precision, Number(flags.batch))
 refreshCopies(device, step.state, step.model, precision)
 
+/** Of the newest step. */
+let learnt = { loss: Number.NaN, norm: Number.NaN }
 /** Milliseconds a step, from the first's end to the last's: the device has always its next steps. */
 function pass(watch?: Watch): number {
   const pending: RunOutputs[] = []
   const ends: number[] = []
   const read = (): void => {
-    pending.shift()?.read("loss")
+    const out = pending.shift() as RunOutputs
+    const loss = out.read("loss")[0] as number
     ends.push(performance.now())
+    learnt = { loss, norm: out.read("control")[CONTROL.norm] as number }
   }
   for (let i = 0; i < Number(flags.runs); i++) {
     if (watch !== undefined) watch.turn = i
@@ -44,6 +49,8 @@ function pass(watch?: Watch): number {
   return ((ends.at(-1) as number) - (ends[0] as number)) / (ends.length - 1)
 }
 
+pass()
+const first = learnt
 for (const until = performance.now() + 1000; performance.now() < until; ) pass()
 const [plain, watched]: [number[], number[]] = [[], []]
 const rounds: (readonly Stretch[])[] = []
@@ -56,7 +63,9 @@ for (let round = 0; round < Number(flags.rounds); round++) {
 }
 const cost = 100 * (median(watched) / median(plain) - 1)
 const series = (values: readonly number[]) => values.map((ms) => ms.toFixed(3)).join(" ")
-console.log(`${flags.preset}, batch ${flags.batch}, ${precision}: ${step.run.barriers} barriers`)
+console.log(
+  `${flags.preset}, batch ${flags.batch}, ${precision}: ${step.run.barriers} barriers; after ${flags.runs} steps sum of losses ${first.loss.toFixed(3)}, norm ${first.norm.toFixed(5)}`,
+)
 console.log(`ms a step: without timestamps ${series(plain)} | with ${series(watched)}: they cost ${cost.toFixed(2)} %`)
 const bubbles = rounds.flatMap((stretches) => bubblesOf(stretches) ?? [])
 const middle = (of: keyof (typeof bubbles)[number]) => median(bubbles.map((one) => one[of]))
