@@ -288,7 +288,7 @@ export async function startTest(paths: readonly string[], options: TestOptions =
     usage: new KeyUsage({ concurrency: undefined, tokensPerMinute: undefined, ...options.limits }),
     metrics: serverMetrics(),
     log,
-    limits: { queueTokens: 20_000, queueMs: 1000, maxBody: options.maxBody ?? 2 ** 20 },
+    limits: { queueTokens: 20_000, queueMs: 60_000, maxBody: options.maxBody ?? 2 ** 20 },
     cors: options.cors ?? [],
     metricsCompat: options.metricsCompat ?? "none",
     loopback: true,
