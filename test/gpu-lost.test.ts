@@ -132,6 +132,6 @@ describe("a lost device", () => {
       expect(steps).toEqual(Array.from({ length: next }, (_, i) => i + 1))
       expect(Number(readlinkSync(join(runs, "cut", "last")).slice(-6))).toBe(next)
     },
-    300_000,
+    600_000,
   )
 })
