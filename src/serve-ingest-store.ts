@@ -2,7 +2,7 @@
 import { appendFileSync, existsSync, lstatSync, mkdirSync, readdirSync, truncateSync } from "node:fs"
 import { join } from "node:path"
 import { fsyncPath, readJson, writeAtomic } from "./base-file.ts"
-import { JOURNALS, type Journal, JournalWriter } from "./db.ts"
+import { JOURNALS, type Journal, JournalWriter, readBeat, writeBeat } from "./db.ts"
 import { ApiError, badField } from "./serve-error.ts"
 import { markCounts, offsetOf, prefixMarks } from "./train.ts"
 
@@ -54,6 +54,8 @@ export class RemoteRuns {
     mkdirSync(join(directory, "checkpoints"), { recursive: true })
     // The marker is first: a kill in between must not leave what looks like a run of this machine.
     this.#mark(run)
+    // Nor may a look in between find a run without a process, which is told as a crash.
+    if (readBeat(directory) === undefined) writeBeat(directory, { state: "running", time: Date.now(), host: "", pid: 0 })
     this.#record(run, record)
     this.#runs.set(id, run)
     return run

@@ -7,7 +7,7 @@ import { appendCsv } from "../src/bench-csv.ts"
 import { GATE_EXIT, type Verdict } from "../src/bench-gate.ts"
 import { deviceClass } from "../src/bench-history.ts"
 
-setDefaultTimeout(300_000)
+setDefaultTimeout(600_000)
 const folder = mkdtempSync(join(tmpdir(), "gate-"))
 const cli = join(import.meta.dir, "../src/cli.ts")
 

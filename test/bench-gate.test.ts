@@ -49,10 +49,12 @@ test("a build with another loss is refused, and one that is not deterministic", 
     },
     options(0.01, 1),
   )
-  expect(other).rejects.toThrow("different losses: A 4.17, B 4.18")
+  await expect(other).rejects.toThrow("different losses: A 4.17, B 4.18")
   expect(sides).toHaveLength(2) // at once, not after all blocks
   let n = 0
-  expect(gate(async () => ({ metrics: { step: 1 }, loss: String(n++ >> 2) }), options(0.01, 1))).rejects.toThrow("is not deterministic")
+  await expect(gate(async () => ({ metrics: { step: 1 }, loss: String(n++ >> 2) }), options(0.01, 1))).rejects.toThrow(
+    "is not deterministic",
+  )
 })
 
 test("one run is no alarm: the second must confirm it", async () => {

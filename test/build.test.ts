@@ -197,7 +197,7 @@ describe("cross build", () => {
       expect(`${run.exitCode} ${run.stderr}`).toBe("0 ")
       expect(run.stdout.toString()).toContain("alpha --version")
     },
-    300_000,
+    900_000,
   )
 
   test("no cross compiler: an error that names the Debian package", () => {

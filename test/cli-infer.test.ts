@@ -74,8 +74,8 @@ describe("prompts", () => {
     expect(await readPrompts(none, input("two\nlines\n"))).toEqual([{ text: "two\nlines" }])
     expect(await readPrompts({ ...none, prompt: "-" }, input("x", true))).toEqual([{ text: "x" }])
     expect(await readPrompts({ ...none, prompt: "y" }, input("x"))).toEqual([{ text: "y" }])
-    expect(readPrompts(none, input("", true))).rejects.toThrow("infer: no prompt is given")
-    expect(readPrompts(none, input(Uint8Array.of(97, 255)))).rejects.toThrow("first bad byte at offset 1 of 2")
+    await expect(readPrompts(none, input("", true))).rejects.toThrow("infer: no prompt is given")
+    await expect(readPrompts(none, input(Uint8Array.of(97, 255)))).rejects.toThrow("first bad byte at offset 1 of 2")
   })
 })
 

@@ -157,9 +157,9 @@ describe("prompts", () => {
     expect(await read({ ids: [5, 299] })).toEqual([5, 299])
     expect(await read({ text: "" })).toEqual([7])
     expect(await promptReader(loaded({ ids: { eos: [8, 9] } }), tokenizer)({ text: "" })).toEqual([8])
-    expect(promptReader(loaded({}), tokenizer)({ text: "" })).rejects.toThrow("the prompt is empty")
-    expect(read({ ids: [5, 300] })).rejects.toThrow("token id 300 is not below vocabSize 300 of DIR")
-    expect(promptReader(loaded({}), undefined)({ text: "a" })).rejects.toThrow("DIR has no tokenizer.json")
+    await expect(promptReader(loaded({}), tokenizer)({ text: "" })).rejects.toThrow("the prompt is empty")
+    await expect(read({ ids: [5, 300] })).rejects.toThrow("token id 300 is not below vocabSize 300 of DIR")
+    await expect(promptReader(loaded({}), undefined)({ text: "a" })).rejects.toThrow("DIR has no tokenizer.json")
   })
 
   test("what the tokenizer's post-processor puts around a text", async () => {
@@ -197,8 +197,8 @@ describe("prompts", () => {
     expect(tokenizer.decode(ids)).toBe("<|endoftext|>[USER] the sea\n[BOT]")
     expect(ids[0]).toBe(tokenizer.special.get("<|endoftext|>")!)
     const broken = promptReader(loaded({ directory: work, chatTemplate: "{{ raise_exception('roles must alternate') }}" }), tokenizer)
-    expect(broken({ messages: hi })).rejects.toThrow(/chat template of .* refuses this conversation: .*roles must alternate/)
-    expect(promptReader(loaded({}), tokenizer)({ messages: hi })).rejects.toThrow("DIR has no chat template")
+    await expect(broken({ messages: hi })).rejects.toThrow(/chat template of .* refuses this conversation: .*roles must alternate/)
+    await expect(promptReader(loaded({}), tokenizer)({ messages: hi })).rejects.toThrow("DIR has no chat template")
   })
 })
 

@@ -177,7 +177,7 @@ test("a slot has one holder, who is named, and is free when the holder lets go",
   const first = await takeSlot(name, "job a")
   if (typeof first === "string") throw new Error(first)
   expect(await takeSlot(name, "job b")).toBe("job a")
-  expect(takeSlots([`${folder}:free`, name], "job b")).rejects.toThrow("is taken by job a")
+  await expect(takeSlots([`${folder}:free`, name], "job b")).rejects.toThrow("is taken by job a")
   expect(typeof (await takeSlot(`${folder}:free`, "job c"))).toBe("object") // what was taken before the refusal is given back
   first.release()
   expect(typeof (await takeSlot(name, "job b"))).toBe("object")

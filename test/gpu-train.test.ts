@@ -45,7 +45,7 @@ withGpu(
     await train("--resume=parts", "--steps=6", "--device=gpu")
     expect(weights("parts")).toBe(weights("whole"))
   },
-  300_000,
+  600_000,
 )
 
 withGpu(
@@ -80,7 +80,7 @@ withGpu(
       new Set(rows(await start("plain", "gpu", "--steps=5", "--evalInterval=none", "--sampleInterval=none"), "step", "loss")),
     )
   },
-  240_000,
+  600_000,
 )
 
 withGpu(
@@ -102,5 +102,5 @@ withGpu(
       /embedding\.y takes 7\.6 GiB, a GPU allocates at most 4 GiB at once\nhint: fits with --batch=\d+ --accumSteps=\d+/,
     )
   },
-  300_000,
+  600_000,
 )

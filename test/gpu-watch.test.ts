@@ -24,15 +24,15 @@ withGpu(
     initialise(device, state, model, 1)
     const run = device.compile(micro, state, buckets(micro.program, summands(model), 20_000))
     const gradients = () => summands(model).map((name) => [...(state.read(name) as Float32Array)])
-  run.submit(inputs)
-  const plain = gradients()
-  const watch = device.watch!()
-  for (const turn of [1, 2, 3]) {
-    watch.turn = turn
-    for (let i = 0; i < 2; i++) run.submit(inputs, undefined, watch)
-  }
-  expect(gradients()).toEqual(plain)
-  const stretches = watch.end()
+    run.submit(inputs)
+    const plain = gradients()
+    const watch = device.watch!()
+    for (const turn of [1, 2, 3]) {
+      watch.turn = turn
+      for (let i = 0; i < 2; i++) run.submit(inputs, undefined, watch)
+    }
+    expect(gradients()).toEqual(plain)
+    const stretches = watch.end()
     expect(stretches.length).toBe(6 * (run.barriers + 1))
     expect(stretches.filter(({ isFirst }) => isFirst).length).toBeGreaterThan(6) // submits in parts
     expect(stretches.flatMap(({ kernels }) => kernels).length).toBe(6 * run.profile(inputs).rows.length)

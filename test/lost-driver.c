@@ -36,7 +36,7 @@ static VkResult submit(VkQueue queue, uint32_t count, const SubmitInfo *infos, V
 }
 
 static VkResult wait(VkDevice device, const SemaphoreWait *info, uint64_t nanoseconds) {
-  if (!is_lost) return next_wait(device, info, nanoseconds);
+  if (!is_lost) return next_wait(device, info, UINT64_MAX); /* however busy this machine is: what is not lost is no hang */
   VkResult result = answer("wait", VK_TIMEOUT);
   if (result == VK_TIMEOUT) usleep((useconds_t)(nanoseconds / 1000));
   return result;

@@ -135,7 +135,7 @@ describe("completions", () => {
     }
     const { model } = await server.context.models.lease("plain")
     const without = trainTokenizer({ kind: "bpe", vocabSize: 270 }, ["the ship and the sea and the whale ".repeat(20)])
-    expect(gapIds({ ...model, tokenizer: without }, "a", "b")).rejects.toThrow("suffix: model plain has no fill-in-the-middle tokens")
+    await expect(gapIds({ ...model, tokenizer: without }, "a", "b")).rejects.toThrow("suffix: model plain has no fill-in-the-middle tokens")
   })
 
   test("best_of returns the likeliest, and counts all", async () => {

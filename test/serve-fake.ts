@@ -288,7 +288,7 @@ export async function startTest(paths: readonly string[], options: TestOptions =
     usage: new KeyUsage({ concurrency: undefined, tokensPerMinute: undefined, ...options.limits }),
     metrics: serverMetrics(),
     log,
-    limits: { queueTokens: 20_000, queueMs: 1000, maxBody: options.maxBody ?? 2 ** 20 },
+    limits: { queueTokens: 20_000, queueMs: 60_000, maxBody: options.maxBody ?? 2 ** 20 },
     cors: options.cors ?? [],
     metricsCompat: options.metricsCompat ?? "none",
     loopback: true,
@@ -302,6 +302,6 @@ export async function startTest(paths: readonly string[], options: TestOptions =
   if (options.follow !== undefined) models.add(options.follow, "runs", "best")
   await models.start()
   const app = createApp(context, ROUTES)
-  const server = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: (request) => app.fetch(request) })
+  const server = Bun.serve({ hostname: "127.0.0.1", port: 0, idleTimeout: 0, fetch: (request) => app.fetch(request) })
   return { url: `http://127.0.0.1:${server.port}`, engine, context, runs, close: () => server.stop(true) }
 }

@@ -4,7 +4,7 @@ import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, trunc
 import { join } from "node:path"
 import { sha256 } from "../src/base-file.ts"
 import { uniform } from "../src/base-random.ts"
-import { JOURNALS, type Journal } from "../src/db.ts"
+import { DirectoryStore, JOURNALS, type Journal } from "../src/db.ts"
 import { RemoteRuns } from "../src/serve-ingest-store.ts"
 import { offsetOf, startShipper } from "../src/train.ts"
 import { startTest, type TestServer, workFolder } from "./serve-fake.ts"
@@ -237,6 +237,14 @@ describe("what is refused", () => {
     expect(new RemoteRuns(root).get("r1").counts.metrics).toBe(1)
     expect(JSON.parse(readFileSync(join(root, "r1", "config.json"), "utf8"))).toEqual({ id: "r1" })
     expect(readdirSync(root)).toEqual(["r1"])
+    await server.close()
+  })
+
+  test("a run is one that lives from its first message on", async () => {
+    const place = join(work.path, "told")
+    const server = await serve(place)
+    await post(server, "/api/ingest", { run: "told", session: "s1", kind: "start", name: "told", config: {} })
+    expect(await new DirectoryStore(place).run("told")).toMatchObject({ id: "told", state: "running" })
     await server.close()
   })
 

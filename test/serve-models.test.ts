@@ -110,7 +110,7 @@ test("pinned steps are loaded when asked for, and only a few idle ones stay", as
   await models.start()
   for (const step of [1, 2, 3, 1]) (await models.lease(`story@${step}`)).release()
   expect(told).toEqual(["load story@5", "load story@1", "load story@2", "load story@3", "unload story@1", "load story@1", "unload story@2"])
-  for (const name of ["story@9", "other", "story@x", "../story"]) expect(models.lease(name)).rejects.toMatchObject({ status: 404 })
+  for (const name of ["story@9", "other", "story@x", "../story"]) await expect(models.lease(name)).rejects.toMatchObject({ status: 404 })
   expect(models.entries().map(({ id, loaded }) => `${id}${loaded ? " loaded" : ""}`)).toEqual([
     "story loaded",
     "story@1 loaded",
@@ -133,7 +133,7 @@ describe("one model", () => {
     const [one, two] = await Promise.all([models.lease(undefined), models.lease("model")])
     expect(one.model).toBe(two.model)
     expect(told).toEqual(["load model", "load model"])
-    expect(models.lease("model@3")).rejects.toMatchObject({ status: 400 })
+    await expect(models.lease("model@3")).rejects.toMatchObject({ status: 400 })
   })
 
   test("is unloaded when its last request has ended", async () => {

@@ -285,6 +285,7 @@ interface Sent {
 test("everything two trainers ever sent, sent again in any order, changes nothing", async () => {
   const sent: Sent[] = []
   const recorder = Bun.serve({
+    idleTimeout: 0,
     hostname: "127.0.0.1",
     port: 0,
     async fetch(request) {

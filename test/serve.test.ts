@@ -194,7 +194,7 @@ const LONG = { prompt: "the sea", max_tokens: 4000, n: 8, ignore_eos: true, stre
 
 describe("SIGTERM", () => {
   test("lets running requests end, refuses new ones, and exits with 0", async () => {
-    const { url, post, child } = await start([`--model=${tiny}`])
+    const { url, post, child } = await start([`--model=${tiny}`, "--drainTimeout=3600"])
     const running = await post("/v1/completions", LONG)
     child.kill("SIGTERM")
     await until("the draining", async () => (await fetch(`${url}/ready`)).status === 503, 5)

@@ -1,5 +1,5 @@
-/** Temporary folders of the tests: all of a run lie in one, which goes with the process; that of a killed run goes with the next one. */
-import { afterAll } from "bun:test"
+/** Temporary folders of the tests: all of a run lie in one, which goes with the process; that of a killed run goes with the next one. And the limit of a test. */
+import { afterAll, setDefaultTimeout } from "bun:test"
 import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -28,6 +28,9 @@ function isAlive(pid: number): boolean {
     return (error as NodeJS.ErrnoException).code === "EPERM"
   }
 }
+
+// Against what hangs alone. It holds for the first file; build-test.ts gives the same to all.
+setDefaultTimeout(300_000)
 
 // Loaded before the tests (bunfig.toml): os.tmpdir() of the tests and of what they start is the folder of this run.
 const outer = tmpdir()

@@ -1,5 +1,5 @@
 /** The memory of a training process as the system sees it, step by step; for the tests and the soak. */
-import { readFileSync } from "node:fs"
+import { existsSync, readFileSync } from "node:fs"
 
 export interface MemoryRun {
   /** Resident bytes when the row of each step arrived; index = step. */
@@ -10,8 +10,15 @@ export interface MemoryRun {
   readonly msPerStep: number
 }
 
-/** Runs `alpha train --json` with these flags to its end, looking at its resident memory at every logged step. */
-export async function trainMemory(command: readonly string[], flags: readonly string[]): Promise<MemoryRun> {
+/**
+ * Runs `alpha train --json` with these flags, looking at its resident memory at every logged step: to its end, where the last rows may come
+ * when the process is gone, or to its death at step `last`, which it cannot miss.
+ */
+export async function trainMemory(
+  command: readonly string[],
+  flags: readonly string[],
+  last = Number.POSITIVE_INFINITY,
+): Promise<MemoryRun> {
   const run = Bun.spawn([...command, "train", "--json", ...flags], { stdout: "pipe", stderr: "pipe" })
   const errors = new Response(run.stderr).text()
   const resident: number[] = []
@@ -22,9 +29,11 @@ export async function trainMemory(command: readonly string[], flags: readonly st
     const row = JSON.parse(line) as Record<string, unknown>
     if (row.type === "start") parameters = row.parameters as number
     else if (row.type === "step") resident[row.step as number] = residentBytes(run.pid)
+    if (row.type === "step" && (row.step as number) >= last) run.kill("SIGKILL")
+    if (run.killed) break
     else if (row.type === "summary") [peak, msPerStep] = [row.peak_rss_bytes as number, row.ms_per_step as number]
   }
-  if ((await run.exited) !== 0) throw new Error(`alpha train ${flags.join(" ")}: ${await errors}`)
+  if ((await run.exited) !== 0 && run.signalCode !== "SIGKILL") throw new Error(`alpha train ${flags.join(" ")}: ${await errors}`)
   return { resident, parameters, peak, msPerStep }
 }
 
@@ -34,10 +43,11 @@ export function residentAt({ resident }: MemoryRun, step: number): number {
   return some.toSorted((a, b) => a - b)[some.length >> 1] as number
 }
 
-/** VmRSS of a process: what /proc/PID/status calls it, in bytes. Linux only. */
+/** VmRSS of a process: what /proc/PID/status calls it, in bytes; 0 where it is gone. Linux only. */
 function residentBytes(pid: number): number {
-  const kib = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]
-  return Number(kib) * 1024
+  const path = `/proc/${pid}/status`
+  const kib = existsSync(path) ? /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(path, "utf8"))?.[1] : undefined
+  return Number(kib ?? 0) * 1024
 }
 
 async function* lines(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {

@@ -83,8 +83,7 @@ describe("resume", () => {
         "--json",
       )
       const reader = run.stdout.getReader()
-      await reader.read()
-      await reader.read()
+      for (let said = ""; !said.includes('"type":"step"'); ) said += new TextDecoder().decode((await reader.read()).value)
       reader.releaseLock()
       run.kill(signal)
       expect(await run.exited).toBe(0)
