@@ -38,9 +38,9 @@ export interface StartRequest {
   readonly policy: JobPolicy
 }
 
-/** A start has failed if its process ends within this time, */
+/** A start has failed if its process ends within this time, in ms. */
 const SETTLE_MS = 1000
-/** or within this time while its run has not begun: on a busy machine it takes longer to find what is wrong. */
+/** The same while its run has not begun: on a busy machine it takes longer to find what is wrong. */
 const BEGINNING_MS = 10_000
 
 /** Starts a new job. Throws where one of that name runs, or ran. */
