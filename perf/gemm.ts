@@ -25,7 +25,7 @@ import { fewLaunches, fewTiles } from "../src/op-matmul-ptx-few.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import { isSkinny, skinnyGemm } from "../src/op-matmul-skinny.ts"
 import type { GpuTarget, Launch, Launches, Memory, Scratch, Table } from "../src/program.ts"
-import { cellBytes } from "../src/ptx.ts"
+import { cellBytes, dynamicBytes } from "../src/ptx.ts"
 import { type Kernel, type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
 import { compileAll, type Job } from "./gemm-compile.ts"
 import { checkWhole, Maps, ptxWays } from "./gemm-ptx.ts"
@@ -286,7 +286,7 @@ function prepare({ launches }: Named, addressOf: (memory: Memory | undefined) =>
             pipeline.handle,
             BigInt64Array.from(groups, BigInt),
             ptx.threads,
-            ptx.sharedBytes,
+            dynamicBytes(ptx),
             bytes,
             ptx.cells.length,
           )
