@@ -63,6 +63,4 @@ export interface GpuTarget {
   readonly ptxRoom?: number
   /** Blocks of kernels in PTX, one for each unit, may wait for each other: a model's layers are one launch. */
   readonly stacks?: boolean
-  /** The program trains: a row's bits need not be those that it has in others. */
-  readonly trains?: boolean
 }
