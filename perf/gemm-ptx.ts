@@ -17,7 +17,7 @@ const { ahead: _, ...NOT_AHEAD } = PTX_TILE
 const SWEPT: readonly PtxTile[] = [NOT_AHEAD, FLAT_TILE, LATER_TILE, NARROW_TILE]
 
 const nameOf = ({ tile, splits, group, rest, span, beside, deal }: PtxWay): string =>
-  `ptx ${tileName(tile)} g${group} s${splits}${deal === undefined ? "" : ` n${deal.narrow}${deal.sort[0]}${deal.parts}`}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
+  `ptx ${tileName(tile)} g${group} s${splits}${deal === undefined ? "" : ` n${deal.narrow}`}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
 
 /** Whether results may wait. */
 const waits = ({ layout, N, c, activation = "none", slope, beta }: Gemm): boolean =>
@@ -51,16 +51,15 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   const best = ptxWayOf(request, target)?.way
   if (best === undefined) return []
   const ways: PtxWay[] = [best]
-  const { beside: __, deal: ___, ...dealt } = best
-  const plain: PtxWay = { ...dealt, tile: best.deal === undefined ? best.tile : PTX_TILE }
+  const { beside: __, deal: ___, ...alone } = best
+  const plain: PtxWay = { ...alone, tile: best.deal === undefined ? best.tile : PTX_TILE }
   if (sweep) {
     const whole = { splits: 1, rest: 0, span: 1 }
     const tiles = SWEPT.filter((tile) => !tile.later || waits(request))
     ways.push(...tiles.map((tile) => ({ ...plain, ...(tile.later ? whole : {}), tile })))
     ways.push({ ...plain, ...(request.layout === "tn" ? {} : whole), tile: PTX_TILE })
     if (isPlain(request)) {
-      const sorts = ["whole", "mixed", "continued", "summed"] as const
-      ways.push(...sorts.flatMap((sort) => dealtWay(request, target, sort)?.way ?? []))
+      ways.push(...[dealtWay(request, target)?.way ?? []].flat())
       const two = [...besides(request, target)].toSorted((a, b) => a.seconds - b.seconds)[0]
       if (two !== undefined && waits(request)) ways.push(two.way)
     }

@@ -4,10 +4,9 @@
  * Sets of shapes: --train (a training step of gpt2-124m, one of shakespeare-char, and 4096³), --large, --bar (what a peer is compared by), --wide,
  * --decode, --edges, --tiny (to try this program). All pipelines are compiled first, on threads. Then, shape by shape, 300 ms of back-to-back submits
  * (--warm) bring the clocks up and every way is timed in the same recording, without the host. Lines, best first: path tile/lanes gGROUP sSPLITS (t1:
- * one step of K in straight code; +REST/SPAN: k steps dealt out; bFROM/TILE: columns from there on by another tile; nCOLUMNS, then w, m, c or s and
- * PARTS: a list with so many narrow columns, of whole or mixed tiles, or with sums that continue or are summed from so many parts), TFLOP/s by the
- * median time between the device's timestamps, and their range; * marks the way that the product takes. The table at the end has for each shape the best
- * way and the chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and
+ * one step of K in straight code; +REST/SPAN: k steps dealt out; bFROM/TILE: columns from there on by another tile; nCOLUMNS: a list with so many narrow
+ * columns), TFLOP/s by the median time between the device's timestamps, and their range; * marks the way that the product takes. The table at the end has
+ * for each shape the best way and the chosen one. --check then compares 24 elements of each way with f64, in units of what rounding allows (must be ≤ 1), and
  * prints a hash of 4,096 elements of c: ways with equal hashes add in the same order. Products of few rows have another b in each run, so that it
  * comes from memory as in generation, and their lines tell bytes per second. --only matches the line's beginning, --chosen leaves out all other ways.
  * --sweep adds the other tiles in PTX, and the widest without lines asked for ahead. --whole compares all of c and slope by PTX with the best other
@@ -25,7 +24,7 @@ import { fewLaunches, fewTiles } from "../src/op-matmul-ptx-few.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import { isSkinny, skinnyGemm } from "../src/op-matmul-skinny.ts"
 import type { GpuTarget, Launch, Launches, Memory, Scratch, Table } from "../src/program.ts"
-import { cellBytes } from "../src/ptx.ts"
+import { cellBytes, dynamicBytes } from "../src/ptx.ts"
 import { type Kernel, type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
 import { compileAll, type Job } from "./gemm-compile.ts"
 import { checkWhole, Maps, ptxWays } from "./gemm-ptx.ts"
@@ -286,7 +285,7 @@ function prepare({ launches }: Named, addressOf: (memory: Memory | undefined) =>
             pipeline.handle,
             BigInt64Array.from(groups, BigInt),
             ptx.threads,
-            ptx.sharedBytes,
+            dynamicBytes(ptx),
             bytes,
             ptx.cells.length,
           )

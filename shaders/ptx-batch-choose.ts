@@ -6,13 +6,13 @@ import { sample, type sampleBuffers } from "./ptx-sample.ts"
 /** Addresses of the logits and of what sampling is given. */
 export type Choosing = { readonly [N in keyof typeof sampleBuffers | "logits"]: U64 }
 
-/** Each row's token, chosen by a block of its own of `whole` when all blocks of all groups have stored their logits. */
-export function choose(f: Frame, whole: Frame, given: Choosing): void {
-  const { k, stack, thread, block } = whole
+/** Each row's token, chosen by a block of its own when all blocks have stored their logits. */
+export function choose(f: Frame, given: Choosing): void {
+  const { k, stack, thread, block } = f
   const { rows, classes, allowed = classes } = stack
   signal(f)
   k.if(k.compare("lt", block, rows), () => {
-    awaitAll(whole)
+    awaitAll(f)
     sample({ k, threads: THREADS, thread, shared: 0, classes, allowed }, k.madWide(block, 4 * classes, given.logits), block, given)
   })
 }

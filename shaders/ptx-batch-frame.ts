@@ -77,17 +77,6 @@ export function placesOf(stack: DecodeStack) {
   return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, bytes: Math.ceil(end / 128) * 128 }
 }
 
-/** Groups of blocks that take a part of the sequences each and wait for nobody else: one attends, which is memory's time, while another multiplies. */
-const groupsOf = ({ rows }: DecodeStack): number => (rows >= 32 ? 2 : 1)
-/** Bytes of a group's counters: arrivals and launches, in a line of their own. */
-export const SYNC_BYTES = 128
-/** The groups, the sequences and blocks of one of them, and its bytes of work memory. */
-export function groupOf(stack: DecodeStack) {
-  const groups = groupsOf(stack)
-  const group: DecodeStack = { ...stack, rows: stack.rows / groups, blocks: Math.floor(stack.blocks / groups) }
-  return { groups, group, workBytes: workOf(group).bytes }
-}
-
 /** Offsets in bytes of the work memory. */
 export function workOf(stack: DecodeStack) {
   const { rows, C, F } = stack
@@ -102,20 +91,19 @@ export function workOf(stack: DecodeStack) {
 }
 
 /** Whether the kernel does such a stack. */
-export function isBatch(whole: DecodeStack): boolean {
-  const { group: stack } = groupOf(whole)
-  const { C, F, blocks, maxPages, classes, allowed } = stack
+export function isBatch(stack: DecodeStack): boolean {
+  const { rows, C, F, blocks, maxPages, classes, allowed } = stack
   const isWhole = Object.values(spreadsOf(stack)).every((one) => one.N % TILE === 0 && Number.isInteger(stepsOf(stack, one)))
   const chunks = Math.ceil((itemsOf(stack) * maxPages * PAGE) / CHUNK / WARPS) + 1
   return (
-    [1, 2, 4, 8, 16, 32, 64].includes(whole.rows) &&
+    [1, 2, 4, 8, 16, 32, 64].includes(rows) &&
     C % (2 * HEAD) === 0 &&
     F % 16 === 0 &&
     C <= 4 * THREADS &&
     isWhole &&
     stagesOf(stack) > 1 &&
     (classes === 0 || classes >= HEAD_TILE) &&
-    (allowed === undefined || (whole.rows <= whole.blocks && canSample(THREADS, allowed))) &&
+    (allowed === undefined || (rows <= blocks && canSample(THREADS, allowed))) &&
     blocks > 0 &&
     chunks <= LANES &&
     placesOf(stack).bytes <= 49152
@@ -135,8 +123,6 @@ export interface Frame {
   readonly layer: U32
   /** Arrivals of blocks so far, and those that this block waits for. */
   readonly arrivals: U64
-  /** Groups of blocks that are waited for: their counters lie behind each other. */
-  readonly groups: number
   readonly target: U32
   /** Of the barriers that the tiles of weights complete, a bit for each stage. */
   readonly parity: U32
@@ -161,30 +147,16 @@ export function signal({ k, stack, thread, arrivals, target }: Frame, count = st
   k.when(isFirst, () => k.emit("red.release.gpu.global.add.u32", `[${arrivals.name}]`, 1))
 }
 
-/** Waits until a counter of arrivals has come to `target`, as differences of 32 bits tell. */
-function awaitCount({ k }: Frame, counter: U64, target: U32): void {
-  const again = k.label("ALL")
-  k.place(again)
-  const seen = k.register("u32")
-  k.loadAcquire(seen, counter)
-  const left = k.sub(seen, target)
-  k.jump(again, k.compare("ge", left, 0x80000000))
-}
-
-/** Waits for all blocks that signal. */
-export function awaitAll(f: Frame): void {
-  const { k, thread, arrivals, groups, target } = f
+/** Waits for all blocks that signal: until the arrivals have come to `target`, as differences of 32 bits tell. */
+export function awaitAll({ k, thread, arrivals, target }: Frame): void {
   k.if(k.compare("eq", thread, 0), () => {
-    for (const group of range(groups)) awaitCount(f, group === 0 ? arrivals : k.addLong(arrivals, SYNC_BYTES * group), target)
+    const again = k.label("ALL")
+    k.place(again)
+    const seen = k.register("u32")
+    k.loadAcquire(seen, arrivals)
+    const left = k.sub(seen, target)
+    k.jump(again, k.compare("ge", left, 0x80000000))
   })
-  k.syncBlock()
-}
-
-/** Waits until the group before this one, which goes the same way, is one signal further: who begins side by side would stay so. */
-export function awaitBefore(f: Frame): void {
-  const { k, stack, thread, arrivals, target } = f
-  const isFirst = k.compare("eq", thread, 0)
-  k.if(isFirst, () => awaitCount(f, k.addLong(arrivals, -SYNC_BYTES), k.add(target, stack.blocks)))
   k.syncBlock()
 }
 

@@ -1,7 +1,7 @@
 /** The head in the kernel for many sequences: a warp has all of K of its own columns, weights straight to registers, x from the L1 cache. */
 import type { F32, U32, U64 } from "../src/ptx.ts"
 import { addressOf, BLOCK, type Frame, range, stripsOf, HEAD_TILE as TILE, WARPS, workOf } from "./ptx-batch-frame.ts"
-import { type DecodeStack, HEAD } from "./ptx-decode-frame.ts"
+import { HEAD } from "./ptx-decode-frame.ts"
 
 /** Matrix instructions of a warp for a tile's columns. */
 const BLOCKS = TILE / 8
@@ -25,8 +25,8 @@ export function storeLast(f: Frame, row: U32, column: U32, words: readonly [U32,
   words.forEach((word, i) => k.store("u32", address, 8 * i, [word]))
 }
 
-/** Has the first weights brought, which do not depend on x; logits (rows, classes) = x·headWᵀ of the rows of all groups follow when x is there. */
-export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
+/** Has the first weights brought, which do not depend on x; logits (rows, classes) = x·headWᵀ follow when x is there. */
+export function head(f: Frame, logits: U64): () => void {
   const { k, stack, warp, lane, block, work } = f
   const { C, classes, blocks } = stack
   const [steps, strips] = [C / STEP, stripsOf(stack)]
@@ -35,11 +35,6 @@ export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
   const own = k.madWide(row, 2 * C, k.madWide(quarter, 16, addressOf(f, "headW", 1)))
   /** The last tile ends with the last column: what it shares with the one before has equal bits in both. */
   const firstOf = (tile: U32): U32 => k.min(k.mul(tile, TILE), classes - TILE)
-  /** Byte of a strip of 16 rows behind x of the first. */
-  const stripAt = (strip: number): number => {
-    const [own, each] = [strip % stripsOf(group), stripsOf(group)]
-    return Math.floor(strip / each) * workOf(group).bytes + (BLOCK * own * C) / 16
-  }
   const aim = (tile: U32): U64 => k.madWide(firstOf(tile), 2 * C, own)
   const held = range(DEPTH).map(() => range(2).map(() => range(BLOCKS).map(() => k.registers("u32", 4))))
   /** 32 channels of a lane's columns, half a step. */
@@ -62,7 +57,7 @@ export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
         const hasNext = k.compare("lt", tile, tiles)
         const next = aim(tile)
         const sums = range(strips).map(() => range(BLOCKS).map(() => range(4).map(() => k.variable("f32", 0))))
-        const x = k.madWide(lane, 16, k.addLong(work, workOf(group).x))
+        const x = k.madWide(lane, 16, k.addLong(work, workOf(stack).x))
         const left = k.variable("u32", steps / DEPTH)
         k.while(
           "STEPS",
@@ -78,7 +73,7 @@ export function head(f: Frame, group: DecodeStack, logits: U64): () => void {
                 const rows = range(strips).map((strip) =>
                   range(2).map((part) => {
                     const words = k.registers("u32", 4)
-                    k.load("u32", words, x, stripAt(strip) + BLOCK * (4 * step + 2 * half + part))
+                    k.load("u32", words, x, (BLOCK * strip * C) / 16 + BLOCK * (4 * step + 2 * half + part))
                     return words
                   }),
                 )

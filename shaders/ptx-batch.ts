@@ -7,14 +7,11 @@ import { type Choosing, choose } from "./ptx-batch-choose.ts"
 import {
   addressOf,
   awaitAll,
-  awaitBefore,
   type Frame,
-  groupOf,
   isBatch,
   placeOf,
   placesOf,
   ROW,
-  SYNC_BYTES,
   signal,
   spreadsOf,
   stagesOf,
@@ -49,7 +46,7 @@ const choiceBuffers = { ...headBuffers, ...sampleBuffers }
 const buffersOf = ({ classes, allowed }: DecodeStack) => (classes === 0 ? buffers : allowed === undefined ? headBuffers : choiceBuffers)
 type BatchKernel = PtxKernel<ReturnType<typeof buffersOf>>
 
-export { groupOf as batchGroup, isBatch, SYNC_BYTES } from "./ptx-batch-frame.ts"
+export { isBatch, workOf as batchWork } from "./ptx-batch-frame.ts"
 
 /** Blocks that have rows to normalise. */
 const normsOf = ({ rows, blocks }: DecodeStack): number => Math.min(rows, blocks)
@@ -86,8 +83,8 @@ function begun(f: Frame, { x, tokens, positions }: Given, to: readonly F32[], ro
   to.forEach((one, e) => k.addFloat(k.unpackBf16(words[e >> 1]!, (e & 1) as 0 | 1), one, one))
 }
 
-/** All layers for the sequences of a group of blocks, then the head for those of all groups. */
-function work(f: Frame, given: Given, whole: Frame): void {
+/** All layers, then the head. */
+function work(f: Frame, given: Given): void {
   const { k, stack, places, block, layer } = f
   const { C, F } = stack
   const at = workOf(stack)
@@ -146,11 +143,6 @@ function work(f: Frame, given: Given, whole: Frame): void {
     first()
     signal(f)
     bring(f, "projW", proj)
-    if (whole.groups > 1) {
-      k.comment("the first group attends first, which is memory's time; from then on one multiplies meanwhile")
-      const isLater = k.both(k.compare("ge", whole.block, stack.blocks), k.compare("eq", left, stack.layers))
-      k.if(isLater, () => awaitBefore(f))
-    }
     attend(f, own, () => awaitAll(f))
     signal(f)
     const toParts =
@@ -207,41 +199,29 @@ function work(f: Frame, given: Given, whole: Frame): void {
     },
     () => k.add(f.target, normsOf(stack), f.target),
   )
-  const told = head(whole, stack, given.logits)
-  awaitAll(whole)
+  const told = head(f, given.logits)
+  awaitAll(f)
   told()
 }
 
 /**
  * y (rows, C) bf16 = last norm of x (rows, C) f32 (or the tokens' embeddings) behind all layers, or logits (rows, classes) f32 = y·headWᵀ, and the
  * token chosen of each row with ln of its probability; the new position's keys and values go into the cache.
- * Grid: blocks that all run at the same time. Each group of them reads the weights of all layers once, the keys and values of its sequences once.
+ * Grid: blocks that all run at the same time. They read the weights of all layers once, and keys and values once.
  */
-export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
-  if (!isBatch(whole)) throw new TypeError("ptxBatch: sizes")
-  const { groups, group: stack, workBytes } = groupOf(whole)
+export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {
+  if (!isBatch(stack)) throw new TypeError("ptxBatch: sizes")
   const places = placesOf(stack)
   return ptxKernel({
     name,
-    about: `one token of ${whole.rows} sequences through ${stack.layers} layers of ${stack.C} and ${stack.F}; ${groups} times ${stack.blocks} blocks with barriers of all`,
+    about: `one token of ${stack.rows} sequences through ${stack.layers} layers of ${stack.C} and ${stack.F}; ${stack.blocks} blocks with barriers of all`,
     threads: THREADS,
     sharedBytes: places.bytes,
-    buffers: buffersOf(whole),
-    body(k, all) {
+    buffers: buffersOf(stack),
+    body(k, given) {
       const thread = k.special("%tid.x")
       const warp = k.uniform(k.shr(thread, 5))
-      const number = k.special("%ctaid.x")
-      const group = k.div(number, stack.blocks)
-      const leave = k.label("LEAVE")
-      k.jump(leave, k.compare("ge", group, groups))
-      const from = (bytes: number, start: U64) => k.madWide(group, bytes, start)
-      const { rows, C, maxPages } = stack
-      const given = {
-        ...{ x: from(4 * rows * C, all.x), y: from(2 * rows * C, all.y), pages: from(4 * rows * maxPages, all.pages) },
-        ...{ lengths: from(4 * rows, all.lengths), counts: from(4 * rows, all.counts) },
-        ...{ tokens: from(4 * rows, all.tokens), positions: from(4 * rows, all.positions), logits: all.logits as U64 | undefined },
-      }
-      const sync = from(SYNC_BYTES, all.sync)
+      const block = k.special("%ctaid.x")
       k.if(k.compare("eq", thread, 0), () => {
         for (let stage = 0; stage < stagesOf(stack); stage++) k.barrierInit(places.full + 8 * stage, TILE) // an arrival for each row
         k.fenceBarrierInit()
@@ -249,32 +229,26 @@ export function ptxBatch(name: string, whole: DecodeStack): BatchKernel {
       for (let first = 0; first < addressesOf(stack); first += THREADS) {
         const [at, words] = [k.add(thread, first), k.registers("u32", 2)]
         k.if(k.compare("lt", at, addressesOf(stack)), () => {
-          k.load("u32", words, k.madWide(at, 8, all.table))
+          k.load("u32", words, k.madWide(at, 8, given.table))
           k.storeShared({ base: k.shl(at, 3), bytes: places.table }, words)
         })
       }
       const launch = k.register("u32")
-      k.load("u32", [launch], sync, 4)
+      k.load("u32", [launch], given.sync, 4)
       k.syncBlock()
       const frame: Frame = {
-        ...{ k, stack, places, thread, warp, work: from(workBytes, all.work), arrivals: sync, groups: 1 },
+        ...{ k, stack, places, thread, warp, block, work: given.work, arrivals: given.sync },
         lane: k.and(thread, 31),
-        block: k.sub(number, k.mul(group, stack.blocks)),
         layer: k.variable("u32", 0),
         target: k.mul(launch, arrivalsOf(stack)),
         parity: k.variable("u32", 0),
       }
-      const together: Frame = {
-        ...{ ...frame, stack: { ...whole, blocks: groups * stack.blocks }, block: number },
-        ...{ work: all.work, arrivals: all.sync, groups },
-      }
-      work(frame, given, together)
-      if (whole.allowed !== undefined) choose(frame, together, all as typeof all & Choosing)
+      work(frame, given)
+      if (stack.allowed !== undefined) choose(frame, given as typeof given & Choosing)
       k.comment("all have read the number of launches long ago")
-      const isFirst = k.both(k.compare("eq", thread, 0), k.compare("eq", frame.block, 0))
+      const isFirst = k.both(k.compare("eq", thread, 0), k.compare("eq", block, 0))
       const next = k.add(launch, 1)
-      k.when(isFirst, () => k.store("u32", sync, 4, [next]))
-      k.place(leave)
+      k.when(isFirst, () => k.store("u32", given.sync, 4, [next]))
       k.emit("ret")
     },
   })

@@ -1,6 +1,5 @@
 /** The two warpgroups of a Hopper matrix product that multiply: a into registers, b by descriptor, then the epilogue. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
-import { type Dealt, type DealtMemory, goOn, handOver, take } from "./ptx-gemm-deal.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
 import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
@@ -27,7 +26,7 @@ interface Role {
   readonly rowSums: readonly (readonly F32[])[]
 }
 
-export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMemory & Partial<DealtMemory>): void {
+export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMemory): void {
   const { tile, layout } = frame.gemm
   k.comment("---- the warpgroups that multiply")
   k.registerBudget("inc", REGISTERS.consumer)
@@ -41,30 +40,7 @@ export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     rowSums: frame.gemm.finish === "sums" ? range(tile.units).map(() => k.registers("f32", 4)) : [],
   }
   const epilogue = tile.later ? laterOf(k, frame, warpgroup, memory) : epilogueOf(k, frame, warpgroup, memory)
-  eachStep(k, role, tile.dealt ? partsOf(k, role, warpgroup, memory as DealtMemory, epilogue) : epilogue)
-}
-
-/** Sums of a part of K are handed over; those of the rest of K go on from them, or add them before they end. */
-function partsOf(k: Ptx, { frame, sums: all }: Role, warpgroup: U32, { parts, flags }: DealtMemory, epilogue: Epilogue): Epilogue {
-  const { warp, lane } = frame
-  const mail = { k, tile: frame.gemm.tile, warp: k.add(k.shl(warpgroup, 2), warp), lane, parts, flags }
-  return {
-    begin: (place) => {
-      epilogue.begin(place)
-      goOn(mail, place.dealt as Dealt, all)
-    },
-    end: (sums, rowSums, place) => {
-      const dealt = place.dealt as Dealt
-      k.if(
-        k.compare("ne", dealt.hands, 0),
-        () => handOver(mail, dealt, sums),
-        () => {
-          take(mail, dealt, sums)
-          epilogue.end(sums, rowSums, place)
-        },
-      )
-    },
-  }
+  eachStep(k, role, epilogue)
 }
 
 /** Address of this lane's 16 bytes for ldmatrix, for both 16 of K. */
@@ -189,8 +165,7 @@ function eachStep(k: Ptx, role: Role, epilogue: Epilogue): void {
             return slot
           })
           const { meanwhile } = epilogue
-          const before = place.dealt === undefined ? i : k.add(i, place.dealt.continues)
-          step(k, role, place, units, chunks, k.compare("ne", before, 0), meanwhile && (() => meanwhile(i, place)))
+          step(k, role, place, units, chunks, k.compare("ne", i, 0), meanwhile && (() => meanwhile(i, place)))
           keep(k, a, atA)
           keep(k, b, atB)
           k.add(i, 1, i)

@@ -94,7 +94,13 @@ function eachWhole(k: Ptx, f: Frame, body: (place: Place) => void): void {
  * k steps of one tile after the other. Or what its list says.
  */
 export const eachTile = (k: Ptx, f: Frame, body: (place: Place) => void): void =>
-  f.gemm.tile.dealt ? eachDealt(k, f.places.end, body) : f.gemm.out === "bf16" ? eachWhole(k, f, body) : eachPart(k, f, body)
+  f.gemm.tile.dealt ? eachListed(k, f, body) : f.gemm.out === "bf16" ? eachWhole(k, f, body) : eachPart(k, f, body)
+
+/** A list's tiles, whole ones. */
+function eachListed(k: Ptx, f: Frame, body: (place: Place) => void): void {
+  const none = k.variable("u32", 0)
+  eachDealt(k, f.places.end, (place) => body({ ...place, split: none, firstStep: none, stepCount: f.steps }))
+}
 
 function eachPart(k: Ptx, f: Frame, body: (place: Place) => void): void {
   const block = k.special("%ctaid.x")

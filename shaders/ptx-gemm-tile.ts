@@ -14,7 +14,7 @@ export interface PtxTile {
   readonly later?: boolean
   /** Two more warps have the lines of a and b brought to the L2 cache so many k steps before they are copied. */
   readonly ahead?: number
-  /** Tiles come from lists that the host has made, one for each block (ptx-gemm-deal.ts): narrower by a chunk some, others only a part of K. */
+  /** Tiles come from lists that the host has made, one for each block (ptx-gemm-deal.ts): some are narrower by a chunk. */
   readonly dealt?: boolean
   /** Shared memory of a block; SHARED_BYTES, unless something else than Vulkan launches it (perf/libcuda.ts). */
   readonly room?: number
@@ -35,7 +35,7 @@ export const columnsOf = ({ chunks }: PtxTile): number => CHUNK_COLUMNS * chunks
 export const tileName = (tile: PtxTile): string =>
   `${rowsOf(tile)}x${columnsOf(tile)}${tile.later ? "l" : ""}${tile.dealt ? "d" : ""}_a${tile.ringA}b${tile.ringB}${tile.ahead === undefined ? "" : `f${tile.ahead}`}`
 
-/** Bytes of an item of a block's list, and items that it may have; the one behind the last has no k steps. */
+/** Bytes of an item of a block's list, and items that it may have; the one behind the last has no width. */
 export const ITEM_BYTES = 16
 export const MOST_ITEMS = 128
 

@@ -9,8 +9,8 @@ import type { Frame, PtxGemm } from "./ptx-gemm-frame.ts"
 import { produce } from "./ptx-gemm-producer.ts"
 import { columnsOf, placesOf, rowsOf, SHARED_BYTES, STEP, THREADS, tileName } from "./ptx-gemm-tile.ts"
 
-/** What a kernel has besides whose tiles are dealt out: a list of so many items for each block, room for parts of sums, and a word for each part and warp. */
-const DEALT = { buffers: { list: read(u32), parts: readWrite(f32), flags: readWrite(u32) }, push: { items: u32 } } as const
+/** What a kernel has besides whose tiles are dealt out: a list of so many items for each block. */
+const DEALT = { buffers: { list: read(u32) }, push: { items: u32 } } as const
 
 const buffers = (out: typeof f32 | typeof bf16) => ({
   /** Tensor maps of a, then of b; 128 bytes each. */

@@ -52,6 +52,8 @@ export class Driver {
   /** What was told when the device was lost: from then on nothing is asked of it, as an answer may never come. */
   #failure: AlphaError | undefined
   readonly #hasBudget: boolean
+  /** The barrier behind the last recording of a submit. */
+  #seal: Recording | undefined
   #allocated = 0
   /** Most bytes that were allocated at once. */
   peakBytes = 0
@@ -122,13 +124,12 @@ export class Driver {
     return budget > 0 ? { budget, used: Number(out[1]) } : { budget: this.info.facts.memoryBytes, used: 0 }
   }
 
-  /** Records once what `body` tells the shim; it begins after everything submitted before, and what follows sees all it wrote. */
+  /** Records once what `body` tells the shim; it begins after everything submitted before and sees all that wrote. */
   record(body: (commands: Recording) => void): Recording {
     const commands = vulkan().gpu_record(this.gpu)
     if (commands === null) throw vulkanError("see alpha doctor")
     vulkan().gpu_barrier(this.gpu, commands)
     body(commands)
-    vulkan().gpu_barrier(this.gpu, commands)
     if (Number(vulkan().gpu_record_end(this.gpu, commands)) === 0) throw vulkanError("see alpha doctor")
     return commands
   }
@@ -137,11 +138,12 @@ export class Driver {
     if (!this.isLost) vulkan().gpu_record_free(this.gpu, commands)
   }
 
-  /** Gives recordings to the device as one piece; returns the timeline value that it will reach with the last. */
+  /** Gives recordings to the device as one piece; returns the timeline value that it will reach with the last, when the host sees what all wrote. */
   submit(...recordings: readonly Recording[]): number {
     if (this.#failure !== undefined) throw this.#failure
     const value = this.#submitted + 1
-    const handles = BigUint64Array.from(recordings, BigInt)
+    this.#seal ??= this.record(() => {})
+    const handles = BigUint64Array.from([...recordings, this.#seal], BigInt)
     if (Number(vulkan().gpu_submit(this.gpu, handles, handles.length, 0, value)) === 0) throw this.#lost("a submit")
     this.#submitted = value
     return value

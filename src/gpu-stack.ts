@@ -1,5 +1,5 @@
 /** A token's way through a model of the GPT-2 family becomes one launch in PTX, for up to 64 sequences: embeddings, equal layers, head and choice. */
-import { batchGroup, isBatch, ptxBatch, SYNC_BYTES } from "../shaders/ptx-batch.ts"
+import { batchWork, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
 import { canChoose, type DecodeStack, hasRoom, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
 import { sha256 } from "./base-file.ts"
 import type { GpuTarget, Launch, Memory, Node, Table } from "./program.ts"
@@ -104,17 +104,12 @@ function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
   return others.flat().every(({ node }) => Object.values(node.inputs).every((t) => !own.has(t as Tensor)))
 }
 
-/** The kernel of a few sequences, or of many, and its bytes of work memory and counters; undefined where neither does such a stack. */
+/** The kernel of a few sequences, or of many, and its bytes of work memory; undefined where neither does such a stack. */
 function kernelOf(stack: DecodeStack) {
   const { rows: R, C, F, allowed } = stack
   const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
-  if (isFew)
-    return allowed === undefined || canChoose(stack, allowed)
-      ? { make: ptxDecode, workBytes: workOf(stack).bytes, syncBytes: 8 }
-      : undefined
-  if (!isBatch(stack)) return undefined
-  const { groups, workBytes } = batchGroup(stack)
-  return { make: ptxBatch, workBytes: groups * workBytes, syncBytes: groups * SYNC_BYTES }
+  if (isFew) return allowed === undefined || canChoose(stack, allowed) ? { make: ptxDecode, workBytes: workOf(stack).bytes } : undefined
+  return isBatch(stack) ? { make: ptxBatch, workBytes: batchWork(stack).bytes } : undefined
 }
 
 function stackOf(first: Node, layers: readonly Node[][], around: Around, { units }: GpuTarget): Launch | undefined {
@@ -145,7 +140,7 @@ function stackOf(first: Node, layers: readonly Node[][], around: Around, { units
   const zeros = (count: number): Table => ({ kind: "table", dtype: "u32", values: Array.from({ length: count }, () => 0) })
   const name = `decode_${sha256(new TextEncoder().encode(JSON.stringify(stack))).slice(0, 16)}`
   const buffers: Record<string, Memory | undefined> = {
-    ...{ table, sync: zeros(found.syncBytes / 4), work: zeros(found.workBytes / 4) },
+    ...{ table, sync: zeros(2), work: zeros(found.workBytes / 4) },
     ...{ pages: input(attention, "pages"), lengths: input(attention, "lengths"), counts: input(attention, "counts") },
     ...{ tokens: of(embedding, "tokens"), positions: of(embedding, "positions") },
     ...{

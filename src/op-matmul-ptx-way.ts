@@ -2,7 +2,7 @@
 import { DEALT_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
-import { bestDeal, type Deal, type DealSort } from "./op-matmul-ptx-deal.ts"
+import { bestDeal, type Deal, type DealSizes } from "./op-matmul-ptx-deal.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 
 /** How a product is done by PTX. */
@@ -31,8 +31,16 @@ interface Cost {
   readonly rates: (given: Gemm) => number
   readonly ends: Readonly<Record<"bf16" | "f32" | "slope" | "factor", number>>
 }
-/** Columns of c that are few, so that a's rows come to few processors: measured at 768, and at 1,024 as many. */
+/** Columns of c that are few, so that a's rows come to few processors: measured at 768; */
 const FEW_COLUMNS = 768
+/** and some: measured at 1,024 and 1,280, with another outcome than at 4,096 (perf/LOG.md, "Lists of tiles"); the bound is an estimate. */
+const hasSome = ({ N }: Gemm): boolean => N > FEW_COLUMNS && N <= 2048
+/** Bytes of the L2 cache. */
+const CACHE = 50e6
+/** Whether the same columns of a's rows lie a multiple of 8 KiB apart and not all of a is in the cache: measured at 16384×1024×4096, not where K is 5,120. */
+const isCrowded = ({ M, lda = 0 }: Gemm): boolean => lda % 4096 === 0 && 2 * M * lda > CACHE
+/** The longest K at which narrow tiles were faster there: measured at 1,024, and not from 1,280 on. */
+const SHORT = 1024
 /** Elements between rows of a that are far apart, so that its rows are in many pages: an estimate between the measured 8,192 and 50,304. */
 const FAR = 16384
 /**
@@ -44,20 +52,41 @@ const COSTS = new Map<PtxTile, Cost>([
   [
     PTX_TILE,
     {
-      rates: ({ layout, N, lda = 0 }) =>
-        layout === "tn" ? (lda < FAR ? 650 : 520) : lda >= FAR ? 445 : N <= FEW_COLUMNS ? 630 : layout === "nt" ? 670 : 645,
+      rates: (given) => {
+        const { layout, N, lda = 0 } = given
+        if (layout === "tn") return lda < FAR ? 650 : 520
+        if (lda >= FAR) return 445
+        if (N <= FEW_COLUMNS) return 630
+        const [nt, nn] = !hasSome(given) ? [670, 645] : isCrowded(given) ? [645, 590] : [685, 675]
+        return layout === "nt" ? nt : nn
+      },
       ends: { bf16: 3e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 },
     },
   ],
   [
     FLAT_TILE,
     {
-      rates: ({ layout, N, lda = 0 }) => (layout === "tn" ? 590 : N > FEW_COLUMNS && lda < FAR ? 600 : layout === "nt" ? 680 : 660),
+      rates: (given) => {
+        const { layout, N, lda = 0 } = given
+        if (layout === "tn") return 590
+        if (lda >= FAR || N <= FEW_COLUMNS) return layout === "nt" ? 680 : 660
+        if (!hasSome(given)) return 600
+        return layout === "nt" ? 705 : isCrowded(given) ? 570 : 675
+      },
       ends: { bf16: 5e-6, f32: 5e-6, slope: 0, factor: 0 },
     },
   ],
   [LATER_TILE, { rates: () => 460, ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 } }],
-  [NARROW_TILE, { rates: () => 540, ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 } }],
+  [
+    NARROW_TILE,
+    {
+      rates: (given) => {
+        if (!hasSome(given)) return 540
+        return given.K <= SHORT ? 585 : !isCrowded(given) ? 525 : given.layout === "nt" ? 490 : 460
+      },
+      ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 },
+    },
+  ],
 ])
 const costOf = (tile: PtxTile): Cost => COSTS.get(tile) ?? (COSTS.get(PTX_TILE) as Cost)
 
@@ -180,17 +209,15 @@ export function* besides(given: Gemm, target: GpuTarget): Generator<TimedWay> {
   }
 }
 
-/** The best lists of tiles, where there are few turns; parts of K are summed where the order of sums may depend on sizes, or the program trains. */
-export function dealtWay(given: Gemm, target: GpuTarget, only?: DealSort): TimedWay | undefined {
+/** The best lists of tiles, where c has some columns and there are few turns; or where blocks begin `late`. */
+export function dealtWay(given: Gemm, target: GpuTarget, late?: DealSizes["late"]): TimedWay | undefined {
+  const { M, N } = given
   const { units } = target
-  if (tilesOf(given, PTX_TILE) > FEW_TURNS * units) return undefined
-  const { rates, ends } = costOf(PTX_TILE)
-  const step = (2 * rowsOf(PTX_TILE) * columnsOf(PTX_TILE) * STEP * units) / (rates(given) * 1e12)
+  if (late === undefined && (!hasSome(given) || tilesOf(given, PTX_TILE) > FEW_TURNS * units)) return undefined
+  const end = costOf(PTX_TILE).ends[endOf(given)]
   const group = groupOf(given, PTX_TILE)
-  const mayDiffer = given.order === "any" || target.trains === true
-  const sorts: readonly DealSort[] = only === undefined ? ["mixed", "continued", ...(mayDiffer ? (["summed"] as const) : [])] : [only]
-  const sizes = { M: given.M, N: given.N, steps: stepsOf(given), units, group, sorts }
-  const deal = bestDeal(sizes, { step, end: ends[endOf(given)] })
+  const costs = { products: tileSecondsOf(given, PTX_TILE, target) - end, end }
+  const deal = bestDeal({ M, N, units, group, ...(late && { late }) }, costs)
   return deal && { way: { tile: DEALT_TILE, splits: 1, rest: 0, span: 1, group, deal }, seconds: DISPATCH + LIST + deal.seconds }
 }
 

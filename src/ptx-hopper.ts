@@ -195,10 +195,6 @@ export class Ptx extends PtxBody {
   loadAcquire(to: U32, address: U64): void {
     this.emit("ld.acquire.gpu.global.b32", to, at(address))
   }
-  /** Stores a word by which others know that what this thread wrote before, or what its warp did before a barrier, is there. */
-  storeRelease(address: U64, from: U32): void {
-    this.emit("st.release.gpu.global.b32", at(address), from)
-  }
 
   // ---- matrix products ----
 

@@ -1,6 +1,6 @@
 /** Many sequences through all layers in one launch, run on the CPU instruction by instruction against f64. */
 import { expect, test } from "bun:test"
-import { batchGroup, isBatch, ptxBatch, SYNC_BYTES } from "../shaders/ptx-batch.ts"
+import { batchWork, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
 import { placesOf } from "../shaders/ptx-batch-frame.ts"
 import type { DecodeStack } from "../shaders/ptx-decode-frame.ts"
 import { resolveModel } from "../src/config.ts"
@@ -13,13 +13,10 @@ import { checkStack, type StackKernel } from "./ptx-stack.ts"
 const MS = 300_000
 const batch: StackKernel = {
   make: ptxBatch,
-  bytes: (stack) => batchGroup(stack).groups * batchGroup(stack).workBytes,
-  counters(stack, launches) {
-    const { groups, group } = batchGroup(stack)
-    const { rows, layers, blocks, classes, allowed } = group
+  bytes: (stack) => batchWork(stack).bytes,
+  counters({ rows, layers, blocks, classes, allowed }, launches) {
     const arrivals = (7 * layers + (allowed === undefined ? 0 : 1)) * blocks + (classes > 0 ? Math.min(rows, blocks) : 0)
-    const own = [launches * arrivals, launches, ...Array.from({ length: SYNC_BYTES / 4 - 2 }, () => 0)]
-    return Array.from({ length: groups }, () => own).flat()
+    return [launches * arrivals, launches]
   },
 }
 
@@ -58,7 +55,7 @@ test(
 )
 
 test(
-  "64 rows by groups of blocks of which one is left over, to logits of an even number",
+  "64 rows to logits of an even number",
   () => {
     const stack = { ...small, rows: 64, C: 256, F: 256, layers: 1, blocks: 17, classes: 48, hasBias: false }
     checkStack(batch, stack, [3, 33, ...Array.from({ length: 61 }, () => undefined), 5], "early")
