@@ -15,7 +15,9 @@
 import { parseArgs } from "node:util"
 import { fewTileName } from "../shaders/ptx-few-tile.ts"
 import { type DeviceBuffer, Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
-import { findGpus, targetOf } from "../src/gpu-info.ts"
+import { findGpus } from "../src/gpu-info.ts"
+import { ptxOf } from "../src/gpu-module.ts"
+import { triedTarget } from "../src/gpu-room.ts"
 import { vulkan } from "../src/native-vulkan.ts"
 import { activate } from "../src/op-activation.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
@@ -71,7 +73,7 @@ const values = Float32Array.from(bits, fromBf16)
 const info = findGpus().usable[0]
 if (info === undefined) throw new Error(`no Vulkan device: ${findGpus().problems.join("; ")}`)
 const { facts } = info
-const target = targetOf(facts)
+const target = triedTarget(info)
 const driver = new Driver(info, undefined)
 const v = vulkan()
 console.log(
@@ -108,8 +110,9 @@ function want(launch: Launch): void {
   const key = keyOf(launch)
   if (wanted.has(key)) return
   if ("text" in launch.kernel) {
-    const { name, text } = launch.kernel
-    const code = new TextEncoder().encode(`${text}\0`)
+    const { name } = launch.kernel
+    const entry = ptxOf(launch.kernel)
+    const code = entry.code ?? new TextEncoder().encode(`${entry.text}\0`)
     wanted.set(key, { gpu: driver.gpu as unknown as number, code, entry: name, push: 0, constants: new Uint32Array(1), subgroup: -1 })
     return
   }

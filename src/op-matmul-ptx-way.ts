@@ -1,6 +1,6 @@
 /** Ways to do a product by PTX: its tile, how K is split, what processors take which part, and how long that takes. */
-import { DEALT_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
-import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
+import { DEALT_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE, RING_TILE } from "../shaders/ptx-gemm-list.ts"
+import { columnsOf, type PtxTile, rowsOf, SHARED_BYTES, STEP } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
 import { bestDeal, type Deal, type DealSizes } from "./op-matmul-ptx-deal.ts"
 import type { Gemm } from "./op-matmul-request.ts"
@@ -49,6 +49,13 @@ const FAR = 16384
  * product's time is its ends, and so each rate, is an estimate that gives those. An end of 0 belongs to what the tile is not there for.
  */
 const COSTS = new Map<PtxTile, Cost>([
+  [
+    RING_TILE,
+    {
+      rates: ({ layout, lda = 0 }) => (lda >= FAR ? 600 : layout === "tn" ? 740 : 780),
+      ends: { bf16: 3e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 },
+    },
+  ],
   [
     PTX_TILE,
     {
@@ -226,7 +233,7 @@ export function dealtWay(given: Gemm, target: GpuTarget, late?: DealSizes["late"
  */
 export function* ptxWaysOf(given: Gemm, target: GpuTarget, has: (tile: PtxTile, isPart: boolean) => boolean): Generator<TimedWay> {
   for (const tile of COSTS.keys()) {
-    if (!has(tile, false)) continue
+    if (!has(tile, false) || (tile.room ?? SHARED_BYTES) > (target.ptxRoom ?? SHARED_BYTES)) continue
     for (const way of waysOf(given, tile, target))
       if (partsOf(given, way) === 1 || has(tile, true)) yield { way, seconds: secondsOf(given, way, target) }
   }
