@@ -16,10 +16,10 @@ export type Finish = "none" | "sums" | "bias" | "add" | PtxActivation | `${PtxAc
 /** nt: a (M, K), b (N, K); nn: a (M, K), b (K, N); tn: a (K, M), b (K, N). ntp is nt whose b is read by a permuting map, N a multiple of 32. */
 export type PtxLayout = "nt" | "ntp" | "nn" | "tn"
 
-export interface PtxGemm {
+export interface PtxGemm<T extends PtxTile = PtxTile> {
   readonly layout: PtxLayout
   readonly out: "f32" | "bf16"
-  readonly tile: PtxTile
+  readonly tile: T
   readonly finish: Finish
 }
 

@@ -2,19 +2,19 @@
 import { ALL, type Block, bitsOf, floatOf, listOf, nameOf, read, readLong, type Warp } from "./ptx-run.ts"
 import type { Value } from "./ptx-text.ts"
 
-/** 16 rows of a product of 64 × N × 16: those of this warp; a is in registers, or by descriptor stored along K. */
-export function multiply(b: Block, w: Warp, [sum, a, descriptor, adds, , , along]: readonly Value[]): void {
+/** 16 rows of a product of 64 × N × 16: those of this warp; a is in registers, or by descriptor. */
+export function multiply(b: Block, w: Warp, [sum, a, descriptor, adds, , , ...along]: readonly Value[]): void {
   for (const { load } of w.loads.splice(0)) load()
   const registers = listOf(sum!).map((one) => b.word(w, nameOf(one)))
   const inMemory = a!.kind === "list" ? undefined : readLong(b, w, a!, 0)
   const left = inMemory === undefined ? listOf(a!).map((one) => b.word(w, nameOf(one))) : []
   const place = readLong(b, w, descriptor!, 0)
   const isSum = read(b, w, adds!, 0) !== 0
-  const alongN = Number((along as { value: bigint }).value) !== 0
+  const [alongN, alongM = false] = along.toReversed().map((one) => Number((one as { value: bigint }).value) !== 0) as [boolean, boolean?]
   const width = registers.length * 2
   const product = () => {
     const right = b.factor(place, width, alongN)
-    const rows = inMemory === undefined ? undefined : b.factor(inMemory, 64, false)
+    const rows = inMemory === undefined ? undefined : b.factor(inMemory, 64, alongM)
     let values = new Float64Array(16)
     for (let row = 0; row < 16; row++) {
       if (rows !== undefined) values = rows.slice(16 * (16 * (w.number & 3) + row)).slice(0, 16)

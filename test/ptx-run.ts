@@ -96,7 +96,7 @@ export class Block {
   }
   /** The second factor of a product, 16 of k for each column. */
   factor(descriptor: bigint, width: number, alongN: boolean): Float64Array {
-    const key = `${descriptor} ${alongN}`
+    const key = `${descriptor} ${width} ${alongN}`
     const known = this.#factors.get(key)
     if (known !== undefined) return known
     const address = factorAddress(descriptor, alongN)

@@ -1,0 +1,139 @@
+/** Hopper's matrix product with stages beyond 48 KiB of shared memory: one lane brings a and b of a stage, products read both from there. */
+import type { Operand, Ptx, U32, U64 } from "../src/ptx.ts"
+import type { Epilogue } from "./ptx-gemm-consumer.ts"
+import { eachTile, type Frame, type Place, type PtxLayout } from "./ptx-gemm-frame.ts"
+import { type DeepTile, DESCRIPTOR, NEXT_K, REGISTERS, STAGE_PIECE, stageBytes, stepOf } from "./ptx-gemm-tile.ts"
+
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
+
+/** Makes the barriers of the stages: one arrival and all bytes fill one, a lane of every warp that reads it empties it. */
+export function initStages(k: Ptx, tile: DeepTile, { fullA, emptyA }: Frame["places"]): void {
+  for (const i of range(tile.stages)) {
+    k.barrierInit(fullA + 8 * i, 1)
+    k.barrierInit(emptyA + 8 * i, 8)
+  }
+}
+
+/** A place among the stages: its number, and the parity of its visit. */
+function stageAt(k: Ptx, tile: DeepTile, first: 0 | 1) {
+  const [stage, parity] = [k.variable("u32", 0), k.variable("u32", first)]
+  return {
+    parity,
+    barrier: () => k.add(k.base, k.shl(stage, 3)),
+    memory: () => k.add(k.base, k.mul(stage, stageBytes(tile))),
+    goOn: () => {
+      k.add(stage, 1, stage)
+      const isRound = k.compare("eq", stage, tile.stages)
+      k.when(isRound, () => {
+        k.copy(stage, 0)
+        k.xor(parity, 1, parity)
+      })
+    },
+  }
+}
+
+/** Ends the kernel for all but one lane, which brings all k steps of all tiles, as far ahead as there are stages. */
+export function produceStages(k: Ptx, f: Frame, maps: U64): void {
+  const { layout } = f.gemm
+  const tile = f.gemm.tile as DeepTile
+  k.comment("---- the warpgroup that brings: one lane of it")
+  k.registerBudget("dec", REGISTERS.producer)
+  const end = k.label("PRODUCED")
+  k.jump(end, k.compare("ne", k.or(f.warp, f.lane), 0))
+  const mapB = k.addLong(maps, 128)
+  for (const map of [maps, mapB]) k.acquireMap(map)
+  const at = stageAt(k, tile, 1)
+  eachTile(k, f, (place) => {
+    const kx = k.mul(place.firstStep, stepOf(tile))
+    const last = k.add(kx, k.mul(place.stepCount, stepOf(tile)))
+    k.while(
+      "BRING",
+      () => k.compare("lt", kx, last),
+      () => {
+        const [barrier, memory] = [at.barrier(), at.memory()]
+        const full = { base: barrier, bytes: f.places.fullA }
+        k.wait({ base: barrier, bytes: f.places.emptyA }, at.parity)
+        k.expect(full, stageBytes(tile))
+        for (const { map, bytes, from } of [...boxesOfA(k, f, place, kx), ...boxesOfB(k, layout, tile, place, kx)])
+          k.copyBox({ base: memory, bytes: bytes + (map === "a" ? f.places.a : f.places.b) }, map === "a" ? maps : mapB, full, from)
+        at.goOn()
+        k.add(kx, stepOf(tile), kx)
+      },
+    )
+  })
+  k.place(end)
+}
+
+interface Box {
+  readonly map: "a" | "b"
+  readonly bytes: number
+  readonly from: readonly Operand<"u32">[]
+}
+
+/** Along K one box has all rows; where they lie along M, each has 64. */
+function boxesOfA(k: Ptx, { gemm: { layout, tile } }: Frame, { row }: Place, kx: U32): readonly Box[] {
+  if (layout !== "tn") return [{ map: "a", bytes: 0, from: [kx, row] }]
+  return range(2 * tile.units).map((i) => ({ map: "a", bytes: STAGE_PIECE * i, from: [k.add(row, 64 * i), kx] }))
+}
+
+function boxesOfB(k: Ptx, layout: PtxLayout, { chunks }: DeepTile, { column }: Place, kx: U32): readonly Box[] {
+  if (layout === "nt") return [{ map: "b", bytes: 0, from: [kx, column] }]
+  if (layout === "ntp") return [{ map: "b", bytes: 0, from: [kx, 0, 0, 0, k.shr(column, 5)] }]
+  return range(chunks).map((i) => ({ map: "b", bytes: STAGE_PIECE * i, from: [k.add(column, 64 * i), kx] }))
+}
+
+/** The products of all tiles: those of a stage are under way while those of the stage before end, and what `meanwhile` does is done. */
+export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, epilogue: Epilogue): void {
+  const { layout, tile } = f.gemm as { layout: PtxLayout; tile: DeepTile }
+  const sums = range(tile.units).map(() => range(tile.chunks).map(() => k.registers("f32", 32)))
+  const always = k.compare("eq", k.variable("u32", 0), 0)
+  const isFirstLane = k.compare("eq", f.lane, 0)
+  const at = stageAt(k, tile, 0)
+  const before = k.variable("u32", 0)
+  const ways = { isAlongM: layout === "tn", isAlongN: !layout.startsWith("nt") }
+  const [nextA, nextB] = [ways.isAlongM, ways.isAlongN].map((isAcross) => NEXT_K[isAcross ? "alongN" : "alongK"])
+  /** The stage before is free where all lanes of a warp have come by. */
+  const release = (isThere = isFirstLane) => {
+    k.syncWarp()
+    k.when(isThere, () => k.arrive({ base: before, bytes: f.places.emptyA }))
+  }
+  const step = (place: Place, i: U32): void => {
+    const barrier = at.barrier()
+    k.wait({ base: barrier, bytes: f.places.fullA }, at.parity)
+    const start = k.long(k.shr(at.memory(), 4))
+    const own = k.madWide(warpgroup, (tile.units * STAGE_PIECE) >> 4, start)
+    const left = range(tile.units).map((unit) => k.addLong(own, DESCRIPTOR.inStage + BigInt((f.places.a + unit * STAGE_PIECE) >> 4)))
+    const right = k.addLong(start, DESCRIPTOR.inStage + BigInt(f.places.b >> 4))
+    const adds = k.compare("ne", i, 0)
+    k.multiplyFence()
+    for (const quarter of range(stepOf(tile) / 16)) {
+      const b = quarter === 0 ? right : k.addLong(right, nextB! * BigInt(quarter))
+      sums.forEach((sum, unit) => {
+        const a = quarter === 0 ? left[unit]! : k.addLong(left[unit]!, nextA! * BigInt(quarter))
+        k.multiplyShared(sum.flat(), a, b, quarter === 0 ? adds : always, ways)
+      })
+    }
+    k.multiplyCommit()
+    epilogue.meanwhile?.(i, place)
+    k.multiplyWait(1)
+    release(k.both(isFirstLane, adds))
+    k.copy(before, barrier)
+    at.goOn()
+  }
+  eachTile(k, f, (place) => {
+    epilogue.begin(place)
+    const i = k.variable("u32", 0)
+    k.while(
+      "STEP",
+      () => k.compare("lt", i, place.stepCount),
+      () => {
+        step(place, i)
+        k.add(i, 1, i)
+      },
+    )
+    k.multiplyWait(0)
+    release()
+    epilogue.end(sums, [], place)
+  })
+  epilogue.flush?.()
+}
