@@ -2,8 +2,12 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { availableParallelism, tmpdir } from "node:os"
 import { join } from "node:path"
+import { withRoom } from "./build-ptx-room.ts"
 import { AlphaError } from "./src/base-error.ts"
-import { lastPtxPack, type PtxEntry, type PtxKernel } from "./src/ptx.ts"
+import { lastPtxPack, MOST_DYNAMIC, type PtxEntry, type PtxKernel } from "./src/ptx.ts"
+
+/** What the build needs of a kernel. */
+type Assembly = Pick<PtxKernel, "name" | "text" | "sharedBytes">
 
 /** PTXAS, or ptxas in PATH; undefined without one, and where PTXAS is empty. Throws AlphaError where it names nothing. */
 export function findPtxas(named = process.env.PTXAS): string | undefined {
@@ -80,7 +84,7 @@ interface Assembled {
 }
 
 /** A kernel's machine code. Throws AlphaError with what ptxas says of spills and the like; products that it puts one after another are an error too. */
-async function assemble(ptxas: string, folder: string, { name, text }: Pick<PtxKernel, "name" | "text">): Promise<Assembled> {
+async function assemble(ptxas: string, folder: string, { name, text, sharedBytes }: Assembly): Promise<Assembled> {
   const file = join(folder, `${name}.ptx`)
   writeFileSync(file, text)
   const run = Bun.spawn([ptxas, "-arch=sm_90a", "-v", NOTHING_RESERVED, file, "-o", `${file}.cubin`], { stdout: "pipe", stderr: "pipe" })
@@ -92,13 +96,14 @@ async function assemble(ptxas: string, folder: string, { name, text }: Pick<PtxK
   const code = new Uint8Array(readFileSync(`${file}.cubin`))
   const fault = misplaced(text, code)
   if (fault !== undefined) throw new AlphaError(`kernel ${name}: ${fault}`)
-  return { registers: Number(/Used (\d+) registers/.exec(all)?.[1]), code }
+  const registers = Number(/Used (\d+) registers/.exec(all)?.[1])
+  return { registers, code: sharedBytes > MOST_DYNAMIC ? withRoom(code, name, sharedBytes) : code }
 }
 
 /** Assembles all kernels, on all cores; returns the most registers that one uses, and the machine code of each by name. */
 export async function assemblePtx(
   ptxas: string,
-  kernels: readonly Pick<PtxKernel, "name" | "text">[],
+  kernels: readonly Assembly[],
 ): Promise<{ registers: number; codes: ReadonlyMap<string, Uint8Array> }> {
   const folder = mkdtempSync(join(tmpdir(), "alpha-ptx-"))
   try {
@@ -122,13 +127,14 @@ export async function assemblePtx(
  */
 export async function ptxCodes(
   ptxas: string,
-  kernels: readonly Pick<PtxKernel, "name" | "text">[],
+  kernels: readonly Assembly[],
   file: string,
 ): Promise<{ assembled: number; codes: ReadonlyMap<string, Uint8Array> }> {
   const version = Bun.spawnSync([ptxas, "--version"]).stdout
   const by = new Bun.CryptoHasher("sha256")
     .update(version)
     .update(readFileSync(import.meta.path))
+    .update(readFileSync(join(import.meta.dir, "build-ptx-room.ts")))
     .digest("hex")
   const stamp = `${file}.by`
   const isAlike = existsSync(file) && existsSync(stamp) && readFileSync(stamp, "utf8") === by

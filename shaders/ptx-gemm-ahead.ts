@@ -1,6 +1,5 @@
 /** The fourth part of a Hopper matrix product: warps that have the lines of a and b brought to the L2 cache before they are copied. */
 import type { Ptx, U32, U64 } from "../src/ptx.ts"
-import type { Dealt } from "./ptx-gemm-deal.ts"
 import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
 import { columnsOf, rowsOf, stepOf } from "./ptx-gemm-tile.ts"
 
@@ -34,10 +33,7 @@ export function aheadOf(k: Ptx, f: Frame, map: U64, factor: "a" | "b"): void {
   eachTile(k, f, (place: Place) => {
     const first = factor === "a" ? place.row : place.column
     const { dealt } = place
-    const dealtShare = (
-      { together: some }: Dealt, // what is dealt out in parts is where few others are
-    ) => (factor === "a" ? k.min(some, SHARED.a) : k.select(k.compare("lt", place.stepCount, f.steps), 1, together, "u32"))
-    const share = dealt === undefined ? common : dealtShare(dealt)
+    const share = dealt !== undefined && factor === "a" ? k.min(dealt.together, SHARED.a) : common
     const [other, each] = factor === "a" ? [place.column, columnsOf(tile)] : [place.row, rowsOf(tile)]
     const number = dealt !== undefined && factor === "a" ? dealt.number : k.div(other, each)
     const width = dealt !== undefined && factor === "b" ? dealt.width : size

@@ -1,12 +1,10 @@
 /** The two warpgroups of a Hopper matrix product that multiply: a into registers, b by descriptor, then the epilogue. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
-import { type Dealt, type DealtMemory, goOn, handOver, take } from "./ptx-gemm-deal.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
-import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
+import { type Epilogue, eachTile, type Frame, type Place, type PtxGemm, type Sums } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
 import { counter, keep, next, type Slot, slotOf } from "./ptx-gemm-ring.ts"
-import { consumeStages } from "./ptx-gemm-deep.ts"
-import { columnsOf, DESCRIPTOR, isDeep, NEXT_K, PIECE, REGISTERS, type RingTile } from "./ptx-gemm-tile.ts"
+import { columnsOf, DESCRIPTOR, NEXT_K, PIECE, REGISTERS, type RingTile } from "./ptx-gemm-tile.ts"
 
 /** 1 twice, in bf16. */
 const ONES = 0x3f803f80
@@ -17,7 +15,7 @@ interface Role {
   readonly frame: Frame
   readonly tile: RingTile
   /** sums[unit][chunk]: 64 × 64 of f32, 32 per lane. */
-  readonly sums: readonly (readonly (readonly F32[])[])[]
+  readonly sums: Sums
   /** Addresses of this lane's row of the first and second 16 of K, in place 0 of its ring. */
   readonly rows: readonly U32[]
   /** Where the warpgroup's ring of units has its barriers. */
@@ -29,12 +27,11 @@ interface Role {
   readonly rowSums: readonly (readonly F32[])[]
 }
 
-export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMemory & Partial<DealtMemory>): void {
-  const { tile, layout } = frame.gemm
+export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMemory): void {
+  const { tile, layout } = frame.gemm as PtxGemm<RingTile>
   k.comment("---- the warpgroups that multiply")
   k.registerBudget("inc", REGISTERS.consumer)
   const epilogue = tile.later ? laterOf(k, frame, warpgroup, memory) : epilogueOf(k, frame, warpgroup, memory)
-  if (isDeep(tile)) return consumeStages(k, frame, warpgroup, epilogue)
   const role: Role = {
     frame,
     tile,
@@ -45,30 +42,7 @@ export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     always: k.compare("eq", k.variable("u32", 0), 0),
     rowSums: frame.gemm.finish === "sums" ? range(tile.units).map(() => k.registers("f32", 4)) : [],
   }
-  eachStep(k, role, tile.dealt ? partsOf(k, role, warpgroup, memory as DealtMemory, epilogue) : epilogue)
-}
-
-/** Sums of a part of K are handed over; those of the rest of K go on from them, or add them before they end. */
-function partsOf(k: Ptx, { frame, sums: all }: Role, warpgroup: U32, { parts, flags }: DealtMemory, epilogue: Epilogue): Epilogue {
-  const { warp, lane } = frame
-  const mail = { k, tile: frame.gemm.tile, warp: k.add(k.shl(warpgroup, 2), warp), lane, parts, flags }
-  return {
-    begin: (place) => {
-      epilogue.begin(place)
-      goOn(mail, place.dealt as Dealt, all)
-    },
-    end: (sums, rowSums, place) => {
-      const dealt = place.dealt as Dealt
-      k.if(
-        k.compare("ne", dealt.hands, 0),
-        () => handOver(mail, dealt, sums),
-        () => {
-          take(mail, dealt, sums)
-          epilogue.end(sums, rowSums, place)
-        },
-      )
-    },
-  }
+  eachStep(k, role, epilogue)
 }
 
 /** Address of this lane's 16 bytes for ldmatrix, for both 16 of K. */
@@ -153,17 +127,6 @@ function step(
   })
 }
 
-/** What becomes of a tile's sums. */
-export interface Epilogue {
-  /** Before a tile's first product. */
-  begin(place: Place): void
-  /** While the products of a tile's k step `i` are under way. */
-  readonly meanwhile?: (i: U32, place: Place) => void
-  end(sums: Role["sums"], rowSums: Role["rowSums"], place: Place): void
-  /** After the last tile. */
-  readonly flush?: () => void
-}
-
 function begin(k: Ptx, { rowSums }: Role, epilogue: Epilogue, place: Place): void {
   for (const sum of rowSums.flat()) k.copy(sum, 0)
   epilogue.begin(place)
@@ -193,8 +156,7 @@ function eachStep(k: Ptx, role: Role, epilogue: Epilogue): void {
             return slot
           })
           const { meanwhile } = epilogue
-          const before = place.dealt === undefined ? i : k.add(i, place.dealt.continues)
-          step(k, role, place, units, chunks, k.compare("ne", before, 0), meanwhile && (() => meanwhile(i, place)))
+          step(k, role, place, units, chunks, k.compare("ne", i, 0), meanwhile && (() => meanwhile(i, place)))
           keep(k, a, atA)
           keep(k, b, atB)
           k.add(i, 1, i)

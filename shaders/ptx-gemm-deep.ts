@@ -1,16 +1,23 @@
 /** Hopper's matrix product with stages beyond 48 KiB of shared memory: one lane brings a and b of a stage, products read both from there. */
 import type { Operand, Ptx, U32, U64 } from "../src/ptx.ts"
-import type { Epilogue } from "./ptx-gemm-consumer.ts"
-import { eachTile, type Frame, type Place, type PtxLayout } from "./ptx-gemm-frame.ts"
-import { type DeepTile, DESCRIPTOR, NEXT_K, REGISTERS, STAGE_PIECE, stageBytes, stepOf } from "./ptx-gemm-tile.ts"
+import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
+import { type Epilogue, eachTile, type Frame, type Place, type PtxGemm, type PtxLayout } from "./ptx-gemm-frame.ts"
+import { laterOf } from "./ptx-gemm-later.ts"
+import { DESCRIPTOR, type DeepTile, NEXT_K, REGISTERS, STAGE_PIECE, SUMMING_REGISTERS, stageBytes, stepOf } from "./ptx-gemm-tile.ts"
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
+/** Warps that sum a's rows, where that is asked for: the second and third of the warpgroup that brings. */
+const SUMMING = 2
+
+/** Registers per thread of the warpgroups that multiply, and of the one that brings. */
+const budgetOf = ({ finish }: PtxGemm) => (finish === "sums" ? SUMMING_REGISTERS : REGISTERS)
+
 /** Makes the barriers of the stages: one arrival and all bytes fill one, a lane of every warp that reads it empties it. */
-export function initStages(k: Ptx, tile: DeepTile, { fullA, emptyA }: Frame["places"]): void {
+export function initStages(k: Ptx, { tile, finish }: PtxGemm<DeepTile>, { fullA, emptyA }: Frame["places"]): void {
   for (const i of range(tile.stages)) {
     k.barrierInit(fullA + 8 * i, 1)
-    k.barrierInit(emptyA + 8 * i, 8)
+    k.barrierInit(emptyA + 8 * i, 8 + (finish === "sums" ? SUMMING : 0))
   }
 }
 
@@ -32,13 +39,20 @@ function stageAt(k: Ptx, tile: DeepTile, first: 0 | 1) {
   }
 }
 
-/** Ends the kernel for all but one lane, which brings all k steps of all tiles, as far ahead as there are stages. */
-export function produceStages(k: Ptx, f: Frame, maps: U64): void {
-  const { layout } = f.gemm
-  const tile = f.gemm.tile as DeepTile
+/** Ends the kernel for all but one lane, which brings all k steps of all tiles, as far ahead as there are stages, and those that sum a's rows. */
+export function produceStages(k: Ptx, f: Frame, maps: U64, memory: EpilogueMemory): void {
+  const { layout, tile, finish } = f.gemm as PtxGemm<DeepTile>
   k.comment("---- the warpgroup that brings: one lane of it")
-  k.registerBudget("dec", REGISTERS.producer)
+  k.registerBudget("dec", budgetOf(f.gemm).producer)
   const end = k.label("PRODUCED")
+  if (finish === "sums") {
+    const others = k.label("BRINGS")
+    k.jump(others, k.compare("eq", f.warp, 0))
+    k.jump(end, k.compare("gt", f.warp, SUMMING))
+    sumRows(k, f, memory)
+    k.jump(end)
+    k.place(others)
+  }
   k.jump(end, k.compare("ne", k.or(f.warp, f.lane), 0))
   const mapB = k.addLong(maps, 128)
   for (const map of [maps, mapB]) k.acquireMap(map)
@@ -82,9 +96,78 @@ function boxesOfB(k: Ptx, layout: PtxLayout, { chunks }: DeepTile, { column }: P
   return range(chunks).map((i) => ({ map: "b", bytes: STAGE_PIECE * i, from: [k.add(column, 64 * i), kx] }))
 }
 
+/** Sums of a's rows over the k steps of the tiles of the first column, a stored along M: 8 rows and every fourth k to a lane, 64 rows a unit. */
+function sumRows(k: Ptx, f: Frame, { c, kept, ldc }: EpilogueMemory): void {
+  const { tile } = f.gemm as PtxGemm<DeepTile>
+  k.comment("---- the warps that sum a's rows")
+  const firstUnit = k.mul(k.sub(f.warp, 1), tile.units)
+  const [piece, first] = [k.and(f.lane, 7), k.shr(f.lane, 3)]
+  // Of every 8 k this lane has two, whose 16-byte pieces are swizzled by their number.
+  const offsets = [0, 4].map((more) => {
+    const row = k.add(first, more)
+    return k.add(k.shl(row, 7), k.shl(k.xor(piece, row), 4))
+  })
+  const sums = range(tile.units).map(() => k.registers("f32", 8))
+  const at = stageAt(k, tile, 0)
+  const isFirstLane = k.compare("eq", f.lane, 0)
+  eachTile(k, f, (place) => {
+    for (const sum of sums.flat()) k.copy(sum, 0)
+    const isHere = k.compare("eq", place.column, 0)
+    const i = k.variable("u32", 0)
+    k.while(
+      "SUM",
+      () => k.compare("lt", i, place.stepCount),
+      () => {
+        const barrier = at.barrier()
+        k.wait({ base: barrier, bytes: f.places.fullA }, at.parity)
+        k.if(isHere, () => {
+          const start = k.add(at.memory(), k.mul(firstUnit, STAGE_PIECE))
+          const bases = offsets.map((offset) => k.add(start, offset))
+          for (const eight of range(stepOf(tile) / 8))
+            sums.forEach((sum, unit) => {
+              for (const base of bases) {
+                const words = k.registers("u32", 4)
+                k.loadSharedWords(words, { base, bytes: STAGE_PIECE * unit + 1024 * eight })
+                sum.forEach((one, j) => k.addFloat(one, k.unpackBf16(words[j >> 1]!, (j & 1) as 0 | 1), one))
+              }
+            })
+          k.fenceCopies()
+        })
+        k.syncWarp()
+        k.when(isFirstLane, () => k.arrive({ base: barrier, bytes: f.places.emptyA }))
+        at.goOn()
+        k.add(i, 1, i)
+      },
+    )
+    for (const mask of [8, 16]) for (const sum of sums.flat()) k.addFloat(sum, k.exchangeFloat(sum, mask), sum)
+    const row = k.add(k.add(place.row, k.mul(firstUnit, 64)), k.shl(piece, 3))
+    const mine = k.both(isHere, k.compare("eq", first, 0))
+    const [address, pitch] = [k.register("u64"), k.variable("u32", 4)]
+    k.if(
+      k.compare("ne", kept, 0),
+      () => k.copy(address, k.madWide(row, 4, kept)),
+      () => {
+        k.shl(ldc, 2, pitch)
+        const stored = k.madWide(place.split, f.M, k.long(row))
+        k.emit("mad.lo.u64", address, stored, k.long(pitch), k.madWide(k.sub(ldc, 8), 4, c))
+      },
+    )
+    sums.forEach((sum, unit) =>
+      sum.forEach((one, j) => {
+        const below = 64 * unit + j
+        const p = k.both(mine, k.compare("gt", k.sub(f.M, k.min(row, f.M)), below))
+        k.when(p, () => k.store("f32", k.madWide(pitch, below, address), 0, [one]))
+      }),
+    )
+  })
+}
+
 /** The products of all tiles: those of a stage are under way while those of the stage before end, and what `meanwhile` does is done. */
-export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, epilogue: Epilogue): void {
-  const { layout, tile } = f.gemm as { layout: PtxLayout; tile: DeepTile }
+export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: EpilogueMemory): void {
+  const { layout, tile } = f.gemm as PtxGemm<DeepTile>
+  k.comment("---- the warpgroups that multiply")
+  k.registerBudget("inc", budgetOf(f.gemm).consumer)
+  const epilogue: Epilogue = tile.later ? laterOf(k, f, warpgroup, memory) : epilogueOf(k, f, warpgroup, memory)
   const sums = range(tile.units).map(() => range(tile.chunks).map(() => k.registers("f32", 32)))
   const always = k.compare("eq", k.variable("u32", 0), 0)
   const isFirstLane = k.compare("eq", f.lane, 0)

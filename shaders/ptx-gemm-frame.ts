@@ -1,5 +1,5 @@
 /** What every warp of a Hopper matrix product knows, and the order of the tiles. */
-import type { Ptx, U32 } from "../src/ptx.ts"
+import type { F32, Ptx, U32 } from "../src/ptx.ts"
 import { type Dealt, eachDealt } from "./ptx-gemm-deal.ts"
 import { columnsOf, type PtxTile, type placesOf, rowsOf } from "./ptx-gemm-tile.ts"
 
@@ -59,6 +59,20 @@ export interface Place {
   readonly dealt?: Dealt
 }
 
+/** sums[unit][chunk]: 64 × 64 of f32, 32 per lane. */
+export type Sums = readonly (readonly (readonly F32[])[])[]
+
+/** What becomes of a tile's sums. */
+export interface Epilogue {
+  /** Before a tile's first product. */
+  begin(place: Place): void
+  /** While the products of a tile's k step `i` are under way. */
+  readonly meanwhile?: (i: U32, place: Place) => void
+  end(sums: Sums, rowSums: readonly (readonly F32[])[], place: Place): void
+  /** After the last tile. */
+  readonly flush?: () => void
+}
+
 /** Row and column of a tile; `group` tiles down lie beside each other, so that they use the same part of b from the L2 cache. */
 function cornerOf(k: Ptx, f: Frame, tile: U32): Pick<Place, "row" | "column"> {
   const perGroup = k.mul(f.group, f.across)
@@ -94,7 +108,13 @@ function eachWhole(k: Ptx, f: Frame, body: (place: Place) => void): void {
  * k steps of one tile after the other. Or what its list says.
  */
 export const eachTile = (k: Ptx, f: Frame, body: (place: Place) => void): void =>
-  f.gemm.tile.dealt ? eachDealt(k, f.places.end, body) : f.gemm.out === "bf16" ? eachWhole(k, f, body) : eachPart(k, f, body)
+  f.gemm.tile.dealt ? eachListed(k, f, body) : f.gemm.out === "bf16" ? eachWhole(k, f, body) : eachPart(k, f, body)
+
+/** A list's tiles, whole ones. */
+function eachListed(k: Ptx, f: Frame, body: (place: Place) => void): void {
+  const none = k.variable("u32", 0)
+  eachDealt(k, f.places.end, (place) => body({ ...place, split: none, firstStep: none, stepCount: f.steps }))
+}
 
 function eachPart(k: Ptx, f: Frame, body: (place: Place) => void): void {
   const block = k.special("%ctaid.x")

@@ -2,7 +2,7 @@
 import type { F32, Ptx, U32 } from "../src/ptx.ts"
 import { ptxActivations } from "./ptx-activation.ts"
 import { type EpilogueMemory, piecesOf } from "./ptx-gemm-epilogue.ts"
-import type { Finish, Frame, Place, PtxActivation } from "./ptx-gemm-frame.ts"
+import type { Finish, Frame, Place, PtxActivation, Sums } from "./ptx-gemm-frame.ts"
 import { CHUNK_COLUMNS, isDeep } from "./ptx-gemm-tile.ts"
 import { quadOf, transposeQuad } from "./ptx-quad.ts"
 
@@ -11,8 +11,6 @@ const ROWS = [0, 1] as const
 
 /** k steps between asking for factors and using them. */
 const LAG = 2
-
-type Sums = readonly (readonly (readonly F32[])[])[]
 
 /** Whether there is a kernel whose results wait; those of an activation with its slope are rounded before it. */
 const mayWait = (finish: Finish): boolean => finish === "none" || finish === "bias" || finish === "factor" || finish.endsWith("_slope")
@@ -27,7 +25,7 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
   const activation = finish.endsWith("_slope") ? ptxActivations[finish.slice(0, -"_slope".length) as PtxActivation] : undefined
   const isFactor = finish === "factor"
   const hasBias = finish === "bias" || activation !== undefined
-  if (!mayWait(finish)) throw new TypeError(`ptx gemm: results of ${finish} cannot wait`)
+  if (!mayWait(finish) || (hasBias && !isPermuted)) throw new TypeError(`ptx gemm: results of ${finish} cannot wait`)
   const quad = k.and(frame.lane, 3)
   const warpRow = k.add(k.mul(warpgroup, 64 * tile.units), k.shl(frame.warp, 4))
   const row = k.add(warpRow, k.shr(frame.lane, 2))

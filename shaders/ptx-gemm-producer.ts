@@ -1,14 +1,12 @@
 /** The third warpgroup of a Hopper matrix product: one lane brings a, another b, as far ahead as the rings allow. */
 import type { Operand, Ptx, U32, U64 } from "../src/ptx.ts"
 import { aheadOf } from "./ptx-gemm-ahead.ts"
-import { produceStages } from "./ptx-gemm-deep.ts"
 import { eachTile, type Frame, type Place, type PtxGemm } from "./ptx-gemm-frame.ts"
 import { type Counter, counter, keep, next } from "./ptx-gemm-ring.ts"
-import { CHUNK_COLUMNS, isDeep, PIECE, REGISTERS, type RingTile, stepOf } from "./ptx-gemm-tile.ts"
+import { CHUNK_COLUMNS, PIECE, REGISTERS, type RingTile, stepOf } from "./ptx-gemm-tile.ts"
 
 /** Ends the kernel for all but lane 0 of warps 0 and 1. */
 export function produce(k: Ptx, f: Frame, maps: U64): void {
-  if (isDeep(f.gemm.tile)) return produceStages(k, f, maps)
   k.comment("---- the warpgroup that brings: warp 0 a, warp 1 b, one lane each")
   k.registerBudget("dec", REGISTERS.producer)
   const end = k.label("PRODUCED")

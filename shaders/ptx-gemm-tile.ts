@@ -1,4 +1,5 @@
 /** Hopper's matrix product: its tile, and where the rings and their barriers lie in shared memory. */
+import { ROOM } from "./ptx-room.ts"
 
 /** A block's tile of c: 128·units rows by 64·chunks columns, of two warpgroups with 64·units rows each. */
 interface Shape {
@@ -15,7 +16,7 @@ export interface RingTile extends Shape {
   readonly ringB: number
   /** Two more warps have the lines of a and b brought to the L2 cache so many k steps before they are copied. */
   readonly ahead?: number
-  /** Tiles come from lists that the host has made, one for each block (ptx-gemm-deal.ts): narrower by a chunk some, others only a part of K. */
+  /** Tiles come from lists that the host has made, one for each block (ptx-gemm-deal.ts): some are narrower by a chunk. */
   readonly dealt?: boolean
   readonly stages?: never
   /** Shared memory of a block; SHARED_BYTES, unless something else than Vulkan launches it (perf/libcuda.ts). */
@@ -42,10 +43,10 @@ export const CHUNK_COLUMNS = 64
 export const THREADS = 384
 /** Registers per thread: of the 168 that each has at first, the third warpgroup gives the others as many as they may have. */
 export const REGISTERS = { producer: 24, consumer: 240 } as const
+/** The same where two warps of the third sum rows. */
+export const SUMMING_REGISTERS = { producer: 40, consumer: 232 } as const
 /** All that VK_NVX_binary_import allows text, per block and per processor; a word behind the rings tells how far the copies are. */
 export const SHARED_BYTES = 49152
-/** All that a block of machine code may have. */
-const MOST_SHARED_BYTES = 232_448
 
 export const rowsOf = ({ units }: PtxTile): number => 128 * units
 export const columnsOf = ({ chunks }: PtxTile): number => CHUNK_COLUMNS * chunks
@@ -56,7 +57,7 @@ export function tileName(tile: PtxTile): string {
   return `${shape}${dealt ? "d" : ""}_a${ringA}b${ringB}${ahead === undefined ? "" : `f${ahead}`}`
 }
 
-/** Bytes of an item of a block's list, and items that it may have; the one behind the last has no k steps. */
+/** Bytes of an item of a block's list, and items that it may have; the one behind the last has no width. */
 export const ITEM_BYTES = 16
 export const MOST_ITEMS = 128
 
@@ -88,7 +89,7 @@ export function placesOf(tile: PtxTile): Places {
     const full = tile.stages * stageBytes(tile)
     const empty = full + 8 * tile.stages
     const end = empty + 8 * tile.stages
-    if (end > MOST_SHARED_BYTES || units * chunks > 6 || chunks > 4)
+    if (end > ROOM || units * chunks > 6 || chunks > 4)
       throw new TypeError(`ptx gemm: ${tile.stages} stages of ${units} units × ${chunks} chunks do not fit (${end} bytes)`)
     return { a: 0, b: 2 * units * STAGE_PIECE, fullA: full, emptyA: empty, fullB: full, emptyB: empty, end }
   }

@@ -4,14 +4,14 @@ import { type Ptx, type PtxKernel, ptxKernel } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { consume } from "./ptx-gemm-consumer.ts"
 import { type DealtMemory, loadList } from "./ptx-gemm-deal.ts"
-import { initStages } from "./ptx-gemm-deep.ts"
+import { consumeStages, initStages, produceStages } from "./ptx-gemm-deep.ts"
 import { finishName } from "./ptx-gemm-epilogue.ts"
 import type { Frame, PtxGemm } from "./ptx-gemm-frame.ts"
 import { produce } from "./ptx-gemm-producer.ts"
-import { columnsOf, isDeep, placesOf, roomOf, rowsOf, stepOf, THREADS, tileName } from "./ptx-gemm-tile.ts"
+import { columnsOf, type DeepTile, isDeep, placesOf, roomOf, rowsOf, stepOf, THREADS, tileName } from "./ptx-gemm-tile.ts"
 
-/** What a kernel has besides whose tiles are dealt out: a list of so many items for each block, room for parts of sums, and a word for each part and warp. */
-const DEALT = { buffers: { list: read(u32), parts: readWrite(f32), flags: readWrite(u32) }, push: { items: u32 } } as const
+/** What a kernel has besides whose tiles are dealt out: a list of so many items for each block. */
+const DEALT = { buffers: { list: read(u32) }, push: { items: u32 } } as const
 
 const buffers = (out: typeof f32 | typeof bf16) => ({
   /** Tensor maps of a, then of b; 128 bytes each. */
@@ -30,10 +30,11 @@ const params = { beta: f32 } as const
 export type GemmKernel = PtxKernel<ReturnType<typeof buffers>, typeof push, typeof params>
 
 /** Makes the barriers of the rings: one arrival and all bytes fill a place; a lane of every warp that read it empties it. */
-function initBarriers(k: Ptx, { tile }: PtxGemm, places: Frame["places"]): void {
+function initBarriers(k: Ptx, gemm: PtxGemm, places: Frame["places"]): void {
+  const { tile } = gemm
   k.comment("one thread makes the barriers: full ones wait for 1 arrival and the bytes, empty ones for the warps that read")
   if (isDeep(tile)) {
-    initStages(k, tile, places)
+    initStages(k, gemm as PtxGemm<DeepTile>, places)
     k.fenceBarrierInit()
     return
   }
@@ -88,8 +89,8 @@ export function ptxGemm(gemm: PtxGemm): GemmKernel {
       k.syncBlock()
       k.if(
         k.compare("eq", warpgroup, 2),
-        () => produce(k, frame, given.maps),
-        () => consume(k, frame, warpgroup, given),
+        () => (isDeep(tile) ? produceStages(k, frame, given.maps, given) : produce(k, frame, given.maps)),
+        () => (isDeep(tile) ? consumeStages : consume)(k, frame, warpgroup, given),
       )
       k.emit("ret")
     },

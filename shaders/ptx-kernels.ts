@@ -4,10 +4,12 @@ import { ptxAttentionCached } from "./ptx-attention-cached.ts"
 import { ptxAttentionKernels } from "./ptx-attention-list.ts"
 import { ptxFewKernels } from "./ptx-few-list.ts"
 import { ptxGemmKernels } from "./ptx-gemm-list.ts"
+import { ptxRoom } from "./ptx-room.ts"
 
 export const ptxKernels: readonly PtxKernel[] = [
   ...ptxGemmKernels,
   ...ptxFewKernels,
   ptxAttentionCached,
   ...ptxAttentionKernels,
+  ptxRoom,
 ] as readonly PtxKernel[]

@@ -111,6 +111,7 @@ export function peakFlops(facts: VulkanFacts, precision: "f32" | "bf16"): number
 const KNOBS = {
   HELIOS_DISABLE_COOP_MAT: [/^[01]$/, "0 or 1"],
   HELIOS_DISABLE_PTX: [/^[01]$/, "0 or 1"],
+  HELIOS_DISABLE_PTX_ROOM: [/^[01]$/, "0 or 1"],
   HELIOS_MATRIX: [/^(none|khr|nv2)$/, "none, khr or nv2"],
 } as const
 
@@ -148,7 +149,10 @@ const hasPtx = (facts: VulkanFacts): boolean =>
   facts.extensions.includes(PTX_EXTENSION) &&
   /\b(GH200|H100|H200|H20|H800)\b/.test(facts.name)
 
-/** What ops may know of the device. */
+/** Whether kernels in PTX shall keep to the 48 KiB of shared memory that every driver gives a block. */
+export const disablesRoom = (): boolean => knob("HELIOS_DISABLE_PTX_ROOM") === "1"
+
+/** What ops may know of the device without trying anything. */
 export function targetOf(facts: VulkanFacts): GpuTarget {
   const named = productOf(facts)?.[1]
   return {

@@ -9,7 +9,7 @@ import { type Module, moduleOf, ptxOf } from "./gpu-module.ts"
 import type { Handle, VulkanFacts } from "./native.ts"
 import { hostAddress as ptr, vulkan } from "./native.ts"
 import type { GpuTarget, Launch } from "./program.ts"
-import type { PtxEntry, PtxKernel } from "./ptx.ts"
+import { MOST_DYNAMIC, type PtxEntry, type PtxKernel } from "./ptx.ts"
 
 /** Of a kernel in PTX the handle is a function's, the layout its module's. */
 interface Pipeline {
@@ -144,6 +144,11 @@ export class Pipelines {
 
   #ptx(entry: PtxEntry): Wanted {
     const machineCode = this.codeRefusal === undefined ? entry.code : undefined
+    if (machineCode === undefined && entry.sharedBytes > MOST_DYNAMIC)
+      throw new AlphaError(`kernel ${entry.name} needs ${entry.sharedBytes} bytes of shared memory, which only machine code may have`, {
+        hint: `HELIOS_DISABLE_PTX_ROOM=1 avoids such kernels${this.codeRefusal === undefined ? "" : `; the driver refuses machine code: ${this.codeRefusal}`}`,
+        code: EXIT.device,
+      })
     return {
       module: entry,
       code: machineCode ?? zeroTerminated(entry.text),

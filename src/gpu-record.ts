@@ -8,7 +8,7 @@ import type { GpuState } from "./gpu-state.ts"
 import type { GpuWatch } from "./gpu-watch.ts"
 import { vulkan } from "./native.ts"
 import { ARENA_SLAB, type Memory, type Plan, type RunInputs, type Scratch, type Table } from "./program.ts"
-import { cellBytes } from "./ptx.ts"
+import { cellBytes, dynamicBytes } from "./ptx.ts"
 import { pushBytes } from "./spirv.ts"
 import { byteLength, elements, type Tensor } from "./tensor.ts"
 
@@ -227,7 +227,7 @@ export class Recorder {
         handle,
         BigInt64Array.of(BigInt(x), BigInt(y), BigInt(z)),
         module.threads,
-        module.sharedBytes,
+        dynamicBytes(module),
         cells,
         module.cells.length,
       )

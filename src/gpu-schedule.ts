@@ -86,8 +86,7 @@ function placeScratch(launches: readonly Placed[], levels: readonly number[], st
 /** The launches of a plan, in as few steps as their hazards allow. */
 export function schedule(plan: Plan, target: GpuTarget): Schedule {
   const nodes = fused(plan)
-  const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
-  const launches = launchesOf(nodes, { ...target, trains: !isForward })
+  const launches = launchesOf(nodes, target)
   const levels = levelsOf(launches, plan.offsets, target)
   const steps: ScheduledLaunch[][] = []
   launches.forEach(({ scheduled }, i) => {
@@ -95,6 +94,7 @@ export function schedule(plan: Plan, target: GpuTarget): Schedule {
     steps[at] = [...(steps[at] ?? []), scheduled]
   })
   const ordered = steps.map((step) => inOrder(step, target))
+  const isForward = nodes.every(({ op }) => op.accumulates.length === 0)
   return {
     steps: isForward ? stacked(ordered, target) : ordered,
     ...placeScratch(launches, levels, Math.ceil(plan.arenaBytes / ALIGN) * ALIGN),

@@ -2,11 +2,12 @@
 import { AlphaError, EXIT } from "./base-error.ts"
 import { formatBytes } from "./base-term.ts"
 import { Driver } from "./gpu-driver.ts"
-import { driverOf, findGpus, type GpuInfo, kindOf, peakFlops, targetOf } from "./gpu-info.ts"
+import { driverOf, findGpus, type GpuInfo, kindOf, peakFlops } from "./gpu-info.ts"
 import { GpuMemory } from "./gpu-memory.ts"
 import { Pipelines, pipelineCache } from "./gpu-pipeline.ts"
 import { about, withFlops } from "./gpu-profile.ts"
 import { Recorder, type Slot } from "./gpu-record.ts"
+import { triedTarget } from "./gpu-room.ts"
 import { finalSteps, type Schedule, schedule } from "./gpu-schedule.ts"
 import { GpuState } from "./gpu-state.ts"
 import { GpuWatch } from "./gpu-watch.ts"
@@ -55,7 +56,7 @@ export function gpus(): { name: string; driver: string; uuid: string; isSoftware
 export const gpuProblems = (): readonly string[] => findGpus().problems
 
 function open(info: GpuInfo, index: number, debug: boolean): Device {
-  const target = targetOf(info.facts)
+  const target = triedTarget(info)
   const cache = pipelineCache(info.facts)
   const driver = new Driver(info, cache.bytes, debug)
   const memory = new GpuMemory(driver)

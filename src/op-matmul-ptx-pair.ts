@@ -1,9 +1,20 @@
 /** A weight's gradient in few parts beside the input's: processors that have none of the one take more of the other's, and less is left to sum. */
-import { FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { DEALT_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
 import { cutOf, hasTile, ptxWayOf } from "./op-matmul-ptx.ts"
-import { BESIDE, DISPATCH, groupOf, type PtxWay, splitStepsOf, stepsOf, sumSecondsOf, tileSecondsOf, tilesOf } from "./op-matmul-ptx-way.ts"
+import {
+  BESIDE,
+  DISPATCH,
+  dealtWay,
+  groupOf,
+  type PtxWay,
+  splitStepsOf,
+  stepsOf,
+  sumSecondsOf,
+  tileSecondsOf,
+  tilesOf,
+} from "./op-matmul-ptx-way.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 
 /** The products of a pair, tn and nn, whatever their memory. */
@@ -45,7 +56,11 @@ function pairingOf({ weight, input }: Pair, splits: number, target: GpuTarget): 
   const parts: PtxWay = { tile: PTX_TILE, splits, rest: 0, span: 1, group: groupOf(weight, PTX_TILE) }
   const tiles = tilesOf(weight, PTX_TILE) * splits
   const blocks = units - (tiles % units)
-  if (blocks === units || (splits > 1 && tiles > units) || Math.ceil(stepsOf(weight) / splits) * (splits - 1) >= stepsOf(weight))
+  if (
+    blocks === units ||
+    (splits > 1 && tiles > units) ||
+    Math.ceil(stepsOf(weight, PTX_TILE) / splits) * (splits - 1) >= stepsOf(weight, PTX_TILE)
+  )
     return undefined
   const each = tileSecondsOf(weight, PTX_TILE, target, splitStepsOf(weight, parts))
   const base = Math.floor(tiles / units) * each
@@ -56,6 +71,8 @@ function pairingOf({ weight, input }: Pair, splits: number, target: GpuTarget): 
   const offer = (seconds: number, way: PtxWay) => {
     if (seconds + sums < (best?.seconds ?? Number.POSITIVE_INFINITY)) best = { seconds: seconds + sums, weight: parts, input: way }
   }
+  const dealt = hasTile(input, target, DEALT_TILE) ? dealtWay(input, target, { from: blocks, seconds: each }) : undefined
+  if (dealt !== undefined) offer(DISPATCH + base + dealt.seconds, dealt.way)
   for (const tile of [PTX_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE]) {
     if (!hasTile(input, target, tile)) continue
     const common = { tile, splits: 1, rest: 0, span: 1, group: groupOf(input, tile) }
@@ -91,7 +108,8 @@ export function pairing(pair: Pair, target: GpuTarget): Pairing | undefined {
   if (!known.has(key)) {
     const [weightWay, inputWay] = [ptxWayOf(weight, target), ptxWayOf(input, target)]
     const apart = Math.min(weightWay?.seconds ?? 0, cutOf(weight, target)?.seconds ?? Number.POSITIVE_INFINITY) + (inputWay?.seconds ?? 0)
-    const isPair = weightWay !== undefined && inputWay !== undefined && dtypeOf(input.c) === "bf16" // f32 has parts in place of early blocks
+    // f32 has parts in place of early blocks; products by a kept slope lost (774m: 450 µs against 417).
+    const isPair = weightWay !== undefined && inputWay !== undefined && dtypeOf(input.c) === "bf16" && input.factor === undefined
     const isThere = isPair && hasTile(weight, target, PTX_TILE)
     const most = isThere ? Math.max(1, Math.floor(target.units / tilesOf(weight, PTX_TILE))) : 0
     const made = Array.from({ length: most }, (_, i) => pairingOf(pair, i + 1, target) ?? [])

@@ -1,8 +1,18 @@
 /** Ways to do a product by PTX: its tile, how K is split, what processors take which part, and how long that takes. */
-import { DEALT_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
-import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
+import {
+  DEALT_TILE,
+  DEEP_ENDED,
+  DEEP_TILE,
+  FLAT_TILE,
+  LATER_TILE,
+  NARROW_TILE,
+  PTX_TILE,
+  TALL_TILE,
+  WIDE_TILE,
+} from "../shaders/ptx-gemm-list.ts"
+import { columnsOf, type PtxTile, rowsOf, stepOf } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
-import { bestDeal, type Deal, type DealSort } from "./op-matmul-ptx-deal.ts"
+import { bestDeal, type Deal, type DealSizes } from "./op-matmul-ptx-deal.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 
 /** How a product is done by PTX. */
@@ -31,8 +41,16 @@ interface Cost {
   readonly rates: (given: Gemm) => number
   readonly ends: Readonly<Record<"bf16" | "f32" | "slope" | "factor", number>>
 }
-/** Columns of c that are few, so that a's rows come to few processors: measured at 768, and at 1,024 as many. */
+/** Columns of c that are few, so that a's rows come to few processors: measured at 768; */
 const FEW_COLUMNS = 768
+/** and some: measured at 1,024 and 1,280, with another outcome than at 4,096 (perf/LOG.md, "Lists of tiles"); the bound is an estimate. */
+const hasSome = ({ N }: Gemm): boolean => N > FEW_COLUMNS && N <= 2048
+/** Bytes of the L2 cache. */
+const CACHE = 50e6
+/** Whether the same columns of a's rows lie a multiple of 8 KiB apart and not all of a is in the cache: measured at 16384×1024×4096, not where K is 5,120. */
+const isCrowded = ({ M, lda = 0 }: Gemm): boolean => lda % 4096 === 0 && 2 * M * lda > CACHE
+/** The longest K at which narrow tiles were faster there: measured at 1,024, and not from 1,280 on. */
+const SHORT = 1024
 /** Elements between rows of a that are far apart, so that its rows are in many pages: an estimate between the measured 8,192 and 50,304. */
 const FAR = 16384
 /**
@@ -44,20 +62,46 @@ const COSTS = new Map<PtxTile, Cost>([
   [
     PTX_TILE,
     {
-      rates: ({ layout, N, lda = 0 }) =>
-        layout === "tn" ? (lda < FAR ? 650 : 520) : lda >= FAR ? 445 : N <= FEW_COLUMNS ? 630 : layout === "nt" ? 670 : 645,
+      rates: (given) => {
+        const { layout, N, lda = 0 } = given
+        if (layout === "tn") return lda < FAR ? 650 : 520
+        if (lda >= FAR) return 445
+        if (N <= FEW_COLUMNS) return 630
+        const [nt, nn] = !hasSome(given) ? [670, 645] : isCrowded(given) ? [645, 590] : [685, 675]
+        return layout === "nt" ? nt : nn
+      },
       ends: { bf16: 3e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 },
     },
   ],
   [
     FLAT_TILE,
     {
-      rates: ({ layout, N, lda = 0 }) => (layout === "tn" ? 590 : N > FEW_COLUMNS && lda < FAR ? 600 : layout === "nt" ? 680 : 660),
+      rates: (given) => {
+        const { layout, N, lda = 0 } = given
+        if (layout === "tn") return 590
+        if (lda >= FAR || N <= FEW_COLUMNS) return layout === "nt" ? 680 : 660
+        if (!hasSome(given)) return 600
+        return layout === "nt" ? 705 : isCrowded(given) ? 570 : 675
+      },
       ends: { bf16: 5e-6, f32: 5e-6, slope: 0, factor: 0 },
     },
   ],
   [LATER_TILE, { rates: () => 460, ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 } }],
-  [NARROW_TILE, { rates: () => 540, ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 } }],
+  [
+    NARROW_TILE,
+    {
+      rates: (given) => {
+        if (!hasSome(given)) return 540
+        return given.K <= SHORT ? 585 : !isCrowded(given) ? 525 : given.layout === "nt" ? 490 : 460
+      },
+      ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 },
+    },
+  ],
+  // Estimates, from the same texts launched by CUDA (perf/LOG.md, "libcuda").
+  [DEEP_TILE, { rates: () => 770, ends: { bf16: 4e-7, f32: 0, slope: 6e-7, factor: 6e-7 } }],
+  [TALL_TILE, { rates: () => 745, ends: { bf16: 4e-7, f32: 0, slope: 6e-7, factor: 6e-7 } }],
+  [DEEP_ENDED, { rates: () => 770, ends: { bf16: 1.2e-6, f32: 1.6e-6, slope: 5e-6, factor: 5e-6 } }],
+  [WIDE_TILE, { rates: () => 790, ends: { bf16: 1.6e-6, f32: 2.5e-6, slope: 7e-6, factor: 7e-6 } }],
 ])
 const costOf = (tile: PtxTile): Cost => COSTS.get(tile) ?? (COSTS.get(PTX_TILE) as Cost)
 
@@ -75,10 +119,10 @@ const LIST = 1e-6
 const BANDWIDTH = 3e12
 /** How much longer a k step takes where all of K is dealt out, and processors are at different places of it: an estimate, as more comes from memory. */
 const SCATTERED = 1.3
-/** Bounds of what is looked at, not costs: most splits, and their fewest k steps. */
-const [MOST_SPLITS, SHORTEST] = [32, 8]
-/** k steps that the blocks of splits may do beyond their share, as the others have more ends to do: also a bound. */
-const MOST_EXTRA = 24
+/** Bounds of what is looked at, not costs: most splits, and their fewest of K. */
+const [MOST_SPLITS, SHORTEST] = [32, 256]
+/** Of K that the blocks of splits may do beyond their share, as the others have more ends to do: also a bound. */
+const MOST_EXTRA = 768
 /** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all (+1 %): trials that the log leaves out. */
 const [GROUP, FEW_DOWN] = [8, 16]
 export const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
@@ -86,11 +130,11 @@ export const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
   return layout === "tn" && down <= FEW_DOWN ? down : GROUP
 }
 
-export const stepsOf = ({ K }: Gemm): number => Math.ceil(K / STEP)
+export const stepsOf = ({ K }: Gemm, tile: PtxTile): number => Math.ceil(K / stepOf(tile))
 export const tilesOf = ({ M, N }: Gemm, tile: PtxTile): number => Math.ceil(M / rowsOf(tile)) * Math.ceil(N / columnsOf(tile))
 
-export const splitStepsOf = (given: Gemm, { splits, rest }: PtxWay): number =>
-  splits === 0 ? 0 : Math.ceil((stepsOf(given) - rest) / splits)
+export const splitStepsOf = (given: Gemm, { tile, splits, rest }: PtxWay): number =>
+  splits === 0 ? 0 : Math.ceil((stepsOf(given, tile) - rest) / splits)
 export const spansOf = (given: Gemm, { tile, rest, span }: PtxWay): number => Math.ceil((tilesOf(given, tile) * rest) / span)
 
 /** What is dealt out of the rest: the most tiles that a span touches, the most spans that a tile does, and the pieces there are. */
@@ -114,9 +158,9 @@ const endOf = ({ slope, factor, c }: Gemm): keyof Cost["ends"] =>
   slope !== undefined ? "slope" : factor !== undefined ? "factor" : (dtypeOf(c) as "bf16" | "f32")
 
 /** Seconds of a tile of all k steps, or of so many, its end included, where all processors have one. */
-export function tileSecondsOf(given: Gemm, tile: PtxTile, { units }: GpuTarget, steps = stepsOf(given)): number {
+export function tileSecondsOf(given: Gemm, tile: PtxTile, { units }: GpuTarget, steps = stepsOf(given, tile)): number {
   const { rates, ends } = costOf(tile)
-  return (steps * 2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates(given) * 1e12) + ends[endOf(given)]
+  return (steps * 2 * rowsOf(tile) * columnsOf(tile) * stepOf(tile) * units) / (rates(given) * 1e12) + ends[endOf(given)]
 }
 
 /** Seconds until the parts of all tiles, so many on average, are summed. */
@@ -128,7 +172,7 @@ function secondsOf(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
   const { rates, ends } = costOf(tile)
   const tiles = tilesOf(given, tile)
   const turns = rest > 0 ? 1 : Math.ceil((tiles * splits) / units)
-  const step = ((2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates(given) * 1e12)) * (splits === 0 ? SCATTERED : 1)
+  const step = ((2 * rowsOf(tile) * columnsOf(tile) * stepOf(tile) * units) / (rates(given) * 1e12)) * (splits === 0 ? SCATTERED : 1)
   const { perSpan, all } = piecesOf(given, way)
   const isWhole = splits === 1 && rest === 0
   const end = ends[isWhole ? endOf(given) : "f32"]
@@ -140,17 +184,18 @@ function secondsOf(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
 /** Whole splits for all turns, or for one turn as many as there are processors for and a rest for the others: all of K where there are more tiles. */
 function* waysOf(given: Gemm, tile: PtxTile, { units }: GpuTarget): Generator<PtxWay> {
   const common = { tile, group: groupOf(given, tile) }
-  const [steps, tiles] = [stepsOf(given), tilesOf(given, tile)]
+  const [steps, tiles] = [stepsOf(given, tile), tilesOf(given, tile)]
+  const shortest = SHORTEST / stepOf(tile)
   yield { ...common, splits: 1, rest: 0, span: 1 }
   if (given.order !== "any") return
-  for (let splits = 2; splits <= Math.min(MOST_SPLITS, Math.floor(steps / SHORTEST)); splits++)
+  for (let splits = 2; splits <= Math.min(MOST_SPLITS, Math.floor(steps / shortest)); splits++)
     if (Math.ceil(steps / splits) * (splits - 1) < steps) yield { ...common, splits, rest: 0, span: 1 } // no split is empty
   const splits = Math.floor(units / tiles)
   const others = units - splits * tiles
   if (splits === 0) yield { ...common, splits, rest: steps, span: Math.ceil((tiles * steps) / units) }
   if (splits === 0 || others === 0) return
-  const fewest = Math.max(SHORTEST, Math.ceil((steps * tiles) / units))
-  for (let each = fewest; each < fewest + MOST_EXTRA && splits * each < steps; each++) {
+  const fewest = Math.max(shortest, Math.ceil((steps * tiles) / units))
+  for (let each = fewest; each < fewest + MOST_EXTRA / stepOf(tile) && splits * each < steps; each++) {
     const rest = steps - splits * each
     yield { ...common, splits, rest, span: Math.ceil((tiles * rest) / others) }
   }
@@ -180,17 +225,15 @@ export function* besides(given: Gemm, target: GpuTarget): Generator<TimedWay> {
   }
 }
 
-/** The best lists of tiles, where there are few turns; parts of K are summed where the order of sums may depend on sizes, or the program trains. */
-export function dealtWay(given: Gemm, target: GpuTarget, only?: DealSort): TimedWay | undefined {
+/** The best lists of tiles, where c has some columns and there are few turns; or where blocks begin `late`. */
+export function dealtWay(given: Gemm, target: GpuTarget, late?: DealSizes["late"]): TimedWay | undefined {
+  const { M, N } = given
   const { units } = target
-  if (tilesOf(given, PTX_TILE) > FEW_TURNS * units) return undefined
-  const { rates, ends } = costOf(PTX_TILE)
-  const step = (2 * rowsOf(PTX_TILE) * columnsOf(PTX_TILE) * STEP * units) / (rates(given) * 1e12)
+  if (late === undefined && (!hasSome(given) || tilesOf(given, PTX_TILE) > FEW_TURNS * units)) return undefined
+  const end = costOf(PTX_TILE).ends[endOf(given)]
   const group = groupOf(given, PTX_TILE)
-  const mayDiffer = given.order === "any" || target.trains === true
-  const sorts: readonly DealSort[] = only === undefined ? ["mixed", "continued", ...(mayDiffer ? (["summed"] as const) : [])] : [only]
-  const sizes = { M: given.M, N: given.N, steps: stepsOf(given), units, group, sorts }
-  const deal = bestDeal(sizes, { step, end: ends[endOf(given)] })
+  const costs = { products: tileSecondsOf(given, PTX_TILE, target) - end, end }
+  const deal = bestDeal({ M, N, units, group, ...(late && { late }) }, costs)
   return deal && { way: { tile: DEALT_TILE, splits: 1, rest: 0, span: 1, group, deal }, seconds: DISPATCH + LIST + deal.seconds }
 }
 

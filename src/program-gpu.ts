@@ -59,8 +59,8 @@ export interface GpuTarget {
   /** Processors that run workgroups at once (SMs); an estimate where the driver does not tell. */
   readonly units: number
   readonly sharedBytes: number
+  /** The same of a block of a kernel in PTX; 48 KiB where it is not told. */
+  readonly ptxRoom?: number
   /** Blocks of kernels in PTX, one for each unit, may wait for each other: a model's layers are one launch. */
   readonly stacks?: boolean
-  /** The program trains: a row's bits need not be those that it has in others. */
-  readonly trains?: boolean
 }

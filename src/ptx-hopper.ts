@@ -195,10 +195,6 @@ export class Ptx extends PtxBody {
   loadAcquire(to: U32, address: U64): void {
     this.emit("ld.acquire.gpu.global.b32", to, at(address))
   }
-  /** Stores a word by which others know that what this thread wrote before, or what its warp did before a barrier, is there. */
-  storeRelease(address: U64, from: U32): void {
-    this.emit("st.release.gpu.global.b32", at(address), from)
-  }
 
   // ---- matrix products ----
 
@@ -224,7 +220,13 @@ export class Ptx extends PtxBody {
     this.emit(how, list(sum), list(a), b, adds, 1, 1, isAlongN ? 1 : 0)
   }
   /** The same with a by descriptor too, stored along M where `isAlongM`; a sum of up to 64 × 256. */
-  multiplyShared(sum: readonly F32[], a: U64, b: U64, adds: Predicate, { isAlongM, isAlongN }: { isAlongM: boolean; isAlongN: boolean }): void {
+  multiplyShared(
+    sum: readonly F32[],
+    a: U64,
+    b: U64,
+    adds: Predicate,
+    { isAlongM, isAlongN }: { isAlongM: boolean; isAlongN: boolean },
+  ): void {
     const how = `wgmma.mma_async.sync.aligned.m64n${sum.length * 2}k16.f32.bf16.bf16`
     this.emit(how, list(sum), a, b, adds, 1, 1, isAlongM ? 1 : 0, isAlongN ? 1 : 0)
   }

@@ -21,7 +21,7 @@ interface PtxSpec<B extends Buffers, P extends Words, L extends Words> {
   /** What it computes, grid and bytes: the comment above the text. */
   readonly about: string
   readonly threads: number
-  /** Dynamic shared memory; it begins at address 0. */
+  /** Shared memory of a block; it begins at address 0. Beyond MOST_DYNAMIC there is a kernel only as machine code. */
   readonly sharedBytes: number
   readonly buffers: B
   readonly push?: P
@@ -29,6 +29,12 @@ interface PtxSpec<B extends Buffers, P extends Words, L extends Words> {
   readonly params?: L
   body(k: Ptx, given: Given<B, P>): void
 }
+
+/** All that VK_NVX_binary_import gives a launch, in bytes. What the machine code itself says that it needs may be more (measured on an H200). */
+export const MOST_DYNAMIC = 49_152
+
+/** Bytes of shared memory that a launch asks for; 0 where the machine code says what it needs. */
+export const dynamicBytes = ({ sharedBytes }: { readonly sharedBytes: number }): number => (sharedBytes > MOST_DYNAMIC ? 0 : sharedBytes)
 
 /** A kernel of VK_NVX_binary_import; launches name it as they name one of spirv.ts. */
 export interface PtxKernel<B extends Buffers = Buffers, P extends Words = Words, L extends Words = Words> {
@@ -86,6 +92,8 @@ export function ptxKernel<
 function moduleText<B extends Buffers, P extends Words, L extends Words>(spec: PtxSpec<B, P, L>, cells: readonly PtxCell[]): string {
   const k = new Ptx()
   const typeOf = { address: "u64", u32: "u32", f32: "f32" } as const
+  const isLarge = spec.sharedBytes > MOST_DYNAMIC
+  if (isLarge) k.emit("ld.volatile.shared.u32", k.register("u32"), "[memory]") // what nobody reads is left out of the machine code
   const given = Object.fromEntries(cells.map(({ name, type }) => [name, k.parameter(name, typeOf[type])]))
   spec.body(k, given as Given<B, P>)
   const strange = /[^\t\n -~]/.exec(spec.about + k.text())?.[0]
@@ -96,7 +104,7 @@ function moduleText<B extends Buffers, P extends Words, L extends Words>(spec: P
 .target sm_90a
 .address_size 64
 
-.extern .shared .align 1024 .b8 memory[];
+${isLarge ? `// ${spec.sharedBytes} bytes in the machine code\n.shared .align 1024 .b8 memory[1024];` : ".extern .shared .align 1024 .b8 memory[];"}
 
 .visible .entry ${spec.name}(
 ${parameters}

@@ -11,17 +11,15 @@ interface Sizes {
   readonly rows: number
   readonly x: number
   readonly dy: number
-  readonly slope: boolean
 }
 
-function gradients({ rows, x: width, dy: inner, slope: through }: Sizes, out: "bf16" | "f32" = "bf16"): Plan {
+function gradients({ rows, x: width, dy: inner }: Sizes, out: "bf16" | "f32" = "bf16"): Plan {
   return plan(
     trace("gradients", (t) => {
       const [x, dy] = [t.state("x", "bf16", [rows, width]), t.state("dy", "bf16", [rows, inner])]
       const w = t.state("w", "bf16", [inner, width])
-      const slope = through ? t.state("slope", "bf16", [rows, width]) : undefined
       const { dw, db } = op.linearBackwardWeight({ x, dy }, { bias: true })
-      const { dx } = op.linearBackwardInput({ dy, w, slope }, { out })
+      const { dx } = op.linearBackwardInput({ dy, w }, { out })
       for (const [name, value] of Object.entries({ dw, db, dx: out === "f32" ? dx : op.cast({ x: dx }, { to: "f32" }).y }))
         t.output(name, value)
     }),
@@ -43,9 +41,8 @@ function run(device: Device, sizes: Sizes): Record<string, Float32Array> {
 }
 
 const CASES: readonly Sizes[] = [
-  { rows: 520, x: 392, dy: 136, slope: false },
-  { rows: 1040, x: 136, dy: 248, slope: true },
-  { rows: 520, x: 192, dy: 520, slope: false },
+  { rows: 264, x: 392, dy: 136 },
+  { rows: 264, x: 192, dy: 136 },
 ]
 for (const sizes of CASES)
   test(`${JSON.stringify(sizes)}: dw, db and dx are the CPU's`, () => {
@@ -70,7 +67,7 @@ for (const sizes of CASES)
   }, 240_000)
 
 test("an input's gradient in f32 has its own way: what tells bf16 blocks to begin early means parts there", () => {
-  const launches = schedule(gradients(CASES[2]!, "f32"), HOPPER).steps.flatMap((step) => step.map(({ launch }) => launch))
+  const launches = schedule(gradients(CASES[1]!, "f32"), HOPPER).steps.flatMap((step) => step.map(({ launch }) => launch))
   const input = launches.find(({ kernel }) => kernel.name.startsWith("ptx_matmul_nn_f32"))
   expect([input?.push.rest, input?.push.span, launches.some(({ buffers }) => buffers.kept !== undefined)]).toEqual([0, 1, false])
 })

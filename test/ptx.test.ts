@@ -194,7 +194,7 @@ test("the pack gives back what was packed", () => {
 test("an assembler that is named must be there; an empty name is none; one that refuses a kernel says which", async () => {
   expect(findPtxas("")).toBeUndefined()
   expect(() => findPtxas("/no/ptxas")).toThrow("PTXAS /no/ptxas: no such file")
-  await expect(assemblePtx("/bin/false", [{ name: "odd", text: "" }])).rejects.toThrow("kernel odd: ptxas says")
+  await expect(assemblePtx("/bin/false", [{ name: "odd", text: "", sharedBytes: 0 }])).rejects.toThrow("kernel odd: ptxas says")
 })
 
 const ptxas = findPtxas()
@@ -232,7 +232,7 @@ testWith("ptxas", ptxas === undefined ? "ptxas is not in PTXAS or PATH" : undefi
       rmSync(folder, { recursive: true })
     }
     await expect(
-      assemblePtx(ptxas as string, [{ name: "broken", text: doubled.text.replace("mul.rn.f32", "mul.rn.f33") }]),
+      assemblePtx(ptxas as string, [{ name: "broken", text: doubled.text.replace("mul.rn.f32", "mul.rn.f33"), sharedBytes: 0 }]),
     ).rejects.toThrow("broken")
   },
   300_000,
