@@ -112,10 +112,9 @@ function want(launch: Launch): void {
   const key = keyOf(launch)
   if (wanted.has(key)) return
   if ("text" in launch.kernel) {
-    const { name, text, sharedBytes } = launch.kernel
-    // What needs much shared memory is there only as the last build's machine code.
-    const known = sharedBytes > MOST_DYNAMIC ? ptxOf(launch.kernel).code : undefined
-    const code = known ?? new TextEncoder().encode(`${text}\0`)
+    const { name } = launch.kernel
+    const entry = ptxOf(launch.kernel)
+    const code = entry.code ?? new TextEncoder().encode(`${entry.text}\0`)
     wanted.set(key, { gpu: driver.gpu as unknown as number, code, entry: name, push: 0, constants: new Uint32Array(1), subgroup: -1 })
     return
   }

@@ -19,7 +19,7 @@ export interface RingTile extends Shape {
   /** Tiles come from lists that the host has made, one for each block (ptx-gemm-deal.ts): some are narrower by a chunk. */
   readonly dealt?: boolean
   readonly stages?: never
-  /** Shared memory of a block; SHARED_BYTES, unless something else than Vulkan launches it (perf/libcuda.ts). */
+  /** Shared memory of a block; SHARED_BYTES where it is not told. */
   readonly room?: number
 }
 

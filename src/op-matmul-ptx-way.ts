@@ -7,6 +7,7 @@ import {
   LATER_TILE,
   NARROW_TILE,
   PTX_TILE,
+  RING_TILE,
   TALL_TILE,
   WIDE_TILE,
 } from "../shaders/ptx-gemm-list.ts"
@@ -59,6 +60,13 @@ const FAR = 16384
  * product's time is its ends, and so each rate, is an estimate that gives those. An end of 0 belongs to what the tile is not there for.
  */
 const COSTS = new Map<PtxTile, Cost>([
+  [
+    RING_TILE,
+    {
+      rates: ({ layout, lda = 0 }) => (lda >= FAR ? 600 : layout === "tn" ? 740 : 780),
+      ends: { bf16: 3e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 },
+    },
+  ],
   [
     PTX_TILE,
     {

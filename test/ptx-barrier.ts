@@ -1,7 +1,10 @@
 /** Barriers of PTX: those of a block by number, and those in shared memory. */
+import type { Work } from "./ptx-compile.ts"
 import { Barrier } from "./ptx-memory.ts"
-import { type Block, barrierAt, LANES, nameOf, read, sharedAddress, type Warp } from "./ptx-run.ts"
-import type { Value } from "./ptx-text.ts"
+import { barrierAt, sharedAddress } from "./ptx-move.ts"
+import { LANES, type Registers } from "./ptx-registers.ts"
+import type { Block, Warp } from "./ptx-run.ts"
+import type { Instruction, Value } from "./ptx-text.ts"
 
 export function blockBarrier(b: Block, w: Warp, id: number, threads: number): void {
   const key = `${id}`
@@ -23,17 +26,30 @@ export function blockBarrier(b: Block, w: Warp, id: number, threads: number): vo
   }
 }
 
-export function barrier(b: Block, w: Warp, op: string, operands: readonly Value[], lanes: readonly number[]): void {
-  for (const lane of lanes) {
-    if (op.startsWith("mbarrier.init")) {
-      const address = sharedAddress(b, w, operands[0]!, lane)
-      if (address % 8 !== 0) throw new Error(`a barrier at ${address} is not aligned`)
-      b.barriers.set(address, new Barrier(read(b, w, operands[1]!, lane)))
-    } else if (op.includes("expect_tx")) barrierAt(b, w, operands[1]!, lane).arrive(read(b, w, operands[2]!, lane))
-    else if (op.startsWith("mbarrier.arrive")) barrierAt(b, w, operands[1]!, lane).arrive()
-    else {
-      const isOver = barrierAt(b, w, operands[1]!, lane).isOver(read(b, w, operands[2]!, lane))
-      b.word(w, nameOf(operands[0]))[lane] = isOver ? 1 : 0
+export function barrier({ op, operands }: Instruction, r: Registers): Work {
+  const [first, second, third] = operands as readonly [Value, Value, Value]
+  if (op.startsWith("mbarrier.init")) {
+    const [place, count] = [r.shared(first), r.word(second)]
+    return (b, w, lanes) => {
+      for (const lane of lanes) {
+        const address = sharedAddress(b, w, place, lane)
+        if (address % 8 !== 0) throw new Error(`a barrier at ${address} is not aligned`)
+        b.barriers.set(address, new Barrier(w.words[count + lane]!))
+      }
+    }
+  }
+  const place = r.shared(second)
+  if (op.startsWith("mbarrier.arrive")) {
+    const bytes = op.includes("expect_tx") ? r.word(third) : undefined
+    return (b, w, lanes) => {
+      for (const lane of lanes) barrierAt(b, w, place, lane).arrive(bytes === undefined ? 0 : w.words[bytes + lane]!)
+    }
+  }
+  const [to, parity] = [r.word(first), r.word(third)]
+  return (b, w, lanes) => {
+    for (const lane of lanes) {
+      const isOver = barrierAt(b, w, place, lane).isOver(w.words[parity + lane]!)
+      w.words[to + lane] = isOver ? 1 : 0
       if (!isOver) w.isWaiting = true
     }
   }

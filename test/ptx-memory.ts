@@ -1,26 +1,39 @@
 /** Memory as Hopper's asynchronous units see it: boxes of tensor maps, swizzles, matrix descriptors, barriers with phases. */
 
+interface Region {
+  readonly from: number
+  readonly end: number
+  readonly view: DataView
+}
+
 /** Addresses of global memory, each region by itself; an access outside all of them throws. */
 export class GlobalMemory {
-  readonly #regions: { from: number; view: DataView }[] = []
+  readonly #regions: Region[] = []
+  #last: Region = { from: 0, end: 0, view: new DataView(new ArrayBuffer(0)) }
   #next = 0x10000
 
   place(bytes: Uint8Array): number {
     const from = this.#next
-    this.#regions.push({ from, view: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength) })
+    this.#regions.push({ from, end: from + bytes.byteLength, view: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength) })
     this.#next = Math.ceil((from + bytes.byteLength + 4096) / 256) * 256
     return from
   }
-  at(address: number, bytes: number): { view: DataView; offset: number } {
-    if (address % bytes !== 0) throw new Error(`address ${address.toString(16)} is not aligned to ${bytes} bytes`)
-    const region = this.#regions.find(({ from, view }) => address >= from && address + bytes <= from + view.byteLength)
-    if (region === undefined) throw new Error(`nothing lies at address ${address.toString(16)}`)
-    return { view: region.view, offset: address - region.from }
+  at(address: number, bytes: number, alignment = bytes): { view: DataView; offset: number } {
+    if (address % alignment !== 0) throw new Error(`address ${address.toString(16)} is not aligned to ${alignment} bytes`)
+    // most often it is the region of the last access
+    if (!isWithin(this.#last, address, bytes)) {
+      const found = this.#regions.find((region) => isWithin(region, address, bytes))
+      if (found === undefined) throw new Error(`nothing lies at address ${address.toString(16)}`)
+      this.#last = found
+    }
+    return { view: this.#last.view, offset: address - this.#last.from }
   }
 }
 
+const isWithin = ({ from, end }: Region, address: number, bytes: number): boolean => address >= from && address + bytes <= end
+
 /** A shared address with its 16-byte piece moved: by bits 7… of the address, as many as the swizzle has. */
-export const swizzled = (address: number, swizzle: number): number => address ^ (((address >> 7) & (2 ** swizzle - 1)) << 4)
+export const swizzled = (address: number, swizzle: number): number => address ^ (((address >> 7) & ((1 << swizzle) - 1)) << 4)
 
 interface Map {
   readonly address: number
@@ -54,28 +67,34 @@ export function readMap(memory: GlobalMemory, address: number): Map {
 export function copyBox(memory: GlobalMemory, map: Map, coordinates: readonly number[], shared: DataView, to: number): number {
   if (coordinates.length !== map.rank) throw new Error(`${coordinates.length} coordinates for a map of rank ${map.rank}`)
   if (to % (map.swizzle === 3 ? 1024 : map.swizzle === 2 ? 512 : 128) !== 0) throw new Error(`a box at ${to} is not aligned`)
+  const [width] = map.box as [number]
   const count = map.box.reduce((a, b) => a * b, 1)
-  for (let i = 0; i < count; i++) {
-    let rest = i
-    let address = map.address
-    let isInside = true
-    for (let d = 0; d < map.rank; d++) {
+  // element by element in a row, those of it that lie inside at once
+  const first = coordinates[0]! | 0
+  const [from, end] = [Math.max(0, -first), Math.min(width, map.size[0]! - first)]
+  for (let i = 0; i < count; i += width) {
+    let rest = i / width
+    let address = map.address + 2 * (first + from)
+    let isInside = from < end
+    for (let d = 1; d < map.rank; d++) {
       const at = (coordinates[d]! | 0) + (rest % map.box[d]!)
       rest = Math.floor(rest / map.box[d]!)
       isInside &&= at >= 0 && at < map.size[d]!
-      address += at * (d === 0 ? 2 : map.strides[d - 1]!)
+      address += at * map.strides[d - 1]!
     }
-    const from = isInside ? memory.at(address, 2) : undefined
-    shared.setUint16(swizzled(to + 2 * i, map.swizzle), from === undefined ? 0 : from.view.getUint16(from.offset, true), true)
+    const row = isInside ? memory.at(address, 2 * (end - from), 2) : undefined
+    for (let j = 0; j < width; j++) {
+      const value = row !== undefined && j >= from && j < end ? row.view.getUint16(row.offset + 2 * (j - from), true) : 0
+      shared.setUint16(swizzled(to + 2 * (i + j), map.swizzle), value, true)
+    }
   }
   return 2 * count
 }
 
-/** Shared address of element (k, n) of the second factor, 16 of k; `alongN`: stored along n. */
-export function factorAddress(descriptor: bigint, alongN: boolean): (k: number, n: number) => number {
-  const field = (from: number, bits: number) => Number((descriptor >> BigInt(from)) & ((1n << BigInt(bits)) - 1n))
-  const [start, leading, stride] = [field(0, 14) * 16, field(16, 14) * 16, field(32, 14) * 16]
-  const swizzle = [0, 3, 2, 1][field(62, 2)]!
+/** Shared address of element (k, n) of the second factor, 16 of k; `alongN`: stored along n. The descriptor in two words. */
+export function factorAddress(low: number, high: number, alongN: boolean): (k: number, n: number) => number {
+  const [start, leading, stride] = [low, low >>> 16, high].map((field) => (field & 0x3fff) * 16) as [number, number, number]
+  const swizzle = [0, 3, 2, 1][high >>> 30]!
   const row = 16 * 2 ** swizzle
   const perRow = row / 2
   return (k, n) => {

@@ -1,58 +1,95 @@
 /** Matrix products of PTX: those of a warpgroup, summed when they are due, and those of a warp. */
-import { ALL, type Block, bitsOf, floatOf, listOf, nameOf, read, readLong, type Warp } from "./ptx-run.ts"
+import type { Work } from "./ptx-compile.ts"
+import { ALL, LANES, listOf, type Registers } from "./ptx-registers.ts"
+import type { Warp } from "./ptx-run.ts"
 import type { Value } from "./ptx-text.ts"
 
 /** 16 rows of a product of 64 × N × 16: those of this warp; a is in registers, or by descriptor. */
-export function multiply(b: Block, w: Warp, [sum, a, descriptor, adds, , , ...along]: readonly Value[]): void {
-  for (const { load } of w.loads.splice(0)) load()
-  const registers = listOf(sum!).map((one) => b.word(w, nameOf(one)))
-  const inMemory = a!.kind === "list" ? undefined : readLong(b, w, a!, 0)
-  const left = inMemory === undefined ? listOf(a!).map((one) => b.word(w, nameOf(one))) : []
-  const place = readLong(b, w, descriptor!, 0)
-  const isSum = read(b, w, adds!, 0) !== 0
+export function multiply([sum, a, descriptor, adds, , , ...along]: readonly Value[], r: Registers): Work {
+  const sums = listOf(sum!).map((one) => r.word(one))
+  const left = a!.kind === "list" ? a!.of.map((one) => r.word(one)) : undefined
+  const inMemory = left === undefined ? r.long(a!) : 0
+  const [place, isAdded] = [r.long(descriptor!), r.word(adds!)]
   const [alongN, alongM = false] = along.toReversed().map((one) => Number((one as { value: bigint }).value) !== 0) as [boolean, boolean?]
-  const width = registers.length * 2
-  const product = () => {
-    const right = b.factor(place, width, alongN)
-    const rows = inMemory === undefined ? undefined : b.factor(inMemory, 64, alongM)
-    let values = new Float64Array(16)
-    for (let row = 0; row < 16; row++) {
-      if (rows !== undefined) values = rows.slice(16 * (16 * (w.number & 3) + row)).slice(0, 16)
-      for (let k = 0; k < 16 && rows === undefined; k++) {
-        const pair = left[(row >> 3) + 2 * (k >> 3)]![4 * (row & 7) + ((k & 7) >> 1)]!
-        values[k] = floatOf(k & 1 ? pair & 0xffff0000 : pair << 16)
-      }
-      for (let n = 0; n < width; n++) {
-        const to = registers[4 * (n >> 3) + 2 * (row >> 3) + (n & 1)]!
-        const lane = 4 * (row & 7) + ((n & 7) >> 1)
-        let total = isSum ? floatOf(to[lane]!) : 0
-        for (let k = 0; k < 16; k++) total += values[k]! * right[16 * n + k]!
-        to[lane] = bitsOf(total)
-      }
+  const width = sums.length * 2
+  return (b, w) => {
+    for (const { load } of w.loads.splice(0)) load()
+    const { words, floats } = w
+    const [low, high, aLow, aHigh] = [place, place + LANES, inMemory, inMemory + LANES].map((at) => words[at]!) as [
+      number,
+      number,
+      number,
+      number,
+    ]
+    const isSum = words[isAdded] !== 0
+    const product = () => {
+      const right = b.factor(low, high, width, alongN)
+      const rows =
+        left === undefined ? b.factor(aLow, aHigh, 64, alongM).subarray(256 * (w.number & 3), 256 * (w.number & 3) + 256) : rowsOf(w, left)
+      for (let row = 0; row < 16; row++)
+        for (let n = 0; n < width; n += 2) {
+          // two columns: no sum waits for the other
+          const lane = 4 * (row & 7) + ((n & 7) >> 1)
+          const first = sums[4 * (n >> 3) + 2 * (row >> 3)]! + lane
+          const second = sums[4 * (n >> 3) + 2 * (row >> 3) + 1]! + lane
+          let [one, other] = isSum ? [floats[first]!, floats[second]!] : [0, 0]
+          for (let k = 0, i = 16 * n; k < 16; k++, i++) {
+            const x = rows[16 * row + k]!
+            one += x * right[i]!
+            other += x * right[i + 16]!
+          }
+          floats[first] = one
+          floats[second] = other
+        }
     }
+    const isNow =
+      b.launch.timing === "early" || (b.launch.timing === "random" && b.random() < 0.5 && w.products.every((group) => group.length === 0))
+    if (isNow) product()
+    else w.products.at(-1)!.push(product)
   }
-  const isNow =
-    b.launch.timing === "early" || (b.launch.timing === "random" && b.random() < 0.5 && w.products.every((group) => group.length === 0))
-  if (isNow) product()
-  else w.products.at(-1)!.push(product)
+}
+
+const bits = new Uint32Array(256)
+const numbers = new Float32Array(bits.buffer)
+
+/** 16 rows of 16 that lie in registers of a warp; good until the next call. */
+function rowsOf({ words }: Warp, registers: readonly number[]): Float32Array {
+  for (let i = 0; i < 256; i++) {
+    const pair = words[registers[((i >> 7) & 1) + 2 * ((i >> 3) & 1)]! + 4 * ((i >> 4) & 7) + ((i & 7) >> 1)]!
+    bits[i] = i & 1 ? pair & 0xffff0000 : pair << 16
+  }
+  return numbers
 }
 
 /** A warp's product of 16 × 8, all of K at once. */
-export function multiplyWarp(b: Block, w: Warp, [to, a, right, sum]: readonly Value[]): void {
-  for (const { load } of w.loads.splice(0)) load()
-  const words = (list: Value) => listOf(list).map((one) => Uint32Array.from(ALL, (lane) => read(b, w, one, lane)))
-  const [left, columns, before] = [words(a!), words(right!), words(sum!)]
-  const half = (pair: number, k: number): number => floatOf(k & 1 ? pair & 0xffff0000 : pair << 16)
-  listOf(to!).forEach((register, i) => {
-    const out = b.word(w, nameOf(register))
-    for (const lane of ALL) {
-      const [row, column] = [lane >> 2, 2 * (lane & 3) + (i & 1)]
-      let total = floatOf(before[i]![lane]!)
-      for (let k = 0; k < 16; k++) {
-        const x = left[(i >> 1) + 2 * (k >> 3)]![4 * row + ((k & 7) >> 1)]!
-        total += half(x, k) * half(columns[k >> 3]![4 * column + ((k & 7) >> 1)]!, k)
-      }
-      out[lane] = bitsOf(total)
+export function multiplyWarp([to, a, b, sum]: readonly Value[], r: Registers): Work {
+  const places = (list: Value | undefined) => listOf(list!).map((one) => r.word(one))
+  const [out, left, columns, before] = [places(to), places(a), places(b), places(sum)]
+  const factor = new Uint32Array(128)
+  const right = new Float32Array(factor.buffer)
+  const totals = new Float64Array(128)
+  return (_, w) => {
+    for (const { load } of w.loads.splice(0)) load()
+    const { words, floats } = w
+    const rows = rowsOf(w, left)
+    for (let i = 0; i < 128; i++) {
+      const pair = words[columns[(i >> 3) & 1]! + 4 * (i >> 4) + ((i & 7) >> 1)]!
+      factor[i] = i & 1 ? pair & 0xffff0000 : pair << 16
     }
-  })
+    // two columns lie in one lane: no sum waits for the other
+    for (let i = 0; i < 4; i += 2)
+      for (const lane of ALL) {
+        const row = 16 * ((lane >> 2) + 4 * i)
+        let [one, other] = [floats[before[i]! + lane]!, floats[before[i + 1]! + lane]!]
+        for (let k = 0, at = 32 * (lane & 3); k < 16; k++, at++) {
+          const x = rows[row + k]!
+          one += x * right[at]!
+          other += x * right[at + 16]!
+        }
+        totals[LANES * i + lane] = one
+        totals[LANES * (i + 1) + lane] = other
+      }
+    // sums may lie where the factors did
+    for (const [i, at] of out.entries()) for (const lane of ALL) floats[at + lane] = totals[LANES * i + lane]!
+  }
 }

@@ -10,6 +10,7 @@ import { type PtxTile, placesOf } from "../shaders/ptx-gemm-tile.ts"
 import { ptxKernels } from "../shaders/ptx-kernels.ts"
 import { cellBytes, ptxKernel, ptxPack, readPtxPack, tensorMapWords } from "../src/ptx.ts"
 import { f32, read, u32, write } from "../src/spirv.ts"
+import { multiplyAdd, wide } from "./ptx-long.ts"
 import { GlobalMemory, readMap, swizzled } from "./ptx-memory.ts"
 import { runPtx, type Timing } from "./ptx-run.ts"
 import { testWith } from "./require.ts"
@@ -77,6 +78,18 @@ test("the runner of the tests runs it, with lanes that part", () => {
   const parameters = { x: memory.place(new Uint8Array(x.buffer)), y: memory.place(new Uint8Array(y.buffer)), n: 37 }
   runPtx({ text: doubled.text, threads: 64, blocks: [1, 1, 1], parameters, memory, timing: "random" })
   expect([...y]).toEqual(Array.from({ length: 40 }, (_, i) => (i < 37 ? 2 * i : -1)))
+})
+
+test("a product and a sum of 64 bits in two words", () => {
+  const numbers = [0, 1, 7, 0xffff, 0x10000, 0x12345678, 0x80000000, 0xffff0001, 0xffffffff]
+  for (const x of numbers)
+    for (const y of numbers)
+      for (const low of numbers)
+        for (const high of numbers) {
+          multiplyAdd(x, y, low, high)
+          const sum = BigInt.asUintN(64, BigInt(x) * BigInt(y) + (BigInt(high) << 32n) + BigInt(low))
+          expect((BigInt(wide.high) << 32n) | BigInt(wide.low)).toBe(sum)
+        }
 })
 
 test("parameters are cells of 8 bytes in the entry's order", () => {
