@@ -3,18 +3,19 @@
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import type { PtxGemm } from "../shaders/ptx-gemm-frame.ts"
-import { FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { DEEP_TILES, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE, RING_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { vulkan } from "../src/native-vulkan.ts"
-import { type PtxWay, ptxLaunchesOf, ptxWayOf } from "../src/op-matmul-ptx.ts"
+import { type PtxWay, ptxLaunchesOf, ptxWayOf, type RowSums } from "../src/op-matmul-ptx.ts"
 import { besides, dealtWay } from "../src/op-matmul-ptx-way.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
+import { MOST_DYNAMIC } from "../src/ptx.ts"
 
 /** What --sweep adds: the other tiles in use, and the widest without lines asked for ahead. */
 const { ahead: _, ...NOT_AHEAD } = PTX_TILE
-const SWEPT: readonly PtxTile[] = [NOT_AHEAD, FLAT_TILE, LATER_TILE, NARROW_TILE]
+const SWEPT: readonly PtxTile[] = [RING_TILE, NOT_AHEAD, FLAT_TILE, LATER_TILE, NARROW_TILE]
 
 const nameOf = ({ tile, splits, group, rest, span, beside, deal }: PtxWay): string =>
   `ptx ${tileName(tile)} g${group} s${splits}${deal === undefined ? "" : ` n${deal.narrow}`}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
@@ -47,13 +48,17 @@ function kernelOf(gemm: PtxGemm): GemmKernel {
 }
 
 /** The way the product would take by PTX first; with `sweep` the same by other tiles, and by the widest alone. */
-export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { name: string; launches: Launches }[] {
-  const best = ptxWayOf(request, target)?.way
-  if (best === undefined) return []
+export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean, rowSums?: RowSums): { name: string; launches: Launches }[] {
+  const hasSums = rowSums !== undefined
+  const best = ptxWayOf(request, target, { hasSums })?.way
+  const small = ptxWayOf(request, { ...target, ptxRoom: MOST_DYNAMIC }, { hasSums })?.way
+  if (best === undefined || small === undefined) return []
   const ways: PtxWay[] = [best]
-  const { beside: __, deal: ___, ...alone } = best
-  const plain: PtxWay = { ...alone, tile: best.deal === undefined ? best.tile : PTX_TILE }
-  if (sweep) {
+  const { beside: __, deal: ___, ...alone } = small
+  const plain: PtxWay = { ...alone, tile: small.deal === undefined ? small.tile : PTX_TILE }
+  if (sweep) ways.push(...DEEP_TILES.flatMap((tile) => ptxWayOf(request, target, { tile, hasSums })?.way ?? []))
+  if (sweep && hasSums) ways.push(plain)
+  else if (sweep) {
     const whole = { splits: 1, rest: 0, span: 1 }
     const tiles = SWEPT.filter((tile) => !tile.later || waits(request))
     ways.push(...tiles.map((tile) => ({ ...plain, ...(tile.later ? whole : {}), tile })))
@@ -67,7 +72,7 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean): { nam
   const byName = new Map(ways.map((way) => [nameOf(way), way]))
   return [...byName].map(([name, way]) => ({
     name,
-    launches: ptxLaunchesOf(request, way, target, { kernelFor: kernelOf }),
+    launches: ptxLaunchesOf(request, way, target, { kernelFor: kernelOf, rowSums }),
   }))
 }
 

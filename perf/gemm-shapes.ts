@@ -7,7 +7,7 @@ export interface Shape {
   readonly N: number
   readonly K: number
   readonly out: "f32" | "bf16"
-  readonly what?: "bias" | "bias gelu" | "factor" | "beta"
+  readonly what?: "bias" | "bias gelu" | "factor" | "beta" | "sums"
 }
 
 const LAYOUTS = ["nt", "nn", "tn"] as const
@@ -70,6 +70,12 @@ export const SHAPES = {
   bar: [
     ...[4096, 8192].map((size): Shape => ({ layout: "nt", M: size, N: size, K: size, out: "bf16" })),
     ...BAR.map(([M, N, K]): Shape => ({ layout: "nt", M, N, K, out: "bf16" })),
+  ],
+  /** Weights' gradients that bring the sums of the output's gradient along. */
+  sums: [
+    { layout: "tn", M: 2304, N: 768, K: 65536, out: "f32", what: "sums" },
+    { layout: "tn", M: 768, N: 3072, K: 65536, out: "f32", what: "sums" },
+    { layout: "tn", M: 3072, N: 1024, K: 16384, out: "f32", what: "sums" },
   ],
   /** Widths of 1,024 and 1,280. */
   wide: [...step(16384, 1024, 50304, 8192), ...step(8192, 1280, 50304, 8192)],

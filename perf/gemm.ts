@@ -2,7 +2,7 @@
  * Speed of matrix products on the first Vulkan device, by all ways of doing them:
  *   bun perf/gemm.ts --train [--only=REGEX] [--path=ptx|nv2|khr|none …] [--chosen] [--check] [--whole=RUNS] [--sweep] [--compile=SECONDS] [--warm=MS]
  * Sets of shapes: --train (a training step of gpt2-124m, one of shakespeare-char, and 4096³), --large, --bar (what a peer is compared by), --wide,
- * --decode, --edges, --tiny (to try this program). All pipelines are compiled first, on threads. Then, shape by shape, 300 ms of back-to-back submits
+ * --sums, --decode, --edges, --tiny (to try this program). All pipelines are compiled first, on threads. Then, shape by shape, 300 ms of back-to-back submits
  * (--warm) bring the clocks up and every way is timed in the same recording, without the host. Lines, best first: path tile/lanes gGROUP sSPLITS (t1:
  * one step of K in straight code; +REST/SPAN: k steps dealt out; bFROM/TILE: columns from there on by another tile; nCOLUMNS: a list with so many narrow
  * columns), TFLOP/s by the median time between the device's timestamps, and their range; * marks the way that the product takes. The table at the end has
@@ -15,17 +15,21 @@
 import { parseArgs } from "node:util"
 import { fewTileName } from "../shaders/ptx-few-tile.ts"
 import { type DeviceBuffer, Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
-import { findGpus, targetOf } from "../src/gpu-info.ts"
+import { findGpus } from "../src/gpu-info.ts"
+import { ptxOf } from "../src/gpu-module.ts"
+import { triedTarget } from "../src/gpu-room.ts"
 import { vulkan } from "../src/native-vulkan.ts"
 import { activate } from "../src/op-activation.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
 import { launchesOf, TILES, tensorTile, type Way, wayOf } from "../src/op-matmul-matrix.ts"
+import { ptxGemmLaunches, type RowSums } from "../src/op-matmul-ptx.ts"
 import { fewLaunches, fewTiles } from "../src/op-matmul-ptx-few.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import { isSkinny, skinnyGemm } from "../src/op-matmul-skinny.ts"
 import type { GpuTarget, Launch, Launches, Memory, Scratch, Table } from "../src/program.ts"
-import { cellBytes, dynamicBytes } from "../src/ptx.ts"
+import { cellBytes, dynamicBytes, MOST_DYNAMIC } from "../src/ptx.ts"
 import { type Kernel, type PackEntry, pack, pushBytes, readPack } from "../src/spirv.ts"
+import type { Tensor } from "../src/tensor.ts"
 import { compileAll, type Job } from "./gemm-compile.ts"
 import { checkWhole, Maps, ptxWays } from "./gemm-ptx.ts"
 import { SHAPES, type Shape } from "./gemm-shapes.ts"
@@ -71,11 +75,11 @@ const values = Float32Array.from(bits, fromBf16)
 const info = findGpus().usable[0]
 if (info === undefined) throw new Error(`no Vulkan device: ${findGpus().problems.join("; ")}`)
 const { facts } = info
-const target = targetOf(facts)
+const target = triedTarget(info)
 const driver = new Driver(info, undefined)
 const v = vulkan()
 console.log(
-  `${facts.name}, ${facts.driver} ${facts.driverInfo}, subgroups of ${facts.subgroupSize}, ${target.units} units, matrix ${target.matrix}${target.ptx ? " and ptx" : ""}`,
+  `${facts.name}, ${facts.driver} ${facts.driverInfo}, subgroups of ${facts.subgroupSize}, ${target.units} units, matrix ${target.matrix}${target.ptx ? ` and ptx in ${target.ptxRoom ?? MOST_DYNAMIC} bytes` : ""}`,
 )
 for (const s of facts.matrixShapes.filter(({ a, result }) => a === 1000141000 && result === 1))
   console.log(`bf16 ${s.m}×${s.n}×${s.k}, scope ${s.scope}${s.invocations > 0 ? `, granularity at ${s.invocations} lanes` : ""}`)
@@ -108,8 +112,9 @@ function want(launch: Launch): void {
   const key = keyOf(launch)
   if (wanted.has(key)) return
   if ("text" in launch.kernel) {
-    const { name, text } = launch.kernel
-    const code = new TextEncoder().encode(`${text}\0`)
+    const { name } = launch.kernel
+    const entry = ptxOf(launch.kernel)
+    const code = entry.code ?? new TextEncoder().encode(`${entry.text}\0`)
     wanted.set(key, { gpu: driver.gpu as unknown as number, code, entry: name, push: 0, constants: new Uint32Array(1), subgroup: -1 })
     return
   }
@@ -139,6 +144,7 @@ class Bench {
   readonly title: string
   readonly request: Gemm
   readonly ways: readonly Named[]
+  readonly rowSums: RowSums | undefined
 
   constructor(readonly shape: Shape) {
     const { layout, M, N, K, out, what } = shape
@@ -165,7 +171,8 @@ class Bench {
       ...(what === "factor" && { factor: kept }),
       ...(what === "beta" && { beta: 1, addend: kept }),
     }
-    this.ways = [...waysOf(this.request)]
+    this.rowSums = what === "sums" ? { into: stand("f32", M) as never as Tensor, beta: 0 } : undefined
+    this.ways = [...waysOf(this.request, this.rowSums)]
   }
 }
 
@@ -178,18 +185,23 @@ const MORE = [
 ]
 
 /** The ways to do a product that are worth timing. */
-function* waysOf(request: Gemm): Generator<Named> {
+function* waysOf(request: Gemm, rowSums: RowSums | undefined): Generator<Named> {
   const shortOf = (launches: Launches) =>
     JSON.stringify(
       flat(launches).flatMap((step) =>
         step.map(({ variant, groups, push, buffers }) => [variant, groups, push, buffers.parts !== undefined]),
       ),
     )
-  const taken = shortOf(gemm(request, target))
-  for (const way of allWays(request)) {
+  const taken = shortOf((rowSums === undefined ? gemm(request, target) : ptxGemmLaunches(request, target, rowSums)) ?? [])
+  for (const way of rowSums === undefined ? allWays(request) : summing(request, rowSums)) {
     const isChosen = shortOf(way.launches) === taken
     if (isChosen || !flags.chosen) yield { ...way, isChosen }
   }
+}
+
+/** With sums of a's rows there are only those of PTX. */
+function* summing(request: Gemm, rowSums: RowSums): Generator<Named> {
+  for (const way of ptxWays(request, target, flags.sweep, rowSums)) yield { ...way, isChosen: false }
 }
 
 function* allWays(request: Gemm): Generator<Named> {
@@ -307,7 +319,7 @@ interface Row {
 const [FEW, COLD, MOST_COPIES] = [64, 2e8, 24]
 
 /** Times all ways of a shape, then checks them if asked. */
-function measure({ title, shape, request, ways }: Bench): Row {
+function measure({ title, shape, request, ways, rowSums }: Bench): Row {
   const { M, N, K } = shape
   const known = new Map<Memory, DeviceBuffer>()
   const place = (memory: Memory, index: number) => known.set(memory, arena.at(index, bytesOf(memory as Scratch)))
@@ -321,6 +333,7 @@ function measure({ title, shape, request, ways }: Bench): Row {
   const read = request.factor ?? request.addend
   if (read !== undefined) place(read, 4)
   if (request.slope !== undefined) place(request.slope, 5)
+  if (rowSums !== undefined) place(rowSums.into as never as Scratch, 7)
   // Sums of splits: those of one way at a time.
   const others = ways.flatMap(({ launches }) => flat(launches).flatMap((step) => step.flatMap(({ buffers }) => Object.values(buffers))))
   const sums = others.filter(

@@ -1,7 +1,7 @@
 /** The fourth part of a Hopper matrix product: warps that have the lines of a and b brought to the L2 cache before they are copied. */
 import type { Ptx, U32, U64 } from "../src/ptx.ts"
 import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
-import { columnsOf, rowsOf, STEP } from "./ptx-gemm-tile.ts"
+import { columnsOf, rowsOf, stepOf } from "./ptx-gemm-tile.ts"
 
 /** k steps of a line of 128 bytes. */
 const LINE_STEPS = 2
@@ -51,7 +51,7 @@ export function aheadOf(k: Ptx, f: Frame, map: U64, factor: "a" | "b"): void {
         k.sleep(NAP)
         k.jump(early)
         k.place(go)
-        const kx = k.mul(k.add(place.firstStep, step), STEP)
+        const kx = k.mul(k.add(place.firstStep, step), stepOf(tile))
         const line = k.variable("u32", mine)
         const again = k.label("LINE")
         const end = k.label("LINES_END")

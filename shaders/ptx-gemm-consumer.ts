@@ -1,10 +1,10 @@
 /** The two warpgroups of a Hopper matrix product that multiply: a into registers, b by descriptor, then the epilogue. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
-import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
+import { type Epilogue, eachTile, type Frame, type Place, type PtxGemm, type Sums } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
 import { counter, keep, next, type Slot, slotOf } from "./ptx-gemm-ring.ts"
-import { columnsOf, DESCRIPTOR, NEXT_K, PIECE, REGISTERS } from "./ptx-gemm-tile.ts"
+import { columnsOf, DESCRIPTOR, NEXT_K, PIECE, REGISTERS, type RingTile } from "./ptx-gemm-tile.ts"
 
 /** 1 twice, in bf16. */
 const ONES = 0x3f803f80
@@ -13,8 +13,9 @@ const range = (count: number): number[] => Array.from({ length: count }, (_, i) 
 /** What a warp needs for its k steps. */
 interface Role {
   readonly frame: Frame
+  readonly tile: RingTile
   /** sums[unit][chunk]: 64 × 64 of f32, 32 per lane. */
-  readonly sums: readonly (readonly (readonly F32[])[])[]
+  readonly sums: Sums
   /** Addresses of this lane's row of the first and second 16 of K, in place 0 of its ring. */
   readonly rows: readonly U32[]
   /** Where the warpgroup's ring of units has its barriers. */
@@ -27,24 +28,25 @@ interface Role {
 }
 
 export function consume(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMemory): void {
-  const { tile, layout } = frame.gemm
+  const { tile, layout } = frame.gemm as PtxGemm<RingTile>
   k.comment("---- the warpgroups that multiply")
   k.registerBudget("inc", REGISTERS.consumer)
+  const epilogue = tile.later ? laterOf(k, frame, warpgroup, memory) : epilogueOf(k, frame, warpgroup, memory)
   const role: Role = {
     frame,
+    tile,
     sums: range(tile.units).map(() => range(tile.chunks).map(() => k.registers("f32", 32))),
-    rows: rowAddresses(k, frame, warpgroup, layout === "tn"),
+    rows: rowAddresses(k, frame, tile, warpgroup, layout === "tn"),
     start: k.add(k.mul(warpgroup, 8 * tile.ringA), k.base),
     isFirstLane: k.compare("eq", frame.lane, 0),
     always: k.compare("eq", k.variable("u32", 0), 0),
     rowSums: frame.gemm.finish === "sums" ? range(tile.units).map(() => k.registers("f32", 4)) : [],
   }
-  const epilogue = tile.later ? laterOf(k, frame, warpgroup, memory) : epilogueOf(k, frame, warpgroup, memory)
   eachStep(k, role, epilogue)
 }
 
 /** Address of this lane's 16 bytes for ldmatrix, for both 16 of K. */
-function rowAddresses(k: Ptx, { gemm: { tile }, warp, lane, places }: Frame, warpgroup: U32, isTransposed: boolean): readonly U32[] {
+function rowAddresses(k: Ptx, { warp, lane, places }: Frame, tile: RingTile, warpgroup: U32, isTransposed: boolean): readonly U32[] {
   const ring = k.add(k.mul(warpgroup, tile.ringA * PIECE), k.base)
   if (isTransposed) {
     k.comment(
@@ -125,17 +127,6 @@ function step(
   })
 }
 
-/** What becomes of a tile's sums. */
-interface Epilogue {
-  /** Before a tile's first product. */
-  begin(place: Place): void
-  /** While the products of a tile's k step `i` are under way. */
-  readonly meanwhile?: (i: U32, place: Place) => void
-  end(sums: Role["sums"], rowSums: Role["rowSums"], place: Place): void
-  /** After the last tile. */
-  readonly flush?: () => void
-}
-
 function begin(k: Ptx, { rowSums }: Role, epilogue: Epilogue, place: Place): void {
   for (const sum of rowSums.flat()) k.copy(sum, 0)
   epilogue.begin(place)
@@ -143,7 +134,7 @@ function begin(k: Ptx, { rowSums }: Role, epilogue: Epilogue, place: Place): voi
 
 /** All k steps of all tiles; the places of the rings go on from tile to tile. */
 function eachStep(k: Ptx, role: Role, epilogue: Epilogue): void {
-  const { tile } = role.frame.gemm
+  const { tile } = role
   const [a, b] = [counter(k, 0, role.start), counter(k, 0, k.base)]
   eachTile(k, role.frame, (place) => {
     begin(k, role, epilogue, place)

@@ -1,7 +1,7 @@
 /** The end of a Hopper matrix product: from a thread's sums through bias, activation, factor and addend to rows of c. */
 import type { F32, Predicate, Ptx, U32, U64 } from "../src/ptx.ts"
 import { type PtxFunction, ptxActivations } from "./ptx-activation.ts"
-import type { Finish, Frame, Place, PtxActivation } from "./ptx-gemm-frame.ts"
+import type { Finish, Frame, Place, PtxActivation, Sums } from "./ptx-gemm-frame.ts"
 import { CHUNK_COLUMNS } from "./ptx-gemm-tile.ts"
 import { quadOf, transposeQuad } from "./ptx-quad.ts"
 
@@ -39,8 +39,6 @@ export const piecesOf = (isPermuted: boolean): readonly Piece[] =>
     values: range(4).flatMap((i) => [16 * G + 4 * i, 16 * G + 4 * i + 1]),
     columns: range(8).map((i) => PIECE_COLUMNS * G + (isPermuted ? i : 8 * (i >> 1) + (i & 1))),
   }))
-
-type Sums = readonly (readonly (readonly F32[])[])[]
 
 /** Items whose factors are read before the first is finished, and at most before the others: as items are finished, registers of sums get free. */
 const [AHEAD_FIRST, AHEAD] = [2, 5]

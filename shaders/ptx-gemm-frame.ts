@@ -1,5 +1,5 @@
 /** What every warp of a Hopper matrix product knows, and the order of the tiles. */
-import type { Ptx, U32 } from "../src/ptx.ts"
+import type { F32, Ptx, U32 } from "../src/ptx.ts"
 import { type Dealt, eachDealt } from "./ptx-gemm-deal.ts"
 import { columnsOf, type PtxTile, type placesOf, rowsOf } from "./ptx-gemm-tile.ts"
 
@@ -16,10 +16,10 @@ export type Finish = "none" | "sums" | "bias" | "add" | PtxActivation | `${PtxAc
 /** nt: a (M, K), b (N, K); nn: a (M, K), b (K, N); tn: a (K, M), b (K, N). ntp is nt whose b is read by a permuting map, N a multiple of 32. */
 export type PtxLayout = "nt" | "ntp" | "nn" | "tn"
 
-export interface PtxGemm {
+export interface PtxGemm<T extends PtxTile = PtxTile> {
   readonly layout: PtxLayout
   readonly out: "f32" | "bf16"
-  readonly tile: PtxTile
+  readonly tile: T
   readonly finish: Finish
 }
 
@@ -57,6 +57,20 @@ export interface Place {
   readonly firstStep: U32
   readonly stepCount: U32
   readonly dealt?: Dealt
+}
+
+/** sums[unit][chunk]: 64 × 64 of f32, 32 per lane. */
+export type Sums = readonly (readonly (readonly F32[])[])[]
+
+/** What becomes of a tile's sums. */
+export interface Epilogue {
+  /** Before a tile's first product. */
+  begin(place: Place): void
+  /** While the products of a tile's k step `i` are under way. */
+  readonly meanwhile?: (i: U32, place: Place) => void
+  end(sums: Sums, rowSums: readonly (readonly F32[])[], place: Place): void
+  /** After the last tile. */
+  readonly flush?: () => void
 }
 
 /** Row and column of a tile; `group` tiles down lie beside each other, so that they use the same part of b from the L2 cache. */

@@ -2,8 +2,8 @@
 import type { F32, Ptx, U32 } from "../src/ptx.ts"
 import { ptxActivations } from "./ptx-activation.ts"
 import { type EpilogueMemory, piecesOf } from "./ptx-gemm-epilogue.ts"
-import type { Finish, Frame, Place, PtxActivation } from "./ptx-gemm-frame.ts"
-import { CHUNK_COLUMNS } from "./ptx-gemm-tile.ts"
+import type { Finish, Frame, Place, PtxActivation, Sums } from "./ptx-gemm-frame.ts"
+import { CHUNK_COLUMNS, isDeep } from "./ptx-gemm-tile.ts"
 import { quadOf, transposeQuad } from "./ptx-quad.ts"
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
@@ -11,8 +11,6 @@ const ROWS = [0, 1] as const
 
 /** k steps between asking for factors and using them. */
 const LAG = 2
-
-type Sums = readonly (readonly (readonly F32[])[])[]
 
 /** Whether there is a kernel whose results wait; those of an activation with its slope are rounded before it. */
 const mayWait = (finish: Finish): boolean => finish === "none" || finish === "bias" || finish === "factor" || finish.endsWith("_slope")
@@ -27,7 +25,7 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
   const activation = finish.endsWith("_slope") ? ptxActivations[finish.slice(0, -"_slope".length) as PtxActivation] : undefined
   const isFactor = finish === "factor"
   const hasBias = finish === "bias" || activation !== undefined
-  if (!mayWait(finish)) throw new TypeError(`ptx gemm: results of ${finish} cannot wait`)
+  if (!mayWait(finish) || (hasBias && !isPermuted)) throw new TypeError(`ptx gemm: results of ${finish} cannot wait`)
   const quad = k.and(frame.lane, 3)
   const warpRow = k.add(k.mul(warpgroup, 64 * tile.units), k.shl(frame.warp, 4))
   const row = k.add(warpRow, k.shr(frame.lane, 2))
@@ -99,7 +97,16 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     if (i < items.length) ask(i)
     if (i >= LAG) arrange(i - LAG)
   })
-  const tasks: readonly ((place: Place) => void)[] = [...stores, ...asks]
+  type Task = (place: Place) => void
+  /** A stage has time for two. */
+  const grouped = (all: readonly Task[]): readonly Task[] => {
+    const each = isDeep(tile) ? 2 : 1
+    return range(Math.ceil(all.length / each)).map((i) => (place) => {
+      for (const task of all.slice(each * i, each * (i + 1))) task(place)
+    })
+  }
+  const storeCount = grouped(stores).length
+  const tasks = [...grouped(stores), ...grouped(asks)]
 
   /** Goes to the task of a number. */
   const doTask = (i: U32, place: Place | undefined, from: number, to: number): void => {
@@ -177,9 +184,9 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     const i = k.variable("u32", 0)
     k.while(
       "FLUSH",
-      () => k.compare("lt", i, stores.length),
+      () => k.compare("lt", i, storeCount),
       () => {
-        doTask(i, undefined, 0, stores.length)
+        doTask(i, undefined, 0, storeCount)
         k.add(i, 1, i)
       },
     )

@@ -1,9 +1,9 @@
 /** The third warpgroup of a Hopper matrix product: one lane brings a, another b, as far ahead as the rings allow. */
 import type { Operand, Ptx, U32, U64 } from "../src/ptx.ts"
 import { aheadOf } from "./ptx-gemm-ahead.ts"
-import { eachTile, type Frame, type Place } from "./ptx-gemm-frame.ts"
+import { eachTile, type Frame, type Place, type PtxGemm } from "./ptx-gemm-frame.ts"
 import { type Counter, counter, keep, next } from "./ptx-gemm-ring.ts"
-import { CHUNK_COLUMNS, PIECE, REGISTERS, STEP } from "./ptx-gemm-tile.ts"
+import { CHUNK_COLUMNS, PIECE, REGISTERS, type RingTile, stepOf } from "./ptx-gemm-tile.ts"
 
 /** Ends the kernel for all but lane 0 of warps 0 and 1. */
 export function produce(k: Ptx, f: Frame, maps: U64): void {
@@ -45,23 +45,25 @@ export function produce(k: Ptx, f: Frame, maps: U64): void {
 
 /** All k steps of all tiles, without a stop between tiles: the next tile's first steps are on their way while this one is stored. */
 function bring(k: Ptx, f: Frame, map: U64, copy: (place: Place, kx: U32, at: Counter) => void): void {
+  const step = stepOf(f.gemm.tile)
   k.acquireMap(map)
   const at = counter(k, 1, k.base)
   eachTile(k, f, (place) => {
-    const kx = k.mul(place.firstStep, STEP)
-    const last = k.add(kx, k.mul(place.stepCount, STEP))
+    const kx = k.mul(place.firstStep, step)
+    const last = k.add(kx, k.mul(place.stepCount, step))
     k.while(
       "BRING",
       () => k.compare("lt", kx, last),
       () => {
         copy(place, kx, at)
-        k.add(kx, STEP, kx)
+        k.add(kx, step, kx)
       },
     )
   })
 }
 
-function bringA(k: Ptx, { gemm: { layout, tile }, places }: Frame, map: U64, { row }: Place, kx: U32, at: Counter): void {
+function bringA(k: Ptx, { gemm, places }: Frame, map: U64, { row }: Place, kx: U32, at: Counter): void {
+  const { layout, tile } = gemm as PtxGemm<RingTile>
   for (let unit = 0; unit < tile.units; unit++) {
     for (let g = 0; g < 2; g++) {
       const q = g * tile.ringA
@@ -75,7 +77,8 @@ function bringA(k: Ptx, { gemm: { layout, tile }, places }: Frame, map: U64, { r
   }
 }
 
-function bringB(k: Ptx, { gemm: { layout, tile }, places }: Frame, map: U64, { column, dealt }: Place, kx: U32, at: Counter): void {
+function bringB(k: Ptx, { gemm, places }: Frame, map: U64, { column, dealt }: Place, kx: U32, at: Counter): void {
+  const { layout, tile } = gemm as PtxGemm<RingTile>
   const none = dealt && k.label("NARROW")
   for (let chunk = 0; chunk < tile.chunks; chunk++) {
     const full = { base: at.barrier, bytes: places.fullB }

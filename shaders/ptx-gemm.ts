@@ -4,10 +4,11 @@ import { type Ptx, type PtxKernel, ptxKernel } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { consume } from "./ptx-gemm-consumer.ts"
 import { type DealtMemory, loadList } from "./ptx-gemm-deal.ts"
+import { consumeStages, initStages, produceStages } from "./ptx-gemm-deep.ts"
 import { finishName } from "./ptx-gemm-epilogue.ts"
 import type { Frame, PtxGemm } from "./ptx-gemm-frame.ts"
 import { produce } from "./ptx-gemm-producer.ts"
-import { columnsOf, placesOf, rowsOf, SHARED_BYTES, STEP, THREADS, tileName } from "./ptx-gemm-tile.ts"
+import { columnsOf, type DeepTile, isDeep, placesOf, roomOf, rowsOf, stepOf, THREADS, tileName } from "./ptx-gemm-tile.ts"
 
 /** What a kernel has besides whose tiles are dealt out: a list of so many items for each block. */
 const DEALT = { buffers: { list: read(u32) }, push: { items: u32 } } as const
@@ -29,8 +30,14 @@ const params = { beta: f32 } as const
 export type GemmKernel = PtxKernel<ReturnType<typeof buffers>, typeof push, typeof params>
 
 /** Makes the barriers of the rings: one arrival and all bytes fill a place; a lane of every warp that read it empties it. */
-function initBarriers(k: Ptx, { tile }: PtxGemm, places: Frame["places"]): void {
+function initBarriers(k: Ptx, gemm: PtxGemm, places: Frame["places"]): void {
+  const { tile } = gemm
   k.comment("one thread makes the barriers: full ones wait for 1 arrival and the bytes, empty ones for the warps that read")
+  if (isDeep(tile)) {
+    initStages(k, gemm as PtxGemm<DeepTile>, places)
+    k.fenceBarrierInit()
+    return
+  }
   for (let i = 0; i < 2 * tile.ringA; i++) {
     k.barrierInit(places.fullA + 8 * i, 1)
     k.barrierInit(places.emptyA + 8 * i, 4)
@@ -58,9 +65,9 @@ export function ptxGemm(gemm: PtxGemm): GemmKernel {
   const more = tile.dealt ? DEALT : { buffers: {}, push: {} }
   return ptxKernel({
     name: `ptx_matmul_${layout}_${out}_${tileName(tile)}${finishName(finish)}`,
-    about: `c = epilogue(a*b): ${layout}, ${out}, tiles of ${rowsOf(tile)} x ${columnsOf(tile)}, ${STEP} of K at a time; one block per processor`,
+    about: `c = epilogue(a*b): ${layout}, ${out}, tiles of ${rowsOf(tile)} x ${columnsOf(tile)}, ${stepOf(tile)} of K at a time; one block per processor`,
     threads: THREADS,
-    sharedBytes: tile.room ?? SHARED_BYTES,
+    sharedBytes: roomOf(tile),
     buffers: { ...buffers(out === "f32" ? f32 : bf16), ...more.buffers },
     push: { ...push, ...more.push },
     params,
@@ -82,8 +89,8 @@ export function ptxGemm(gemm: PtxGemm): GemmKernel {
       k.syncBlock()
       k.if(
         k.compare("eq", warpgroup, 2),
-        () => produce(k, frame, given.maps),
-        () => consume(k, frame, warpgroup, given),
+        () => (isDeep(tile) ? produceStages(k, frame, given.maps, given) : produce(k, frame, given.maps)),
+        () => (isDeep(tile) ? consumeStages : consume)(k, frame, warpgroup, given),
       )
       k.emit("ret")
     },

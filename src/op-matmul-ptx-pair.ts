@@ -56,7 +56,11 @@ function pairingOf({ weight, input }: Pair, splits: number, target: GpuTarget): 
   const parts: PtxWay = { tile: PTX_TILE, splits, rest: 0, span: 1, group: groupOf(weight, PTX_TILE) }
   const tiles = tilesOf(weight, PTX_TILE) * splits
   const blocks = units - (tiles % units)
-  if (blocks === units || (splits > 1 && tiles > units) || Math.ceil(stepsOf(weight) / splits) * (splits - 1) >= stepsOf(weight))
+  if (
+    blocks === units ||
+    (splits > 1 && tiles > units) ||
+    Math.ceil(stepsOf(weight, PTX_TILE) / splits) * (splits - 1) >= stepsOf(weight, PTX_TILE)
+  )
     return undefined
   const each = tileSecondsOf(weight, PTX_TILE, target, splitStepsOf(weight, parts))
   const base = Math.floor(tiles / units) * each

@@ -1,6 +1,17 @@
 /** Ways to do a product by PTX: its tile, how K is split, what processors take which part, and how long that takes. */
-import { DEALT_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
-import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
+import {
+  DEALT_TILE,
+  DEEP_ENDED,
+  DEEP_TILE,
+  FLAT_TILE,
+  LATER_TILE,
+  NARROW_TILE,
+  PTX_TILE,
+  RING_TILE,
+  TALL_TILE,
+  WIDE_TILE,
+} from "../shaders/ptx-gemm-list.ts"
+import { columnsOf, type PtxTile, rowsOf, stepOf } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
 import { bestDeal, type Deal, type DealSizes } from "./op-matmul-ptx-deal.ts"
 import type { Gemm } from "./op-matmul-request.ts"
@@ -50,6 +61,13 @@ const FAR = 16384
  */
 const COSTS = new Map<PtxTile, Cost>([
   [
+    RING_TILE,
+    {
+      rates: ({ layout, lda = 0 }) => (lda >= FAR ? 600 : layout === "tn" ? 740 : 780),
+      ends: { bf16: 3e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 },
+    },
+  ],
+  [
     PTX_TILE,
     {
       rates: (given) => {
@@ -87,6 +105,11 @@ const COSTS = new Map<PtxTile, Cost>([
       ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 },
     },
   ],
+  // Estimates, from the same texts launched by CUDA (perf/LOG.md, "libcuda").
+  [DEEP_TILE, { rates: () => 770, ends: { bf16: 4e-7, f32: 0, slope: 6e-7, factor: 6e-7 } }],
+  [TALL_TILE, { rates: () => 745, ends: { bf16: 4e-7, f32: 0, slope: 6e-7, factor: 6e-7 } }],
+  [DEEP_ENDED, { rates: () => 770, ends: { bf16: 1.2e-6, f32: 1.6e-6, slope: 5e-6, factor: 5e-6 } }],
+  [WIDE_TILE, { rates: () => 790, ends: { bf16: 1.6e-6, f32: 2.5e-6, slope: 7e-6, factor: 7e-6 } }],
 ])
 const costOf = (tile: PtxTile): Cost => COSTS.get(tile) ?? (COSTS.get(PTX_TILE) as Cost)
 
@@ -104,10 +127,10 @@ const LIST = 1e-6
 const BANDWIDTH = 3e12
 /** How much longer a k step takes where all of K is dealt out, and processors are at different places of it: an estimate, as more comes from memory. */
 const SCATTERED = 1.3
-/** Bounds of what is looked at, not costs: most splits, and their fewest k steps. */
-const [MOST_SPLITS, SHORTEST] = [32, 8]
-/** k steps that the blocks of splits may do beyond their share, as the others have more ends to do: also a bound. */
-const MOST_EXTRA = 24
+/** Bounds of what is looked at, not costs: most splits, and their fewest of K. */
+const [MOST_SPLITS, SHORTEST] = [32, 256]
+/** Of K that the blocks of splits may do beyond their share, as the others have more ends to do: also a bound. */
+const MOST_EXTRA = 768
 /** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all (+1 %): trials that the log leaves out. */
 const [GROUP, FEW_DOWN] = [8, 16]
 export const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
@@ -115,11 +138,11 @@ export const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
   return layout === "tn" && down <= FEW_DOWN ? down : GROUP
 }
 
-export const stepsOf = ({ K }: Gemm): number => Math.ceil(K / STEP)
+export const stepsOf = ({ K }: Gemm, tile: PtxTile): number => Math.ceil(K / stepOf(tile))
 export const tilesOf = ({ M, N }: Gemm, tile: PtxTile): number => Math.ceil(M / rowsOf(tile)) * Math.ceil(N / columnsOf(tile))
 
-export const splitStepsOf = (given: Gemm, { splits, rest }: PtxWay): number =>
-  splits === 0 ? 0 : Math.ceil((stepsOf(given) - rest) / splits)
+export const splitStepsOf = (given: Gemm, { tile, splits, rest }: PtxWay): number =>
+  splits === 0 ? 0 : Math.ceil((stepsOf(given, tile) - rest) / splits)
 export const spansOf = (given: Gemm, { tile, rest, span }: PtxWay): number => Math.ceil((tilesOf(given, tile) * rest) / span)
 
 /** What is dealt out of the rest: the most tiles that a span touches, the most spans that a tile does, and the pieces there are. */
@@ -143,9 +166,9 @@ const endOf = ({ slope, factor, c }: Gemm): keyof Cost["ends"] =>
   slope !== undefined ? "slope" : factor !== undefined ? "factor" : (dtypeOf(c) as "bf16" | "f32")
 
 /** Seconds of a tile of all k steps, or of so many, its end included, where all processors have one. */
-export function tileSecondsOf(given: Gemm, tile: PtxTile, { units }: GpuTarget, steps = stepsOf(given)): number {
+export function tileSecondsOf(given: Gemm, tile: PtxTile, { units }: GpuTarget, steps = stepsOf(given, tile)): number {
   const { rates, ends } = costOf(tile)
-  return (steps * 2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates(given) * 1e12) + ends[endOf(given)]
+  return (steps * 2 * rowsOf(tile) * columnsOf(tile) * stepOf(tile) * units) / (rates(given) * 1e12) + ends[endOf(given)]
 }
 
 /** Seconds until the parts of all tiles, so many on average, are summed. */
@@ -157,7 +180,7 @@ function secondsOf(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
   const { rates, ends } = costOf(tile)
   const tiles = tilesOf(given, tile)
   const turns = rest > 0 ? 1 : Math.ceil((tiles * splits) / units)
-  const step = ((2 * rowsOf(tile) * columnsOf(tile) * STEP * units) / (rates(given) * 1e12)) * (splits === 0 ? SCATTERED : 1)
+  const step = ((2 * rowsOf(tile) * columnsOf(tile) * stepOf(tile) * units) / (rates(given) * 1e12)) * (splits === 0 ? SCATTERED : 1)
   const { perSpan, all } = piecesOf(given, way)
   const isWhole = splits === 1 && rest === 0
   const end = ends[isWhole ? endOf(given) : "f32"]
@@ -169,17 +192,18 @@ function secondsOf(given: Gemm, way: PtxWay, { units }: GpuTarget): number {
 /** Whole splits for all turns, or for one turn as many as there are processors for and a rest for the others: all of K where there are more tiles. */
 function* waysOf(given: Gemm, tile: PtxTile, { units }: GpuTarget): Generator<PtxWay> {
   const common = { tile, group: groupOf(given, tile) }
-  const [steps, tiles] = [stepsOf(given), tilesOf(given, tile)]
+  const [steps, tiles] = [stepsOf(given, tile), tilesOf(given, tile)]
+  const shortest = SHORTEST / stepOf(tile)
   yield { ...common, splits: 1, rest: 0, span: 1 }
   if (given.order !== "any") return
-  for (let splits = 2; splits <= Math.min(MOST_SPLITS, Math.floor(steps / SHORTEST)); splits++)
+  for (let splits = 2; splits <= Math.min(MOST_SPLITS, Math.floor(steps / shortest)); splits++)
     if (Math.ceil(steps / splits) * (splits - 1) < steps) yield { ...common, splits, rest: 0, span: 1 } // no split is empty
   const splits = Math.floor(units / tiles)
   const others = units - splits * tiles
   if (splits === 0) yield { ...common, splits, rest: steps, span: Math.ceil((tiles * steps) / units) }
   if (splits === 0 || others === 0) return
-  const fewest = Math.max(SHORTEST, Math.ceil((steps * tiles) / units))
-  for (let each = fewest; each < fewest + MOST_EXTRA && splits * each < steps; each++) {
+  const fewest = Math.max(shortest, Math.ceil((steps * tiles) / units))
+  for (let each = fewest; each < fewest + MOST_EXTRA / stepOf(tile) && splits * each < steps; each++) {
     const rest = steps - splits * each
     yield { ...common, splits, rest, span: Math.ceil((tiles * rest) / others) }
   }

@@ -3,14 +3,14 @@ import { matmulCombineSpans } from "../shaders/matmul-combine-spans.ts"
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import type { Finish, PtxLayout } from "../shaders/ptx-gemm-frame.ts"
 import { PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
-import { columnsOf, type PtxTile, rowsOf, STEP } from "../shaders/ptx-gemm-tile.ts"
+import { columnsOf, isDeep, type PtxTile, roomOf, rowsOf, stepOf } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, part, scratch, sideBySide, table } from "./op-gpu.ts"
 import { bestOf } from "./op-matmul-matrix.ts"
 import { epilogueOf, type Sized, sized } from "./op-matmul-portable.ts"
 import { dealtValues } from "./op-matmul-ptx-deal.ts"
 import { type PtxWay, partsOf, ptxWaysOf, spansOf, splitStepsOf, stepsOf, type TimedWay, tilesOf } from "./op-matmul-ptx-way.ts"
 import type { Gemm } from "./op-matmul-request.ts"
-import { type TensorMapSpec, tensorMapWords } from "./ptx.ts"
+import { MOST_DYNAMIC, type TensorMapSpec, tensorMapWords } from "./ptx.ts"
 import type { Tensor } from "./tensor.ts"
 
 export type { PtxWay }
@@ -45,7 +45,8 @@ const layoutOf = ({ layout, N }: Gemm): PtxLayout => (layout === "nt" && N % 32 
 function kernelOf(g: Sized, target: GpuTarget, tile: PtxTile): GemmKernel | undefined {
   const finish = finishOf(g)
   const { a, b, c, lda, ldb, ldc } = g
-  if (!target.ptx || finish === undefined || (tile.later && g.N % 8 !== 0)) return undefined
+  if (!target.ptx || roomOf(tile) > (target.ptxRoom ?? MOST_DYNAMIC) || finish === undefined || (tile.later && g.N % 8 !== 0))
+    return undefined
   if (dtypeOf(a) !== "bf16" || dtypeOf(b) !== "bf16" || [lda, ldb, ldc].some((size) => size % 8 !== 0)) return undefined
   return ptxGemmOf({ layout: layoutOf(g), out: dtypeOf(c) as "f32" | "bf16", finish, tile })
 }
@@ -53,13 +54,24 @@ function kernelOf(g: Sized, target: GpuTarget, tile: PtxTile): GemmKernel | unde
 /** Whether the pack has the kernel of a product whose sums have no parts. */
 export const hasTile = (given: Gemm, target: GpuTarget, tile: PtxTile): boolean => kernelOf(sized(given), target, tile) !== undefined
 
-/** The best way to do a product by PTX with `least` parts of the sums, and its seconds; undefined where no kernel does it. */
-export function ptxWayOf(given: Gemm, target: GpuTarget, least = 1): TimedWay | undefined {
+/** Only some ways: with so many parts of the sums at least, by this tile, with sums of a's rows. */
+interface Wanted {
+  readonly least?: number
+  readonly tile?: PtxTile
+  readonly hasSums?: boolean
+}
+
+/** The best way to do a product by PTX, and its seconds; undefined where no kernel does it. */
+export function ptxWayOf(given: Gemm, target: GpuTarget, { least = 1, tile: only, hasSums = false }: Wanted = {}): TimedWay | undefined {
   const g = sized(given)
   const room = MOST_PARTS / (4 * given.M * given.N)
   const layout = layoutOf(g)
-  const has = (tile: PtxTile, isPart: boolean) =>
-    isPart ? ptxGemmOf({ layout, out: "f32", finish: "none", tile }) !== undefined : kernelOf(g, target, tile) !== undefined
+  const has = (tile: PtxTile, isPart: boolean) => {
+    if (only !== undefined && tile !== only) return false
+    const hasParts = (finish: Finish) => ptxGemmOf({ layout, out: "f32", finish, tile }) !== undefined
+    if (hasSums && !hasParts("sums")) return false
+    return isPart ? hasParts("none") : kernelOf(g, target, tile) !== undefined
+  }
   let best: TimedWay | undefined
   for (const one of ptxWaysOf(g, target, has)) {
     const parts = partsOf(given, one.way)
@@ -92,7 +104,7 @@ export function cutOf(given: Gemm, target: GpuTarget, rowSums?: RowSums): { seco
     { ...g, N: kept },
     { ...g, b: part(b as Tensor, kept), c: part(c as Tensor, kept), N: N - kept },
   ]
-  const [first, second] = [ptxWayOf(whole, target), ptxWayOf(rest, target, 2)]
+  const [first, second] = [ptxWayOf(whole, target), ptxWayOf(rest, target, { least: 2, hasSums: rowSums !== undefined })]
   if (first === undefined || second === undefined || partsOf(whole, first.way) > 1) return undefined
   const idle = 1 - (down * kept) / columns / (target.units * turns)
   return {
@@ -103,7 +115,7 @@ export function cutOf(given: Gemm, target: GpuTarget, rowSums?: RowSums): { seco
 
 /** Undefined where the other kernels do it, or are faster; with `rowSums` (of tn in f32) also where they would not come along. */
 export function ptxGemmLaunches(given: Gemm, target: GpuTarget, rowSums?: RowSums): Launches | undefined {
-  const best = ptxWayOf(given, target)
+  const best = ptxWayOf(given, target, { hasSums: rowSums !== undefined })
   if (best === undefined) return undefined
   const other = bestOf(given, target)?.seconds ?? Number.POSITIVE_INFINITY
   const cut = cutOf(given, target, rowSums)
@@ -113,31 +125,34 @@ export function ptxGemmLaunches(given: Gemm, target: GpuTarget, rowSums?: RowSum
   return ptxLaunchesOf(given, best.way, target, { rowSums })
 }
 
-/** Tensor maps of both factors. */
-function mapsOf({ a, b, M, N, K, lda, ldb }: Sized, layout: PtxLayout) {
-  const alongK = (rows: number, ld: number): TensorMapSpec => ({
+/** Tensor maps of both factors: a box has 64 rows or columns, or in a stage of rows along K all of the tile. */
+function mapsOf({ a, b, M, N, K, lda, ldb }: Sized, layout: PtxLayout, tile: PtxTile) {
+  const step = stepOf(tile)
+  const swizzle = isDeep(tile) ? "128B" : "64B"
+  const [down, columns] = isDeep(tile) ? [rowsOf(tile), columnsOf(tile)] : [64, 64]
+  const alongK = (rows: number, ld: number, count: number): TensorMapSpec => ({
     element: "bf16",
     size: [K, rows],
     strides: [2 * ld],
-    box: [STEP, 64],
-    swizzle: "64B",
+    box: [step, count],
+    swizzle,
   })
   const across = (columns: number, ld: number): TensorMapSpec => ({
     element: "bf16",
     size: [columns, K],
     strides: [2 * ld],
-    box: [64, STEP],
+    box: [64, step],
     swizzle: "128B",
   })
   const permuted: TensorMapSpec = {
     element: "bf16",
     size: [K, 2, 4, 4, N / 32],
     strides: [1, 8, 2, 32].map((rows) => 2 * ldb * rows),
-    box: [STEP, 2, 4, 4, 2],
-    swizzle: "64B",
+    box: [step, 2, 4, 4, columns / 32],
+    swizzle,
   }
-  const left = layout === "tn" ? across(M, lda) : alongK(M, lda)
-  const right = layout === "ntp" ? permuted : layout === "nt" ? alongK(N, ldb) : across(N, ldb)
+  const left = layout === "tn" ? across(M, lda) : alongK(M, lda, down)
+  const right = layout === "ntp" ? permuted : layout === "nt" ? alongK(N, ldb, columns) : across(N, ldb)
   if ([a, b].some((memory) => "kind" in memory && memory.kind === "table")) throw new TypeError("gemm: a factor is a table")
   return table("u64", [a as never, ...tensorMapWords(left), b as never, ...tensorMapWords(right)])
 }
@@ -158,11 +173,15 @@ export function ptxLaunchesOf(
     const kernel = kernelFor({ layout, out: dtypeOf(into.c) as "f32" | "bf16", finish, tile: by })
     if (kernel === undefined) throw new TypeError(`gemm: no PTX kernel for ${layout} ${finish}`)
     const first = early === undefined || from > 0 ? { rest, span } : { rest: early.blocks * early.tiles, span: early.blocks }
-    const sizes = { M, N: to, from, steps: stepsOf(g), splitSteps: splitStepsOf(g, way), splits, ...first, group }
+    const sizes = { M, N: to, from, steps: stepsOf(g, by), splitSteps: splitStepsOf(g, way), splits, ...first, group }
     const wholes = tilesOf({ ...g, N: to - from }, by) * splits
     const isSpread = from > 0 && beside?.isSpread === true
     const blocks = deal ? deal.lists.length : rest > 0 ? wholes + spansOf(g, way) : isSpread ? wholes : Math.min(target.units, wholes)
-    return launch(kernel, { maps: mapsOf(g, layout), ...values, ...(kept && { kept }), ...sizes, ...(deal && dealtValues(deal)) }, blocks)
+    return launch(
+      kernel,
+      { maps: mapsOf(g, layout, by), ...values, ...(kept && { kept }), ...sizes, ...(deal && dealtValues(deal)) },
+      blocks,
+    )
   }
   const most = partsOf(g, way)
   const finish = finishOf(g) as Finish

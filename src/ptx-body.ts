@@ -112,8 +112,8 @@ export class PtxBody {
   xor(a: U32, b: Operand<"u32">, into?: U32): U32 {
     return this.#two("xor.b32", "u32", a, b, into)
   }
-  shl(a: U32, bits: number): U32 {
-    return this.#two("shl.b32", "u32", a, bits)
+  shl(a: U32, bits: number, into?: U32): U32 {
+    return this.#two("shl.b32", "u32", a, bits, into)
   }
   shr(a: U32, bits: number): U32 {
     return this.#two("shr.u32", "u32", a, bits)

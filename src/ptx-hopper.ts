@@ -219,4 +219,15 @@ export class Ptx extends PtxBody {
     const how = `wgmma.mma_async.sync.aligned.m64n${sum.length * 2}k16.f32.bf16.bf16`
     this.emit(how, list(sum), list(a), b, adds, 1, 1, isAlongN ? 1 : 0)
   }
+  /** The same with a by descriptor too, stored along M where `isAlongM`; a sum of up to 64 × 256. */
+  multiplyShared(
+    sum: readonly F32[],
+    a: U64,
+    b: U64,
+    adds: Predicate,
+    { isAlongM, isAlongN }: { isAlongM: boolean; isAlongN: boolean },
+  ): void {
+    const how = `wgmma.mma_async.sync.aligned.m64n${sum.length * 2}k16.f32.bf16.bf16`
+    this.emit(how, list(sum), a, b, adds, 1, 1, isAlongM ? 1 : 0, isAlongN ? 1 : 0)
+  }
 }

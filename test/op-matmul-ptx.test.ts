@@ -1,7 +1,7 @@
 /** Matrix products in PTX, their instructions run on the CPU, against f64: layouts, edges, splits, epilogues, timings of copies and products. */
 import { expect, test } from "bun:test"
-import { FLAT_TILE, LATER_TILE, NARROW_TILE } from "../shaders/ptx-gemm-list.ts"
-import { tileName } from "../shaders/ptx-gemm-tile.ts"
+import { DEEP_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, TALL_TILE, WIDE_TILE } from "../shaders/ptx-gemm-list.ts"
+import { type DeepTile, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { targetOf } from "../src/gpu-info.ts"
 import type { VulkanFacts } from "../src/native.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
@@ -14,6 +14,11 @@ import { type Asked, run } from "./op-matmul-ptx-run.ts"
 import type { Timing } from "./ptx-run.ts"
 
 const TIMINGS: readonly Timing[] = ["random", "late"]
+
+/** As the deep tiles in use, but small. */
+const SMALL: DeepTile = { units: 1, chunks: 2, stages: 2 }
+const SMALL_LATER: DeepTile = { ...SMALL, later: true }
+const SMALL_TALL: DeepTile = { units: 2, chunks: 1, stages: 3 }
 
 const CASES: readonly Asked[] = [
   // One tile, its rings' first steps, in every timing: a copy that overtakes a reader, or a product that is read too early, shows as a wrong sum.
@@ -96,12 +101,45 @@ const CASES: readonly Asked[] = [
   { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 0, rest: [7, 3], sumsBeta: 0.5, timing: "late" },
   { layout: "nn", size: [300, 200, 200], out: "bf16", factor: "in place", splits: 0, rest: [7, 9] },
   { layout: "tn", size: [131, 61, 100], out: "f32", splits: 3, sumsBeta: 0 },
+  // Stages of 64 k: fewer than steps, of a K that is no multiple; several tiles per block, edges, all layouts and ways to end.
+  { layout: "nt", size: [140, 200, 264], out: "bf16", bias: true, tile: SMALL, timing: "late" },
+  { layout: "nt", size: [260, 224, 136], out: "bf16", bias: true, tile: SMALL_LATER },
+  { layout: "nt", size: [131, 65, 33], out: "f32", bias: true, tile: SMALL_TALL },
+  { layout: "nt", size: [140, 96, 72], out: "bf16", bias: true, beta: 0.5, tile: SMALL },
+  { layout: "nt", size: [131, 50, 100], out: "bf16", activation: "silu", bias: true, tile: SMALL },
+  {
+    layout: "nt",
+    size: [260, 96, 200],
+    out: "bf16",
+    activation: "gelu_tanh",
+    keepsSlope: true,
+    bias: true,
+    tile: SMALL_LATER,
+    timing: "late",
+  },
+  { layout: "nn", size: [140, 136, 200], out: "bf16", factor: "in place", tile: SMALL_LATER, timing: "late" },
+  { layout: "nn", size: [260, 72, 72], out: "bf16", factor: "apart", tile: { ...SMALL_TALL, later: true }, early: { blocks: 1, tiles: 1 } },
+  { layout: "nn", size: [131, 201, 77], out: "f32", beta: 0.5, scale: 0.25, tile: SMALL },
+  { layout: "tn", size: [136, 136, 328], out: "f32", beta: 0.5, splits: 2, rest: [1, 2], sumsBeta: 0.5, tile: SMALL, timing: "late" },
+  { layout: "tn", size: [267, 61, 200], out: "f32", sumsBeta: 0, tile: SMALL_TALL },
+  { layout: "tn", size: [131, 72, 200], out: "f32", beta: 1, splits: 0, rest: [4, 3], tile: SMALL },
+  // The deep tiles in use.
+  { layout: "nt", size: [140, 288, 136], out: "bf16", bias: true, tile: DEEP_TILE, timing: "late" },
+  { layout: "nn", size: [140, 264, 72], out: "bf16", tile: DEEP_TILE },
+  { layout: "nn", size: [264, 136, 72], out: "bf16", tile: TALL_TILE },
+  { layout: "tn", size: [264, 200, 72], out: "f32", tile: WIDE_TILE, timing: "late" },
 ]
 for (const asked of CASES) {
   const { layout, size, tile, ...rest } = asked
   const name = `${layout} ${size.join(" × ")} ${JSON.stringify(rest)}${tile === undefined ? "" : ` ${tileName(tile)}`}`
   test(name, () => expect(run(asked).error).toBeLessThan(1), 300_000)
 }
+
+test("the bits do not depend on the tile", () => {
+  const common = { layout: "nt", size: [140, 160, 200], out: "f32", bias: true, seed: 11 } as const
+  const bitsOf = (tile: Asked["tile"]) => new Uint8Array(run({ ...common, ...(tile && { tile }) }).c.buffer)
+  expect(Buffer.compare(bitsOf(undefined), bitsOf(SMALL))).toBe(0)
+})
 
 /** A product of memory that is never touched. */
 const asked = (layout: Gemm["layout"], M: number, N: number, K: number, more: Partial<Gemm> = {}): Gemm => {

@@ -25,7 +25,7 @@ export function runPtxLaunch(
   timing: Timing,
   seed = 1,
 ): void {
-  const { text, threads, cells, params: fields } = kernel as PtxKernel
+  const { text, threads, sharedBytes, cells, params: fields } = kernel as PtxKernel
   const memory = new GlobalMemory()
   const places = new Map<Uint8Array["buffer"], number>()
   const addressOf = (given: Memory | undefined): number => {
@@ -46,5 +46,5 @@ export function runPtxLaunch(
   for (const name of Object.keys(kernel.buffers)) values[name] = addressOf(buffers[name])
   const missing = cells.filter(({ name }) => values[name] === undefined).map(({ name }) => name)
   if (missing.length > 0) throw new Error(`${kernel.name}: no ${missing.join(", ")}`)
-  runPtx({ text, threads, blocks: groups, parameters: values, floats: values, memory, timing, seed })
+  runPtx({ text, threads, shared: sharedBytes, blocks: groups, parameters: values, floats: values, memory, timing, seed })
 }

@@ -4,13 +4,13 @@ import { ALL, LANES, listOf, type Registers } from "./ptx-registers.ts"
 import type { Warp } from "./ptx-run.ts"
 import type { Value } from "./ptx-text.ts"
 
-/** 16 rows of a product of 64 × N × 16: those of this warp; a is in registers, or by descriptor stored along K. */
-export function multiply([sum, a, descriptor, adds, , , along]: readonly Value[], r: Registers): Work {
+/** 16 rows of a product of 64 × N × 16: those of this warp; a is in registers, or by descriptor. */
+export function multiply([sum, a, descriptor, adds, , , ...along]: readonly Value[], r: Registers): Work {
   const sums = listOf(sum!).map((one) => r.word(one))
   const left = a!.kind === "list" ? a!.of.map((one) => r.word(one)) : undefined
   const inMemory = left === undefined ? r.long(a!) : 0
   const [place, isAdded] = [r.long(descriptor!), r.word(adds!)]
-  const alongN = Number((along as { value: bigint }).value) !== 0
+  const [alongN, alongM = false] = along.toReversed().map((one) => Number((one as { value: bigint }).value) !== 0) as [boolean, boolean?]
   const width = sums.length * 2
   return (b, w) => {
     for (const { load } of w.loads.splice(0)) load()
@@ -25,7 +25,7 @@ export function multiply([sum, a, descriptor, adds, , , along]: readonly Value[]
     const product = () => {
       const right = b.factor(low, high, width, alongN)
       const rows =
-        left === undefined ? b.factor(aLow, aHigh, 64, false).subarray(256 * (w.number & 3), 256 * (w.number & 3) + 256) : rowsOf(w, left)
+        left === undefined ? b.factor(aLow, aHigh, 64, alongM).subarray(256 * (w.number & 3), 256 * (w.number & 3) + 256) : rowsOf(w, left)
       for (let row = 0; row < 16; row++)
         for (let n = 0; n < width; n += 2) {
           // two columns: no sum waits for the other

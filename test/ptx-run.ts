@@ -79,7 +79,7 @@ export class Block {
   }
   /** The second factor of a product, 16 of k for each column; its descriptor in two words. */
   factor(low: number, high: number, width: number, alongN: boolean): Float64Array {
-    const key = `${low} ${high} ${alongN}`
+    const key = `${low} ${high} ${width} ${alongN}`
     const known = this.#factors.get(key)
     if (known !== undefined) return known
     const address = factorAddress(low, high, alongN)
