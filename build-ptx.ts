@@ -146,6 +146,6 @@ export async function ptxCodes(
   })
   const missing = kernels.filter(({ name }) => !known.some(([other]) => other === name))
   const { codes } = await assemblePtx(ptxas, missing)
-  writeFileSync(stamp, by)
+  if (!isAlike) writeFileSync(stamp, by)
   return { assembled: missing.length, codes: new Map([...known, ...codes]) }
 }

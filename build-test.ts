@@ -1,6 +1,6 @@
 /** `npm test`: type check, lint, build, every test; ends with the counts. */
-import { readFileSync } from "node:fs"
-import { join } from "node:path"
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { dirname, join } from "node:path"
 import { root } from "./build-target.ts"
 
 /** What bun test counted, from its closing lines; undefined when there are none (nothing ran, or the runner died). */
@@ -55,9 +55,37 @@ async function stage(name: string, args: readonly string[]): Promise<boolean> {
   return code === 0
 }
 
+/** One more than the two cores that a run is made for: half of the time of many files is waiting for programs, servers and machines. */
+const PROCESSES = 3
+
+/** Files that take longest, in seconds. What this says of a first run is replaced by what each run measures. */
+export const LONGEST: Readonly<Record<string, number>> = {
+  ...{ "fleet-life": 70, "dist-mpi": 50, "gpu-simulate": 40, "fleet-nodes": 40, "gpu-golden": 40, build: 25, "fleet-supervise": 25 },
+  ...{ train: 18, "train-memory": 18, "train-ship": 18, "bench-gate-run": 18, "gpu-train": 18, "gpu-lost": 18, "fleet-deploy": 15 },
+  ...{ "fleet-trust": 15, "serve-dash": 15, "ptx-batch": 12, "op-matmul-ptx": 12, "op-matmul-matrix": 12, "gpu-matmul": 12 },
+  ...{ "cli-doctor": 12, serve: 12, "gpu-ahead": 12, "train-serve": 10, "op-matmul-ptx-deal": 10 },
+}
+
+/** Bun's record of the milliseconds of every file, by which it starts the longest first. */
+function timings(): string {
+  const file = join(root, ".bun-out/timings.json")
+  const names = readdirSync(join(root, "test")).filter((name) => name.endsWith(".test.ts"))
+  const files = Object.fromEntries(names.map((name) => [`test/${name}`, 1000 * (LONGEST[name.replace(".test.ts", "")] ?? 2)]))
+  mkdirSync(dirname(file), { recursive: true })
+  if (!existsSync(file)) writeFileSync(file, JSON.stringify({ version: 1, files }))
+  return file
+}
+
 async function runTests(args: readonly string[]): Promise<{ passed: number; failed: number; skipped: number }> {
   const report = join(root, ".bun-out/junit.xml")
-  const options = ["--parallel=2", "--timeout=300000", "--reporter=junit", `--reporter-outfile=${report}`]
+  const options = [
+    `--parallel=${PROCESSES}`,
+    `--timings=${timings()}`,
+    "--update-timings",
+    "--timeout=300000",
+    "--reporter=junit",
+    `--reporter-outfile=${report}`,
+  ]
   // The build has just run, so a test that needs the binary must find it.
   const require = [process.env.ALPHA_REQUIRE, "binary"].filter(Boolean).join(",")
   const child = Bun.spawn([process.execPath, "test", ...options, ...args], {

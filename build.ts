@@ -1,5 +1,5 @@
 /** Builds the one file `alpha`: native library, kernel pack, bundle, checks; `npm run build -- --target=linux-arm64` for another machine. */
-import { readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { join, relative } from "node:path"
 import { canRun, checkGlibc, runAlone } from "./build-check.ts"
 import { libsqlPlugin } from "./build-libsql.ts"
@@ -132,14 +132,15 @@ async function build(target: Target): Promise<void> {
       `${kernels.length} kernels, ${kernels.reduce((sum, { variants }) => sum + variants.length, 0)} modules, ${bytes >> 10} KiB of SPIR-V`,
   )
 
-  const ptx = join(outputFolder(target), "ptx.pack")
+  // The GPU's code is the same whatever machine it is for: what the build for one assembled is there for all.
+  const ptx = join(outputFolder(findTarget(hostTarget)), "ptx.pack")
   await step(
     "ptx",
     async () => {
       const ptxas = findPtxas()
       const made = ptxas === undefined ? undefined : await ptxCodes(ptxas, ptxKernels, ptx)
       const bytes = ptxPack(ptxKernels, made?.codes)
-      writeFileSync(ptx, bytes)
+      if (!existsSync(ptx) || !readFileSync(ptx).equals(bytes)) writeFileSync(ptx, bytes)
       const said =
         made === undefined ? "text only: no ptxas" : `${made.assembled} assembled, ${ptxKernels.length - made.assembled} as before`
       return { bytes: bytes.length, said }

@@ -19,6 +19,8 @@ export const BLOCK = 512
 export const FOUND = 4 * (HEAD + 4)
 /** Bytes of shared memory for weights at most. */
 const MOST_WEIGHTS = 37_376
+/** Half pages of a block that the L2 cache is asked for ahead at most: 26 MB of all blocks of an H200, which come to half of that. */
+export const MOST_AHEAD = 24
 /** Numbers of a lane for the offsets of its warp's chunks. */
 const LANES = 32
 
@@ -73,8 +75,9 @@ export function placesOf(stack: DecodeStack) {
   const items = table + 8 * Math.ceil((LAYER.length * stack.layers + LAST.length) / 2) * 2
   const cells = items + 16 * (itemsOf(stack) + 1)
   const full = 8 * Math.ceil((cells + 4 * stack.rows) / 8) // barriers lie at multiples of 8 bytes
-  const end = Math.max(full + 8 * stagesOf(stack), stack.allowed === undefined ? 0 : sampleBytes(THREADS))
-  return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, bytes: Math.ceil(end / 128) * 128 }
+  const ahead = 16 * Math.ceil((full + 8 * stagesOf(stack)) / 16) // requests so far, the layer they are for, rows of half pages
+  const end = Math.max(ahead + 16 + 4 * MOST_AHEAD, stack.allowed === undefined ? 0 : sampleBytes(THREADS))
+  return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, ahead, bytes: Math.ceil(end / 128) * 128 }
 }
 
 /** Offsets in bytes of the work memory. */
@@ -126,6 +129,8 @@ export interface Frame {
   readonly target: U32
   /** Of the barriers that the tiles of weights complete, a bit for each stage. */
   readonly parity: U32
+  /** What the first thread of a block does each time that others are not there yet. */
+  readonly meanwhile?: () => void
 }
 
 export const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
@@ -148,14 +153,16 @@ export function signal({ k, stack, thread, arrivals, target }: Frame, count = st
 }
 
 /** Waits for all blocks that signal: until the arrivals have come to `target`, as differences of 32 bits tell. */
-export function awaitAll({ k, thread, arrivals, target }: Frame): void {
+export function awaitAll({ k, thread, arrivals, target, meanwhile }: Frame): void {
   k.if(k.compare("eq", thread, 0), () => {
-    const again = k.label("ALL")
+    const [again, end] = [k.label("ALL"), k.label("ALL_END")]
     k.place(again)
     const seen = k.register("u32")
     k.loadAcquire(seen, arrivals)
-    const left = k.sub(seen, target)
-    k.jump(again, k.compare("ge", left, 0x80000000))
+    k.jump(end, k.compare("lt", k.sub(seen, target), 0x80000000))
+    meanwhile?.()
+    k.jump(again)
+    k.place(end)
   })
   k.syncBlock()
 }

@@ -2,6 +2,7 @@
 import { type F32, type PtxKernel, ptxKernel, type U32, type U64 } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { ptxActivations } from "./ptx-activation.ts"
+import { askAhead, listAhead, turnAhead } from "./ptx-batch-ahead.ts"
 import { attend } from "./ptx-batch-attention.ts"
 import { type Choosing, choose } from "./ptx-batch-choose.ts"
 import {
@@ -84,7 +85,8 @@ function begun(f: Frame, { x, tokens, positions }: Given, to: readonly F32[], ro
 }
 
 /** All layers, then the head. */
-function work(f: Frame, given: Given): void {
+function work(frame: Frame, given: Given): void {
+  const f: Frame = { ...frame, meanwhile: () => askAhead(frame) }
   const { k, stack, places, block, layer } = f
   const { C, F } = stack
   const at = workOf(stack)
@@ -109,6 +111,7 @@ function work(f: Frame, given: Given): void {
   bring(f, "qkvW", qkv)
   const begin = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 0, parts: 0, load: (...where) => begun(f, given, ...where) })
   const own = share(f, given)
+  listAhead(f, own)
   begin(toX)
   const left = k.variable("u32", stack.layers)
   const [again, end] = [k.label("LAYER"), k.label("LAYERS_END")]
@@ -143,7 +146,10 @@ function work(f: Frame, given: Given): void {
     first()
     signal(f)
     bring(f, "projW", proj)
-    attend(f, own, () => awaitAll(f))
+    attend(f, own, () => {
+      awaitAll(f)
+      turnAhead(f)
+    })
     signal(f)
     const toParts =
       (width: number) =>

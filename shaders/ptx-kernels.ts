@@ -5,11 +5,13 @@ import { ptxAttentionKernels } from "./ptx-attention-list.ts"
 import { ptxFewKernels } from "./ptx-few-list.ts"
 import { ptxGemmKernels } from "./ptx-gemm-list.ts"
 import { ptxRoom } from "./ptx-room.ts"
+import { ptxStackKernels } from "./ptx-stack.ts"
 
 export const ptxKernels: readonly PtxKernel[] = [
   ...ptxGemmKernels,
   ...ptxFewKernels,
   ptxAttentionCached,
   ...ptxAttentionKernels,
+  ...ptxStackKernels,
   ptxRoom,
 ] as readonly PtxKernel[]

@@ -48,6 +48,8 @@ export interface Generator {
 
 /** Positions per page of the cache. */
 const PAGE = 64
+/** Pages that tables name at least where the model has as many, so that slots of all lengths have the kernels of one. */
+const COMMON_PAGES = 16
 /** Longest prefill chunk, in tokens; a device that takes work ahead is not filled by so few. */
 const CHUNK = 256
 const CHUNK_AHEAD = 1024
@@ -66,17 +68,19 @@ export function createGenerator(device: Device, state: State, model: ModelConfig
   if (model.position === "learned" && length > model.blockSize) {
     throw new RangeError(`slots of ${length} tokens: the model has ${model.blockSize} learned positions`)
   }
-  const maxPages = Math.ceil(length / PAGE)
+  const [own, all] = [length, model.blockSize].map((positions) => Math.ceil(positions / PAGE)) as [number, number]
   const shared = {
     model,
     precision: options.precision,
     vocabulary: options.vocabulary,
     pageSize: PAGE,
-    pageCount: slots * maxPages,
-    maxPages,
+    pageCount: slots * own,
+    maxPages: Math.max(own, Math.min(all, COMMON_PAGES)),
     order: options.order,
   }
-  const pages = Array.from({ length: slots }, (_, slot) => Int32Array.from({ length: maxPages }, (_, page) => slot * maxPages + page))
+  const pages = Array.from({ length: slots }, (_, slot) =>
+    new Int32Array(shared.maxPages).map((_, page) => (page < own ? slot * own + page : 0)),
+  )
   const tokens = Array.from({ length: slots }, () => new Int32Array(length))
   const lengths = new Int32Array(slots)
   const steps = new Map<string, Step>()

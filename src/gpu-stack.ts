@@ -1,9 +1,7 @@
 /** A token's way through a model of the GPT-2 family becomes one launch in PTX, for up to 64 sequences: embeddings, equal layers, head and choice. */
-import { batchWork, isBatch, ptxBatch } from "../shaders/ptx-batch.ts"
-import { canChoose, type DecodeStack, hasRoom, LAYER, ptxDecode, workOf } from "../shaders/ptx-decode.ts"
-import { sha256 } from "./base-file.ts"
+import { type DecodeStack, LAYER } from "../shaders/ptx-decode.ts"
+import { stackKernel, stackOf } from "../shaders/ptx-stack.ts"
 import type { GpuTarget, Launch, Memory, Node, Table } from "./program.ts"
-import type { PtxKernel } from "./ptx.ts"
 import { lastDim, rows, type Tensor } from "./tensor.ts"
 
 /** Launches that run side by side, with the nodes they belong to. */
@@ -13,10 +11,6 @@ type Step = readonly { readonly node: Node; readonly launch: Launch }[]
 const SETTINGS = ["temperature", "topK", "topP", "minP", "seed", "draw"] as const
 /** Nodes of a layer behind its first norm. */
 const KINDS = ["linear", "attention_cached", "linear", "add_layer_norm", "linear", "linear", "add_layer_norm"] as const
-/** Sequences, and channels, up to which the kernel of a few is taken (perf/LOG.md, "Generation with all layers in one launch of PTX, 1 to 64 sequences"). */
-const MOST_ROWS = 4
-const MOST_CHANNELS = 1024
-
 const input = ({ inputs }: Node, name: string): Tensor | undefined => inputs[name] as Tensor | undefined
 const nodeOf = (step: Step | undefined): Node | undefined => (step?.length === 1 ? step[0]!.node : undefined)
 
@@ -38,7 +32,7 @@ export function stacked(steps: readonly Step[], target: GpuTarget): readonly Ste
   const behind = [{ head, choice }, { head }]
   const ends: readonly Around[] = [...behind.map((one) => ({ embedding, ...one })), ...behind, { embedding }, {}]
   for (const around of ends) {
-    const launch = stackOf(first, layers, around, target)
+    const launch = launchOf(first, layers, around, target)
     const { choice } = around
     const nodes = [around.embedding, first, ...layers.flat(), around.head].filter((node) => node !== undefined)
     const before = steps.slice(0, around.embedding === undefined ? from : from - 1)
@@ -104,18 +98,10 @@ function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
   return others.flat().every(({ node }) => Object.values(node.inputs).every((t) => !own.has(t as Tensor)))
 }
 
-/** The kernel of a few sequences, or of many, and its bytes of work memory; undefined where neither does such a stack. */
-function kernelOf(stack: DecodeStack) {
-  const { rows: R, C, F, allowed } = stack
-  const isFew = R <= MOST_ROWS && C % 256 === 0 && C <= MOST_CHANNELS && F % 256 === 0 && hasRoom(stack)
-  if (isFew) return allowed === undefined || canChoose(stack, allowed) ? { make: ptxDecode, workBytes: workOf(stack).bytes } : undefined
-  return isBatch(stack) ? { make: ptxBatch, workBytes: batchWork(stack).bytes } : undefined
-}
-
-function stackOf(first: Node, layers: readonly Node[][], around: Around, { units }: GpuTarget): Launch | undefined {
+function launchOf(first: Node, layers: readonly Node[][], around: Around, { units }: GpuTarget): Launch | undefined {
   const { embedding, head, choice } = around
   const stack = sizesOf(first, layers, around, units)
-  const found = stack && kernelOf(stack)
+  const found = stack && stackKernel(stack)
   if (stack === undefined || found === undefined) return undefined
   const attention = layers[0]![1]!
   const addresses = layers.flatMap(([qkv, cached, proj, mlpNorm, up, down], i) => {
@@ -138,7 +124,6 @@ function stackOf(first: Node, layers: readonly Node[][], around: Around, { units
   const behind = [of(last, "w"), of(last, "b"), of(head, "w"), of(embedding, "wte"), of(embedding, "wpe")]
   const table: Table = { kind: "table", dtype: "u64", values: [...addresses, ...behind] }
   const zeros = (count: number): Table => ({ kind: "table", dtype: "u32", values: Array.from({ length: count }, () => 0) })
-  const name = `decode_${sha256(new TextEncoder().encode(JSON.stringify(stack))).slice(0, 16)}`
   const buffers: Record<string, Memory | undefined> = {
     ...{ table, sync: zeros(2), work: zeros(found.workBytes / 4) },
     ...{ pages: input(attention, "pages"), lengths: input(attention, "lengths"), counts: input(attention, "counts") },
@@ -151,8 +136,8 @@ function stackOf(first: Node, layers: readonly Node[][], around: Around, { units
     ...Object.fromEntries(SETTINGS.map((name) => [name, of(choice?.sample, name)])),
     ...{ token: choice?.sample.outputs.token, logprob: choice?.logprobs.outputs.logprob },
   }
-  const kernel = Object.assign(found.make(name, stack), { isMade: true }) as unknown as PtxKernel
-  return { kernel, variant: name, buffers, push: {}, params: {}, constants: {}, groups: [units, 1, 1] }
+  const { kernel } = found
+  return { kernel, variant: kernel.name, buffers, push: {}, params: {}, constants: {}, groups: [units, 1, 1] }
 }
 
 /** Ids below this may be chosen. */
@@ -178,7 +163,7 @@ function sizesOf(first: Node, layers: readonly Node[][], { embedding, head, choi
       [first, qkv, cached, proj, mlpNorm, up, down, norm].every((node) => node!.outputs.y?.dtype === "bf16") &&
       x!.dtype === "f32"
     if (!isRegular) return undefined
-    return {
+    return stackOf({
       ...{ rows: R, C, F, layers: layers.length, hasBias, blocks: units, maxPages: lastDim(input(cached!, "pages")!) },
       classes: head === undefined ? 0 : lastDim(head.outputs.y!),
       ...(choice === undefined ? {} : { allowed: allowedOf(choice.sample) }),
@@ -186,7 +171,7 @@ function sizesOf(first: Node, layers: readonly Node[][], { embedding, head, choi
       activation: up!.attrs.activation as DecodeStack["activation"],
       scale: attrs.scale as number,
       eps: first.attrs.eps as number,
-    }
+    })
   })
   const [one] = all
   const isSame = all.every((other) => JSON.stringify(other) === JSON.stringify(one))

@@ -8,7 +8,7 @@ import { checkGlibc, compareVersions, newestGlibc, runAlone } from "../build-che
 import { patchLibsql } from "../build-libsql.ts"
 import { levelsOf } from "../build-native.ts"
 import { findTarget, hostTarget, outputFolder, root, TARGETS } from "../build-target.ts"
-import { readCounts, readSkipped } from "../build-test.ts"
+import { LONGEST, readCounts, readSkipped } from "../build-test.ts"
 import { buildInfo } from "../src/base-build.ts"
 import { loadablePath, nativeLibraryPath, reasonOf } from "../src/native-load.ts"
 import { testWith } from "./require.ts"
@@ -208,6 +208,10 @@ describe("cross build", () => {
 })
 
 describe("npm test's own counting", () => {
+  test("the files that take longest are there", () => {
+    expect(Object.keys(LONGEST).filter((name) => !existsSync(join(import.meta.dir, `${name}.test.ts`)))).toEqual([])
+  })
+
   test("counts come from the closing lines only", () => {
     const output =
       "(pass) 7 fail\n\n 3 fail\n\n\n 6 pass\n 1 skip\n 1 todo\n 2 fail\n 5 expect() calls\nRan 10 tests across 3 files. [1.52s]\n"

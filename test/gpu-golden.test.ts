@@ -3,15 +3,20 @@ import { expect } from "bun:test"
 import { join } from "node:path"
 import { deviceMachine, isWithin, replayGolden } from "../src/engine-golden.ts"
 import { gpus, openGpu } from "../src/gpu.ts"
+import type { Device } from "../src/program.ts"
 import { testWith } from "./require.ts"
 import { shared } from "./support.ts"
 
 const found = gpus()
 const withGpu = testWith("vulkan", found.length === 0 ? "no usable Vulkan device" : undefined)
 
+/** One for all: it compiles a kernel once. */
+let device: Device | undefined
+
 /** What is beyond its limit: five times the f32 limits of the CPU, in bf16 1.5 times PyTorch's own distance. */
 function beyond(directory: string, precision: "f32" | "bf16"): string[] {
-  const machine = deviceMachine(openGpu(0))
+  device ??= openGpu(0)
+  const machine = deviceMachine(device)
   try {
     const rows = replayGolden(directory, precision, machine)
     expect(rows.length).toBeGreaterThan(20)
