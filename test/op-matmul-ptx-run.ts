@@ -44,6 +44,11 @@ export interface Asked {
   readonly seed?: number
 }
 
+/** sums += x · the numbers from `from` on. */
+function addRow(sums: Float64Array, x: number, numbers: Float64Array, from: number): void {
+  for (let n = 0; n < sums.length; n++) sums[n]! += x * numbers[from + n]!
+}
+
 /** Runs a product; its worst error in units of the allowed one, and the bits of c. */
 export function run(asked: Asked): { error: number; c: Uint16Array | Float32Array } {
   const {
@@ -153,14 +158,20 @@ export function run(asked: Asked): { error: number; c: Uint16Array | Float32Arra
     const e = Math.abs(seen - x) / (allowed(x) + slack)
     error = e <= error ? error : Number.isNaN(e) ? Number.POSITIVE_INFINITY : e
   }
+  // b by rows of k: all sums of a row of c grow together, each in the order of k.
+  const byK = layout === "nt" ? Float64Array.from({ length: K * N }, (_, i) => bs![(i % N) * ldb + Math.floor(i / N)]!) : bs!
+  const stride = layout === "nt" ? N : ldb
+  const sums = new Float64Array(N)
   for (let m = 0; m < M; m++) {
-    let rowSum = (sumsBeta ?? 0) * sumsBefore[m]!
-    for (let k = 0; k < K; k++) rowSum += as![layout === "tn" ? k * lda + m : m * lda + k]!
-    if (sumsBeta !== undefined) compare(sums_![m]!, rowSum)
+    sums.fill(0)
+    for (let k = 0; k < K; k++) addRow(sums, as![layout === "tn" ? k * lda + m : m * lda + k]!, byK, k * stride)
+    if (sumsBeta !== undefined) {
+      let rowSum = sumsBeta * sumsBefore[m]!
+      for (let k = 0; k < K; k++) rowSum += as![layout === "tn" ? k * lda + m : m * lda + k]!
+      compare(sums_![m]!, rowSum)
+    }
     for (let n = 0; n < N; n++) {
-      let z = 0
-      for (let k = 0; k < K; k++) z += as![layout === "tn" ? k * lda + m : m * lda + k]! * bs![layout === "nt" ? n * ldb + k : k * ldb + n]!
-      z = z * (scale ?? 1) + (bias ? bias_![n]! : 0)
+      let z = sums[n]! * (scale ?? 1) + (bias ? bias_![n]! : 0)
       // Rounded before the activation, as it may have waited in bf16.
       const [x, around] = keepsSlope ? [fromBf16(toBf16(z)), 2 ** -7 * Math.abs(z)] : [z, 0]
       const slope = keepsSlope ? activateDerivative(activation, x) : 1

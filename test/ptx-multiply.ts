@@ -4,6 +4,28 @@ import { ALL, LANES, listOf, type Registers } from "./ptx-registers.ts"
 import type { Warp } from "./ptx-run.ts"
 import type { Value } from "./ptx-text.ts"
 
+/** A row times two columns after each other, added to what is there: no sum waits for the other. */
+function addPair(
+  sums: Float32Array,
+  first: number,
+  second: number,
+  rows: Float32Array,
+  row: number,
+  columns: Float32Array,
+  column: number,
+  isSum: boolean,
+): void {
+  let one = isSum ? sums[first]! : 0
+  let other = isSum ? sums[second]! : 0
+  for (let k = 0; k < 16; k++) {
+    const x = rows[row + k]!
+    one += x * columns[column + k]!
+    other += x * columns[column + 16 + k]!
+  }
+  sums[first] = one
+  sums[second] = other
+}
+
 /** 16 rows of a product of 64 × N × 16: those of this warp; a is in registers, or by descriptor. */
 export function multiply([sum, a, descriptor, adds, , , ...along]: readonly Value[], r: Registers): Work {
   const sums = listOf(sum!).map((one) => r.word(one))
@@ -28,18 +50,9 @@ export function multiply([sum, a, descriptor, adds, , , ...along]: readonly Valu
         left === undefined ? b.factor(aLow, aHigh, 64, alongM).subarray(256 * (w.number & 3), 256 * (w.number & 3) + 256) : rowsOf(w, left)
       for (let row = 0; row < 16; row++)
         for (let n = 0; n < width; n += 2) {
-          // two columns: no sum waits for the other
           const lane = 4 * (row & 7) + ((n & 7) >> 1)
-          const first = sums[4 * (n >> 3) + 2 * (row >> 3)]! + lane
-          const second = sums[4 * (n >> 3) + 2 * (row >> 3) + 1]! + lane
-          let [one, other] = isSum ? [floats[first]!, floats[second]!] : [0, 0]
-          for (let k = 0, i = 16 * n; k < 16; k++, i++) {
-            const x = rows[16 * row + k]!
-            one += x * right[i]!
-            other += x * right[i + 16]!
-          }
-          floats[first] = one
-          floats[second] = other
+          const at = 4 * (n >> 3) + 2 * (row >> 3)
+          addPair(floats, sums[at]! + lane, sums[at + 1]! + lane, rows, 16 * row, right, 16 * n, isSum)
         }
     }
     const isNow =

@@ -10,13 +10,6 @@ export interface Place {
   readonly bytes: number
 }
 
-const words = new Uint32Array(1)
-const floats = new Float32Array(words.buffer)
-export const floatOf = (bits: number): number => {
-  words[0] = bits
-  return floats[0]!
-}
-
 /** Every name and constant has a word of each lane, or two after each other, the low one first. */
 export class Registers {
   readonly #places = new Map<string, number>()

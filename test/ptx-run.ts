@@ -1,7 +1,7 @@
 /** Runs PTX text for sm_90a on the CPU, warp by warp: asynchronous copies and products take effect as late, as early or as randomly as the rules allow. */
 import { type Program, programOf } from "./ptx-compile.ts"
 import { type Barrier, factorAddress, type GlobalMemory } from "./ptx-memory.ts"
-import { ALL, floatOf, LANES } from "./ptx-registers.ts"
+import { ALL, LANES } from "./ptx-registers.ts"
 
 /** When copies arrive and products are summed: at once, at random, or only when somebody waits for them. */
 export type Timing = "early" | "random" | "late"
@@ -50,7 +50,7 @@ export class Block {
   readonly warps: Warp[]
   readonly arrived = new Map<string, Set<number>>()
   #random: number
-  readonly #factors = new Map<string, Float64Array>()
+  readonly #factors = new Map<string, Float32Array>()
 
   constructor(
     readonly program: Program,
@@ -78,13 +78,14 @@ export class Block {
     this.#factors.clear()
   }
   /** The second factor of a product, 16 of k for each column; its descriptor in two words. */
-  factor(low: number, high: number, width: number, alongN: boolean): Float64Array {
+  factor(low: number, high: number, width: number, alongN: boolean): Float32Array {
     const key = `${low} ${high} ${width} ${alongN}`
     const known = this.#factors.get(key)
     if (known !== undefined) return known
     const address = factorAddress(low, high, alongN)
-    const made = new Float64Array(16 * width)
-    for (let i = 0; i < made.length; i++) made[i] = floatOf(this.shared.getUint16(address(i & 15, i >> 4), true) << 16)
+    const bits = new Uint32Array(16 * width)
+    for (let i = 0; i < bits.length; i++) bits[i] = this.shared.getUint16(address(i & 15, i >> 4), true) << 16
+    const made = new Float32Array(bits.buffer)
     this.#factors.set(key, made)
     return made
   }

@@ -6,7 +6,7 @@ import { EXIT } from "../src/base-error.ts"
 import { setLink } from "../src/gpt.ts"
 import { testWith } from "./require.ts"
 import { tokenizer, workFolder, writeModel } from "./serve-fake.ts"
-import { freePort, PATIENCE_MS, until } from "./support.ts"
+import { freePort, PATIENCE_MS, PROGRAM, until } from "./support.ts"
 
 setDefaultTimeout(300_000)
 const root = join(import.meta.dir, "..")
@@ -34,9 +34,7 @@ afterEach(async () => {
 })
 afterAll(() => work.remove())
 
-const SOURCE = [process.execPath, join(root, "src/cli.ts")]
-
-function spawn(flags: readonly string[], environment: Record<string, string> = {}, program: readonly string[] = SOURCE) {
+function spawn(flags: readonly string[], environment: Record<string, string> = {}, program: readonly string[] = PROGRAM) {
   const env = { PATH: process.env.PATH ?? "", HOME: work.path, ...environment }
   const args = [...program, "serve", "--json", "--port=0", "--device=cpu", "--threads=1", `--runsDir=${runsDir}`, ...flags]
   const child = Bun.spawn(args, { cwd: work.path, env, stdin: "ignore", stdout: "pipe", stderr: "pipe" })
@@ -48,7 +46,7 @@ function spawn(flags: readonly string[], environment: Record<string, string> = {
 async function start(
   flags: readonly string[],
   environment: Record<string, string> = {},
-  program: readonly string[] = SOURCE,
+  program: readonly string[] = PROGRAM,
 ): Promise<Served> {
   const child = spawn(flags, environment, program)
   const reader = child.stdout.getReader()
@@ -118,7 +116,7 @@ describe("answers", () => {
     const text = "the sea and the whale and the ship of the sea. ".repeat(12)
     writeFileSync(join(work.path, "held-out.txt"), text)
     const args = ["eval", "--json", `--model=${tiny}`, "--data=held-out.txt", "--device=cpu", "--threads=1"]
-    const measured = Bun.spawnSync([...SOURCE, ...args], { cwd: work.path, env: { PATH: process.env.PATH ?? "", HOME: work.path } })
+    const measured = Bun.spawnSync([...PROGRAM, ...args], { cwd: work.path, env: { PATH: process.env.PATH ?? "", HOME: work.path } })
     const { loss, targets } = JSON.parse(measured.stdout.toString()) as { loss: number; targets: number }
     // Others run beside it.
     const others = Array.from({ length: 3 }, (_, i) => post("/v1/completions", { prompt: "the ship", max_tokens: 100, seed: i }))
@@ -224,7 +222,7 @@ describe("starting", () => {
     expect(await refused.exited).toBe(EXIT.usage)
     const port = await freePort()
     const env = { PORT: String(port), ALPHA_API_KEYS: "a-long-key", ALPHA_PORT: "" }
-    const args = [...SOURCE, "serve", "--json", "--device=cpu", "--threads=1", `--model=${tiny}`, "--host=0.0.0.0"]
+    const args = [...PROGRAM, "serve", "--json", "--device=cpu", "--threads=1", `--model=${tiny}`, "--host=0.0.0.0"]
     const child = Bun.spawn(args, {
       cwd: work.path,
       env: { PATH: process.env.PATH ?? "", ...env },
