@@ -169,6 +169,7 @@ function eachStep(k: Ptx, role: Role, epilogue: Epilogue): void {
         () => steps(tile.chunks - 1),
         () => steps(tile.chunks),
       )
+    epilogue.last?.(place)
     epilogue.end(role.sums, role.rowSums, place)
   })
   epilogue.flush?.()

@@ -214,6 +214,7 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
         k.add(i, 1, i)
       },
     )
+    epilogue.last?.(place)
     k.multiplyWait(0)
     release()
     epilogue.end(sums, [], place)

@@ -68,6 +68,8 @@ export interface Epilogue {
   begin(place: Place): void
   /** While the products of a tile's k step `i` are under way. */
   readonly meanwhile?: (i: U32, place: Place) => void
+  /** While the last products of a tile are under way. */
+  readonly last?: (place: Place) => void
   end(sums: Sums, rowSums: readonly (readonly F32[])[], place: Place): void
   /** After the last tile. */
   readonly flush?: () => void

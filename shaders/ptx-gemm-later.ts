@@ -1,5 +1,5 @@
 /** The end of a Hopper matrix product whose results wait in registers, in bf16, and are stored while the next tile's first products run. */
-import type { F32, Ptx, U32 } from "../src/ptx.ts"
+import type { Ptx, U32 } from "../src/ptx.ts"
 import { ptxActivations } from "./ptx-activation.ts"
 import { type EpilogueMemory, piecesOf } from "./ptx-gemm-epilogue.ts"
 import type { Finish, Frame, Place, PtxActivation, Sums } from "./ptx-gemm-frame.ts"
@@ -142,8 +142,9 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     }
   }
 
-  const end = (sums: Sums, _: readonly unknown[], place: Place): void => {
-    k.comment("---- the sums become words; what a tile of few k steps has left over is done first")
+  /** What a tile of few k steps has left over, and the biases, which are there when the last products are. */
+  const biases = new Map(items.map(({ first }) => [first, hasBias ? k.registers("f32", 8) : []]))
+  const last = (place: Place): void => {
     const rest = k.variable("u32", frame.steps)
     k.while(
       "REST",
@@ -153,22 +154,25 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
         k.add(rest, 1, rest)
       },
     )
+    if (!hasBias) return
     const left = k.sub(frame.N, k.min(k.add(place.column, column), frame.N))
     const bias = k.madWide(k.add(place.column, column), 4, memory.bias)
     const withBias = k.compare("ne", memory.bias, 0)
-    let biases: readonly F32[] = []
+    for (const [first, to] of biases) {
+      for (const one of to) k.copy(one, 0)
+      const p = k.both(withBias, k.compare("gt", left, first))
+      for (const half of [0, 4]) k.when(p, () => k.load("f32", to.slice(half, half + 4), bias, 4 * (first + half)))
+    }
+  }
+
+  const end = (sums: Sums, _: readonly unknown[], place: Place): void => {
+    k.comment("---- the sums become words")
     items.forEach(({ chunk, piece, unit, first }, i) => {
-      if (hasBias && unit === 0) {
-        const to = piece.columns.map(() => k.variable("f32", 0))
-        const p = k.both(withBias, k.compare("gt", left, first))
-        for (const half of [0, 4]) k.when(p, () => k.load("f32", to.slice(half, half + 4), bias, 4 * (first + half)))
-        biases = to
-      }
       for (const h of ROWS) {
         words[i]![h]!.forEach((word, j) => {
           const [low, high] = ROWS.map((e) => {
             const sum = sums[unit]![chunk]![piece.values[2 * j + e]! + 2 * h]!
-            if (hasBias) return k.addFloat(sum, biases[2 * j + e]!)
+            if (hasBias) return k.addFloat(sum, biases.get(first)![2 * j + e]!)
             return isFactor ? k.mulFloat(sum, k.unpackBf16(word, e)) : sum
           })
           k.packBf16(low!, high!, word)
@@ -191,5 +195,5 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
       },
     )
   }
-  return { begin, meanwhile, end, flush }
+  return { begin, meanwhile, last, end, flush }
 }

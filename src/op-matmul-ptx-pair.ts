@@ -1,6 +1,16 @@
 /** A weight's gradient in few parts beside the input's: processors that have none of the one take more of the other's, and less is left to sum. */
-import { DEALT_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
-import { columnsOf } from "../shaders/ptx-gemm-tile.ts"
+import {
+  DEALT_TILE,
+  DEEP_ENDED,
+  DEEP_TILE,
+  FLAT_TILE,
+  LATER_TILE,
+  NARROW_TILE,
+  PTX_TILE,
+  TALL_TILE,
+  WIDE_TILE,
+} from "../shaders/ptx-gemm-list.ts"
+import { columnsOf, type PtxTile } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
 import { cutOf, hasTile, ptxWayOf } from "./op-matmul-ptx.ts"
 import {
@@ -35,6 +45,10 @@ export interface Pairing {
   readonly input: PtxWay
 }
 
+/** Tiles that do the weight's gradient, and the input's. */
+const WEIGHT_TILES: readonly PtxTile[] = [PTX_TILE, DEEP_ENDED]
+const INPUT_TILES: readonly PtxTile[] = [PTX_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, DEEP_TILE, TALL_TILE, WIDE_TILE]
+
 /** Tiles of block `i` of `blocks`, of which the first `early` have `each` before all share the rest. */
 const tilesOfBlock = (i: number, blocks: number, tiles: number, early: number, each: number): number =>
   (i < early ? each : 0) + Math.max(0, Math.ceil((tiles - early * each - i) / blocks))
@@ -51,18 +65,14 @@ function lastEnd(free: readonly number[], tiles: number, seconds: number): numbe
 }
 
 /** The best way for the input's gradient beside a weight's of so many splits, each of which a processor has for itself in its last turn. */
-function pairingOf({ weight, input }: Pair, splits: number, target: GpuTarget): Pairing | undefined {
+function pairingOf({ weight, input }: Pair, by: PtxTile, splits: number, target: GpuTarget): Pairing | undefined {
   const { units } = target
-  const parts: PtxWay = { tile: PTX_TILE, splits, rest: 0, span: 1, group: groupOf(weight, PTX_TILE) }
-  const tiles = tilesOf(weight, PTX_TILE) * splits
+  const parts: PtxWay = { tile: by, splits, rest: 0, span: 1, group: groupOf(weight, by) }
+  const steps = stepsOf(weight, by)
+  const tiles = tilesOf(weight, by) * splits
   const blocks = units - (tiles % units)
-  if (
-    blocks === units ||
-    (splits > 1 && tiles > units) ||
-    Math.ceil(stepsOf(weight, PTX_TILE) / splits) * (splits - 1) >= stepsOf(weight, PTX_TILE)
-  )
-    return undefined
-  const each = tileSecondsOf(weight, PTX_TILE, target, splitStepsOf(weight, parts))
+  if (blocks === units || (splits > 1 && tiles > units) || Math.ceil(steps / splits) * (splits - 1) >= steps) return undefined
+  const each = tileSecondsOf(weight, by, target, splitStepsOf(weight, parts))
   const base = Math.floor(tiles / units) * each
   const late = base + each
   const sums = splits === 1 ? 0 : sumSecondsOf(weight, splits)
@@ -73,7 +83,7 @@ function pairingOf({ weight, input }: Pair, splits: number, target: GpuTarget): 
   }
   const dealt = hasTile(input, target, DEALT_TILE) ? dealtWay(input, target, { from: blocks, seconds: each }) : undefined
   if (dealt !== undefined) offer(DISPATCH + base + dealt.seconds, dealt.way)
-  for (const tile of [PTX_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE]) {
+  for (const tile of INPUT_TILES) {
     if (!hasTile(input, target, tile)) continue
     const common = { tile, splits: 1, rest: 0, span: 1, group: groupOf(input, tile) }
     const [all, seconds] = [tilesOf(input, tile), tileSecondsOf(input, tile, target)]
@@ -104,16 +114,17 @@ const known = new Map<string, Pairing | undefined>()
 export function pairing(pair: Pair, target: GpuTarget): Pairing | undefined {
   const { weight, input } = pair
   const sizes = [weight, input].map(({ a, b, c, M, N, K }) => [M, N, K, dtypeOf(a), dtypeOf(b), dtypeOf(c)].join())
-  const key = [...sizes, input.factor !== undefined, target.units, target.ptx].join(" ")
+  const key = [...sizes, input.factor !== undefined, target.units, target.ptx, target.ptxRoom].join(" ")
   if (!known.has(key)) {
     const [weightWay, inputWay] = [ptxWayOf(weight, target), ptxWayOf(input, target)]
     const apart = Math.min(weightWay?.seconds ?? 0, cutOf(weight, target)?.seconds ?? Number.POSITIVE_INFINITY) + (inputWay?.seconds ?? 0)
     // f32 has parts in place of early blocks; products by a kept slope lost (774m: 450 µs against 417).
     const isPair = weightWay !== undefined && inputWay !== undefined && dtypeOf(input.c) === "bf16" && input.factor === undefined
-    const isThere = isPair && hasTile(weight, target, PTX_TILE)
-    const most = isThere ? Math.max(1, Math.floor(target.units / tilesOf(weight, PTX_TILE))) : 0
-    const made = Array.from({ length: most }, (_, i) => pairingOf(pair, i + 1, target) ?? [])
-    const [best] = made.flat().toSorted((a, b) => a.seconds - b.seconds)
+    const made = WEIGHT_TILES.filter((tile) => isPair && hasTile(weight, target, tile)).flatMap((tile) => {
+      const most = Math.max(1, Math.floor(target.units / tilesOf(weight, tile)))
+      return Array.from({ length: most }, (_, i) => pairingOf(pair, tile, i + 1, target) ?? []).flat()
+    })
+    const [best] = made.toSorted((a, b) => a.seconds - b.seconds)
     known.set(key, best !== undefined && best.seconds < Math.min((1 - LEAST) * apart, apart - LEAST_EACH * target.units) ? best : undefined)
   }
   return known.get(key)

@@ -2,7 +2,7 @@
 import { matmulCombineSpans } from "../shaders/matmul-combine-spans.ts"
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import type { Finish, PtxLayout } from "../shaders/ptx-gemm-frame.ts"
-import { PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
+import { DEEP_ENDED, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, isDeep, type PtxTile, roomOf, rowsOf, stepOf } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, part, scratch, sideBySide, table } from "./op-gpu.ts"
 import { bestOf } from "./op-matmul-matrix.ts"
@@ -87,17 +87,28 @@ export function ptxWayOf(given: Gemm, target: GpuTarget, { least = 1, tile: only
 export const isBound = ({ order, activation = "none", slope }: Gemm): boolean =>
   order === "forward" && activation !== "none" && slope === undefined
 
+/** A product as some launches, and their seconds. */
+interface Cut {
+  readonly seconds: number
+  readonly launches: () => Launches
+}
+
 /**
  * A weight's gradient with some more tiles than processors, in two: whole turns of whole tiles side by side, then the last columns, whose K is dealt
  * out; each of them keeps to few lines of the factors at a time. `rowSums` come with the second.
  */
-export function cutOf(given: Gemm, target: GpuTarget, rowSums?: RowSums): { seconds: number; launches: () => Launches } | undefined {
+export function cutOf(given: Gemm, target: GpuTarget, rowSums?: RowSums): Cut | undefined {
+  const cuts = [PTX_TILE, DEEP_ENDED].flatMap((tile) => (hasTile(given, target, tile) ? (cutBy(tile, given, target, rowSums) ?? []) : []))
+  return cuts.toSorted((a, b) => a.seconds - b.seconds)[0]
+}
+
+function cutBy(tile: PtxTile, given: Gemm, target: GpuTarget, rowSums?: RowSums): Cut | undefined {
   const g = sized(given)
   const { b, c, M, N } = g
   const isPlain = (memory: typeof b) => !("kind" in memory) || memory.kind === "scratch"
   if (g.layout !== "tn" || g.order !== "any" || !isPlain(b) || !isPlain(c)) return undefined
-  const [down, columns] = [Math.ceil(M / rowsOf(PTX_TILE)), columnsOf(PTX_TILE)]
-  const turns = Math.floor(tilesOf(g, PTX_TILE) / target.units)
+  const [down, columns] = [Math.ceil(M / rowsOf(tile)), columnsOf(tile)]
+  const turns = Math.floor(tilesOf(g, tile) / target.units)
   const kept = Math.floor((target.units * turns) / down) * columns
   if (kept === 0 || kept >= N) return undefined
   const [whole, rest]: readonly [Gemm, Gemm] = [

@@ -45,13 +45,23 @@ export class Accesses {
     throw new AlphaError(`kernel ${this.kernel}: ${what} (lane ${lane} of workgroup ${this.group})`)
   }
 
-  private touch(check: RaceCheck, does: Does, [first, end]: readonly [number, number], epoch: number, name: string, lane: number): void {
+  /** A race is at `place` of `kind` memory `name`: put together only when there is one. */
+  private touch(
+    check: RaceCheck,
+    does: Does,
+    [first, end]: readonly [number, number],
+    epoch: number,
+    kind: "shared " | "",
+    name: string,
+    place: number | string,
+    lane: number,
+  ): void {
     this.toucher.lane = this.group * this.registers.size + lane + 1
     this.toucher.group = this.group
     this.toucher.epoch = epoch
     for (let unit = first; unit < end; unit++) {
       const race = check[does](unit, this.toucher)
-      if (race !== undefined) this.fault(`race: ${name} ${race}, with no barrier between`, lane)
+      if (race !== undefined) this.fault(`race: ${kind}${name}${place === "" ? "" : `[${place}]`} ${race}, with no barrier between`, lane)
     }
   }
 
@@ -66,7 +76,7 @@ export class Accesses {
       for (const lane of lanes) {
         const i = Number(indices[lane])
         if (i >= memory.length) this.fault(`shared ${memory.name}[${i}] is outside its ${memory.length} elements`, lane)
-        this.touch(cells.check, does, [i, i + 1], this.sharedEpoch, `shared ${memory.name}[${i}]`, lane)
+        this.touch(cells.check, does, [i, i + 1], this.sharedEpoch, "shared ", memory.name, i, lane)
         if (does !== "write" && cells.written[i] === 0) this.fault(`shared ${memory.name}[${i}] is read before it is written`, lane)
         cells.written[i] = 1
         use(cells.view, i * stride, lane)
@@ -88,7 +98,7 @@ export class Accesses {
         this.fault(`${memory.name}[${i}] is outside its ${Math.floor((region.view.byteLength - base) / stride)} ${unit}`, lane)
       if (isNarrow && i >= MOST_ELEMENTS) this.fault(`${memory.name}[${i}]: from 2^31 elements on the number must be u64`, lane)
       if (this.isWritten(region))
-        this.touch(this.memory.check(region), does, this.memory.units(region, at, stride), this.bufferEpoch, `${memory.name}[${i}]`, lane)
+        this.touch(this.memory.check(region), does, this.memory.units(region, at, stride), this.bufferEpoch, "", memory.name, i, lane)
       use(region.view, at, lane)
     }
   }
@@ -106,7 +116,7 @@ export class Accesses {
       const size = bytesOf(memory.element)
       const [first, end] = [Math.floor(offset / size), Math.ceil((offset + bytes) / size)]
       if (end > memory.length) this.fault(`shared ${memory.name}[${end - 1}] is outside its ${memory.length} elements`, lane)
-      this.touch(cells.check, does, [first, end], this.sharedEpoch, `shared ${memory.name}[${first}…${end - 1}]`, lane)
+      this.touch(cells.check, does, [first, end], this.sharedEpoch, "shared ", memory.name, `${first}…${end - 1}`, lane)
       for (let i = first; i < end; i++) {
         if (does === "read" && cells.written[i] === 0) this.fault(`shared ${memory.name}[${i}] is read before it is written`, lane)
         cells.written[i] = 1
@@ -120,7 +130,7 @@ export class Accesses {
     if (at + bytes > region.view.byteLength)
       this.fault(`byte ${at + bytes - 1} of ${memory.name} is outside its ${region.view.byteLength}`, lane)
     if (this.isWritten(region))
-      this.touch(this.memory.check(region), does, this.memory.units(region, at, bytes), this.bufferEpoch, memory.name, lane)
+      this.touch(this.memory.check(region), does, this.memory.units(region, at, bytes), this.bufferEpoch, "", memory.name, "", lane)
     return { data: region.view, at }
   }
 

@@ -9,6 +9,33 @@ const ARRAYS = { bool: Uint8Array, u32: Uint32Array, i32: Int32Array, u64: BigUi
 export type Register = Record<number, number | bigint>
 export type Lanes = readonly number[]
 
+/** Operations that some second operands leave undefined. */
+const PARTIAL: ReadonlySet<OperationName> = new Set(["div", "mod", "shl", "shr"])
+
+type Binary = (a: number, b: number) => number
+
+// The same loop three times: a JavaScript engine makes one fast that meets arrays of one kind only.
+function ofFloats(js: Binary, out: Float32Array, a: Float32Array, b: Float32Array, size: number, lanes: Lanes): void {
+  for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) out[i] = js(a[i]!, b[i]!)
+}
+function ofWords(js: Binary, out: Uint32Array, a: Uint32Array, b: Uint32Array, size: number, lanes: Lanes): void {
+  for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) out[i] = js(a[i]!, b[i]!)
+}
+function testWords(js: Binary, out: Uint8Array, a: Uint32Array, b: Uint32Array, size: number, lanes: Lanes): void {
+  for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) out[i] = js(a[i]!, b[i]!)
+}
+type Wrong = (x: number | bigint) => boolean
+
+/** The first lane that has a wrong number; words apart from the others, as above. */
+function findWord(b: Uint32Array, wrong: Wrong, size: number, lanes: Lanes): number | undefined {
+  for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) if (wrong(b[i]!)) return lane
+  return undefined
+}
+function findOther(b: Register, wrong: Wrong, size: number, lanes: Lanes): number | undefined {
+  for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) if (wrong(b[i]!)) return lane
+  return undefined
+}
+
 export class Registers {
   private readonly known = new Map<unknown, Register>()
 
@@ -35,6 +62,11 @@ export class Registers {
     register.fill(type.scalar === "u64" ? (BigInt(value) as never) : Number(value))
   }
 
+  copy(from: Register, to: Register, size: number, lanes: Lanes): void {
+    if (lanes.length === this.size) (to as unknown as Float32Array).set(from as unknown as Float32Array)
+    else for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) to[i] = from[i]!
+  }
+
   private fail(what: string, lane: number): never {
     throw new AlphaError(`kernel ${this.kernel}: ${what} (lane ${lane})`)
   }
@@ -55,19 +87,22 @@ export class Registers {
       return
     }
     this.check(node.name, scalar, size, b, lanes)
-    for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) out[i] = js(a[i]!, b[i]!)
+    if (a instanceof Float32Array && out instanceof Float32Array) ofFloats(js as Binary, out, a, b as Float32Array, size, lanes)
+    else if (a instanceof Uint32Array && out instanceof Uint32Array) ofWords(js as Binary, out, a, b as Uint32Array, size, lanes)
+    else if (a instanceof Uint32Array && out instanceof Uint8Array) testWords(js as Binary, out, a, b as Uint32Array, size, lanes)
+    else for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) out[i] = js(a[i]!, b[i]!)
   }
 
   /** Division by zero and shifts by the width or more are undefined on a device. */
   private check(name: OperationName, scalar: ScalarName, size: number, b: Register, lanes: Lanes): void {
-    if (scalar === "f32") return
+    if (scalar === "f32" || !PARTIAL.has(name)) return
     const width = scalar === "u64" ? 64 : 32
-    for (const lane of lanes) {
-      for (let i = lane * size; i < (lane + 1) * size; i++) {
-        if ((name === "div" || name === "mod") && Number(b[i]) === 0) this.fail(`${name} by zero`, lane)
-        if ((name === "shl" || name === "shr") && !(b[i]! < width && b[i]! >= 0)) this.fail(`${name} by ${b[i]}`, lane)
-      }
-    }
+    const wrong =
+      name === "div" || name === "mod" ? (x: number | bigint) => Number(x) === 0 : (x: number | bigint) => !(x < width && x >= 0)
+    const lane = b instanceof Uint32Array ? findWord(b, wrong, size, lanes) : findOther(b, wrong, size, lanes)
+    if (lane === undefined) return
+    const value = Array.from({ length: size }, (_, c) => b[lane * size + c]!).find(wrong)
+    this.fail(name === "div" || name === "mod" ? `${name} by zero` : `${name} by ${value}`, lane)
   }
 
   select(node: Node, lanes: Lanes): void {

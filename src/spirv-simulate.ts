@@ -193,7 +193,7 @@ class Simulation {
           this.matrices.get(node, lanes)
           break
         }
-        this.copy(registers.of(node.variable, node.type as Plain), registers.get(node), (node.type as Plain).size, lanes)
+        registers.copy(registers.of(node.variable, node.type as Plain), registers.get(node), (node.type as Plain).size, lanes)
         break
       case "set": {
         if (isMatrix(node.variable.type)) {
@@ -201,7 +201,7 @@ class Simulation {
           break
         }
         const type = node.variable.type as Plain
-        this.copy(registers.get(node.args[0]!), registers.of(node.variable, type), type.size, lanes)
+        registers.copy(registers.get(node.args[0]!), registers.of(node.variable, type), type.size, lanes)
         break
       }
       case "load":
@@ -238,10 +238,6 @@ class Simulation {
     return lanes
   }
 
-  private copy(from: Register, to: Register, size: number, lanes: Lanes): void {
-    for (const lane of lanes) for (let i = lane * size; i < (lane + 1) * size; i++) to[i] = from[i]!
-  }
-
   private barrier(buffers: boolean, lanes: Lanes): void {
     if (lanes.length !== this.size) {
       const missing = Array.from({ length: this.size }, (_, lane) => lane).find((lane) => !lanes.includes(lane))
@@ -261,7 +257,7 @@ class Simulation {
   private forLoop(node: Node & { readonly kind: "for" }, lanes: Lanes): void {
     const [start, end, step] = node.args.map((arg) => this.registers.get(arg))
     const counter = this.registers.get(node.counter)
-    this.copy(start!, counter, 1, lanes)
+    this.registers.copy(start!, counter, 1, lanes)
     let present: Lanes = lanes
     for (let turns = 0; ; turns++) {
       present = lanesWhere(present, (lane) => counter[lane]! < end![lane]!)

@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test"
 import { DEEP_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, TALL_TILE, WIDE_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type DeepTile, tileName } from "../shaders/ptx-gemm-tile.ts"
+import { ROOM } from "../shaders/ptx-room.ts"
 import { targetOf } from "../src/gpu-info.ts"
 import type { VulkanFacts } from "../src/native.ts"
 import { gemm } from "../src/op-matmul-gpu.ts"
@@ -165,6 +166,22 @@ test("the tile is what is fastest: a flat one for few columns or rows far apart,
   expect(nn(65536, 3072, 768, { factor: asked("nn", 1, 1, 1).c })).toEqual(["256x128l_a3b5_factor"])
   expect(nn(16384, 1024, 4096)).toEqual(["256x192d_a3b5f6"])
   expect(nn(8192, 8192, 8192)).toEqual(["256x192_a3b5f6"])
+})
+
+test("with 227 KiB for a block the tiles are deep: results wait where they can", () => {
+  const room = { ...h200, ptxRoom: ROOM }
+  const named = (given: Gemm) => kernelsOf(given, room).map((name) => name.replace("ptx_matmul_", ""))
+  const bias = asked("tn", 1, 1, 1).c
+  const forward = asked("nt", 65536, 3072, 768, { order: "forward", bias })
+  expect(named(forward)).toEqual(["ntp_bf16_128x256l_s4_bias"])
+  expect(named({ ...forward, activation: "gelu_tanh", slope: asked("nt", 1, 1, 1).c })).toEqual(["ntp_bf16_128x256l_s4_gelu_tanh_slope"])
+  expect(named({ ...forward, activation: "gelu_tanh" })).toEqual(["ntp_bf16_128x256_s4_gelu_tanh"])
+  expect(named({ ...forward, N: 50257, ldc: 50264 })).toEqual(["nt_bf16_128x256_s4_bias"])
+  expect(named(asked("nn", 65536, 3072, 768, { factor: asked("nn", 1, 1, 1).c }))).toEqual(["nn_bf16_128x256l_s4_factor"])
+  const into = asked("tn", 1, 1, 1).c as never as Tensor
+  const sums = ptxGemmLaunches(asked("tn", 2304, 768, 65536), room, { into, beta: 0 })!.flat() as Launch[]
+  expect(sums.map(({ variant }) => variant)).toEqual(["ptx_matmul_tn_f32_128x256_s4_sums", "matmul_combine_spans.f32"])
+  expect(kernelsOf(forward, { ...h200, ptxRoom: 49152 })).toEqual(kernelsOf(forward, h200))
 })
 
 test("an activation's bits do not depend on the number of rows: without a slope all go by PTX", () => {
