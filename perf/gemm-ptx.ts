@@ -17,6 +17,9 @@ import { MOST_DYNAMIC } from "../src/ptx.ts"
 const { ahead: _, ...NOT_AHEAD } = PTX_TILE
 const SWEPT: readonly PtxTile[] = [NOT_AHEAD, FLAT_TILE, LATER_TILE, NARROW_TILE]
 
+/** Other numbers of deep tiles that lie below each other. */
+const GROUPS = [4, 16]
+
 const nameOf = ({ tile, splits, group, rest, span, beside, deal }: PtxWay): string =>
   `ptx ${tileName(tile)} g${group} s${splits}${deal === undefined ? "" : ` n${deal.narrow}`}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`
 
@@ -56,7 +59,11 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean, rowSum
   const ways: PtxWay[] = [best]
   const { beside: __, deal: ___, ...alone } = small
   const plain: PtxWay = { ...alone, tile: small.deal === undefined ? small.tile : PTX_TILE }
-  if (sweep) ways.push(...[RING_TILE, ...DEEP_TILES].flatMap((tile) => ptxWayOf(request, target, { tile, hasSums })?.way ?? []))
+  if (sweep) {
+    const deep = DEEP_TILES.flatMap((tile) => ptxWayOf(request, target, { tile, hasSums })?.way ?? [])
+    ways.push(...deep, ...deep.filter(({ tile }) => tile.units === 1).flatMap((way) => GROUPS.map((group) => ({ ...way, group }))))
+    ways.push(...[ptxWayOf(request, target, { tile: RING_TILE, hasSums })?.way ?? []].flat())
+  }
   if (sweep && hasSums) ways.push(plain)
   else if (sweep) {
     const whole = { splits: 1, rest: 0, span: 1 }

@@ -75,7 +75,8 @@ function open(info: GpuInfo, index: number, debug: boolean): Device {
       const { name, memoryBytes } = info.facts
       const compiled =
         pipelines.codeRefusal === undefined ? "" : ` (compiled by the driver, which refuses machine code: ${pipelines.codeRefusal})`
-      const ptx = target.ptx ? ` and Hopper's instructions in PTX${compiled}` : ""
+      const room = target.ptxRoom === undefined ? "" : ` in ${target.ptxRoom >> 10} KiB`
+      const ptx = target.ptx ? ` and Hopper's instructions in PTX${room}${compiled}` : ""
       return `${name}, ${formatBytes(memoryBytes)}, ${driverOf(info.facts)}, ${PATHS[target.matrix]}${ptx}${debug ? ", debugging" : ""}`
     },
     ahead: SLOTS - 1,
