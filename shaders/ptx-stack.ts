@@ -2,7 +2,6 @@
 import type { PtxKernel } from "../src/ptx.ts"
 import { batchWork, isBatch, ptxBatch } from "./ptx-batch.ts"
 import { canChoose, type DecodeStack, hasRoom, ptxDecode, workOf } from "./ptx-decode.ts"
-import { ROOM } from "./ptx-room.ts"
 
 /** Sequences, and channels, up to which the kernel of a few is taken (perf/LOG.md, "Generation with all layers in one launch of PTX, 1 to 64 sequences"). */
 const MOST_ROWS = 4
@@ -36,7 +35,6 @@ export const stackOf = ({
   classes,
   allowed,
   embeds,
-  room,
   activation,
   scale,
   eps,
@@ -44,24 +42,15 @@ export const stackOf = ({
   ...{ rows, C, F, layers, hasBias, blocks, maxPages, classes, activation, scale, eps },
   ...(allowed === undefined ? {} : { allowed }),
   ...(embeds === undefined ? {} : { embeds }),
-  ...(room === undefined ? {} : { room }),
 })
 
 /** GPT-2 of 124M parameters on an H100 or H200, as it is and with the vocabulary that nanoGPT pads: machine code of the build spares the first token 0.8 s. */
 const COMMON: readonly DecodeStack[] = [50_257, 50_304].flatMap((classes) =>
-  [1, 2, 4, 8, 16, 32, 64].flatMap((rows) => {
-    const stack = stackOf({
+  [1, 2, 4, 8, 16, 32, 64].map((rows) =>
+    stackOf({
       ...{ rows, C: 768, F: 3072, layers: 12, hasBias: true, blocks: 132, maxPages: 16, classes, allowed: classes, embeds: true },
       ...{ activation: "gelu_tanh", scale: 0.125, eps: 1e-5 },
-    })
-    return rows > MOST_ROWS ? [stack, stackOf({ ...stack, room: ROOM })] : [stack]
-  }),
+    }),
+  ),
 )
 export const ptxStackKernels: readonly PtxKernel[] = COMMON.map((stack) => stackKernel(stack)!.kernel)
-
-const names = new Set(ptxStackKernels.map(({ name }) => name))
-/** The kernel of a stack with as much shared memory as machine code may have: one of those that the pack holds. */
-export function roomyKernel(stack: DecodeStack): StackKernel | undefined {
-  const found = stackKernel(stackOf({ ...stack, room: ROOM }))
-  return found !== undefined && names.has(found.kernel.name) ? found : undefined
-}

@@ -1,7 +1,6 @@
 /** A token's way through a model of the GPT-2 family becomes one launch in PTX, for up to 64 sequences: embeddings, equal layers, head and choice. */
 import { type DecodeStack, LAYER } from "../shaders/ptx-decode.ts"
-import { roomyKernel, stackKernel, stackOf } from "../shaders/ptx-stack.ts"
-import { ptxOf } from "./gpu-module.ts"
+import { stackKernel, stackOf } from "../shaders/ptx-stack.ts"
 import type { GpuTarget, Launch, Memory, Node, Table } from "./program.ts"
 import { lastDim, rows, type Tensor } from "./tensor.ts"
 
@@ -99,13 +98,10 @@ function isAlone(others: readonly Step[], nodes: readonly Node[]): boolean {
   return others.flat().every(({ node }) => Object.values(node.inputs).every((t) => !own.has(t as Tensor)))
 }
 
-function launchOf(first: Node, layers: readonly Node[][], around: Around, { units, ptxRoom = 0 }: GpuTarget): Launch | undefined {
+function launchOf(first: Node, layers: readonly Node[][], around: Around, { units }: GpuTarget): Launch | undefined {
   const { embedding, head, choice } = around
   const stack = sizesOf(first, layers, around, units)
-  const roomy = stack && roomyKernel(stack)
-  // from source the last build's machine code may be of another text
-  const isThere = roomy !== undefined && roomy.kernel.sharedBytes <= ptxRoom && ptxOf(roomy.kernel).code !== undefined
-  const found = isThere ? roomy : stack && stackKernel(stack)
+  const found = stack && stackKernel(stack)
   if (stack === undefined || found === undefined) return undefined
   const attention = layers[0]![1]!
   const addresses = layers.flatMap(([qkv, cached, proj, mlpNorm, up, down], i) => {
