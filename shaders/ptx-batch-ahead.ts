@@ -24,12 +24,10 @@ export function listAhead({ k, thread, warp, lane, places }: Frame, { first, las
   k.when(k.compare("eq", thread, 0), () => k.storeShared(places.ahead, [zero, zero]))
   k.syncBlock()
   const count = k.sub(last, first)
-  const none1 = places.near > 0 ? 1 : 0 // the first is brought to shared memory
-  const some = k.select(k.compare("le", count, none1), 1, k.sub(count, none1), "u32")
-  const turn = k.rem(k.sub(k.add(k.sub(lane, none1), k.mul(some, WARPS)), warp), some)
+  const some = k.select(k.compare("eq", count, 0), 1, count, "u32")
+  const turn = k.rem(k.sub(k.add(lane, k.mul(some, WARPS)), warp), some)
   const at = k.mad(turn, WARPS, warp)
-  const isOwn = none1 === 0 ? [] : [k.compare("ge", lane, none1)]
-  const isWanted = [k.compare("lt", lane, count), k.compare("lt", at, MOST), ...isOwn].reduce((a, b) => k.both(a, b))
+  const isWanted = k.both(k.compare("lt", lane, count), k.compare("lt", at, MOST))
   const to = k.shl(at, 2)
   k.when(isWanted, () => k.storeShared({ base: to, bytes: rows }, [row]))
   k.syncBlock()

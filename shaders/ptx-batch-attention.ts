@@ -1,8 +1,7 @@
 /** Attention of the kernel for many sequences: a block has some heads, each warp as many half pages of them as the others, straight to registers. */
 import type { F32, U32 } from "../src/ptx.ts"
 import { CHUNK, FOUND, type Frame, placeOf, range, WARPS, workOf } from "./ptx-batch-frame.ts"
-import { awaitNear, countNear, loadNear } from "./ptx-batch-near.ts"
-import { KEYS, Pieces, STEP } from "./ptx-batch-pieces.ts"
+import { KEYS, Pieces } from "./ptx-batch-pieces.ts"
 import type { Share } from "./ptx-batch-share.ts"
 import { HEAD } from "./ptx-decode-frame.ts"
 
@@ -17,8 +16,7 @@ export function attend(f: Frame, share: Share, wait: () => void): void {
   const exp2 = (x: F32): F32 => k.unary("ex2.approx.ftz.f32", x)
   k.comment("---- attention: what was there before is on its way already while others multiply")
   const pieces = new Pieces(f, share)
-  const isNear = places.near > 0
-  const index = k.variable("u32", isNear ? countNear(f, share) : 0)
+  const index = k.variable("u32", 0)
   pieces.aim(index)
   pieces.load("keys", "")
   pieces.load("values", "")
@@ -52,75 +50,45 @@ export function attend(f: Frame, share: Share, wait: () => void): void {
         "CHUNK",
         () => k.compare("lt", chunk, end),
         () => {
-          /** A half page: its keys one after another, then its values; what has been used is brought again. */
-          const half = (
-            keys: (j: number) => readonly U32[],
-            bringKeys: () => void,
-            values: (j: number) => readonly U32[],
-            bringValues: () => void,
-          ) => {
-            let scores = pieces.keys.map((_, j) => {
-              const words = keys(j)
-              const score = k.variable("f32", 0)
-              words.forEach((word, i) => {
-                for (const half of [0, 1] as const) k.fma(query[2 * i + half]!, k.unpackBf16(word, half), score, score)
-              })
-              return score
+          let scores = pieces.keys.map((words) => {
+            const score = k.variable("f32", 0)
+            words.forEach((word, i) => {
+              for (const half of [0, 1] as const) k.fma(query[2 * i + half]!, k.unpackBf16(word, half), score, score)
             })
-            bringKeys()
-            k.comment("8 sums over 8 lanes: a lane keeps one of them")
-            for (const [bit, isUpper] of [
-              [4, isHigh],
-              [2, isMiddle],
-              [1, isLow],
-            ] as const) {
-              scores = range(bit).map((j) => {
-                const [lower, upper] = [scores[j]!, scores[j + bit]!]
-                const given = k.select(isUpper, lower, upper, "f32")
-                return k.addFloat(k.select(isUpper, upper, lower, "f32"), k.exchangeFloat(given, bit))
-              })
-            }
-            const sees = k.compare("le", mine, newest)
-            const score = k.select(sees, scores[0]!, NONE, "f32")
-            let most = score
-            for (const mask of [1, 2, 4, 8, 16]) most = k.maxFloat(most, k.exchangeFloat(most, mask))
-            most = k.maxFloat(most, top)
-            const factor = exp2(k.subFloat(top, most))
-            k.copy(top, most)
-            const weight = k.select(sees, exp2(k.subFloat(score, most)), 0, "f32")
-            k.fma(sum, factor, weight, sum)
-            for (const one of out) k.mulFloat(one, factor, one)
-            pieces.values.forEach((_, j) => {
-              const words = values(j)
-              const weightOf = k.pickFloat(weight, k.add(k.and(lane, 24), j))
-              words.forEach((word, i) => {
-                for (const half of [0, 1] as const) k.fma(weightOf, k.unpackBf16(word, half), out[2 * i + half]!, out[2 * i + half])
-              })
+            return score
+          })
+          k.add(index, 1, index)
+          pieces.aim(index)
+          pieces.load("keys", "fresh")
+          k.comment("8 sums over 8 lanes: a lane keeps one of them")
+          for (const [bit, isUpper] of [
+            [4, isHigh],
+            [2, isMiddle],
+            [1, isLow],
+          ] as const) {
+            scores = range(bit).map((j) => {
+              const [lower, upper] = [scores[j]!, scores[j + bit]!]
+              const given = k.select(isUpper, lower, upper, "f32")
+              return k.addFloat(k.select(isUpper, upper, lower, "f32"), k.exchangeFloat(given, bit))
             })
-            bringValues()
           }
-          const ofRegisters = () =>
-            half(
-              (j) => pieces.keys[j]!,
-              () => {
-                k.add(index, 1, index)
-                pieces.aim(index)
-                pieces.load("keys", "fresh")
-              },
-              (j) => pieces.values[j]!,
-              () => pieces.load("values", "fresh"),
-            )
-          const ofShared = () => {
-            awaitNear(f)
-            half(
-              (j) => loadNear(f, "keys", STEP * j),
-              () => {},
-              (j) => loadNear(f, "values", STEP * j),
-              () => {},
-            )
-          }
-          if (isNear) k.if(k.both(k.compare("eq", chunk, share.first), k.compare("eq", countNear(f, share), 1)), ofShared, ofRegisters)
-          else ofRegisters()
+          const sees = k.compare("le", mine, newest)
+          const score = k.select(sees, scores[0]!, NONE, "f32")
+          let most = score
+          for (const mask of [1, 2, 4, 8, 16]) most = k.maxFloat(most, k.exchangeFloat(most, mask))
+          most = k.maxFloat(most, top)
+          const factor = exp2(k.subFloat(top, most))
+          k.copy(top, most)
+          const weight = k.select(sees, exp2(k.subFloat(score, most)), 0, "f32")
+          k.fma(sum, factor, weight, sum)
+          for (const one of out) k.mulFloat(one, factor, one)
+          pieces.values.forEach((words, j) => {
+            const weightOf = k.pickFloat(weight, k.add(k.and(lane, 24), j))
+            words.forEach((word, i) => {
+              for (const half of [0, 1] as const) k.fma(weightOf, k.unpackBf16(word, half), out[2 * i + half]!, out[2 * i + half])
+            })
+          })
+          pieces.load("values", "fresh")
           k.add(mine, CHUNK, mine)
           k.add(chunk, 1, chunk)
         },

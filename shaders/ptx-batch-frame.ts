@@ -21,10 +21,6 @@ export const FOUND = 4 * (HEAD + 4)
 const MOST_WEIGHTS = 37_376
 /** Half pages of a block that the L2 cache is asked for ahead at most: 26 MB of all blocks of an H200, which come to half of that. */
 export const MOST_AHEAD = 24
-/** A half page of each warp of the next layer, keys and values, and a barrier for it, where there is room. */
-const NEAR_BYTES = WARPS * (8 + 2 * CHUNK * ROW)
-/** Bytes of shared memory that every block may have. */
-const SHARED = 49_152
 /** Numbers of a lane for the offsets of its warp's chunks. */
 const LANES = 32
 
@@ -80,10 +76,8 @@ export function placesOf(stack: DecodeStack) {
   const cells = items + 16 * (itemsOf(stack) + 1)
   const full = 8 * Math.ceil((cells + 4 * stack.rows) / 8) // barriers lie at multiples of 8 bytes
   const ahead = 16 * Math.ceil((full + 8 * stagesOf(stack)) / 16) // requests so far, the layer they are for, rows of half pages
-  const end = 128 * Math.ceil(Math.max(ahead + 16 + 4 * MOST_AHEAD, stack.allowed === undefined ? 0 : sampleBytes(THREADS)) / 128)
-  const near = (stack.room ?? SHARED) >= end + NEAR_BYTES ? end : 0
-  const bytes = near === 0 ? end : end + NEAR_BYTES
-  return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, ahead, near, nearRows: near + 8 * WARPS, bytes }
+  const end = Math.max(ahead + 16 + 4 * MOST_AHEAD, stack.allowed === undefined ? 0 : sampleBytes(THREADS))
+  return { factors: 0, stage: stageBytes(stack), found, sums, table, items, cells, full, ahead, bytes: Math.ceil(end / 128) * 128 }
 }
 
 /** Offsets in bytes of the work memory. */
@@ -115,7 +109,7 @@ export function isBatch(stack: DecodeStack): boolean {
     (allowed === undefined || (rows <= blocks && canSample(THREADS, allowed))) &&
     blocks > 0 &&
     chunks <= LANES &&
-    placesOf(stack).bytes <= (stack.room ?? SHARED)
+    placesOf(stack).bytes <= 49152
   )
 }
 

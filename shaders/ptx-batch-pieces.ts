@@ -7,7 +7,7 @@ import { FRESH, type Share } from "./ptx-batch-share.ts"
 export const KEYS = 4
 const LOADS = CHUNK / KEYS
 /** Bytes of an instruction's keys. */
-export const STEP = KEYS * ROW
+const STEP = KEYS * ROW
 
 /** Keys and values of a chunk on their way: registers that are loaded again as soon as they have been used. */
 export class Pieces {

@@ -21,7 +21,6 @@ import {
   workOf,
 } from "./ptx-batch-frame.ts"
 import { head, storeLast } from "./ptx-batch-head.ts"
-import { beginNear, bringNear } from "./ptx-batch-near.ts"
 import { norm } from "./ptx-batch-norm.ts"
 import { bring, product } from "./ptx-batch-product.ts"
 import { share } from "./ptx-batch-share.ts"
@@ -113,10 +112,8 @@ function work(frame: Frame, given: Given): void {
   const begin = norm(f, { w: "attnNormW", b: "attnNormB", layersOn: 0, parts: 0, load: (...where) => begun(f, given, ...where) })
   const own = share(f, given)
   listAhead(f, own)
-  bringNear(f, own, 0)
   begin(toX)
   const left = k.variable("u32", stack.layers)
-  const hasNext = () => k.compare("gt", left, 1)
   const [again, end] = [k.label("LAYER"), k.label("LAYERS_END")]
   k.place(again)
   {
@@ -163,7 +160,6 @@ function work(frame: Frame, given: Given): void {
     second()
     signal(f)
     bring(f, "upW", up)
-    bringNear(f, own, 1, 0, hasNext())
     const middle = norm(f, { w: "mlpNormW", b: "mlpNormB", layersOn: 0, parts: proj.parts, bias: "projB", load: stream })
     awaitAll(f)
     middle(toX)
@@ -180,7 +176,6 @@ function work(frame: Frame, given: Given): void {
     third()
     signal(f)
     bring(f, "downW", down)
-    bringNear(f, own, 1, 1, hasNext())
     const fourth = product(f, { weights: "downW", spread: down, x: at.hidden, finish: toParts(C) })
     awaitAll(f)
     fourth()
@@ -188,7 +183,6 @@ function work(frame: Frame, given: Given): void {
     const isLast = k.compare("eq", left, 1)
     if (given.logits !== undefined) k.jump(end, isLast)
     k.if(k.not(isLast), () => bring(f, "qkvW", qkv, 1))
-    bringNear(f, own, 1, 2, hasNext())
     normNext((row, column, words) =>
       k.if(
         isLast,
@@ -236,7 +230,6 @@ export function ptxBatch(name: string, stack: DecodeStack): BatchKernel {
       const block = k.special("%ctaid.x")
       k.if(k.compare("eq", thread, 0), () => {
         for (let stage = 0; stage < stagesOf(stack); stage++) k.barrierInit(places.full + 8 * stage, TILE) // an arrival for each row
-        if (places.near > 0) beginNear(k, places)
         k.fenceBarrierInit()
       })
       for (let first = 0; first < addressesOf(stack); first += THREADS) {

@@ -24,8 +24,6 @@ export interface DecodeStack {
   readonly classes: number
   /** Ids below this are chosen of the logits, one for each row; undefined: nobody chooses here. */
   readonly allowed?: number
-  /** Bytes of shared memory that a block may have; 48 KiB where nothing is said. */
-  readonly room?: number
   /** Whether the layers begin with the tokens' embeddings, not with x. */
   readonly embeds?: boolean
 }
