@@ -19,8 +19,6 @@ export interface RingTile extends Shape {
   /** Tiles come from lists that the host has made, one for each block (ptx-gemm-deal.ts): some are narrower by a chunk. */
   readonly dealt?: boolean
   readonly stages?: never
-  /** Shared memory of a block; SHARED_BYTES where it is not told. */
-  readonly room?: number
 }
 
 /** A k step is a stage, 64 of K of the whole tile, of which so many are in shared memory. Products read both factors from there. */
@@ -80,7 +78,7 @@ interface Places {
 }
 
 /** Bytes of shared memory of a block. */
-export const roomOf = (tile: PtxTile): number => (isDeep(tile) ? placesOf(tile).end : (tile.room ?? SHARED_BYTES))
+export const roomOf = (tile: PtxTile): number => (isDeep(tile) ? placesOf(tile).end : SHARED_BYTES)
 
 /** Unit s of warpgroup g is number g·ringA + s; of a deep tile a and b begin in the first stage, and each stage has one barrier of either kind. */
 export function placesOf(tile: PtxTile): Places {
@@ -93,7 +91,7 @@ export function placesOf(tile: PtxTile): Places {
       throw new TypeError(`ptx gemm: ${tile.stages} stages of ${units} units × ${chunks} chunks do not fit (${end} bytes)`)
     return { a: 0, b: 2 * units * STAGE_PIECE, fullA: full, emptyA: empty, fullB: full, emptyB: empty, end }
   }
-  const { ringA, ringB, dealt = false, room = SHARED_BYTES } = tile
+  const { ringA, ringB, dealt = false } = tile
   const b = 2 * ringA * PIECE
   const fullA = b + ringB * PIECE
   const emptyA = fullA + 16 * ringA
@@ -101,7 +99,7 @@ export function placesOf(tile: PtxTile): Places {
   const emptyB = fullB + 8 * ringB
   const end = emptyB + 8 * ringB
   const behind = dealt ? listAt(end) + MOST_ITEMS * ITEM_BYTES : end + 4
-  if (behind > room || ringA < units || units * chunks > 6)
+  if (behind > SHARED_BYTES || ringA < units || units * chunks > 6)
     throw new TypeError(
       `ptx gemm: a tile of ${units} units × ${chunks} chunks with rings of ${ringA} and ${ringB} does not fit (${end} bytes)`,
     )
