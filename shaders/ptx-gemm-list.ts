@@ -20,6 +20,7 @@ export const TALL_TILE: DeepTile = { units: 2, chunks: 2, stages: 4, later: true
 /** and others. */
 export const DEEP_ENDED: DeepTile = { units: 1, chunks: 4, stages: 4 }
 export const WIDE_TILE: DeepTile = { units: 2, chunks: 3, stages: 4 }
+export const WIDE_DEALT: DeepTile = { ...WIDE_TILE, dealt: true }
 export const DEEP_TILES: readonly DeepTile[] = [DEEP_TILE, TALL_TILE, DEEP_ENDED, WIDE_TILE]
 
 const ACTIVATIONS: readonly PtxActivation[] = ["gelu", "gelu_tanh", "relu", "relu2", "silu"]
@@ -60,6 +61,8 @@ const OTHERS: readonly Tiled[] = [
   [DEEP_ENDED, "nn", "f32", ["none", "add"]],
   [DEEP_ENDED, "nn", "bf16", ["none", "add"]],
   [DEEP_ENDED, "tn", "f32", ["none", "sums", "add"]],
+  [WIDE_DEALT, "ntp", "bf16", ["none", "bias"]],
+  [WIDE_DEALT, "nn", "bf16", ["none"]],
   [WIDE_TILE, "ntp", "bf16", ["none", "bias"]],
   [WIDE_TILE, "nn", "bf16", ["none"]],
   [WIDE_TILE, "tn", "f32", ["none", "add"]],
