@@ -3,12 +3,12 @@
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import type { PtxGemm } from "../shaders/ptx-gemm-frame.ts"
-import { DEEP_TILES, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE, RING_TILE } from "../shaders/ptx-gemm-list.ts"
+import { DEEP_TILES, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { vulkan } from "../src/native-vulkan.ts"
-import { type PtxWay, ptxLaunchesOf, ptxWayOf, type RowSums } from "../src/op-matmul-ptx.ts"
-import { besides, dealtWay } from "../src/op-matmul-ptx-way.ts"
+import { hasTile, type PtxWay, ptxLaunchesOf, ptxWayOf, type RowSums } from "../src/op-matmul-ptx.ts"
+import { besides, dealtWays } from "../src/op-matmul-ptx-way.ts"
 import type { Gemm } from "../src/op-matmul-request.ts"
 import type { GpuTarget, Launches, Memory, Table } from "../src/program.ts"
 import { MOST_DYNAMIC } from "../src/ptx.ts"
@@ -62,7 +62,6 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean, rowSum
   if (sweep) {
     const deep = DEEP_TILES.flatMap((tile) => ptxWayOf(request, target, { tile, hasSums })?.way ?? [])
     ways.push(...deep, ...deep.filter(({ tile }) => tile.units === 1).flatMap((way) => GROUPS.map((group) => ({ ...way, group }))))
-    ways.push(...[ptxWayOf(request, target, { tile: RING_TILE, hasSums })?.way ?? []].flat())
   }
   if (sweep && hasSums) ways.push(plain)
   else if (sweep) {
@@ -71,7 +70,7 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean, rowSum
     ways.push(...tiles.map((tile) => ({ ...plain, ...(tile.later ? whole : {}), tile })))
     ways.push({ ...plain, ...(request.layout === "tn" ? {} : whole), tile: PTX_TILE })
     if (isPlain(request)) {
-      ways.push(...[dealtWay(request, target)?.way ?? []].flat())
+      ways.push(...dealtWays(request, target, (tile) => hasTile(request, target, tile)).map(({ way }) => way))
       const two = [...besides(request, target)].toSorted((a, b) => a.seconds - b.seconds)[0]
       if (two !== undefined && waits(request)) ways.push(two.way)
     }

@@ -18,7 +18,7 @@ import { add, assign, cast, fill, multiply, softCap, softCapBackward } from "./e
 import { embeddings } from "./embedding.ts"
 import { bucketFolds, bucketSums, periodicSums } from "./embedding-backward.ts"
 import { randomNormal } from "./init.ts"
-import { logitAdjust, logprobs } from "./logits.ts"
+import { logitAdjust, logprobOf, logprobs } from "./logits.ts"
 import { matmuls } from "./matmul.ts"
 import { biasSums } from "./matmul-bias.ts"
 import { matmulCombine } from "./matmul-combine.ts"
@@ -89,6 +89,7 @@ export const kernels: readonly Kernel[] = [
   sampleChoose,
   logitAdjust,
   logprobs,
+  logprobOf,
   ...Object.values(matmuls).flatMap((of) => Object.values(of)),
   ...matmulFew.flatMap(({ packed, any }) => [packed, any]),
   ...matmulSkinny.flatMap(({ narrow, wide }) => [narrow, wide]),

@@ -16,7 +16,10 @@ import {
   write,
 } from "../src/spirv.ts"
 import { DROPS, dropped } from "./dropout.ts"
-import { ROW_LAYOUTS, type RowLayoutName, Rows } from "./row.ts"
+import { ROW_LAYOUTS, type RowLayoutName, Rows, type Source } from "./row.ts"
+
+/** A lane of a long row works on one row and has the next on its way, so it keeps little of each. */
+const LAYOUTS = { ...ROW_LAYOUTS, long: { ...ROW_LAYOUTS.long, held: 2 } } as const
 
 /** Most columns of a short row: what a subgroup of 64 lanes holds. */
 const MOST_SHORT = 64 * 32
@@ -34,10 +37,26 @@ interface Columns {
   readonly added: () => readonly F32[]
 }
 
+/** What a lane holds of a row. */
+const holding = (k: Body, rows: Rows) => ({
+  scale: k.var(f32, 0),
+  centre: k.var(f32, 0),
+  x: rows.zeros(),
+  dy: rows.zeros(),
+  dsum: rows.zeros(),
+})
+type Row = ReturnType<typeof holding>
+
+function copy(from: Row, to: Row): void {
+  for (const name of ["scale", "centre"] as const) to[name].set(from[name].get())
+  for (const name of ["x", "dy", "dsum"] as const)
+    to[name].forEach((pack, i) => pack.forEach((one, j) => one.set(from[name][i]![j]!.get())))
+}
+
 function normBackward(layout: RowLayoutName) {
   return kernel({
     name: `norm_backward_${layout}`,
-    workgroup: layout === "short" ? 128 : 256, // a lane of a short row needs many registers
+    workgroup: "lanes",
     buffers: {
       x: read(choice("x")),
       dy: read(choice("dy")),
@@ -53,6 +72,7 @@ function normBackward(layout: RowLayoutName) {
     push: { R: u32, ...DROPS.push },
     params: DROPS.params,
     constants: {
+      lanes: constant(u32, 128),
       C: constant(u32, 768),
       centred: constant(u32, 1),
       adds: constant(u32, 1),
@@ -66,8 +86,8 @@ function normBackward(layout: RowLayoutName) {
       { x: "f32", dy: "bf16" },
       { x: "bf16", dy: "bf16" },
     ],
-    body(k, { x, dy, w, mean, rstd, dsum, dx, dr, dw, db, R, C, centred, adds, branches, keepsW, keepsB, ...given }) {
-      const rows = new Rows(k, ROW_LAYOUTS[layout], C)
+    body(k, { x, dy, w, mean, rstd, dsum, dx, dr, dw, db, R, C, centred, adds, branches, keepsW, keepsB, lanes: _, ...given }) {
+      const rows = new Rows(k, LAYOUTS[layout], C)
       const partials = [
         { to: dw, keeps: keepsW, sums: rows.zeros(), term: ({ h, d }: Columns) => d.map((value, j) => value.mul(h[j]!)) },
         { to: db, keeps: keepsB, sums: rows.zeros(), term: ({ d }: Columns) => d },
@@ -75,21 +95,34 @@ function normBackward(layout: RowLayoutName) {
       for (const { to, keeps } of partials) {
         k.if(keeps.ne(0), () => rows.rest((p) => rows.store(to, k.group, p, Array(rows.layout.pack).fill(k.f32(0)))))
       }
+      /** All that is read of row r is on its way before any of it is needed. */
+      const bring = (to: Row, r: U32) => {
+        to.scale.set(rstd.at(r))
+        k.if(centred.ne(0), () => to.centre.set(mean.at(r)))
+        const keep = (from: Source, into: Held) => rows.held((p, i) => rows.load(from, r, p).forEach((value, j) => into[i]![j]!.set(value)))
+        keep(x, to.x)
+        keep(dy, to.dy)
+        k.if(adds.ne(0), () => keep(dsum, to.dsum))
+      }
+      const isAhead = layout === "long"
+      const factors = isAhead ? rows.hold((p) => rows.load(w, 0, p)) : undefined
+      const next = holding(k, rows)
+      if (isAhead) k.if(rows.firstRow().lt(R), () => bring(next, rows.firstRow()))
       rows.each(R, (r) => {
-        const scale = rstd.at(r)
-        const centre = k.var(f32, 0)
-        k.if(centred.ne(0), () => centre.set(mean.at(r)))
-        const [xs, ds] = [rows.hold((p) => rows.load(x, r, p)), rows.hold((p) => rows.load(dy, r, p))]
-        // what is needed after the row's sums is on its way before them
-        const sums = rows.zeros()
-        k.if(adds.ne(0), () => rows.held((p, i) => rows.load(dsum, r, p).forEach((value, j) => sums[i]![j]!.set(value))))
+        const own = holding(k, rows)
+        if (isAhead) {
+          copy(next, own)
+          const after = r.add(rows.stride())
+          k.if(after.lt(R), () => bring(next, after))
+        } else bring(own, r)
+        const [scale, centre] = [own.scale.get(), own.centre]
         const each = (body: (columns: Columns) => void) => {
           const use = (p: U32, i: number | undefined, values: readonly F32[], d: readonly F32[], added: () => readonly F32[]) => {
-            const weights = rows.load(w, 0, p)
+            const weights = i === undefined || factors === undefined ? rows.load(w, 0, p) : valuesAt(factors, i)
             const h = values.map((value) => value.sub(centre.get()).mul(scale))
             body({ p, i, h, d, g: d.map((value, j) => value.mul(weights[j]!)), added })
           }
-          rows.held((p, i) => use(p, i, valuesAt(xs, i), valuesAt(ds, i), () => valuesAt(sums, i)))
+          rows.held((p, i) => use(p, i, valuesAt(own.x, i), valuesAt(own.dy, i), () => valuesAt(own.dsum, i)))
           rows.rest((p) => use(p, undefined, rows.load(x, r, p), rows.load(dy, r, p), () => rows.load(dsum, r, p)))
         }
         const [sumG, sumGh] = [k.var(f32, 0), k.var(f32, 0)]
@@ -163,7 +196,7 @@ function combine(
  * With h = (x − mean)·rstd and g = dy·w: dx[r,c] = rstd[r]·(g − mean(g) − h·mean(g·h)) + dsum[r,c], without mean(g) where not centred; dr is dx as bf16,
  * after the dropout of the branch where it drops (not in uneven rows);
  * dw[p,c] = Σ dy·h and db[p,c] = Σ dy over the rows that workgroup p took, whose column sums are the gradients.
- * x, dy, dsum, dx, dr (R, C), w (C), mean, rstd (R), dw, db (groups, C). Grid: any. Layouts as in `norms`.
+ * x, dy, dsum, dx, dr (R, C), w (C), mean, rstd (R), dw, db (groups, C). Grid: any. Layouts as in `norms`; of a long row a lane keeps 8 columns.
  * Moves R·C·(2·x + dy + dsum + dr) bytes. Source: arXiv:1607.06450, arXiv:1910.07467, differentiated.
  */
 export const normBackwards = { short: normBackward("short"), long: normBackward("long"), uneven: normBackward("uneven") }

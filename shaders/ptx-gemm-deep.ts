@@ -3,7 +3,17 @@ import type { Operand, Ptx, U32, U64 } from "../src/ptx.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
 import { type Epilogue, eachTile, type Frame, type Place, type PtxGemm, type PtxLayout } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
-import { DESCRIPTOR, type DeepTile, NEXT_K, REGISTERS, STAGE_PIECE, SUMMING_REGISTERS, stageBytes, stepOf } from "./ptx-gemm-tile.ts"
+import {
+  columnsOf,
+  DESCRIPTOR,
+  type DeepTile,
+  NEXT_K,
+  REGISTERS,
+  STAGE_PIECE,
+  SUMMING_REGISTERS,
+  stageBytes,
+  stepOf,
+} from "./ptx-gemm-tile.ts"
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
@@ -67,9 +77,18 @@ export function produceStages(k: Ptx, f: Frame, maps: U64, memory: EpilogueMemor
         const [barrier, memory] = [at.barrier(), at.memory()]
         const full = { base: barrier, bytes: f.places.fullA }
         k.wait({ base: barrier, bytes: f.places.emptyA }, at.parity)
-        k.expect(full, stageBytes(tile))
-        for (const { map, bytes, from } of [...boxesOfA(k, f, place, kx), ...boxesOfB(k, layout, tile, place, kx)])
-          k.copyBox({ base: memory, bytes: bytes + (map === "a" ? f.places.a : f.places.b) }, map === "a" ? maps : mapB, full, from)
+        const { dealt } = place
+        const isWhole = dealt && k.compare("eq", dealt.width, columnsOf(tile))
+        const expect = (less: number) => () => k.expect(full, stageBytes(tile) - less)
+        if (isWhole === undefined) expect(0)()
+        else k.if(isWhole, expect(0), expect(STAGE_PIECE))
+        const boxes = [...boxesOfA(k, f, place, kx), ...boxesOfB(k, layout, tile, place, kx)]
+        boxes.forEach(({ map, bytes, from }, i) => {
+          const copy = () =>
+            k.copyBox({ base: memory, bytes: bytes + (map === "a" ? f.places.a : f.places.b) }, map === "a" ? maps : mapB, full, from)
+          if (isWhole !== undefined && i === boxes.length - 1) k.if(isWhole, copy)
+          else copy()
+        })
         at.goOn()
         k.add(kx, stepOf(tile), kx)
       },
@@ -90,10 +109,14 @@ function boxesOfA(k: Ptx, { gemm: { layout, tile } }: Frame, { row }: Place, kx:
   return range(2 * tile.units).map((i) => ({ map: "a", bytes: STAGE_PIECE * i, from: [k.add(row, 64 * i), kx] }))
 }
 
-function boxesOfB(k: Ptx, layout: PtxLayout, { chunks }: DeepTile, { column }: Place, kx: U32): readonly Box[] {
+/** Of a tile that is dealt out each box has 64 columns, so that the last may be left out. */
+function boxesOfB(k: Ptx, layout: PtxLayout, { chunks, dealt }: DeepTile, { column }: Place, kx: U32): readonly Box[] {
+  const each = (from: (first: U32) => Box["from"]): readonly Box[] =>
+    range(chunks).map((i) => ({ map: "b", bytes: STAGE_PIECE * i, from: from(k.add(column, 64 * i)) }))
+  if (dealt && layout === "ntp") return each((first) => [kx, 0, 0, 0, k.shr(first, 5)])
   if (layout === "nt") return [{ map: "b", bytes: 0, from: [kx, column] }]
   if (layout === "ntp") return [{ map: "b", bytes: 0, from: [kx, 0, 0, 0, k.shr(column, 5)] }]
-  return range(chunks).map((i) => ({ map: "b", bytes: STAGE_PIECE * i, from: [k.add(column, 64 * i), kx] }))
+  return each((first) => [first, kx])
 }
 
 /** Sums of a's rows over the k steps of the tiles of the first column, a stored along M: 8 rows and every fourth k to a lane, 64 rows a unit. */
@@ -180,7 +203,7 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
     k.syncWarp()
     k.when(isThere, () => k.arrive({ base: before, bytes: f.places.emptyA }))
   }
-  const step = (place: Place, i: U32): void => {
+  const step = (place: Place, i: U32, chunks: number): void => {
     const barrier = at.barrier()
     k.wait({ base: barrier, bytes: f.places.fullA }, at.parity)
     const start = k.long(k.shr(at.memory(), 4))
@@ -193,7 +216,7 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
       const b = quarter === 0 ? right : k.addLong(right, nextB! * BigInt(quarter))
       sums.forEach((sum, unit) => {
         const a = quarter === 0 ? left[unit]! : k.addLong(left[unit]!, nextA! * BigInt(quarter))
-        k.multiplyShared(sum.flat(), a, b, quarter === 0 ? adds : always, ways)
+        k.multiplyShared(sum.slice(0, chunks).flat(), a, b, quarter === 0 ? adds : always, ways)
       })
     }
     k.multiplyCommit()
@@ -206,16 +229,25 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
   eachTile(k, f, (place) => {
     epilogue.begin(place)
     const i = k.variable("u32", 0)
-    k.while(
-      "STEP",
-      () => k.compare("lt", i, place.stepCount),
-      () => {
-        step(place, i)
-        k.add(i, 1, i)
-      },
-    )
-    epilogue.last?.(place)
-    k.multiplyWait(0)
+    const steps = (chunks: number): void => {
+      k.while(
+        "STEP",
+        () => k.compare("lt", i, place.stepCount),
+        () => {
+          step(place, i, chunks)
+          k.add(i, 1, i)
+        },
+      )
+      epilogue.last?.(place)
+      k.multiplyWait(0)
+    }
+    if (place.dealt === undefined) steps(tile.chunks)
+    else
+      k.if(
+        k.compare("lt", place.dealt.width, columnsOf(tile)),
+        () => steps(tile.chunks - 1),
+        () => steps(tile.chunks),
+      )
     release()
     epilogue.end(sums, [], place)
   })

@@ -7,6 +7,8 @@ interface Shape {
   readonly chunks: 1 | 2 | 3 | 4 | 5 | 6
   /** Results wait in registers and are stored during the next tile's first k steps: bf16 and at most 128 sums per thread. */
   readonly later?: boolean
+  /** Tiles come from lists that the host has made, one for each block (ptx-gemm-deal.ts): some are narrower by a chunk. */
+  readonly dealt?: boolean
 }
 
 /** A k step is 32 of K; a unit is 64 rows of a, a chunk 64 columns of b, 4,096 bytes each. a goes through registers. */
@@ -16,18 +18,13 @@ export interface RingTile extends Shape {
   readonly ringB: number
   /** Two more warps have the lines of a and b brought to the L2 cache so many k steps before they are copied. */
   readonly ahead?: number
-  /** Tiles come from lists that the host has made, one for each block (ptx-gemm-deal.ts): some are narrower by a chunk. */
-  readonly dealt?: boolean
   readonly stages?: never
-  /** Shared memory of a block; SHARED_BYTES where it is not told. */
-  readonly room?: number
 }
 
 /** A k step is a stage, 64 of K of the whole tile, of which so many are in shared memory. Products read both factors from there. */
 export interface DeepTile extends Shape {
   readonly stages: number
   readonly ahead?: never
-  readonly dealt?: never
 }
 
 export type PtxTile = RingTile | DeepTile
@@ -51,10 +48,10 @@ export const SHARED_BYTES = 49152
 export const rowsOf = ({ units }: PtxTile): number => 128 * units
 export const columnsOf = ({ chunks }: PtxTile): number => CHUNK_COLUMNS * chunks
 export function tileName(tile: PtxTile): string {
-  const shape = `${rowsOf(tile)}x${columnsOf(tile)}${tile.later ? "l" : ""}`
+  const shape = `${rowsOf(tile)}x${columnsOf(tile)}${tile.later ? "l" : ""}${tile.dealt ? "d" : ""}`
   if (isDeep(tile)) return `${shape}_s${tile.stages}`
-  const { ringA, ringB, ahead, dealt } = tile
-  return `${shape}${dealt ? "d" : ""}_a${ringA}b${ringB}${ahead === undefined ? "" : `f${ahead}`}`
+  const { ringA, ringB, ahead } = tile
+  return `${shape}_a${ringA}b${ringB}${ahead === undefined ? "" : `f${ahead}`}`
 }
 
 /** Bytes of an item of a block's list, and items that it may have; the one behind the last has no width. */
@@ -79,8 +76,11 @@ interface Places {
   readonly end: number
 }
 
+/** Where a block's list ends, if it has one. */
+const behind = ({ dealt }: PtxTile, end: number): number => (dealt ? listAt(end) + MOST_ITEMS * ITEM_BYTES : end)
+
 /** Bytes of shared memory of a block. */
-export const roomOf = (tile: PtxTile): number => (isDeep(tile) ? placesOf(tile).end : (tile.room ?? SHARED_BYTES))
+export const roomOf = (tile: PtxTile): number => (isDeep(tile) ? behind(tile, placesOf(tile).end) : SHARED_BYTES)
 
 /** Unit s of warpgroup g is number g·ringA + s; of a deep tile a and b begin in the first stage, and each stage has one barrier of either kind. */
 export function placesOf(tile: PtxTile): Places {
@@ -89,19 +89,18 @@ export function placesOf(tile: PtxTile): Places {
     const full = tile.stages * stageBytes(tile)
     const empty = full + 8 * tile.stages
     const end = empty + 8 * tile.stages
-    if (end > ROOM || units * chunks > 6 || chunks > 4)
+    if (behind(tile, end) > ROOM || units * chunks > 6 || chunks > 4)
       throw new TypeError(`ptx gemm: ${tile.stages} stages of ${units} units × ${chunks} chunks do not fit (${end} bytes)`)
     return { a: 0, b: 2 * units * STAGE_PIECE, fullA: full, emptyA: empty, fullB: full, emptyB: empty, end }
   }
-  const { ringA, ringB, dealt = false, room = SHARED_BYTES } = tile
+  const { ringA, ringB } = tile
   const b = 2 * ringA * PIECE
   const fullA = b + ringB * PIECE
   const emptyA = fullA + 16 * ringA
   const fullB = emptyA + 16 * ringA
   const emptyB = fullB + 8 * ringB
   const end = emptyB + 8 * ringB
-  const behind = dealt ? listAt(end) + MOST_ITEMS * ITEM_BYTES : end + 4
-  if (behind > room || ringA < units || units * chunks > 6)
+  if (behind(tile, end + 4) > SHARED_BYTES || ringA < units || units * chunks > 6)
     throw new TypeError(
       `ptx gemm: a tile of ${units} units × ${chunks} chunks with rings of ${ringA} and ${ringB} does not fit (${end} bytes)`,
     )

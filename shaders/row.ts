@@ -57,8 +57,12 @@ export class Rows {
   /** body(r) for the rows this lane takes part in: every so many, so that any grid does them all. */
   each(R: U32, body: (r: U32) => void): void {
     const { k } = this
-    const perGroup = this.layout.lanes === "workgroup" ? 1 : k.workgroup.div(k.subgroupSize)
-    k.for(this.firstRow(), R, k.groups.mul(perGroup), body)
+    k.for(this.firstRow(), R, this.stride(), body)
+  }
+  /** From a row that this lane takes part in to the next. */
+  stride(): U32 {
+    const { k } = this
+    return this.layout.lanes === "workgroup" ? k.groups : k.groups.mul(k.workgroup.div(k.subgroupSize))
   }
   /** The first of those rows. */
   firstRow(): U32 {
@@ -77,8 +81,9 @@ export class Rows {
     const { k, packs, share, lane, layout } = this
     for (const i of count(layout.held)) {
       const p = share.mul(i).add(lane)
-      const isFull = packs.ge(share.mul(i + 1)) // known when the pipeline is made
-      k.if(isFull.or(p.lt(packs)), () => body(p, i))
+      // what is known when the pipeline is made, none of the pack or all: a compiler finds it for itself only where lanes are a power of two
+      const [hasAny, isFull] = [packs.gt(share.mul(i)), packs.ge(share.mul(i + 1))]
+      k.if(isFull.or(hasAny.and(p.lt(packs))), () => body(p, i))
     }
   }
 

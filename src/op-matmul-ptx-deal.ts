@@ -5,9 +5,10 @@ import { CHUNK_COLUMNS, columnsOf, MOST_ITEMS, rowsOf } from "../shaders/ptx-gem
 import { table } from "./op-gpu.ts"
 import type { Table } from "./program.ts"
 
-/** Seconds of a tile of full width without its end, and of the end. */
+/** Seconds of a tile of full width without its end, what share of them a narrow tile takes, and of the end. */
 export interface DealCosts {
   readonly products: number
+  readonly narrow: number
   readonly end: number
 }
 
@@ -31,8 +32,6 @@ export interface Deal {
 const WIDTH = DEALT_TILE.chunks
 const COLUMNS = columnsOf(DEALT_TILE)
 const NARROW_COLUMNS = COLUMNS - CHUNK_COLUMNS
-/** What the products of a narrow tile take of another's: as many pieces of 4 KiB come from the L2 cache. */
-const NARROW_PRODUCTS = (4 + WIDTH - 1) / (4 + WIDTH)
 
 /** Tiles of one width: `count` columns of them, `group` rows side by side. */
 function raster({ M, group }: DealSizes, count: number, make: (column: number) => Omit<Item, "row">): Item[] {
@@ -55,14 +54,14 @@ function firstOf(free: readonly number[]): number {
  * The widths for the block that is free first, the wide ones before. Then each block, when it has done one, has the next tile of its next width; a part
  * of the blocks begins with narrow ones, so that whoever reads the same rows does so at about the same time, and they come from memory once.
  */
-function dealt(sizes: DealSizes, wide: number, narrow: number, { products, end }: DealCosts): Deal {
+function dealt(sizes: DealSizes, wide: number, narrow: number, { products, narrow: share, end }: DealCosts): Deal {
   const { units, late } = sizes
   const together = wide + narrow
   const tiles = [
     raster(sizes, wide, (i) => ({ column: i * COLUMNS, width: WIDTH, together, number: i })),
     raster(sizes, narrow, (i) => ({ column: wide * COLUMNS + i * NARROW_COLUMNS, width: WIDTH - 1, together, number: wide + i })),
   ] as const
-  const secondsOf = (width: number) => (width === WIDTH ? products + end : products * NARROW_PRODUCTS + (end * (WIDTH - 1)) / WIDTH)
+  const secondsOf = (width: number) => (width === WIDTH ? products + end : products * share + (end * (WIDTH - 1)) / WIDTH)
   const all = tiles.flat()
   const begin = Array.from({ length: Math.min(units, all.length) }, (_, i) => (late && i >= late.from ? late.seconds : 0))
   const loads = [...begin]

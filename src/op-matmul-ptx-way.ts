@@ -7,8 +7,8 @@ import {
   LATER_TILE,
   NARROW_TILE,
   PTX_TILE,
-  RING_TILE,
   TALL_TILE,
+  WIDE_DEALT,
   WIDE_TILE,
 } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile, rowsOf, stepOf } from "../shaders/ptx-gemm-tile.ts"
@@ -61,13 +61,6 @@ const FAR = 16384
  */
 const COSTS = new Map<PtxTile, Cost>([
   [
-    RING_TILE,
-    {
-      rates: ({ layout, lda = 0 }) => (lda >= FAR ? 600 : layout === "tn" ? 740 : 780),
-      ends: { bf16: 3e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 },
-    },
-  ],
-  [
     PTX_TILE,
     {
       rates: (given) => {
@@ -105,11 +98,11 @@ const COSTS = new Map<PtxTile, Cost>([
       ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 },
     },
   ],
-  // Estimates, from the same texts launched by CUDA (perf/LOG.md, "libcuda").
-  [DEEP_TILE, { rates: () => 770, ends: { bf16: 4e-7, f32: 0, slope: 6e-7, factor: 6e-7 } }],
-  [TALL_TILE, { rates: () => 745, ends: { bf16: 4e-7, f32: 0, slope: 6e-7, factor: 6e-7 } }],
-  [DEEP_ENDED, { rates: () => 770, ends: { bf16: 1.2e-6, f32: 1.6e-6, slope: 5e-6, factor: 5e-6 } }],
-  [WIDE_TILE, { rates: () => 790, ends: { bf16: 1.6e-6, f32: 2.5e-6, slope: 7e-6, factor: 7e-6 } }],
+  // Fitted to perf/LOG.md, "Products by stages of 64 k": 4096³, 8192³, gpt2-124m at 65,536 rows; one rate, as what differs lies within two runs' spread.
+  [DEEP_TILE, { rates: () => 820, ends: { bf16: 1.2e-6, f32: 0, slope: 2.5e-6, factor: 2e-6 } }],
+  [TALL_TILE, { rates: () => 800, ends: { bf16: 1.2e-6, f32: 0, slope: 0, factor: 2e-6 } }],
+  [DEEP_ENDED, { rates: () => 820, ends: { bf16: 1.7e-6, f32: 4e-6, slope: 0, factor: 0 } }],
+  [WIDE_TILE, { rates: ({ layout }) => (layout === "tn" ? 840 : 820), ends: { bf16: 3e-6, f32: 5.5e-6, slope: 0, factor: 0 } }],
 ])
 const costOf = (tile: PtxTile): Cost => COSTS.get(tile) ?? (COSTS.get(PTX_TILE) as Cost)
 
@@ -121,6 +114,14 @@ export const DISPATCH = 4e-6
  */
 export const BESIDE = 1.3e-5
 const FEW_TURNS = 4
+/**
+ * Tiles that lists deal out, beside those that have their costs, and what the products of a narrow one take of a wide one's: as many bytes come from the L2
+ * cache; where more is on the way at a time, an estimate by the rates of WIDE_TILE and TALL_TILE.
+ */
+const DEALT = [
+  [DEALT_TILE, PTX_TILE, 6 / 7],
+  [WIDE_DEALT, WIDE_TILE, 0.71],
+] as const
 /** Seconds until a block has its list: an estimate, a load from memory and a barrier of the block. */
 const LIST = 1e-6
 /** Bytes per second that sums of parts are read with: 2.7 to 3.3 TB/s (perf/LOG.md, "A training step of gpt2-124m without its products"). */
@@ -233,16 +234,19 @@ export function* besides(given: Gemm, target: GpuTarget): Generator<TimedWay> {
   }
 }
 
-/** The best lists of tiles, where c has some columns and there are few turns; or where blocks begin `late`. */
-export function dealtWay(given: Gemm, target: GpuTarget, late?: DealSizes["late"]): TimedWay | undefined {
+/** The best lists of each tile that `has` has, where c has some columns and there are few turns; or where blocks begin `late`. */
+export function dealtWays(given: Gemm, target: GpuTarget, has: (tile: PtxTile) => boolean, late?: DealSizes["late"]): TimedWay[] {
   const { M, N } = given
   const { units } = target
-  if (late === undefined && (!hasSome(given) || tilesOf(given, PTX_TILE) > FEW_TURNS * units)) return undefined
-  const end = costOf(PTX_TILE).ends[endOf(given)]
-  const group = groupOf(given, PTX_TILE)
-  const costs = { products: tileSecondsOf(given, PTX_TILE, target) - end, end }
-  const deal = bestDeal({ M, N, units, group, ...(late && { late }) }, costs)
-  return deal && { way: { tile: DEALT_TILE, splits: 1, rest: 0, span: 1, group, deal }, seconds: DISPATCH + LIST + deal.seconds }
+  if (late === undefined && (!hasSome(given) || tilesOf(given, PTX_TILE) > FEW_TURNS * units)) return []
+  return DEALT.flatMap(([tile, alike, narrow]) => {
+    if (!has(tile)) return []
+    const end = costOf(alike).ends[endOf(given)]
+    const group = groupOf(given, tile)
+    const costs = { products: tileSecondsOf(given, alike, target) - end, narrow, end }
+    const deal = bestDeal({ M, N, units, group, ...(late && { late }) }, costs)
+    return deal ? [{ way: { tile, splits: 1, rest: 0, span: 1, group, deal }, seconds: DISPATCH + LIST + deal.seconds }] : []
+  })
 }
 
 /**
@@ -255,6 +259,5 @@ export function* ptxWaysOf(given: Gemm, target: GpuTarget, has: (tile: PtxTile, 
       if (partsOf(given, way) === 1 || has(tile, true)) yield { way, seconds: secondsOf(given, way, target) }
   }
   if (has(PTX_TILE, false) && has(NARROW_TILE, false)) yield* besides(given, target)
-  const dealt = has(DEALT_TILE, false) ? dealtWay(given, target) : undefined
-  if (dealt !== undefined) yield dealt
+  yield* dealtWays(given, target, (tile) => has(tile, false))
 }

@@ -3,7 +3,7 @@ import { matmulCombineSpans } from "../shaders/matmul-combine-spans.ts"
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import type { Finish, PtxLayout } from "../shaders/ptx-gemm-frame.ts"
 import { DEEP_ENDED, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
-import { columnsOf, isDeep, type PtxTile, roomOf, rowsOf, stepOf } from "../shaders/ptx-gemm-tile.ts"
+import { CHUNK_COLUMNS, columnsOf, isDeep, type PtxTile, roomOf, rowsOf, stepOf } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget, groupsFor, type Launch, type Launches, launch, part, scratch, sideBySide, table } from "./op-gpu.ts"
 import { bestOf } from "./op-matmul-matrix.ts"
 import { epilogueOf, type Sized, sized } from "./op-matmul-portable.ts"
@@ -140,7 +140,7 @@ export function ptxGemmLaunches(given: Gemm, target: GpuTarget, rowSums?: RowSum
 function mapsOf({ a, b, M, N, K, lda, ldb }: Sized, layout: PtxLayout, tile: PtxTile) {
   const step = stepOf(tile)
   const swizzle = isDeep(tile) ? "128B" : "64B"
-  const [down, columns] = isDeep(tile) ? [rowsOf(tile), columnsOf(tile)] : [64, 64]
+  const [down, columns] = isDeep(tile) ? [rowsOf(tile), tile.dealt ? CHUNK_COLUMNS : columnsOf(tile)] : [64, 64]
   const alongK = (rows: number, ld: number, count: number): TensorMapSpec => ({
     element: "bf16",
     size: [K, rows],

@@ -198,6 +198,11 @@ export const layerNormBackward = defineOp({
       about: "several tasks, branch",
     },
     { inputs: { x: [200, 40], w: [40], mean: [200], rstd: [200], dy: [200, 40] }, about: "short aligned rows" },
+    {
+      inputs: { x: wide(45, 1032), w: [1032], mean: [45], rstd: [45], dy: [45, 1032], dsum: [45, 1032] },
+      attrs: { branch: "bf16" },
+      about: "rows one after another, branch",
+    },
     { inputs: { x: [3, 8216], w: [8216], mean: [3], rstd: [3], dy: [3, 8216] }, about: "more columns than registers hold" },
     { inputs: { x: [3, 1037], w: [1037], mean: [3], rstd: [3], dy: [3, 1037] }, about: "the same, not aligned" },
   ],

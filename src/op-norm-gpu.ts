@@ -12,6 +12,11 @@ const flag = (value: unknown): number => (value === undefined ? 0 : 1)
 /** Columns that a lane of a short row holds. */
 const HELD_COLUMNS = 32
 
+/** Of the backward pass: columns for a lane up to which a subgroup takes a row; lanes of a workgroup that does; most lanes that share a row. */
+const SHORT_COLUMNS = 24
+const SHORT_LANES = 128
+const MOST_LANES = 512
+
 /** Rows that a workgroup of the backward pass takes at least, one after the other. */
 const ROWS_EACH = 4
 
@@ -83,15 +88,29 @@ interface NormBackward {
   readonly dropped?: Dropped | undefined
 }
 
+/**
+ * How the backward pass lays rows over lanes, how many of them a workgroup has at once, and the most workgroups for a processor: enough to keep it busy,
+ * few enough that all are there at once, beside the column sums of the launch before. Those of a second turn would have the device almost to themselves.
+ */
+function backwardLayout(C: number, target: GpuTarget) {
+  const { subgroupSize } = target
+  const columns = C / subgroupSize
+  const layout = rowLayout(C, target) === "short" && columns > SHORT_COLUMNS ? "long" : rowLayout(C, target)
+  if (layout === "short") {
+    // the more columns a lane holds, the fewer lanes there are
+    return { layout, lanes: SHORT_LANES, atOnce: SHORT_LANES / subgroupSize, most: Math.min(8, Math.floor((3 * SHORT_COLUMNS) / columns)) }
+  }
+  const lanes = layout === "long" ? Math.min(MOST_LANES, Math.ceil(columns / 8) * subgroupSize) : 256
+  return { layout, lanes, atOnce: 1, most: 4 }
+}
+
 /** dx and partial sums in one pass over the rows, then the partial sums' columns. */
 export function normBackwardLaunches(operands: NormBackward, beta: Beta<Tensor>, target: GpuTarget): Launches {
   const { x, w, mean, rstd, dy, dsum, dx, dr, dw, db } = operands
   const drops = dropsOf(operands.dropped)
   const [R, C] = [rows(x), lastDim(x)]
-  const layout = rowLayout(C, target)
-  const atOnce = layout === "short" ? 128 / target.subgroupSize : 1
-  // enough workgroups to keep the device busy to the end, few enough that their partial sums stay small beside x
-  const groups = Math.min(Math.ceil(R / (atOnce * ROWS_EACH)), target.units * (layout === "short" ? 8 : 4))
+  const { layout, lanes, atOnce, most } = backwardLayout(C, target)
+  const groups = Math.min(Math.ceil(R / (atOnce * ROWS_EACH)), target.units * most)
   const partial = (out: Absent) => out && scratch("f32", groups * C)
   const [partialW, partialB] = [partial(dw), partial(db)]
   const sums = (
@@ -108,7 +127,7 @@ export function normBackwardLaunches(operands: NormBackward, beta: Beta<Tensor>,
     normBackwards[layout],
     { x, dy, w, mean, rstd, dsum, dx: dx ?? scratch(x.dtype, R * C), dr, dw: partialW, db: partialB, R, ...drops.values },
     groups,
-    { C, centred: flag(mean), adds: flag(dsum), branches: flag(dr), keepsW: flag(dw), keepsB: flag(db), ...drops.constants },
+    { lanes, C, centred: flag(mean), adds: flag(dsum), branches: flag(dr), keepsW: flag(dw), keepsB: flag(db), ...drops.constants },
   )
   return sums.length === 0 ? [backward] : [backward, sums]
 }

@@ -5,6 +5,7 @@ import { EXIT } from "../src/base-error.ts"
 import { readCsv } from "../src/bench-csv.ts"
 import { gammaGap, type Load, percentile, report, runLoad } from "../src/bench-load.ts"
 import { startTest, workFolder, writeModel } from "./serve-fake.ts"
+import { PROGRAM } from "./support.ts"
 
 const work = workFolder()
 afterAll(() => work.remove())
@@ -59,16 +60,7 @@ test("closed and open loops count what was answered", async () => {
       true,
     )
     const run = async (...flags: string[]) => {
-      const args = [
-        process.execPath,
-        join(import.meta.dir, "../src/cli.ts"),
-        "bench",
-        "serve",
-        server.url,
-        "--requests=6",
-        "--outputTokens=4",
-        ...flags,
-      ]
+      const args = [...PROGRAM, "bench", "serve", server.url, "--requests=6", "--outputTokens=4", ...flags]
       const child = Bun.spawn(args, {
         cwd: work.path,
         env: { PATH: process.env.PATH ?? "" },
@@ -111,10 +103,10 @@ test("a server of its own: random weights, several loads, beside decoding withou
     "--requests=4",
     "--inputTokens=4",
   ]
-  const { stdout, exitCode } = Bun.spawnSync(
-    [process.execPath, join(import.meta.dir, "../src/cli.ts"), ...args, "--outputTokens=4", "--record=history.csv", "--json"],
-    { cwd: work.path, env: { PATH: process.env.PATH ?? "" } },
-  )
+  const { stdout, exitCode } = Bun.spawnSync([...PROGRAM, ...args, "--outputTokens=4", "--record=history.csv", "--json"], {
+    cwd: work.path,
+    env: { PATH: process.env.PATH ?? "" },
+  })
   expect(exitCode).toBe(0)
   const [one, two] = JSON.parse(stdout.toString())
   expect(one).toMatchObject({ completed: 4, failed: 0, max_concurrency: 1, total_output_tokens: 16 })

@@ -7,6 +7,7 @@ import { readCsv } from "../src/bench-csv.ts"
 import { bestOf, checkLoop, LOOP_HISTORY, loopExit, speedup, statusOf } from "../src/bench-loop.ts"
 import { heritageLoop } from "../src/config.ts"
 import { smokeTest } from "../src/train-smoke.ts"
+import { PROGRAM } from "./support.ts"
 
 describe("what a loop makes of its runs", () => {
   test("the smoke test decides first, then the exit code, then numbers that are none", () => {
@@ -104,15 +105,7 @@ else {
   const history = join(folder, "perf/compiled-loop-history.csv")
 
   function loop(args: readonly string[], variables: Record<string, string> = {}) {
-    const command = [
-      process.execPath,
-      "--no-env-file",
-      join(import.meta.dir, "../src/cli.ts"),
-      "bench",
-      "loop",
-      "--binary=program",
-      ...args,
-    ]
+    const command = [...PROGRAM, "bench", "loop", "--binary=program", ...args]
     const { exitCode, stderr } = Bun.spawnSync(command, { cwd: folder, env: { ...process.env, ...variables } })
     return { exitCode, stderr: stderr.toString(), rows: readCsv(history) }
   }

@@ -11,6 +11,7 @@ import { ourProduct, parseShapes } from "../src/bench-peer-gemm.ts"
 import { openCpu } from "../src/cpu.ts"
 import { missing } from "./dist-ranks.ts"
 import { testWith } from "./require.ts"
+import { PROGRAM } from "./support.ts"
 
 test("shapes: cubes and M,N,K", () => {
   expect(parseShapes("1024^3;64,128,256")).toEqual([
@@ -107,7 +108,7 @@ else for await (const _ of console) answer()
   writeFileSync(python, `#!/bin/sh\nexec '${process.execPath}' '${join(folder, "python.ts")}' "$@"\n`)
   chmodSync(python, 0o755)
   const run = (args: readonly string[], env: Record<string, string> = {}) => {
-    const command = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts"), "bench", ...args, `--python=${python}`]
+    const command = [...PROGRAM, "bench", ...args, `--python=${python}`]
     const { stdout, stderr, exitCode } = Bun.spawnSync([...command, "--device=cpu", "--threads=1", "--json"], {
       cwd: folder,
       env: { ...process.env, ...env },
@@ -147,10 +148,7 @@ test("alpha bench peer: one command writes rows with the ratios of the same run"
   expect([right.exitCode, right.stderr]).toEqual([0, expect.stringContaining("256 elements of 16^3 agree")])
   expect(JSON.parse(right.stdout)[0].peer.samples).toHaveLength(2)
   expect(run(products, { WRONG: "0.5" })).toMatchObject({ exitCode: 1, stderr: expect.stringMatching(/product 16×16×16: element \d+ is/) })
-  const { exitCode, stderr } = Bun.spawnSync(
-    [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts"), "bench", "peer", "torch", "--device=cpu", "--python=false"],
-    { cwd: folder },
-  )
+  const { exitCode, stderr } = Bun.spawnSync([...PROGRAM, "bench", "peer", "torch", "--device=cpu", "--python=false"], { cwd: folder })
   expect([exitCode, stderr.toString()]).toEqual([4, expect.stringContaining("false has no PyTorch")])
 })
 
@@ -165,14 +163,7 @@ test("a wrong word is told before any program is looked for", () => {
   }
   for (const [flag, message] of Object.entries(wrong)) {
     const flags = ["--python=false", flag]
-    const { exitCode, stderr } = Bun.spawnSync([
-      process.execPath,
-      "--no-env-file",
-      join(import.meta.dir, "../src/cli.ts"),
-      "bench",
-      "peer",
-      ...flags,
-    ])
+    const { exitCode, stderr } = Bun.spawnSync([...PROGRAM, "bench", "peer", ...flags])
     expect([exitCode, stderr.toString()]).toEqual([2, expect.stringContaining(message)])
   }
 })

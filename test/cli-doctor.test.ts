@@ -7,6 +7,7 @@ import { EXIT } from "../src/base-error.ts"
 import { displayWidth } from "../src/base-term.ts"
 import { openCpu } from "../src/cpu.ts"
 import { ops, variants } from "../src/op.ts"
+import { PROGRAM } from "./support.ts"
 
 openCpu(2) // builds the library where it is out of date, before the clock of the first test starts
 
@@ -17,7 +18,7 @@ const golden = join(import.meta.dir, "fixtures/golden-forms/qwen3")
 
 function doctor(args: readonly string[], environment: Record<string, string> = {}) {
   const { PATH = "", HOME = "" } = process.env
-  const command = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts"), "doctor", ...args]
+  const command = [...PROGRAM, "doctor", ...args]
   const { stdout, stderr, exitCode } = Bun.spawnSync(command, { cwd: directory, env: { PATH, HOME, ...environment } })
   return { stdout: stdout.toString(), stderr: stderr.toString(), exitCode }
 }

@@ -6,6 +6,7 @@ import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { openCpu } from "../src/cpu.ts"
 import expected from "./fixtures/golden-eval/expected.json"
+import { PROGRAM } from "./support.ts"
 
 openCpu(2) // builds the library where it is out of date, before the clock of the first test starts
 
@@ -18,7 +19,7 @@ writeFileSync(join(directory, "text.txt"), expected.text)
 
 function alpha(...args: string[]) {
   const { PATH = "", HOME = "" } = process.env
-  const command = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts"), "eval", ...args]
+  const command = [...PROGRAM, "eval", ...args]
   const { stdout, stderr, exitCode } = Bun.spawnSync(command, { cwd: directory, env: { PATH, HOME } })
   return { stdout: stdout.toString(), stderr: stderr.toString(), exitCode }
 }

@@ -6,6 +6,7 @@ import { EXIT } from "../src/base-error.ts"
 import { inOrder } from "../src/cli-infer.ts"
 import { parsePrompt, parsePrompts, readPrompts } from "../src/cli-infer-prompts.ts"
 import { type Answer, AnswerWriter, wholeText } from "../src/cli-infer-view.ts"
+import { PROGRAM } from "./support.ts"
 
 const FIXTURES = join(import.meta.dir, "fixtures/hf")
 const work = mkdtempSync(join(tmpdir(), "alpha-infer-"))
@@ -14,7 +15,7 @@ const model = join(FIXTURES, "gpt2-bpe")
 const greedy: { prompt: string; ids: number[]; new: number[] } = await Bun.file(join(model, "greedy.json")).json()
 
 const command = (args: readonly string[]) => ({
-  cmd: [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts"), "infer", ...args],
+  cmd: [...PROGRAM, "infer", ...args],
   cwd: work,
   env: { PATH: process.env.PATH ?? "", HOME: process.env.HOME ?? "" },
 })

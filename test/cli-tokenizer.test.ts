@@ -5,6 +5,7 @@ import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { loadTokenizer } from "../src/token.ts"
 import fixture from "./fixtures/token-hf.json"
+import { PROGRAM } from "./support.ts"
 
 const directory = mkdtempSync(join(tmpdir(), "alpha-cli-tokenizer-"))
 afterAll(() => rmSync(directory, { recursive: true, force: true }))
@@ -13,7 +14,7 @@ writeFileSync(join(directory, "book.txt"), fixture.corpus)
 /** Runs `alpha tokenizer …` in the directory. */
 function tokenizer(args: readonly string[], stdin = "") {
   const { PATH = "", HOME = "" } = process.env
-  const command = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts"), "tokenizer", ...args]
+  const command = [...PROGRAM, "tokenizer", ...args]
   const { stdout, stderr, exitCode } = Bun.spawnSync(command, { cwd: directory, env: { PATH, HOME }, stdin: Buffer.from(stdin) })
   return { stdout: stdout.toString(), stderr: stderr.toString(), exitCode }
 }

@@ -7,11 +7,11 @@ import { launchTemplate, serveStore } from "../src/dist.ts"
 import { gpus } from "../src/gpu.ts"
 import { compareRanks, killAndResume, type Launcher, missing, RUN, STEPS, type Started, signal, startRanks } from "./dist-ranks.ts"
 import { testWith } from "./require.ts"
-import { sampleText } from "./support.ts"
+import { PROGRAM, sampleText } from "./support.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "dist-mpi-"))
 const data = join(folder, "book.txt")
-const command = [process.execPath, join(import.meta.dir, "../src/cli.ts")]
+const command = PROGRAM
 const TIMEOUT = 600_000
 
 /** Each test's runs have a folder of their own, by which its processes are found. */

@@ -16,7 +16,7 @@ import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
 import { type FleetHost, readFleet } from "../src/fleet.ts"
 import { testWith } from "./require.ts"
-import { freePort, PATIENCE_MS } from "./support.ts"
+import { freePort, PATIENCE_MS, PROGRAM } from "./support.ts"
 
 const find = (program: string) => Bun.which(program, { PATH: `${process.env.PATH}:/usr/sbin:/sbin` }) ?? undefined
 const [sshd, dropbear, busybox, ssh, ip] = ["sshd", "dropbear", "busybox", "ssh", "ip"].map(find)
@@ -92,8 +92,6 @@ export interface AlphaOptions {
   readonly environment?: Record<string, string>
 }
 
-const SOURCE = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts")]
-
 export interface FleetOptions {
   readonly trusted?: boolean
   readonly fields?: Record<string, unknown>
@@ -107,7 +105,7 @@ export interface FleetOptions {
 /** Starts hosts with these names; all keys are pinned unless `trusted` is false. `diskMiB` gives each a small disk to deploy to (root only). */
 export async function startFleet(
   names: Readonly<Record<string, "openssh" | "busybox">>,
-  { trusted = true, fields = {}, diskMiB, loopback = false, program = SOURCE }: FleetOptions = {},
+  { trusted = true, fields = {}, diskMiB, loopback = false, program = PROGRAM }: FleetOptions = {},
 ): Promise<TestFleet> {
   // A name that stumbles wherever a path is not quoted or a % not doubled.
   const folder = mkdtempSync(join(tmpdir(), "fleet 5%h "))

@@ -7,9 +7,8 @@ import { hasRecord, readExits, readRecord } from "../src/fleet-host.ts"
 import { compareRanks, missing } from "./dist-ranks.ts"
 import { missingSsh, sshTest, startFleet, type TestFleet } from "./fleet-hosts.ts"
 import { testWith } from "./require.ts"
-import { freePort, sampleText, until } from "./support.ts"
+import { freePort, PROGRAM, sampleText, until } from "./support.ts"
 
-const CLI = [process.execPath, "--no-env-file", join(import.meta.dir, "../src/cli.ts")]
 const SMALL = [
   ...["--data=book.txt", "--tokenizer=char", "--nLayer=1", "--nHead=2", "--nEmbd=16", "--context=16", "--batch=4", "--accumSteps=2"],
   ...["--dropout=0.2", "--warmupSteps=5", "--evalInterval=50", "--evalSteps=5", "--sampleInterval=100", "--sampleTokens=4"],
@@ -24,7 +23,7 @@ function fleetOf(): Promise<TestFleet> {
     const fleet = await startFleet({ one: "openssh", two: "openssh" }, { loopback: true })
     for (const { deploy } of fleet.hosts) {
       mkdirSync(join(deploy, "releases/1"), { recursive: true })
-      writeFileSync(join(deploy, "releases/1/alpha"), `#!/bin/sh\nexec ${CLI.map((word) => `'${word}'`).join(" ")} "$@"\n`)
+      writeFileSync(join(deploy, "releases/1/alpha"), `#!/bin/sh\nexec ${PROGRAM.map((word) => `'${word}'`).join(" ")} "$@"\n`)
       chmodSync(join(deploy, "releases/1/alpha"), 0o755)
       symlinkSync("releases/1/alpha", join(deploy, "current"))
       writeFileSync(join(deploy, "book.txt"), sampleText(8000))
@@ -93,7 +92,7 @@ rankTest(
     expect(logs.stdout).toMatch(/^one \| rank 0 of 2 \(node; .*store /m)
     expect(logs.stdout).toMatch(/^two \| rank 1 of 2 \(node; /m)
 
-    const alone = Bun.spawnSync([...CLI, "train", ...SMALL, "--steps=1000", "--run=alone"], { cwd: one, stderr: "pipe" })
+    const alone = Bun.spawnSync([...PROGRAM, "train", ...SMALL, "--steps=1000", "--run=alone"], { cwd: one, stderr: "pipe" })
     expect(alone.exitCode, alone.stderr.toString()).toBe(0)
     compareRanks(join(one, "runs/alone"), join(one, "runs/first"))
   },
@@ -136,9 +135,11 @@ sshTest(
     await refused("nogpu", /it has \d+ GPUs, 64 are wanted/, "--device=gpu", "--gpus=64", "--accumSteps=128")
     renameSync(join(two, "current"), join(two, "away"))
     await refused("nobinary", /nothing was started: two is not ready\nnothing is deployed in .*two/)
-    writeFileSync(join(two, "other"), `#!/bin/sh\n${CLI.join(" ")} "$@" | sed 's/"commit":"source"/"commit":"other"/'\n`, { mode: 0o755 })
+    writeFileSync(join(two, "other"), `#!/bin/sh\n${PROGRAM.join(" ")} "$@" | sed 's/"commit":"[^"]*"/"commit":"other"/'\n`, {
+      mode: 0o755,
+    })
     symlinkSync("other", join(two, "current"))
-    await refused("other", /it has alpha [\d.]+ other, one has [\d.]+ source/)
+    await refused("other", /it has alpha [\d.]+ other, one has [\d.]+ \S+/)
     rmSync(join(two, "current"))
     renameSync(join(two, "away"), join(two, "current"))
 

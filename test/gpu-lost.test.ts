@@ -5,7 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { testWith } from "./require.ts"
-import { sampleText } from "./support.ts"
+import { PROGRAM, sampleText } from "./support.ts"
 import { rowsOf } from "./train-kill.ts"
 
 const root = join(import.meta.dir, "..")
@@ -104,7 +104,7 @@ describe("a lost device", () => {
       const model = ["--tokenizer=char", "--nLayer=1", "--nHead=2", "--nEmbd=16", "--context=16", "--batch=2", "--device=gpu"]
       const often = ["--checkpointInterval=1", "--evalInterval=none", "--sampleInterval=none", "--logInterval=1", "--json"]
       const train = (env: Record<string, string>, ...flags: string[]) =>
-        Bun.spawn([process.execPath, join(root, "src/cli.ts"), "train", `--data=${data}`, ...model, ...often, ...flags], {
+        Bun.spawn([...PROGRAM, "train", `--data=${data}`, ...model, ...often, ...flags], {
           env,
           stdout: "pipe",
           stderr: "pipe",

@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { gpus } from "../src/gpu.ts"
 import { testWith } from "./require.ts"
-import { sampleText } from "./support.ts"
+import { PROGRAM, sampleText } from "./support.ts"
 
 const work = mkdtempSync(join(tmpdir(), "alpha-gpu-train-"))
 afterAll(() => rmSync(work, { recursive: true, force: true }))
@@ -17,7 +17,7 @@ const SMALL = ["--tokenizer=char", "--nLayer=1", "--nHead=2", "--nEmbd=32", "--c
 const RUN = ["--data=text.txt", "--evalInterval=3", "--evalSteps=2", "--sampleInterval=6", "--sampleTokens=8", "--logInterval=1", "--json"]
 
 async function train(...flags: string[]) {
-  const command = [process.execPath, join(import.meta.dir, "../src/cli.ts"), "train", ...flags]
+  const command = [...PROGRAM, "train", ...flags]
   const run = Bun.spawn(command, { cwd: work, stdout: "pipe", stderr: "pipe", stdin: "ignore" })
   const [out, err] = await Promise.all([new Response(run.stdout).text(), new Response(run.stderr).text()])
   expect([await run.exited, err.split("\n").filter((line) => line.startsWith("alpha:"))]).toEqual([0, []])
@@ -95,7 +95,7 @@ withGpu(
       "--evalInterval=none",
       "--sampleInterval=none",
     ]
-    const command = [process.execPath, join(import.meta.dir, "../src/cli.ts"), "train", "--run=huge", "--device=gpu", "--data=text.txt"]
+    const command = [...PROGRAM, "train", "--run=huge", "--device=gpu", "--data=text.txt"]
     const { exitCode, stderr } = Bun.spawnSync([...command, "--tokenizer=char", ...flags], { cwd: work })
     expect(exitCode).toBe(EXIT.device)
     expect(stderr.toString()).toMatch(

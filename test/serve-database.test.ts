@@ -5,7 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { type Journal, JournalWriter, journalPath, RunDatabase, readJournal, rewindJournal } from "../src/db.ts"
-import { until } from "./support.ts"
+import { PROGRAM, until } from "./support.ts"
 
 const work = mkdtempSync(join(tmpdir(), "alpha-serve-db-"))
 const runsDir = join(work, "runs")
@@ -22,16 +22,7 @@ afterAll(() => rmSync(work, { recursive: true, force: true }))
 type Json = any
 
 async function serve(flags: readonly string[], environment: Record<string, string> = {}) {
-  const args = [
-    process.execPath,
-    join(import.meta.dir, "../src/cli.ts"),
-    "serve",
-    "--json",
-    "--runsOnly",
-    "--port=0",
-    "--device=cpu",
-    "--threads=1",
-  ]
+  const args = [...PROGRAM, "serve", "--json", "--runsOnly", "--port=0", "--device=cpu", "--threads=1"]
   const env = { PATH: process.env.PATH ?? "", HOME: work, ALPHA_ADMIN_KEY: "admin-key-12", ...environment }
   const child = Bun.spawn([...args, `--runsDir=${runsDir}`, "--publicRead", ...flags], {
     cwd: work,

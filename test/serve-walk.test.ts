@@ -19,7 +19,7 @@ import { uniform } from "../src/base-random.ts"
 import { rewindJournal } from "../src/db.ts"
 import { ROUTES } from "../src/serve.ts"
 import { startShipper } from "../src/train.ts"
-import { PATIENCE_MS, until } from "./support.ts"
+import { PATIENCE_MS, PROGRAM, until } from "./support.ts"
 
 const KEYS = { infer: "infer-key-1", read: "read-key-12", ingest: "ingest-key-1", admin: "admin-key-12" }
 const work = mkdtempSync(join(tmpdir(), "walk-"))
@@ -33,22 +33,19 @@ beforeAll(async () => {
   writeFileSync(join(work, "outside", "secret.txt"), "secret")
   symlinkSync("../outside", join(store, "escape"))
   symlinkSync("../outside/nothing", join(store, "dangling"))
-  child = Bun.spawn(
-    [process.execPath, join(import.meta.dir, "../src/cli.ts"), "serve", "--runsOnly", "--json", "--port=0", `--runsDir=${store}`],
-    {
-      cwd: work,
-      env: {
-        ...process.env,
-        ALPHA_API_KEYS: KEYS.infer,
-        ALPHA_READ_KEYS: KEYS.read,
-        UPLOAD_SECRET: KEYS.ingest,
-        ALPHA_ADMIN_KEY: KEYS.admin,
-      },
-      stdin: "ignore",
-      stdout: "pipe",
-      stderr: "inherit",
+  child = Bun.spawn([...PROGRAM, "serve", "--runsOnly", "--json", "--port=0", `--runsDir=${store}`], {
+    cwd: work,
+    env: {
+      ...process.env,
+      ALPHA_API_KEYS: KEYS.infer,
+      ALPHA_READ_KEYS: KEYS.read,
+      UPLOAD_SECRET: KEYS.ingest,
+      ALPHA_ADMIN_KEY: KEYS.admin,
     },
-  )
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "inherit",
+  })
   const told = JSON.parse(new TextDecoder().decode((await child.stdout.getReader().read()).value)) as { url: string; port: number }
   ;[url, port] = [told.url, told.port]
   await begin("r1")

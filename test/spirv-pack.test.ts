@@ -1,5 +1,7 @@
 /** The pack: every module of it valid, its index complete, its bytes the same each time, its limits kept. */
 import { describe, expect, test } from "bun:test"
+import { readdirSync } from "node:fs"
+import { join } from "node:path"
 import { kernels } from "../shaders/kernels.ts"
 import {
   act,
@@ -36,6 +38,22 @@ testValid(
   },
   300_000,
 )
+
+/** Kernels that a value holds, be it in lists and records. */
+function kernelsIn(value: unknown, depth = 0): Kernel[] {
+  if (typeof value !== "object" || value === null || depth > 3) return []
+  if ("recording" in value && "variants" in value) return [value as Kernel]
+  return Object.values(value).flatMap((one) => kernelsIn(one, depth + 1))
+}
+
+test("every kernel that a file of shaders/ exports is in the pack: the binary has no other", async () => {
+  const packed = new Set(kernels.map(({ name }) => name))
+  const exported: string[] = []
+  for (const file of readdirSync(join(import.meta.dir, "../shaders")).filter((name) => !name.startsWith("ptx")))
+    exported.push(...kernelsIn(await import(`../shaders/${file}`)).map(({ name }) => name))
+  expect(exported.length).toBeGreaterThan(packed.size)
+  expect([...new Set(exported.filter((name) => !packed.has(name)))]).toEqual([])
+})
 
 testValid("the validator sees mistakes", () => {
   const words = entries.get("add.f32.f32.f32")!.module.slice()

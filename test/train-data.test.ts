@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { readRecord } from "../src/train.ts"
-import { sampleText } from "./support.ts"
+import { PROGRAM, sampleText } from "./support.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "alpha-train-data-"))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
@@ -18,7 +18,7 @@ const SMALL =
 
 /** `alpha train` in the folder, fed by a real pipe: `cat FILE | alpha train …`. */
 async function train(input: string | undefined, ...flags: string[]) {
-  const command = [process.execPath, join(import.meta.dir, "../src/cli.ts"), "train", "--json", ...SMALL, ...flags]
+  const command = [...PROGRAM, "train", "--json", ...SMALL, ...flags]
   const pipe = input === undefined ? '"$@"' : `cat ${input} | "$@"`
   const child = Bun.spawn(["sh", "-c", pipe, "sh", ...command], { cwd: folder, stdin: "ignore", stdout: "pipe", stderr: "pipe" })
   const [out, err, code] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text(), child.exited])

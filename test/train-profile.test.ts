@@ -3,7 +3,7 @@ import { afterAll, expect, test } from "bun:test"
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { sampleText } from "./support.ts"
+import { PROGRAM, sampleText } from "./support.ts"
 
 const work = mkdtempSync(join(tmpdir(), "alpha-profile-"))
 afterAll(() => rmSync(work, { recursive: true, force: true }))
@@ -12,7 +12,7 @@ const SMALL = ["--tokenizer=char", "--nLayer=1", "--nHead=2", "--nEmbd=16", "--c
 const QUIET = ["--evalInterval=none", "--sampleInterval=none", "--data=text.txt"]
 
 async function alpha(...flags: string[]) {
-  const command = [process.execPath, join(import.meta.dir, "../src/cli.ts"), "train", ...SMALL, ...QUIET, ...flags]
+  const command = [...PROGRAM, "train", ...SMALL, ...QUIET, ...flags]
   const run = Bun.spawn(command, { cwd: work, stdout: "pipe", stderr: "pipe", stdin: "ignore" })
   const [out, err] = await Promise.all([new Response(run.stdout).text(), new Response(run.stderr).text()])
   const events = out.split("\n").flatMap((line) => (line.startsWith("{") ? [JSON.parse(line)] : []))

@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { EXIT } from "../src/base-error.ts"
 import { sha256 } from "../src/base-file.ts"
 import { JOURNALS, RunDatabase, readJournal } from "../src/db.ts"
-import { sampleText, until } from "./support.ts"
+import { PROGRAM, sampleText, until } from "./support.ts"
 
 const work = mkdtempSync(join(tmpdir(), "alpha-train-serve-"))
 const text = join(work, "text.txt")
@@ -36,7 +36,7 @@ const SMALL = [
 const INTERVALS = ["--evalInterval=20", "--evalSteps=1", "--sampleInterval=50", "--sampleTokens=5", "--keepCheckpoints=100000"]
 
 function train(run: string, flags: readonly string[]): Bun.Subprocess<"ignore", "pipe", "pipe"> {
-  const program = [process.execPath, join(import.meta.dir, "../src/cli.ts")]
+  const program = PROGRAM
   const args = [...program, "train", "--json", "--device=cpu", "--threads=1", `--data=${text}`, `--run=${run}`, ...SMALL, ...INTERVALS]
   const env = { PATH: process.env.PATH ?? "", HOME: work }
   const child = Bun.spawn([...args, ...flags], { cwd: work, env, stdin: "ignore", stdout: "pipe", stderr: "pipe" })

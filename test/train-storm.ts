@@ -5,9 +5,8 @@ import { sha256 } from "../src/base-file.ts"
 import { uniform } from "../src/base-random.ts"
 import { JOURNALS, type Journal, RunDatabase, readJournal } from "../src/db.ts"
 import { faultProxy } from "./serve-ingest-proxy.ts"
-import { sampleText } from "./support.ts"
+import { PROGRAM, sampleText } from "./support.ts"
 
-const CLI = [process.execPath, join(import.meta.dir, "../src/cli.ts")]
 export const SECRET = "upload-secret-1"
 const NAME = "storm"
 /** About what a logged step takes in the journal. */
@@ -46,7 +45,7 @@ export interface StormReport {
 /** `alpha serve` for the runs in a directory, which anybody may read; it keeps them in the database `runsDir`.db too. */
 export async function shippingServer(runsDir: string) {
   const places = [`--runsDir=${runsDir}`, `--database=${runsDir}.db`]
-  const child = Bun.spawn([...CLI, "serve", "--runsOnly", "--publicRead", "--json", "--port=0", ...places], {
+  const child = Bun.spawn([...PROGRAM, "serve", "--runsOnly", "--publicRead", "--json", "--port=0", ...places], {
     env: { ...process.env, UPLOAD_SECRET: SECRET },
     stdin: "ignore",
     stdout: "pipe",
@@ -65,7 +64,7 @@ export async function shippingServer(runsDir: string) {
 export const trainerOf =
   (folder: string, url: string) =>
   (...args: string[]) =>
-    Bun.spawn([...CLI, ...args], {
+    Bun.spawn([...PROGRAM, ...args], {
       cwd: folder,
       env: { ...process.env, ALPHA_REMOTE_URL: url, ALPHA_REMOTE_SECRET: SECRET },
       stdin: "ignore",

@@ -4,13 +4,13 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { learningRate } from "../src/train-schedule.ts"
-import { sampleText } from "./support.ts"
+import { PROGRAM, sampleText } from "./support.ts"
 import { killAndCompare, type Trainer, trainWhole } from "./train-kill.ts"
 
 const runsDir = mkdtempSync(join(tmpdir(), "alpha-train-"))
 const data = join(runsDir, "text.txt")
 writeFileSync(data, sampleText(20_000))
-const trainer = { command: [process.execPath, join(import.meta.dir, "../src/cli.ts")], data, runsDir }
+const trainer = { command: PROGRAM, data, runsDir }
 afterAll(() => rmSync(runsDir, { recursive: true, force: true }))
 
 const SMALL = [
