@@ -3,7 +3,7 @@
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import type { PtxGemm } from "../shaders/ptx-gemm-frame.ts"
-import { DEEP_TILES, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE, RING_TILE } from "../shaders/ptx-gemm-list.ts"
+import { DEEP_TILES, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { vulkan } from "../src/native-vulkan.ts"
@@ -62,7 +62,6 @@ export function ptxWays(request: Gemm, target: GpuTarget, sweep: boolean, rowSum
   if (sweep) {
     const deep = DEEP_TILES.flatMap((tile) => ptxWayOf(request, target, { tile, hasSums })?.way ?? [])
     ways.push(...deep, ...deep.filter(({ tile }) => tile.units === 1).flatMap((way) => GROUPS.map((group) => ({ ...way, group }))))
-    ways.push(...[ptxWayOf(request, target, { tile: RING_TILE, hasSums })?.way ?? []].flat())
   }
   if (sweep && hasSums) ways.push(plain)
   else if (sweep) {

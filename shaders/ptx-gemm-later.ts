@@ -3,14 +3,16 @@ import type { Ptx, U32 } from "../src/ptx.ts"
 import { ptxActivations } from "./ptx-activation.ts"
 import { type EpilogueMemory, piecesOf } from "./ptx-gemm-epilogue.ts"
 import type { Finish, Frame, Place, PtxActivation, Sums } from "./ptx-gemm-frame.ts"
-import { CHUNK_COLUMNS, isDeep } from "./ptx-gemm-tile.ts"
+import { CHUNK_COLUMNS } from "./ptx-gemm-tile.ts"
 import { quadOf, transposeQuad } from "./ptx-quad.ts"
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 const ROWS = [0, 1] as const
 
-/** k steps between asking for factors and using them. */
+/** Tasks between asking for factors and using them. */
 const LAG = 2
+/** Bits behind the point of a k step's share of the tasks. */
+const SHARE = 16
 
 /** Whether there is a kernel whose results wait; those of an activation with its slope are rounded before it. */
 const mayWait = (finish: Finish): boolean => finish === "none" || finish === "bias" || finish === "factor" || finish.endsWith("_slope")
@@ -87,7 +89,7 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     for (const h of ROWS) transposeQuad(k, lanes, words[i]![h]!).forEach((word, j) => k.copy(words[i]![h]![j]!, word))
   }
 
-  /** What is done in a k step each: the last tile's results, then this one's factors. */
+  /** What is done under the next tile's products, a share in each k step: the last tile's results, then this one's factors. */
   const stores =
     activation === undefined
       ? items.map((_, i) => () => ROWS.forEach((h) => store(i, h)))
@@ -97,16 +99,10 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     if (i < items.length) ask(i)
     if (i >= LAG) arrange(i - LAG)
   })
-  type Task = (place: Place) => void
-  /** A stage has time for two. */
-  const grouped = (all: readonly Task[]): readonly Task[] => {
-    const each = isDeep(tile) ? 2 : 1
-    return range(Math.ceil(all.length / each)).map((i) => (place) => {
-      for (const task of all.slice(each * i, each * (i + 1))) task(place)
-    })
-  }
-  const storeCount = grouped(stores).length
-  const tasks = [...grouped(stores), ...grouped(asks)]
+  const tasks: readonly ((place: Place) => void)[] = [...stores, ...asks]
+  /** Tasks of a k step, in 2^-SHARE; and those that are done. */
+  const share = k.div(k.add(frame.steps, (tasks.length << SHARE) - 1), frame.steps)
+  const done = k.variable("u32", 0)
 
   /** Goes to the task of a number. */
   const doTask = (i: U32, place: Place | undefined, from: number, to: number): void => {
@@ -122,13 +118,19 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     )
   }
   const meanwhile = (i: U32, place: Place): void => {
-    const none = k.label("NOTHING")
-    k.jump(none, k.compare("ge", i, tasks.length))
-    doTask(i, place, 0, tasks.length)
-    k.place(none)
+    const due = k.min(k.shr(k.mul(k.add(i, 1), share), SHARE), tasks.length)
+    k.while(
+      "TASK",
+      () => k.compare("lt", done, due),
+      () => {
+        doTask(done, place, 0, tasks.length)
+        k.add(done, 1, done)
+      },
+    )
   }
 
   const begin = (place: Place): void => {
+    k.copy(done, 0)
     if (!isFactor) return
     k.comment("each lane asks for a row of factors, which is in the L2 cache when it is read")
     const mine = k.add(k.add(place.row, warpRow), k.add(k.and(frame.lane, 15), k.shl(k.shr(frame.lane, 4), 6)))
@@ -142,18 +144,9 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     }
   }
 
-  /** What a tile of few k steps has left over, and the biases, which are there when the last products are. */
+  /** The biases, which are there when the last products are. */
   const biases = new Map(items.map(({ first }) => [first, hasBias ? k.registers("f32", 8) : []]))
   const last = (place: Place): void => {
-    const rest = k.variable("u32", frame.steps)
-    k.while(
-      "REST",
-      () => k.compare("lt", rest, tasks.length),
-      () => {
-        meanwhile(rest, place)
-        k.add(rest, 1, rest)
-      },
-    )
     if (!hasBias) return
     const left = k.sub(frame.N, k.min(k.add(place.column, column), frame.N))
     const bias = k.madWide(k.add(place.column, column), 4, memory.bias)
@@ -188,9 +181,9 @@ export function laterOf(k: Ptx, frame: Frame, warpgroup: U32, memory: EpilogueMe
     const i = k.variable("u32", 0)
     k.while(
       "FLUSH",
-      () => k.compare("lt", i, storeCount),
+      () => k.compare("lt", i, stores.length),
       () => {
-        doTask(i, undefined, 0, storeCount)
+        doTask(i, undefined, 0, stores.length)
         k.add(i, 1, i)
       },
     )

@@ -2,12 +2,9 @@
 import { type GemmKernel, ptxGemm } from "./ptx-gemm.ts"
 import type { Finish, PtxActivation, PtxGemm, PtxLayout } from "./ptx-gemm-frame.ts"
 import { type DeepTile, type PtxTile, type RingTile, tileName } from "./ptx-gemm-tile.ts"
-import { ROOM } from "./ptx-room.ts"
 
 /** The tile that was fastest on an H200 within 48 KiB of shared memory; */
 export const PTX_TILE: RingTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, ahead: 6 }
-/** the same with as much of a and b on the way as Hopper has shared memory for; */
-export const RING_TILE: RingTile = { units: 2, chunks: 3, ringA: 12, ringB: 30, room: ROOM }
 /** where c has few columns, or the rows of a are far apart; */
 export const FLAT_TILE: RingTile = { units: 1, chunks: 6, ringA: 2, ringB: 7, ahead: 12 }
 /** where the end takes long: what is under the next tile's products is more than these lose by their width; */
@@ -72,8 +69,8 @@ const OTHERS: readonly Tiled[] = [
 ]
 
 const keyOf = ({ layout, out, finish, tile }: PtxGemm): string => `${layout} ${out} ${finish} ${tileName(tile)}`
-const gemms = [...[PTX_TILE, RING_TILE].flatMap((tile) => WANTED.map((named) => [tile, ...named] as const)), ...OTHERS].flatMap(
-  ([tile, layout, out, finishes]) => finishes.map((finish): PtxGemm => ({ layout, out, finish, tile })),
+const gemms = [...WANTED.map((named) => [PTX_TILE, ...named] as const), ...OTHERS].flatMap(([tile, layout, out, finishes]) =>
+  finishes.map((finish): PtxGemm => ({ layout, out, finish, tile })),
 )
 const known = new Map(gemms.map((gemm): [string, GemmKernel] => [keyOf(gemm), ptxGemm(gemm)]))
 

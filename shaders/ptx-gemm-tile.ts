@@ -19,8 +19,6 @@ export interface RingTile extends Shape {
   /** Two more warps have the lines of a and b brought to the L2 cache so many k steps before they are copied. */
   readonly ahead?: number
   readonly stages?: never
-  /** Shared memory of a block; SHARED_BYTES where it is not told. */
-  readonly room?: number
 }
 
 /** A k step is a stage, 64 of K of the whole tile, of which so many are in shared memory. Products read both factors from there. */
@@ -82,7 +80,7 @@ interface Places {
 const behind = ({ dealt }: PtxTile, end: number): number => (dealt ? listAt(end) + MOST_ITEMS * ITEM_BYTES : end)
 
 /** Bytes of shared memory of a block. */
-export const roomOf = (tile: PtxTile): number => (isDeep(tile) ? behind(tile, placesOf(tile).end) : (tile.room ?? SHARED_BYTES))
+export const roomOf = (tile: PtxTile): number => (isDeep(tile) ? behind(tile, placesOf(tile).end) : SHARED_BYTES)
 
 /** Unit s of warpgroup g is number g·ringA + s; of a deep tile a and b begin in the first stage, and each stage has one barrier of either kind. */
 export function placesOf(tile: PtxTile): Places {
@@ -95,14 +93,14 @@ export function placesOf(tile: PtxTile): Places {
       throw new TypeError(`ptx gemm: ${tile.stages} stages of ${units} units × ${chunks} chunks do not fit (${end} bytes)`)
     return { a: 0, b: 2 * units * STAGE_PIECE, fullA: full, emptyA: empty, fullB: full, emptyB: empty, end }
   }
-  const { ringA, ringB, room = SHARED_BYTES } = tile
+  const { ringA, ringB } = tile
   const b = 2 * ringA * PIECE
   const fullA = b + ringB * PIECE
   const emptyA = fullA + 16 * ringA
   const fullB = emptyA + 16 * ringA
   const emptyB = fullB + 8 * ringB
   const end = emptyB + 8 * ringB
-  if (behind(tile, end + 4) > room || ringA < units || units * chunks > 6)
+  if (behind(tile, end + 4) > SHARED_BYTES || ringA < units || units * chunks > 6)
     throw new TypeError(
       `ptx gemm: a tile of ${units} units × ${chunks} chunks with rings of ${ringA} and ${ringB} does not fit (${end} bytes)`,
     )

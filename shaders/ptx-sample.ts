@@ -20,6 +20,9 @@ export const sampleBuffers = {
   draw: read(u32),
   token: write(u32),
   logprob: write(f32),
+  /** The same for the host, which reads them where they lie. */
+  toldToken: write(u32),
+  toldLogprob: write(f32),
 }
 type Given = { readonly [N in keyof typeof sampleBuffers]: U64 }
 
@@ -91,7 +94,8 @@ export function sample(
     const at = k.madWide(token, 4, logits)
     const z = k.variable("f32", facts.top)
     k.when(k.compare("ne", token, facts.first), () => k.load("f32", [z], at))
-    k.store("u32", k.madWide(row, 4, given.token), 0, [token])
-    k.store("f32", k.madWide(row, 4, given.logprob), 0, [k.subFloat(k.subFloat(z, facts.max), facts.logSum)])
+    const logprob = k.subFloat(k.subFloat(z, facts.max), facts.logSum)
+    for (const to of [given.token, given.toldToken]) k.store("u32", k.madWide(row, 4, to), 0, [token])
+    for (const to of [given.logprob, given.toldLogprob]) k.store("f32", k.madWide(row, 4, to), 0, [logprob])
   })
 }

@@ -188,33 +188,43 @@ export class Recorder {
         this.schedule.steps.slice(this.ends[i - 1] ?? 0, end).forEach((step, at) => {
           if (at > 0) vulkan().gpu_kernel_barrier(this.driver.gpu, commands)
           const launch = (): void => {
-            for (const scheduled of step) this.#dispatch(commands, scheduled, host)
+            for (const scheduled of step) this.#dispatch(commands, scheduled, { host, results })
           }
           if (watch === undefined) launch()
           else watch.around(commands, this.plan.program.name, step, at === 0, launch)
         })
-        if (end < this.schedule.steps.length) return
-        vulkan().gpu_barrier(this.driver.gpu, commands)
-        this.#copyOutputs(commands, { host, results })
+        if (end === this.schedule.steps.length) this.#copyOutputs(commands, { host, results })
       }),
     )
   }
 
+  /** Copies what no launch has written where the host reads it. */
   #copyOutputs(commands: Recording, { host, results }: Pick<Slot, "host" | "results">): void {
-    for (const [name, t] of this.plan.program.outputs) {
+    const told = new Set(this.schedule.steps.flat().flatMap(({ launch }) => Object.values(launch.told ?? {}).map(({ id }) => id)))
+    const wanted = [...this.plan.program.outputs].filter(([, { id }]) => !told.has(id))
+    if (wanted.length > 0) vulkan().gpu_barrier(this.driver.gpu, commands)
+    for (const [name, t] of wanted) {
       const { buffer, offset } = this.place(t, host)
       const to = this.results.get(name) as number
       vulkan().gpu_copy(this.driver.gpu, commands, buffer.handle, offset, results.handle, to, byteLength(t))
     }
   }
 
-  #dispatch(commands: Recording, scheduled: ScheduledLaunch, host: DeviceBuffer): void {
+  /** Where the host reads an output; any other tensor's own place. */
+  #toldAddress(t: Tensor, { host, results }: Pick<Slot, "host" | "results">): number {
+    const [name] = [...this.plan.program.outputs].find(([, { id }]) => id === t.id) ?? []
+    return name === undefined ? this.#address(t, host) : results.address + (this.results.get(name) as number)
+  }
+
+  #dispatch(commands: Recording, scheduled: ScheduledLaunch, slot: Pick<Slot, "host" | "results">): void {
+    const { host } = slot
     const { launch } = scheduled
     const { module, handle, layout } = this.pipelines.of(launch)
     const values: Record<string, number> = { ...launch.push }
     for (const name of Object.keys(launch.kernel.buffers)) {
-      const memory = launch.buffers[name]
-      values[name] = memory === undefined ? 0 : this.#address(memory, host)
+      const [memory, told] = [launch.buffers[name], launch.told?.[name]]
+      if (told !== undefined) values[name] = this.#toldAddress(told, slot)
+      else values[name] = memory === undefined ? 0 : this.#address(memory, host)
     }
     const block = this.#layout.params.get(scheduled)
     if (block !== undefined) values.params = host.address + block
@@ -272,7 +282,7 @@ export class Recorder {
         vulkan().gpu_timestamp(driver.gpu, commands, -(some.length + 1))
         vulkan().gpu_timestamp(driver.gpu, commands, 0)
         some.forEach((scheduled, i) => {
-          this.#dispatch(commands, scheduled, slot.host)
+          this.#dispatch(commands, scheduled, slot)
           vulkan().gpu_kernel_barrier(driver.gpu, commands)
           vulkan().gpu_timestamp(driver.gpu, commands, i + 1)
         })
@@ -293,7 +303,7 @@ export class Recorder {
   debug(slot: Slot): void {
     const steps = this.schedule.steps.flat().map((scheduled) => ({
       scheduled,
-      dispatch: (commands: Recording) => this.#dispatch(commands, scheduled, slot.host),
+      dispatch: (commands: Recording) => this.#dispatch(commands, scheduled, slot),
       writes: this.#writes(scheduled, slot.host),
     }))
     runDebug(this.memory, this.#arena.buffers, steps)

@@ -124,6 +124,8 @@ function launchOf(first: Node, layers: readonly Node[][], around: Around, { unit
   const behind = [of(last, "w"), of(last, "b"), of(head, "w"), of(embedding, "wte"), of(embedding, "wpe")]
   const table: Table = { kind: "table", dtype: "u64", values: [...addresses, ...behind] }
   const zeros = (count: number): Table => ({ kind: "table", dtype: "u32", values: Array.from({ length: count }, () => 0) })
+  const chosen = choice && { token: choice.sample.outputs.token as Tensor, logprob: choice.logprobs.outputs.logprob as Tensor }
+  const told = chosen && { toldToken: chosen.token, toldLogprob: chosen.logprob }
   const buffers: Record<string, Memory | undefined> = {
     ...{ table, sync: zeros(2), work: zeros(found.workBytes / 4) },
     ...{ pages: input(attention, "pages"), lengths: input(attention, "lengths"), counts: input(attention, "counts") },
@@ -134,10 +136,10 @@ function launchOf(first: Node, layers: readonly Node[][], around: Around, { unit
       logits: head?.outputs.y,
     },
     ...Object.fromEntries(SETTINGS.map((name) => [name, of(choice?.sample, name)])),
-    ...{ token: choice?.sample.outputs.token, logprob: choice?.logprobs.outputs.logprob },
+    ...chosen,
   }
   const { kernel } = found
-  return { kernel, variant: kernel.name, buffers, push: {}, params: {}, constants: {}, groups: [units, 1, 1] }
+  return { kernel, variant: kernel.name, buffers, ...(told && { told }), push: {}, params: {}, constants: {}, groups: [units, 1, 1] }
 }
 
 /** Ids below this may be chosen. */

@@ -33,6 +33,8 @@ export interface Launch {
   readonly variant: string
   /** Undefined = address 0; the kernel must know that it may not look there. */
   readonly buffers: Readonly<Record<string, Memory | undefined>>
+  /** Buffers beside these by which the launch writes a tensor a second time: where the host reads it, if it is an output of the program. */
+  readonly told?: Readonly<Record<string, Tensor>>
   readonly push: Readonly<Record<string, number>>
   /** Live scalars or numbers, read from memory when the dispatch runs. */
   readonly params: Readonly<Record<string, Tensor | number>>

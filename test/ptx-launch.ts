@@ -19,7 +19,7 @@ export function tableBytes(given: Table): Uint8Array<ArrayBuffer> {
 
 /** `bytesOf`: memory of a tensor or scratch; `live`: the value of a live scalar. */
 export function runPtxLaunch(
-  { kernel, buffers, push, params, groups }: Launch,
+  { kernel, buffers, told, push, params, groups }: Launch,
   bytesOf: (memory: Tensor | Scratch) => Uint8Array,
   live: (value: Tensor | number | undefined) => number,
   timing: Timing,
@@ -43,7 +43,7 @@ export function runPtxLaunch(
   }
   const block = Float32Array.from(Object.keys(fields), (name) => live(params[name]))
   const values: Record<string, number> = { ...push, params: memory.place(new Uint8Array(block.buffer)) }
-  for (const name of Object.keys(kernel.buffers)) values[name] = addressOf(buffers[name])
+  for (const name of Object.keys(kernel.buffers)) values[name] = addressOf(buffers[name] ?? told?.[name])
   const missing = cells.filter(({ name }) => values[name] === undefined).map(({ name }) => name)
   if (missing.length > 0) throw new Error(`${kernel.name}: no ${missing.join(", ")}`)
   runPtx({ text, threads, shared: sharedBytes, blocks: groups, parameters: values, floats: values, memory, timing, seed })

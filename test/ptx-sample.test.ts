@@ -30,6 +30,7 @@ function run(rows: readonly Row[], { threads = 256, allowed = rows[0]!.logits.le
   const memory = new GlobalMemory()
   const place = (array: Float32Array | Int32Array) => memory.place(new Uint8Array(array.buffer))
   const [token, logprob] = [new Int32Array(rows.length).fill(-1), new Float32Array(rows.length).fill(Number.NaN)]
+  const [toldToken, toldLogprob] = [token.slice(), logprob.slice()]
   const floats = (of: (row: Row) => number) => place(Float32Array.from(rows, of))
   const ints = (of: (row: Row) => number) => place(Int32Array.from(rows, of))
   const parameters = {
@@ -40,10 +41,11 @@ function run(rows: readonly Row[], { threads = 256, allowed = rows[0]!.logits.le
     minP: floats((row) => row.minP ?? 0),
     seed: ints((row) => row.seed ?? 11),
     draw: ints((row) => row.draw ?? 3),
-    ...{ token: place(token), logprob: place(logprob) },
+    ...{ token: place(token), logprob: place(logprob), toldToken: place(toldToken), toldLogprob: place(toldLogprob) },
   }
   const { text, sharedBytes } = kernelOf(threads, classes, allowed)
   runPtx({ text, threads, blocks: [rows.length, 1, 1], parameters, memory, timing: "random", shared: sharedBytes })
+  expect([[...toldToken], [...toldLogprob]]).toEqual([[...token], [...logprob]])
   return rows.map((_, b) => ({ token: token[b]!, logprob: logprob[b]! }))
 }
 

@@ -97,6 +97,7 @@ export function checkStack(
     ...{ minP: keep("f32", new Float32Array(rows)), seed: keep("i32", every(1, 2, 3)), draw: keep("i32", every(4, 5)) },
   }
   const chosen = { token: keep("i32", every(-1)), logprob: keep("f32", new Float32Array(rows).fill(Number.NaN)) }
+  const told = { toldToken: keep("i32", every(-1)), toldLogprob: keep("f32", new Float32Array(rows).fill(Number.NaN)) }
   const sync = keep("u32", Uint32Array.from(kernel.counters(stack, 5)))
   const table: Table = {
     kind: "table",
@@ -111,7 +112,7 @@ export function checkStack(
     buffers: {
       ...{ table, sync, work: keep("f32", new Float32Array(kernel.bytes(stack) / 4).fill(Number.NaN)) },
       ...(classes > 0 ? { logits: out } : { y: out }),
-      ...(stack.allowed === undefined ? {} : { ...settings, ...chosen }),
+      ...(stack.allowed === undefined ? {} : { ...settings, ...chosen, ...told }),
       ...(tables === undefined ? { x } : given),
       pages: keep("i32", pages),
       lengths: keep("i32", padded(lengths.map((length) => length ?? 0))),
@@ -122,8 +123,8 @@ export function checkStack(
   const wanted = reference()
   runPtxLaunch(launch, (memory) => new Uint8Array(bytes.get(memory as Scratch)!.buffer as ArrayBuffer), Number, timing)
   const got = bytes.get(out) as Uint16Array | Float32Array
-  const told = (one: number) => (classes > 0 ? one : fromBf16(one))
-  const far = wanted.out.flatMap((row, b) => row?.map((value, c) => Math.abs(value - told(got[b * width + c]!))) ?? [])
+  const seenAs = (one: number) => (classes > 0 ? one : fromBf16(one))
+  const far = wanted.out.flatMap((row, b) => row?.map((value, c) => Math.abs(value - seenAs(got[b * width + c]!))) ?? [])
   expect(far.reduce((most, one) => Math.max(most, one), 0)).toBeLessThan(0.06)
   for (const [layer, own] of wanted.cache.entries())
     for (const { b, h, key, value } of own)
@@ -135,6 +136,8 @@ export function checkStack(
         expect(Math.max(...row.map((one, d) => Math.abs(one - fromBf16(seen[d]!))))).toBeLessThan(0.06)
       }
   expect([...bytes.get(sync)!]).toEqual([...kernel.counters(stack, 6)])
+  const chosenIn = (...memories: readonly Scratch[]) => memories.map((memory) => [...bytes.get(memory)!])
+  expect(chosenIn(told.toldToken, told.toldLogprob)).toEqual(chosenIn(chosen.token, chosen.logprob))
   const found = Array.from({ length: rows }, (_, b) => got.slice(b * width, (b + 1) * width))
   const of = (memory: Scratch, b: number) => bytes.get(memory)![b]!
   found.forEach((row, b) => {
