@@ -2,7 +2,7 @@
 import type { Ptx, U32, U64 } from "../src/ptx.ts"
 import { bringRows, range } from "./ptx-attention-frame.ts"
 import { begin, bring } from "./ptx-attention-ring.ts"
-import { type AttentionTile, COLUMNS, partsOf, ROWS, rowsOf } from "./ptx-attention-tile.ts"
+import { type AttentionTile, COLUMNS, partsOf, ROWS, rowsOf, slotsOf } from "./ptx-attention-tile.ts"
 import { eachTurn } from "./ptx-attention-turn.ts"
 
 export interface Sizes {
@@ -20,7 +20,7 @@ export interface Sizes {
  * of the next positions before the values.
  */
 export function bringKeys(k: Ptx, tile: AttentionTile, { maps, turns, T, H, K }: Sizes, how: "forward" | "backward"): void {
-  const at = begin(k, 1)
+  const at = begin(k, 1, slotsOf(tile))
   const gradients = k.addLong(maps, 128)
   for (const map of how === "forward" ? [maps] : [maps, gradients]) k.acquireMap(map)
   eachTurn(k, turns, true, (turn) => {

@@ -1,7 +1,16 @@
 /** What the kernels of Hopper's attention share: who does what, products of fragments with units, weights, masks, dropout, stores. */
 import type { F32, Predicate, Ptx, U32, U64 } from "../src/ptx.ts"
 import { bring, giveBack, initRing, type Position, pass, type Slot, take } from "./ptx-attention-ring.ts"
-import { type ALONG_COLUMNS, type ALONG_ROWS, type AttentionTile, COLUMNS, partsOf, ROWS, registersOf } from "./ptx-attention-tile.ts"
+import {
+  type ALONG_COLUMNS,
+  type ALONG_ROWS,
+  type AttentionTile,
+  COLUMNS,
+  partsOf,
+  ROWS,
+  registersOf,
+  slotsOf,
+} from "./ptx-attention-tile.ts"
 import type { Turn } from "./ptx-attention-turn.ts"
 import { quadOf, transposeQuad } from "./ptx-quad.ts"
 
@@ -12,6 +21,8 @@ export interface Role {
   readonly tile: AttentionTile
   /** Number of the warpgroup, of the warp in it, of the lane in that. */
   readonly warpgroup: U32
+  /** Which 64 positions of a turn are its: as those of a turn see more and fewer units, they go round from turn to turn. */
+  readonly rank: U32
   readonly warp: U32
   readonly lane: U32
   /** lane mod 4, times 2: the first column of the lane's pairs. */
@@ -29,7 +40,7 @@ export function roles(k: Ptx, tile: AttentionTile, produce: () => void, consume:
   const warp = k.uniform(k.and(k.shr(thread, 5), 3))
   const lane = k.and(thread, 31)
   const registers = registersOf(tile)
-  k.if(k.compare("eq", thread, 0), () => initRing(k, 4 * tile.groups))
+  k.if(k.compare("eq", thread, 0), () => initRing(k, slotsOf(tile), 4 * tile.groups))
   k.syncBlock()
   k.if(
     k.compare("eq", warpgroup, tile.groups),
@@ -44,6 +55,7 @@ export function roles(k: Ptx, tile: AttentionTile, produce: () => void, consume:
       consume({
         tile,
         warpgroup,
+        rank: k.variable("u32", warpgroup),
         warp,
         lane,
         column: k.shl(k.and(lane, 3), 1),
@@ -56,7 +68,13 @@ export function roles(k: Ptx, tile: AttentionTile, produce: () => void, consume:
   k.emit("ret")
 }
 
-/** Positions of a warpgroup's own rows come as units, those of the first warpgroup first: of each of `wholes`, a head's width. */
+/** After a turn: the next 64 positions in the next. */
+export function endTurn(k: Ptx, { tile, rank }: Role): void {
+  k.add(rank, 1, rank)
+  k.when(k.compare("eq", rank, tile.groups), () => k.copy(rank, 0))
+}
+
+/** Positions of a warpgroup's own rows come as units, those of the first 64 first: of each of `wholes`, a head's width. */
 export function bringRows(
   k: Ptx,
   tile: AttentionTile,
@@ -76,26 +94,28 @@ export function bringRows(
  * are passed. Its own go back at once: the fence holds the copy that comes next until they have been read.
  */
 export function takeRows(k: Ptx, role: Role, at: Position, wholes: readonly (readonly (readonly U32[])[])[]): void {
-  const { tile, warpgroup, warp, lane, isFirstLane } = role
+  const { tile, rank, warp, lane, isFirstLane } = role
   const line = k.add(k.shl(warp, 4), k.and(lane, 15))
   const start = k.shl(line, 7)
   const turn = k.xor(k.shr(lane, 4), k.and(lane, 7))
   const each = COLUMNS / 16
   for (const group of range(tile.groups))
     k.if(
-      k.compare("eq", warpgroup, group),
+      k.compare("eq", rank, group),
       () => {
-        for (const whole of wholes)
-          for (const part of range(partsOf(tile))) {
+        const slots = wholes.flatMap((whole) =>
+          range(partsOf(tile)).map((part) => {
             const slot = take(k, at)
             const begin = k.add(slot.memory, start)
             range(each).forEach((step) => {
               const base = k.add(begin, k.shl(k.xor(turn, 2 * step), 4))
               k.loadMatrix(whole[each * part + step]!, { base, bytes: 0 }, false)
             })
-            k.fenceCopies()
-            giveBack(k, slot, isFirstLane)
-          }
+            return slot
+          }),
+        )
+        k.fenceCopies()
+        for (const slot of slots) giveBack(k, slot, isFirstLane)
       },
       () => pass(k, at, wholes.length * partsOf(tile), isFirstLane),
     )

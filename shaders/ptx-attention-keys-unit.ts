@@ -3,7 +3,7 @@ import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
 import { droppedAt } from "./ptx-attention-dropout.ts"
 import { asLeft, keepApart, maskDiagonal, multiply, type Role, range, settle } from "./ptx-attention-frame.ts"
 import { giveBack, heldSlot, hold, type Position, type Slot, take } from "./ptx-attention-ring.ts"
-import { ALONG_COLUMNS, ALONG_ROWS, partsOf } from "./ptx-attention-tile.ts"
+import { ALONG_COLUMNS, ALONG_ROWS, partsOf, UNIT } from "./ptx-attention-tile.ts"
 
 /** What stays in registers from unit to unit. */
 export interface State {
@@ -26,10 +26,10 @@ export interface State {
 
 /** The lane's −lse·log2 e and −δ of the 16 queries whose columns it has. */
 function statisticsOf(k: Ptx, { column }: Role, slot: Slot): readonly { readonly log: F32; readonly delta: F32 }[] {
-  const base = k.add(slot.statistics, k.shl(column, 3))
+  const base = k.add(slot.memory, k.shl(column, 3))
   return range(8).flatMap((block) => {
     const all = k.registers("f32", 4)
-    k.loadShared(all, { base, bytes: 64 * block })
+    k.loadShared(all, { base, bytes: UNIT + 64 * block })
     return [0, 2].map((i) => ({ log: all[i]!, delta: all[i + 1]! }))
   })
 }
@@ -38,8 +38,7 @@ function statisticsOf(k: Ptx, { column }: Role, slot: Slot): readonly { readonly
 function chosen(k: Ptx, units: readonly Slot[], isSecond: State["isSecond"]): Slot {
   const [first, second] = units
   if (isSecond === undefined || second === undefined) return first!
-  const pick = (of: "memory" | "barriers" | "statistics") => k.select(isSecond, second[of], first![of], "u32")
-  return { memory: pick("memory"), barriers: first!.barriers, statistics: first!.statistics }
+  return { memory: k.select(isSecond, second.memory, first!.memory, "u32"), barriers: first!.barriers }
 }
 
 /** A unit of queries by itself: nothing is under way before or after. */

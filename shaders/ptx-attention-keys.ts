@@ -3,10 +3,10 @@ import { type F32, type Ptx, type PtxKernel, ptxKernel, type U32, type U64 } fro
 import { bf16, f32, read, u32, u64, write } from "../src/spirv.ts"
 import type { Sizes } from "./ptx-attention-bring.ts"
 import { keyBits } from "./ptx-attention-dropout.ts"
-import { bringRows, type Role, range, roles, storeRows, takeRows } from "./ptx-attention-frame.ts"
+import { bringRows, endTurn, type Role, range, roles, storeRows, takeRows } from "./ptx-attention-frame.ts"
 import { aloneUnit, type State, unitsInTurn } from "./ptx-attention-keys-unit.ts"
 import { begin, bring, passAll } from "./ptx-attention-ring.ts"
-import { type AttentionTile, COLUMNS, partsOf, ROWS, SHARED_BYTES, threadsOf, tileName } from "./ptx-attention-tile.ts"
+import { type AttentionTile, COLUMNS, partsOf, ROWS, sharedBytesOf, slotsOf, threadsOf, tileName } from "./ptx-attention-tile.ts"
 import { eachTurn, rowsOfTurn, type Turn } from "./ptx-attention-turn.ts"
 
 const buffers = { maps: read(u64), turns: read(u64), statistics: read(f32), mask: read(u32), dqkv: write(bf16) } as const
@@ -42,7 +42,7 @@ const padded = (k: Ptx, T: U32): U32 => k.shl(k.shr(k.add(T, ROWS - 1), 6), 6)
 function produce(k: Ptx, tile: AttentionTile, given: Given): void {
   const { maps, turns, statistics, T, H, K } = given
   const gradients = k.addLong(maps, 128)
-  const [at, positions] = [begin(k, 1), padded(k, T)]
+  const [at, positions] = [begin(k, 1, slotsOf(tile)), padded(k, T)]
   for (const map of [maps, gradients]) k.acquireMap(map)
   eachTurn(k, turns, true, (turn) => {
     const { keyHead, b, first } = placeOf(k, tile, turn)
@@ -82,7 +82,7 @@ function consume(k: Ptx, role: Role, given: Given): void {
   const quads = (count: number) => range(count).map(() => k.registers("u32", 4))
   const keys = quads(steps.length)
   const values = quads(steps.length)
-  const at = begin(k, 0)
+  const at = begin(k, 0, slotsOf(tile))
   const scores = k.registers("f32", 32)
   const slopes = k.registers("f32", 32)
   const left = range(isAlone ? 1 : tile.drops ? 3 : 2).map(() => quads(4))
@@ -128,6 +128,7 @@ function consume(k: Ptx, role: Role, given: Given): void {
         address: k.madLong(k.mad(b, T, rowOf(which)), width, k.addLong(dqkv, k.long(k.add(column, offset)))),
         has: k.compare("lt", rowOf(which), T),
       }))
+    endTurn(k, role)
   })
 }
 
@@ -141,7 +142,7 @@ export function ptxAttentionKeys(tile: AttentionTile): PtxKeys {
     name: `ptx_attention_keys${tileName(tile)}`,
     about: `gradient of attention for keys and values, heads of ${tile.D}: ${tile.groups} warpgroups of 64 keys each`,
     threads: threadsOf(tile),
-    sharedBytes: SHARED_BYTES,
+    sharedBytes: sharedBytesOf(tile),
     buffers,
     push,
     body(k, given) {

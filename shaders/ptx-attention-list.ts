@@ -12,19 +12,20 @@ const GROUPS = {
 } as const
 
 /** One of each for a head size, without or with dropout. */
-function kernelsOf(D: AttentionTile["D"], drops: boolean) {
-  const tile = (pass: keyof typeof GROUPS): AttentionTile => ({ D, groups: GROUPS[pass][D][drops ? "dropout" : "plain"], drops })
+function kernelsOf(D: AttentionTile["D"], drops: boolean, isWide: boolean) {
+  const tile = (pass: keyof typeof GROUPS): AttentionTile => ({ D, groups: GROUPS[pass][D][drops ? "dropout" : "plain"], drops, isWide })
   return { forward: ptxAttention(tile("forward")), queries: ptxAttentionQueries(tile("queries")), keys: ptxAttentionKeys(tile("keys")) }
 }
+const made = (isWide: boolean) => ({
+  64: { plain: kernelsOf(64, false, isWide), dropout: kernelsOf(64, true, isWide) },
+  128: { plain: kernelsOf(128, false, isWide), dropout: kernelsOf(128, true, isWide) },
+})
 
-type Kernels = ReturnType<typeof kernelsOf>
+export type PtxAttentionKernels = ReturnType<typeof kernelsOf>
 
-/** By head size. */
-export const ptxAttentions: Readonly<Record<AttentionTile["D"], { readonly plain: Kernels; readonly dropout: Kernels }>> = {
-  64: { plain: kernelsOf(64, false), dropout: kernelsOf(64, true) },
-  128: { plain: kernelsOf(128, false), dropout: kernelsOf(128, true) },
-}
+/** By a block's shared memory and head size. */
+export const ptxAttentions = { narrow: made(false), wide: made(true) } as const
 
-export const ptxAttentionKernels = Object.values(ptxAttentions).flatMap((all) =>
-  Object.values(all).flatMap((kernels) => Object.values(kernels)),
+export const ptxAttentionKernels = Object.values(ptxAttentions).flatMap((sizes) =>
+  Object.values(sizes).flatMap((all) => Object.values(all).flatMap((kernels) => Object.values(kernels))),
 )

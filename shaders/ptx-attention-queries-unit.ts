@@ -3,7 +3,7 @@ import type { F32, Ptx, U32 } from "../src/ptx.ts"
 import { dropoutFactor } from "./ptx-attention-dropout.ts"
 import { asLeft, columnAt, keepApart, maskDiagonal, multiply, type Role, range, rowAt } from "./ptx-attention-frame.ts"
 import { giveBack, type Position, take } from "./ptx-attention-ring.ts"
-import { ALONG_COLUMNS, ALONG_ROWS, partsOf, SLOTS } from "./ptx-attention-tile.ts"
+import { ALONG_COLUMNS, ALONG_ROWS, partsOf } from "./ptx-attention-tile.ts"
 
 /** What stays in registers from turn to turn and from unit to unit. */
 export interface State {
@@ -35,7 +35,7 @@ export function unit(
   const { tile, isFirstLane, always } = role
   const { at, scores, slopes, left, out, known, before, T } = state
   const parts = range(partsOf(tile))
-  const isLate = 3 * parts.length <= SLOTS
+  const isLate = 3 * parts.length <= at.slots
   const keys = parts.map(() => take(k, at))
   k.multiplyFence()
   multiply(k, scores, state.queries, keys, ALONG_COLUMNS, k.not(always), always)

@@ -3,10 +3,10 @@ import { type F32, type Ptx, type PtxKernel, ptxKernel, type U64 } from "../src/
 import { bf16, f32, read, u32, u64, write } from "../src/spirv.ts"
 import { bringKeys, type Sizes } from "./ptx-attention-bring.ts"
 import { queryBits } from "./ptx-attention-dropout.ts"
-import { quadSum, type Role, range, roles, storeRows, takeRows } from "./ptx-attention-frame.ts"
+import { endTurn, quadSum, type Role, range, roles, storeRows, takeRows } from "./ptx-attention-frame.ts"
 import { type State, unit } from "./ptx-attention-queries-unit.ts"
 import { begin, giveBack, passAll } from "./ptx-attention-ring.ts"
-import { type AttentionTile, partsOf, ROWS, rowsOf, SHARED_BYTES, SLOTS, threadsOf, tileName } from "./ptx-attention-tile.ts"
+import { type AttentionTile, partsOf, ROWS, rowsOf, sharedBytesOf, slotsOf, threadsOf, tileName } from "./ptx-attention-tile.ts"
 import { eachTurn, rowsOfTurn } from "./ptx-attention-turn.ts"
 
 const buffers = {
@@ -23,7 +23,7 @@ function consume(k: Ptx, role: Role, { turns, y, lse, statistics, mask, dqkv, T,
   const parts = partsOf(tile)
   const steps = range(tile.D / 16)
   const state: State = {
-    at: begin(k, 0),
+    at: begin(k, 0, slotsOf(tile)),
     queries: steps.map(() => k.registers("u32", 4)),
     gradients: steps.map(() => k.registers("u32", 4)),
     scores: k.registers("f32", 32),
@@ -84,13 +84,14 @@ function consume(k: Ptx, role: Role, { turns, y, lse, statistics, mask, dqkv, T,
       },
     )
     k.multiplyWait(0)
-    if (3 * parts <= SLOTS) k.if(k.compare("ne", count, 0), () => before.forEach((barriers) => giveBack(k, { barriers }, isFirstLane)))
+    if (3 * parts <= at.slots) k.if(k.compare("ne", count, 0), () => before.forEach((barriers) => giveBack(k, { barriers }, isFirstLane)))
     passAll(k, at, k.mul(k.sub(all, count), 2 * parts), isFirstLane)
     const base = k.addLong(dqkv, k.long(k.mul(h, 2 * tile.D)))
     storeRows(k, role, out, [scale, scale], (which) => ({
       address: k.madLong(k.mad(b, T, rowOf(which)), width, base),
       has: k.compare("lt", rowOf(which), T),
     }))
+    endTurn(k, role)
   })
 }
 
@@ -105,7 +106,7 @@ export function ptxAttentionQueries(tile: AttentionTile): PtxQueries {
     name: `ptx_attention_queries${tileName(tile)}`,
     about: `gradient of attention for queries, heads of ${tile.D}: ${tile.groups} warpgroups of 64 queries each`,
     threads: threadsOf(tile),
-    sharedBytes: SHARED_BYTES,
+    sharedBytes: sharedBytesOf(tile),
     buffers,
     push,
     body(k, given) {

@@ -1,22 +1,23 @@
 /** The ring of units of Hopper's attention: one lane fills it by tensor maps, all warps that multiply read every unit and give it back. */
 import type { Operand, Predicate, Ptx, U32, U64 } from "../src/ptx.ts"
-import { PLACES, SLOTS, STATISTICS, UNIT } from "./ptx-attention-tile.ts"
+import { PITCH, PLACES, STATISTICS, UNIT } from "./ptx-attention-tile.ts"
 
 /** Where a warp is in the ring: number of the slot, and the parity to wait for. */
 export interface Position {
   readonly slot: U32
   readonly parity: U32
+  readonly slots: number
 }
 
 /** The first slot; who fills it waits for parity 1, which a new barrier has behind it. */
-export function begin(k: Ptx, parity: 0 | 1): Position {
-  return { slot: k.variable("u32", 0), parity: k.variable("u32", parity) }
+export function begin(k: Ptx, parity: 0 | 1, slots: number): Position {
+  return { slot: k.variable("u32", 0), parity: k.variable("u32", parity), slots }
 }
 
 /** Goes on by a unit. */
-function advance(k: Ptx, { slot, parity }: Position): void {
+function advance(k: Ptx, { slot, parity, slots }: Position): void {
   k.add(slot, 1, slot)
-  const isRound = k.compare("eq", slot, SLOTS)
+  const isRound = k.compare("eq", slot, slots)
   k.when(isRound, () => {
     k.copy(slot, 0)
     k.xor(parity, 1, parity)
@@ -24,8 +25,8 @@ function advance(k: Ptx, { slot, parity }: Position): void {
 }
 
 /** Thread 0, before the block's barrier: one arrival and all bytes fill a slot, a lane of each of `warps` empties it. */
-export function initRing(k: Ptx, warps: number): void {
-  for (let i = 0; i < SLOTS; i++) {
+export function initRing(k: Ptx, slots: number, warps: number): void {
+  for (let i = 0; i < slots; i++) {
     k.barrierInit(PLACES.full + 8 * i, 1)
     k.barrierInit(PLACES.empty + 8 * i, warps)
   }
@@ -36,14 +37,12 @@ export function initRing(k: Ptx, warps: number): void {
 export interface Slot {
   readonly memory: U32
   readonly barriers: U32
-  readonly statistics: U32
 }
 
 /** A register of its own for each address, since the position goes on. */
 const slotOf = (k: Ptx, { slot }: Position): Slot => ({
-  memory: k.mul(slot, UNIT),
+  memory: k.mad(slot, PITCH, PLACES.slots),
   barriers: k.shl(slot, 3),
-  statistics: k.mad(slot, STATISTICS, PLACES.statistics),
 })
 
 /** Brings the unit at `coordinates` of a map, and 512 bytes from `statistics` on. */
@@ -53,17 +52,17 @@ export function bring(k: Ptx, at: Position, map: U64, coordinates: readonly Oper
   k.wait({ base: slot.barriers, bytes: PLACES.empty }, at.parity)
   k.expect(full, UNIT + (statistics === undefined ? 0 : STATISTICS))
   k.copyBox({ base: slot.memory, bytes: 0 }, map, full, coordinates)
-  if (statistics !== undefined) k.copyBytes({ base: slot.statistics, bytes: 0 }, statistics, STATISTICS, full)
+  if (statistics !== undefined) k.copyBytes({ base: slot.memory, bytes: UNIT }, statistics, STATISTICS, full)
   advance(k, at)
 }
 
 /** A unit's place in registers that change, and what puts another there. */
 export const heldSlot = (k: Ptx): Slot => {
-  const [memory, barriers, statistics] = k.registers("u32", 3)
-  return { memory: memory!, barriers: barriers!, statistics: statistics! }
+  const [memory, barriers] = k.registers("u32", 2)
+  return { memory: memory!, barriers: barriers! }
 }
 export function hold(k: Ptx, to: Slot, from: Slot): void {
-  for (const of of ["memory", "barriers", "statistics"] as const) k.copy(to[of], from[of])
+  for (const of of ["memory", "barriers"] as const) k.copy(to[of], from[of])
 }
 
 /** Waits for the next unit. */

@@ -19,15 +19,19 @@ export function eachTurn(k: Ptx, turns: U64, isAlone: boolean, body: (turn: Turn
   const at = k.madLong(k.special("%ctaid.x"), TURN, turns)
   const step = k.long(k.mul(k.special("%nctaid.x"), TURN))
   const [first, h, b, none] = k.registers("u32", 4) as [U32, U32, U32, U32]
+  const load = () => k.load("u32", [first, h, b, none], at)
+  // A warp asks for the next turn when one begins; the lane that brings has no registers for that.
+  if (!isAlone) load()
   k.while(
     "TURN",
     () => {
-      k.load("u32", [first, h, b, none], at)
+      if (isAlone) load()
       return k.compare("ne", first, NO_TURN)
     },
     () => {
       k.addLong(at, step, at)
       const [position, head, sequence] = [first, h, b].map((one) => (isAlone ? one : k.uniform(one))) as [U32, U32, U32]
+      if (!isAlone) load()
       body({ first: position, h: head, b: sequence })
     },
   )
@@ -43,8 +47,8 @@ interface Rows {
   readonly inside: (which: 0 | 1) => U32
 }
 
-export function rowsOfTurn(k: Ptx, { warpgroup, row }: Readonly<Record<"warpgroup" | "row", U32>>, T: Operand<"u32">, first: U32): Rows {
-  const own = k.add(first, k.mul(warpgroup, ROWS))
+export function rowsOfTurn(k: Ptx, { rank, row }: Readonly<Record<"rank" | "row", U32>>, T: Operand<"u32">, first: U32): Rows {
+  const own = k.add(first, k.mul(rank, ROWS))
   const rowOf = (which: 0 | 1) => k.add(k.add(own, row), 8 * which)
   return { own, diagonal: k.shr(own, 6), rowOf, inside: (which) => k.min(rowOf(which), k.sub(T, 1)) }
 }

@@ -6,6 +6,7 @@ import { dropoutFactor, queryBits } from "./ptx-attention-dropout.ts"
 import {
   asLeft,
   columnAt,
+  endTurn,
   keepApart,
   maskDiagonal,
   multiply,
@@ -25,7 +26,8 @@ import {
   partsOf,
   ROWS,
   rowsOf,
-  SHARED_BYTES,
+  sharedBytesOf,
+  slotsOf,
   threadsOf,
   tileName,
 } from "./ptx-attention-tile.ts"
@@ -49,37 +51,39 @@ interface Softmax {
   readonly sums: readonly [F32, F32]
 }
 
-/** The largest of the lane's two rows of scores, over all four lanes that have them. */
+/** The largest of the lane's own scores of each of its two rows. */
 const largest = (k: Ptx, scores: readonly F32[]): readonly F32[] =>
   ([0, 1] as const).map((which) => {
     const own = scores.filter((_, i) => rowAt(i) === which)
-    let top = k.maxFloat(own[0]!, own[1]!)
-    for (const score of own.slice(2)) top = k.maxFloat(top, score)
-    for (const mask of [1, 2]) top = k.maxFloat(top, k.exchangeFloat(top, mask))
-    return top
+    const [even, odd] = [0, 1].map((first) => own.filter((_, i) => i % 2 === first).reduce((a, b) => k.maxFloat(a, b)))
+    return k.maxFloat(even!, odd!)
   })
 
 /**
  * Where a row's largest score passes its reference by too much: a new reference, and the sum of weights in its terms. Other rows keep their bits. Returns
- * whether there is one in the warp, and what the rows of the products with the values are then to be multiplied by.
+ * whether there is one in the warp, and what the rows of the products with the values are then to be multiplied by. `own`: the lane's largest; only where one
+ * of them passes do the four lanes of a row ask each other.
  */
 function refer(
   k: Ptx,
   { scale2, reference, sums }: Softmax,
-  tops: readonly F32[],
+  own: readonly F32[],
 ): { readonly any: Predicate; readonly factors: readonly F32[] } {
-  const excess = tops.map((top, which) => k.fma(top, scale2, reference[which]!))
-  const passes = excess.map((one) => k.compare("gt", one, SLACK))
-  const any = k.any(k.either(passes[0]!, passes[1]!))
-  const factors = passes.map(() => k.variable("f32", 1))
-  k.if(any, () =>
+  const over = (top: F32, which: number) => k.fma(top, scale2, reference[which]!)
+  const [first, second] = own.map((top, which) => k.compare("gt", over(top, which), SLACK))
+  const any = k.any(k.either(first!, second!))
+  const factors = own.map(() => k.variable("f32", 1))
+  k.if(any, () => {
+    const tops = own.map((top) => [1, 2].reduce((a, mask) => k.maxFloat(a, k.exchangeFloat(a, mask)), top))
+    const excess = tops.map(over)
+    const passes = excess.map((one) => k.compare("gt", one, SLACK))
     excess.forEach((one, which) => {
       const factor = k.unary("ex2.approx.ftz.f32", k.subFloat(0, one))
       k.select(passes[which]!, k.subFloat(0, k.mulFloat(tops[which]!, scale2)), reference[which]!, "f32", reference[which]!)
       k.select(passes[which]!, factor, 1, "f32", factors[which]!)
       k.mulFloat(sums[which]!, factors[which]!, sums[which]!)
-    }),
-  )
+    })
+  })
   return { any, factors }
 }
 
@@ -202,7 +206,7 @@ function consume(k: Ptx, role: Role, { turns, mask, y, lse, T, H, scale, factor 
   const { tile, isFirstLane } = role
   const parts = partsOf(tile)
   const state: State = {
-    at: begin(k, 0),
+    at: begin(k, 0, slotsOf(tile)),
     queries: range(tile.D / 16).map(() => k.registers("u32", 4)),
     scores: [k.registers("f32", 32), k.registers("f32", 32)],
     weights: range(4).map(() => k.registers("u32", 4)),
@@ -237,6 +241,7 @@ function consume(k: Ptx, role: Role, { turns, mask, y, lse, T, H, scale, factor 
       const address = k.madLong(k.mad(at, H, h), 4, lse)
       k.when(k.both(has, k.compare("eq", role.column, 0)), () => k.store("f32", address, 0, [value]))
     })
+    endTurn(k, role)
   })
 }
 
@@ -251,7 +256,7 @@ export function ptxAttention(tile: AttentionTile): PtxAttention {
     name: `ptx_attention${tileName(tile)}`,
     about: `attention with heads of ${tile.D}: ${tile.groups} warpgroups of 64 queries each`,
     threads: threadsOf(tile),
-    sharedBytes: SHARED_BYTES,
+    sharedBytes: sharedBytesOf(tile),
     buffers,
     push,
     body(k, given) {

@@ -1,7 +1,8 @@
 /** Launches of attention by Hopper's own instructions: where they can do it, tensor maps, the order of the gradients. */
-import { ptxAttentions } from "../shaders/ptx-attention-list.ts"
+import { type PtxAttentionKernels, ptxAttentions } from "../shaders/ptx-attention-list.ts"
 import { COLUMNS, ROWS } from "../shaders/ptx-attention-tile.ts"
 import { NO_TURN } from "../shaders/ptx-attention-turn.ts"
+import { ROOM } from "../shaders/ptx-room.ts"
 import type { AttentionAttrs } from "./op-attention-heads.ts"
 import { dropoutMask, type Settings } from "./op-attention-tensor.ts"
 import { type GpuTarget, type Launches, launch, scratch, table } from "./op-gpu.ts"
@@ -9,17 +10,17 @@ import type { Memory, Table } from "./program.ts"
 import { tensorMapWords } from "./ptx.ts"
 import { elements, type Tensor } from "./tensor.ts"
 
-type Kernels = (typeof ptxAttentions)[64]["plain"]
 /** Head size and kernels. */
 interface PtxWay {
   readonly D: 64 | 128
-  readonly kernels: Kernels
+  readonly kernels: PtxAttentionKernels
 }
 
 /** The kernels that do this attention; undefined where none do. */
-export function ptxWay(qkv: Tensor, { headDim, dropout }: AttentionAttrs, { ptx }: GpuTarget): PtxWay | undefined {
+export function ptxWay(qkv: Tensor, { headDim, dropout }: AttentionAttrs, { ptx, ptxRoom = 0 }: GpuTarget): PtxWay | undefined {
   if (!ptx || qkv.dtype !== "bf16" || elements(qkv) >= 2 ** 31 || (headDim !== 64 && headDim !== 128)) return undefined
-  return { D: headDim, kernels: ptxAttentions[headDim][dropout > 0 ? "dropout" : "plain"] }
+  const room = ptxRoom >= ROOM ? "wide" : "narrow"
+  return { D: headDim, kernels: ptxAttentions[room][headDim][dropout > 0 ? "dropout" : "plain"] }
 }
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)

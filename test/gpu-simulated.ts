@@ -7,13 +7,19 @@ import { DeviceMemory, type Kernel, simulate } from "../src/spirv.ts"
 import { byteLength, elements, type Tensor } from "../src/tensor.ts"
 import { runPtxLaunch } from "./ptx-launch.ts"
 
-/** A device of `subgroupSize` lanes; a portable one unless it has matrices. */
-export function simulatedDevice(subgroupSize: number, matrix: GpuTarget["matrix"] = "none", ptx = false, stacks = false): Device {
+/** A device of `subgroupSize` lanes; a portable one unless it has matrices. `ptx`: whether it has, or how much shared memory its kernels may have. */
+export function simulatedDevice(
+  subgroupSize: number,
+  matrix: GpuTarget["matrix"] = "none",
+  ptx: boolean | number = false,
+  stacks = false,
+): Device {
   const isPortable = matrix === "none"
   const target: GpuTarget = {
     subgroupSize,
     matrix,
-    ptx,
+    ptx: ptx !== false,
+    ...(typeof ptx === "number" && { ptxRoom: ptx }),
     stacks,
 
     hasMatrixFunctions: !isPortable,

@@ -1,7 +1,9 @@
 /** Hopper's attention, its instructions run one by one, against the f64 reference: partial units, shared key heads, wide heads, dropout, large scores. */
-import { expect, test } from "bun:test"
+import { describe, expect, test } from "bun:test"
+import { ROOM } from "../shaders/ptx-room.ts"
 import { attentionLaunches } from "../src/op-attention-gpu.ts"
 import type { GpuTarget, Launch } from "../src/program.ts"
+import { MOST_DYNAMIC } from "../src/ptx.ts"
 import type { Tensor } from "../src/tensor.ts"
 import { simulatedDevice } from "./gpu-simulated.ts"
 import { testAttention } from "./op-attention-cases.ts"
@@ -25,7 +27,8 @@ const CASES = [
   { B: 1, T: 130, nHead: 1, nKvHead: 1, headDim: 64, scale: 6, about: "scores that pass their references" },
 ]
 
-testAttention(simulatedDevice(32, "nv2", true), CASES, 300_000)
+for (const room of [MOST_DYNAMIC, ROOM])
+  describe(`${room} bytes of shared memory`, () => testAttention(simulatedDevice(32, "nv2", room), CASES, 300_000))
 
 test("it is chosen on Hopper for bf16 and heads of 64 and 128, and not where bits must be those of generation", () => {
   const target: GpuTarget = {
@@ -49,6 +52,7 @@ test("it is chosen on Hopper for bf16 and heads of 64 and 128, and not where bit
   }
   expect(names(64, "bf16")).toBe("ptx_attention_64_g3")
   expect(names(128, "bf16")).toBe("ptx_attention_128_g2")
+  expect(names(64, "bf16", { ptxRoom: ROOM })).toBe("ptx_attention_64_g3_wide")
   expect(names(128, "bf16", { dropout: 0.1 })).toContain("ptx_attention_128_g2_dropout")
   for (const other of [names(96, "bf16"), names(64, "f32"), names(64, "bf16", { ptx: false })]) expect(other).not.toContain("ptx")
 })
