@@ -1,4 +1,4 @@
-/** What several tests need: shared files, waiting, ports, distances, bf16. */
+/** What several tests need: the program, shared files, waiting, ports, distances, bf16. */
 import { existsSync, readFileSync } from "node:fs"
 import { createServer } from "node:net"
 import { join } from "node:path"
