@@ -6,10 +6,10 @@ import { join } from "node:path"
 import { appendCsv } from "../src/bench-csv.ts"
 import { GATE_EXIT, type Verdict } from "../src/bench-gate.ts"
 import { deviceClass } from "../src/bench-history.ts"
+import { PROGRAM } from "./support.ts"
 
 setDefaultTimeout(600_000)
 const folder = mkdtempSync(join(tmpdir(), "gate-"))
-const cli = join(import.meta.dir, "../src/cli.ts")
 
 /** A program that tells `work` times ten milliseconds, read from no clock; before, it is busy for so many seconds of its processor's time. */
 writeFileSync(
@@ -41,7 +41,7 @@ const [plain, same, twice] = [program("plain", 1), program("same", 1), program("
 
 /** Runs `alpha bench gate` on the folder's programs. */
 function gate(...args: string[]) {
-  const command = [process.execPath, "--no-env-file", cli, "bench", "gate", ...args, "--steps=2", "--blocks=2", "--maxBlocks=2", "--json"]
+  const command = [...PROGRAM, "bench", "gate", ...args, "--steps=2", "--blocks=2", "--maxBlocks=2", "--json"]
   const { stdout, stderr, exitCode } = Bun.spawnSync(command, { cwd: folder })
   const out = stdout.toString()
   return { report: out.startsWith("{") || out.startsWith("[") ? JSON.parse(out) : undefined, stderr: stderr.toString(), exitCode }
@@ -103,7 +103,7 @@ describe("alpha bench gate", () => {
 })
 
 test("the program itself on both sides: equal losses, equal counters, an exit code that is the verdict's", () => {
-  const self = executable("self", process.execPath, "--no-env-file", cli)
+  const self = executable("self", ...PROGRAM)
   const { report, exitCode, stderr } = gate(self, self, "--batch=1", "--threads=1", "--device=cpu", "--threshold=0.9")
   expect([exitCode, stderr]).toEqual([GATE_EXIT[report.verdict as Verdict], ""])
   expect(report.counters.length).toBeGreaterThan(5)
@@ -111,7 +111,7 @@ test("the program itself on both sides: equal losses, equal counters, an exit co
 })
 
 test("the program itself with another seed is refused: its loss is another", () => {
-  const self = executable("itself", process.execPath, "--no-env-file", cli)
+  const self = executable("itself", ...PROGRAM)
   const seeded = join(folder, "seeded")
   writeFileSync(seeded, `#!/bin/sh\n[ "$1" = train ] && set -- "$@" --seed=2\nexec '${self}' "$@"\n`)
   chmodSync(seeded, 0o755)
