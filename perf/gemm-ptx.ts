@@ -3,7 +3,7 @@
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
 import { ptxGemm } from "../shaders/ptx-gemm.ts"
 import type { PtxGemm } from "../shaders/ptx-gemm-frame.ts"
-import { DEEP_TILES, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
+import { DEEP_TILES, FLAT_TILE, NARROW_TILE, PTX_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type PtxTile, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { type DeviceBuffer, type Driver, HOST, LOCAL, type Recording } from "../src/gpu-driver.ts"
 import { vulkan } from "../src/native-vulkan.ts"
@@ -15,7 +15,7 @@ import { MOST_DYNAMIC } from "../src/ptx.ts"
 
 /** What --sweep adds: the other tiles in use, and the widest without lines asked for ahead. */
 const { ahead: _, ...NOT_AHEAD } = PTX_TILE
-const SWEPT: readonly PtxTile[] = [NOT_AHEAD, FLAT_TILE, LATER_TILE, NARROW_TILE]
+const SWEPT: readonly PtxTile[] = [NOT_AHEAD, FLAT_TILE, NARROW_TILE]
 
 /** Other numbers of deep tiles that lie below each other. */
 const GROUPS = [4, 16]

@@ -50,13 +50,12 @@ export const ptxActivations: Readonly<Record<PtxActivation, PtxFunction>> = {
   },
   gelu_tanh: {
     value: (k, x) => k.mulFloat(x, logistic(k, exponentOf(k, x))),
-    // s + s·(1 − s)·(u in units of 1)': where s is near 1, 1 − s loses nothing that matters; where it is small, s keeps its relative error.
+    // s + x·s·(1 − s)·(u/x in units of 1)': where s is near 1, 1 − s loses nothing that matters; where it is small, s keeps its relative error. |x| < 2^64.
     both(k, x) {
-      const w = k.within(x, 10) // beyond, the derivative is 0 or 1
-      const square = k.mulFloat(w, w)
-      const s = logistic(k, k.mulFloat(w, k.fma(square, -CUBIC * Math.LOG2E, -SCALE * Math.LOG2E)))
-      const slope = k.mulFloat(w, k.fma(square, 3 * CUBIC, SCALE))
-      return { value: k.mulFloat(x, s), slope: k.fma(s, k.fma(k.negate(s), slope, slope), s) }
+      const square = k.mulFloat(x, x)
+      const s = logistic(k, k.mulFloat(x, k.fma(square, -CUBIC * Math.LOG2E, -SCALE * Math.LOG2E)))
+      const value = k.mulFloat(x, s)
+      return { value, slope: k.fma(k.fma(k.negate(s), value, value), k.fma(square, 3 * CUBIC, SCALE), s) }
     },
   },
   relu: {

@@ -3,6 +3,7 @@ import type { F32, Predicate, Ptx, U32, U64 } from "../src/ptx.ts"
 import { type PtxFunction, ptxActivations } from "./ptx-activation.ts"
 import type { Finish, Frame, Place, PtxActivation, Sums } from "./ptx-gemm-frame.ts"
 import { CHUNK_COLUMNS } from "./ptx-gemm-tile.ts"
+import { endWhole, PIECE_COLUMNS, type Piece, piecesOf } from "./ptx-gemm-whole.ts"
 import { quadOf, transposeQuad } from "./ptx-quad.ts"
 
 /** Addresses, and the numbers of the push and live blocks. */
@@ -21,27 +22,6 @@ export const finishName = (finish: Finish): string => (finish === "none" ? "" : 
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
-/**
- * Sums of one row that are finished together, 32 columns by a quad of lanes: their places in the accumulator of a 64 × 64 chunk (the upper of a lane's
- * two rows; the lower's are 2 further on), and their columns beyond the lane's first one.
- */
-interface Piece {
-  readonly values: readonly number[]
-  readonly columns: readonly number[]
-}
-const PIECE_COLUMNS = 32
-
-/**
- * Value 4·b + 2·h + e of lane c = lane mod 4 lies in column 8·b + 2·c + e; where b was permuted, 16·G + 4·j + 2·h + e lies in 32·G + 8·c + 2·j + e.
- */
-export const piecesOf = (isPermuted: boolean): readonly Piece[] =>
-  [0, 1].map((G) => ({
-    values: range(4).flatMap((i) => [16 * G + 4 * i, 16 * G + 4 * i + 1]),
-    columns: range(8).map((i) => PIECE_COLUMNS * G + (isPermuted ? i : 8 * (i >> 1) + (i & 1))),
-  }))
-
-/** Items whose factors are read before the first is finished, and at most before the others: as items are finished, registers of sums get free. */
-const [AHEAD_FIRST, AHEAD] = [2, 5]
 /** Items whose sums' registers serve others, once they are stored. */
 const FREED = 4
 
@@ -49,6 +29,8 @@ interface StoredRow {
   readonly address: U64
   readonly values: readonly F32[]
   readonly isThere: Predicate
+  /** Pairs that the result's are multiplied by. */
+  readonly factors?: readonly U32[]
 }
 
 /** What a thread knows of its part of a tile. */
@@ -85,7 +67,6 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
   const [toKept, toAddend] = [k.register("u64"), k.register("u64")]
   if (keepsSlope || isFactor) k.emit("sub.u64", toKept, memory.kept, memory.c)
   const toMoved = k.madWide(quad, 6 * size, 0)
-  if (isFactor) k.addLong(toKept, toMoved, toKept)
   if (finish === "add") k.emit("sub.u64", toAddend, memory.addend, memory.c)
   const rowBytes = k.mul(memory.ldc, size)
   const beta = finish === "add" ? k.register("f32") : undefined
@@ -154,15 +135,15 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
       return
     }
     // The exchange moves this lane's columns from 2·c to 8·c.
-    const moved = rows.map(({ address, values, isThere }) => ({
-      address: k.addLong(address, toMoved),
-      words: transposeQuad(
-        k,
-        lanes,
-        range(4).map((i) => k.packBf16(values[2 * i]!, values[2 * i + 1]!)),
-      ),
-      isThere,
-    }))
+    const moved = rows.map(({ address, values, isThere, factors }) => {
+      const packed = range(4).map((i) => k.packBf16(values[2 * i]!, values[2 * i + 1]!))
+      const words = transposeQuad(k, lanes, packed)
+      return {
+        address: k.addLong(address, toMoved),
+        words: factors ? words.map((word, i) => k.mulBf16(word, factors[i]!)) : words,
+        isThere,
+      }
+    })
     k.jump(partly, isWhole, false)
     for (const { address, words, isThere } of moved) k.when(isThere, () => k.store("u32", address, byte, words))
     k.jump(end)
@@ -195,6 +176,7 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
   /** Of so many groups the biases are read before they are needed. */
   const groupsAhead = !hasBias || !isPermuted ? 0 : out === "bf16" && !keepsSlope ? 2 : 1
   const ROWS = [0, 1] as const
+  const hasWhole = out === "bf16" && finish !== "add"
 
   const begin = (place: Place): void => {
     if (!isFactor) return
@@ -211,28 +193,12 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     }
   }
 
-  /** Reads factors some items ahead, 16 bytes per lane and row. */
-  const readAhead = (part: Part) => {
-    const words: (readonly U32[])[][] = []
-    let asked = 0
-    const ask = (until: number): void => {
-      for (; asked < Math.min(until, items.length); asked++) {
-        const { unit, first } = items[asked]!
-        words[asked] = ROWS.map((h) => {
-          const to = range(4).map(() => k.variable("u32", 0))
-          const p = k.both(k.compare("gt", part.rowsLeft, 64 * unit + 8 * h), k.compare("gt", part.storeLeft, first))
-          const address = k.addLong(part.address(unit, h), toKept)
-          k.when(p, () => k.load("u32", to, address, first * size, "wide"))
-          return to
-        })
-      }
-    }
-    ask(AHEAD_FIRST)
-    return {
-      values: (i: number, h: 0 | 1): readonly F32[] =>
-        transposeQuad(k, lanes, words[i]![h]!).flatMap((pair) => [k.unpackBf16(pair, 0), k.unpackBf16(pair, 1)]),
-      isDone: (i: number) => ask(i + 1 + Math.min(AHEAD_FIRST + 1 + i, AHEAD)),
-    }
+  /** Factors of 8 columns from `first` on, where a lane stores them. */
+  const factorsOf = (address: U64, first: number, isThere: Predicate, part: Part): readonly U32[] => {
+    const to = range(4).map(() => k.variable("u32", 0))
+    const from = k.addLong(k.addLong(address, toMoved), toKept)
+    k.when(k.both(isThere, k.compare("gt", part.storeLeft, first)), () => k.load("u32", to, from, first * size))
+    return to
   }
 
   /** The sums of a's rows, which the tiles of the first column know. */
@@ -258,7 +224,18 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
     const toEnd = remaining(frame.N, place.column)
     const [columnsLeft, stored] = [place.dealt === undefined ? toEnd : k.min(toEnd, place.dealt.width), k.label("STORED")]
     const warpRowsLeft = remaining(frame.M, k.add(place.row, warpRow))
-    const factors = isFactor ? readAhead(part) : undefined
+    if (hasWhole) {
+      const partly = k.label("PARTLY")
+      k.jump(partly, k.compare("lt", warpRowsLeft, 64 * (tile.units - 1) + 16))
+      if (isFactor) k.jump(partly, k.compare("lt", columnsLeft, CHUNK_COLUMNS * tile.chunks))
+      else if (!isPermuted) k.jump(partly, k.compare("ne", k.and(columnsLeft, PIECE_COLUMNS - 1), 0))
+      const addresses = range(tile.units).map((unit) =>
+        ROWS.map((h) => (exchanges ? k.addLong(part.address(unit, h), toMoved) : part.address(unit, h))),
+      )
+      endWhole(k, frame, { sums, addresses, columnsLeft, stored, withBias, bias: part.bias, hasBias, toKept, lanes, activation })
+      k.jump(stored)
+      k.place(partly)
+    }
     let biases: readonly F32[] | undefined
     const biasesAhead = groups.slice(0, groupsAhead).map(({ piece, first }) => biasesOf(part, piece, first))
     items.forEach(({ chunk, unit, piece, first }, i) => {
@@ -275,24 +252,17 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
         let values: readonly F32[] = piece.values.map((at) => sums[unit]![chunk]![at + 2 * h]!)
         if (finish === "add") values = values.map((one) => k.mulFloat(one, memory.scale))
         if (biases !== undefined) values = values.map((one, n) => k.addFloat(one, biases![n]!))
-        return { h, isThere, values, address: part.address(unit, h) }
+        const address = part.address(unit, h)
+        return { isThere, values, address, ...(isFactor && { factors: factorsOf(address, first, isThere, part) }) }
       })
       const slopes: (readonly F32[])[] = []
-      const finished = rows.map(({ h, isThere, values, address }) => {
+      const finished = rows.map(({ isThere, values, address }) => {
         if (activation !== undefined && keepsSlope) {
-          // Rounded first, as where results wait in bf16.
-          const both = range(values.length / 2).flatMap((i) => {
-            const pair = k.packBf16(values[2 * i]!, values[2 * i + 1]!)
-            return ([0, 1] as const).map((half) => activation.both(k, k.unpackBf16(pair, half)))
-          })
+          const both = values.map((one) => activation.both(k, one))
           slopes.push(both.map(({ slope }) => slope))
           return both.map(({ value }) => value)
         }
         if (activation !== undefined) return values.map((one) => activation.value(k, one))
-        if (factors !== undefined) {
-          const before = factors.values(i, h)
-          return values.map((one, n) => k.mulFloat(one, before[n]!))
-        }
         if (beta === undefined) return values
         const before = load(k.addLong(address, toAddend), piece, first, k.both(k.compare("ne", beta, 0), isThere), part)
         return values.map((one, n) => k.fma(before[n]!, beta, one))
@@ -304,7 +274,6 @@ export function epilogueOf(k: Ptx, frame: Frame, warpgroup: U32, memory: Epilogu
         store(kept, first, columnsLeft, part)
       }
       k.place(skip)
-      factors?.isDone(i)
     })
     k.place(stored)
     if (finish !== "none" && !(finish === "bias" && isPermuted)) {

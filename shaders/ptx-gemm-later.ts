@@ -1,9 +1,10 @@
 /** The end of a Hopper matrix product whose results wait in registers, in bf16, and are stored while the next tile's first products run. */
 import type { Ptx, U32 } from "../src/ptx.ts"
 import { ptxActivations } from "./ptx-activation.ts"
-import { type EpilogueMemory, piecesOf } from "./ptx-gemm-epilogue.ts"
+import type { EpilogueMemory } from "./ptx-gemm-epilogue.ts"
 import type { Finish, Frame, Place, PtxActivation, Sums } from "./ptx-gemm-frame.ts"
 import { CHUNK_COLUMNS } from "./ptx-gemm-tile.ts"
+import { piecesOf } from "./ptx-gemm-whole.ts"
 import { quadOf, transposeQuad } from "./ptx-quad.ts"
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)

@@ -7,10 +7,8 @@ import { type DeepTile, type PtxTile, type RingTile, tileName } from "./ptx-gemm
 export const PTX_TILE: RingTile = { units: 2, chunks: 3, ringA: 3, ringB: 5, ahead: 6 }
 /** where c has few columns, or the rows of a are far apart; */
 export const FLAT_TILE: RingTile = { units: 1, chunks: 6, ringA: 2, ringB: 7, ahead: 12 }
-/** where the end takes long: what is under the next tile's products is more than these lose by their width; */
-export const LATER_TILE: RingTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, later: true }
-/** and for what others leave of a turn of the processors. */
-export const NARROW_TILE: RingTile = { ...LATER_TILE, ahead: 12 }
+/** and for what others leave of a turn of the processors, results under the next tile's products. */
+export const NARROW_TILE: RingTile = { units: 2, chunks: 2, ringA: 3, ringB: 5, later: true, ahead: 12 }
 /** Tiles dealt out by lists. */
 export const DEALT_TILE: RingTile = { ...PTX_TILE, dealt: true }
 
@@ -45,7 +43,6 @@ const OTHERS: readonly Tiled[] = [
   [FLAT_TILE, "nn", "bf16", ["none"]],
   [FLAT_TILE, "nn", "f32", ["none"]],
   [FLAT_TILE, "tn", "f32", ["none", "sums", "add"]],
-  [LATER_TILE, "nn", "bf16", ["factor"]],
   [NARROW_TILE, "ntp", "bf16", ["none", "bias"]],
   [NARROW_TILE, "nn", "bf16", ["none"]],
   [DEALT_TILE, "ntp", "bf16", ["none", "bias"]],

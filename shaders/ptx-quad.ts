@@ -2,7 +2,7 @@
 import type { Predicate, Ptx, U32 } from "../src/ptx.ts"
 
 /** Which of the four a lane is. */
-interface Quad {
+export interface Quad {
   readonly isOdd: Predicate
   readonly isUpper: Predicate
 }

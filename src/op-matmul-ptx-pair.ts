@@ -1,5 +1,5 @@
 /** A weight's gradient in few parts beside the input's: processors that have none of the one take more of the other's, and less is left to sum. */
-import { DEEP_ENDED, DEEP_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, PTX_TILE, TALL_TILE, WIDE_TILE } from "../shaders/ptx-gemm-list.ts"
+import { DEEP_ENDED, DEEP_TILE, FLAT_TILE, NARROW_TILE, PTX_TILE, TALL_TILE, WIDE_TILE } from "../shaders/ptx-gemm-list.ts"
 import { columnsOf, type PtxTile } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
 import { cutOf, hasTile, ptxWayOf } from "./op-matmul-ptx.ts"
@@ -37,7 +37,7 @@ export interface Pairing {
 
 /** Tiles that do the weight's gradient, and the input's. */
 const WEIGHT_TILES: readonly PtxTile[] = [PTX_TILE, DEEP_ENDED]
-const INPUT_TILES: readonly PtxTile[] = [PTX_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, DEEP_TILE, TALL_TILE, WIDE_TILE]
+const INPUT_TILES: readonly PtxTile[] = [PTX_TILE, FLAT_TILE, NARROW_TILE, DEEP_TILE, TALL_TILE, WIDE_TILE]
 
 /** Tiles of block `i` of `blocks`, of which the first `early` have `each` before all share the rest. */
 const tilesOfBlock = (i: number, blocks: number, tiles: number, early: number, each: number): number =>

@@ -4,7 +4,6 @@ import {
   DEEP_ENDED,
   DEEP_TILE,
   FLAT_TILE,
-  LATER_TILE,
   NARROW_TILE,
   PTX_TILE,
   TALL_TILE,
@@ -71,7 +70,7 @@ const COSTS = new Map<PtxTile, Cost>([
         const [nt, nn] = !hasSome(given) ? [670, 645] : isCrowded(given) ? [645, 590] : [685, 675]
         return layout === "nt" ? nt : nn
       },
-      ends: { bf16: 3e-6, f32: 3.5e-6, slope: 7.4e-6, factor: 8.4e-6 },
+      ends: { bf16: 3e-6, f32: 3.5e-6, slope: 6e-6, factor: 6e-6 },
     },
   ],
   [
@@ -87,7 +86,6 @@ const COSTS = new Map<PtxTile, Cost>([
       ends: { bf16: 5e-6, f32: 5e-6, slope: 0, factor: 0 },
     },
   ],
-  [LATER_TILE, { rates: () => 460, ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 } }],
   [
     NARROW_TILE,
     {

@@ -164,12 +164,6 @@ export class PtxBody {
   maxNumber(a: F32, b: Operand<"f32">): F32 {
     return this.#two("max.f32", "f32", a, b)
   }
-  /** a, but no further from 0 than `most`; NaN stays. */
-  within(a: F32, most: number): F32 {
-    const made = this.register("f32")
-    this.emit("min.NaN.xorsign.abs.f32", made, a, operandText(most, "f32"))
-    return made
-  }
   negate(a: F32, into?: F32): F32 {
     return this.unary("neg.f32", a, into)
   }
@@ -199,6 +193,10 @@ export class PtxBody {
     return made
   }
 
+  /** The products of two pairs of bf16, each rounded to nearest even. */
+  mulBf16(a: U32, b: U32): U32 {
+    return this.#two("mul.rn.bf16x2", "u32", a, b)
+  }
   /** The bits of a float. */
   bits(a: F32): U32 {
     const made = this.register("u32")

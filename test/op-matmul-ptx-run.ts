@@ -172,13 +172,15 @@ export function run(asked: Asked): { error: number; c: Uint16Array | Float32Arra
     }
     for (let n = 0; n < N; n++) {
       let z = sums[n]! * (scale ?? 1) + (bias ? bias_![n]! : 0)
-      // Rounded before the activation, as it may have waited in bf16.
-      const [x, around] = keepsSlope ? [fromBf16(toBf16(z)), 2 ** -7 * Math.abs(z)] : [z, 0]
+      // Rounded before the activation where it has waited in bf16.
+      const [x, around] = keepsSlope && tile.later ? [fromBf16(toBf16(z)), 2 ** -7 * Math.abs(z)] : [z, 0]
       const slope = keepsSlope ? activateDerivative(activation, x) : 1
       if (keepsSlope) compare(slopes![m * ldc + n]!, slope, around)
       z = activate(activation, x)
       if (factor) z *= keptBefore[m * ldc + n]!
-      compare(cs![m * ldc + n]!, z + (beta ? beta * cBefore[m * ldc + n]! : 0), around * Math.max(1, Math.abs(slope)))
+      // Rounded before it is multiplied, too, where it does not wait.
+      const twice = factor && out === "bf16" && !tile.later ? 2 ** -8 * Math.abs(z) : 0
+      compare(cs![m * ldc + n]!, z + (beta ? beta * cBefore[m * ldc + n]! : 0), around * Math.max(1, Math.abs(slope)) + twice)
     }
     for (let n = N; n < ldc; n++) if (!Object.is(cs![m * ldc + n], cBefore[m * ldc + n])) error = Number.POSITIVE_INFINITY
   }

@@ -1,6 +1,6 @@
 /** Matrix products in PTX, their instructions run on the CPU, against f64: layouts, edges, splits, epilogues, timings of copies and products. */
 import { expect, test } from "bun:test"
-import { DEEP_TILE, FLAT_TILE, LATER_TILE, NARROW_TILE, TALL_TILE, WIDE_TILE } from "../shaders/ptx-gemm-list.ts"
+import { DEEP_TILE, FLAT_TILE, NARROW_TILE, TALL_TILE, WIDE_TILE } from "../shaders/ptx-gemm-list.ts"
 import { type DeepTile, tileName } from "../shaders/ptx-gemm-tile.ts"
 import { ROOM } from "../shaders/ptx-room.ts"
 import { targetOf } from "../src/gpu-info.ts"
@@ -32,8 +32,8 @@ const CASES: readonly Asked[] = [
   { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late" },
   { layout: "tn", size: [296, 232, 264], out: "f32" },
   // Results stored during the next tile's first steps, of which there are enough, or too few.
-  { layout: "nt", size: [520, 160, 264], out: "bf16", bias: true, tile: LATER_TILE, timing: "late" },
-  { layout: "nt", size: [520, 160, 264], out: "bf16", activation: "gelu_tanh", keepsSlope: true, bias: true, tile: LATER_TILE },
+  { layout: "nt", size: [520, 160, 264], out: "bf16", bias: true, tile: NARROW_TILE, timing: "late" },
+  { layout: "nt", size: [520, 160, 264], out: "bf16", activation: "gelu_tanh", keepsSlope: true, bias: true, tile: NARROW_TILE },
   {
     layout: "nt",
     size: [260, 96, 600],
@@ -43,9 +43,9 @@ const CASES: readonly Asked[] = [
     bias: true,
     tile: NARROW_TILE,
   },
-  { layout: "nn", size: [520, 136, 600], out: "bf16", factor: "in place", tile: LATER_TILE, timing: "late" },
-  { layout: "nn", size: [260, 136, 72], out: "bf16", factor: "apart", tile: LATER_TILE },
-  { layout: "nn", size: [520, 152, 72], out: "bf16", tile: { ...LATER_TILE, ringA: 4, ringB: 3 } },
+  { layout: "nn", size: [520, 136, 600], out: "bf16", factor: "in place", tile: NARROW_TILE, timing: "late" },
+  { layout: "nn", size: [260, 136, 72], out: "bf16", factor: "apart", tile: NARROW_TILE },
+  { layout: "nn", size: [520, 152, 72], out: "bf16", tile: { ...NARROW_TILE, ringA: 4, ringB: 3 } },
   { layout: "nn", size: [264, 200, 264], out: "bf16", timing: "late", tile: NARROW_TILE },
   { layout: "tn", size: [264, 200, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5 },
   // More tiles per block, of odd numbers of k steps, than lines are asked for ahead.
@@ -58,7 +58,7 @@ const CASES: readonly Asked[] = [
   { layout: "tn", size: [264, 408, 200], out: "f32", beta: 0.5, splits: 2, rest: [3, 5], sumsBeta: 0.5, tile: FLAT_TILE },
   // The first blocks begin before the others and do more; the other columns with a block for each tile. A whole gradient with the sums of dy's columns.
   { layout: "nn", size: [1100, 392, 72], out: "bf16", early: { blocks: 1, tiles: 3 }, timing: "late" },
-  { layout: "nn", size: [1030, 136, 104], out: "bf16", factor: "in place", tile: LATER_TILE, early: { blocks: 2, tiles: 2 } },
+  { layout: "nn", size: [1030, 136, 104], out: "bf16", factor: "in place", tile: NARROW_TILE, early: { blocks: 2, tiles: 2 } },
   {
     layout: "nn",
     size: [520, 424, 264],
@@ -163,7 +163,7 @@ test("the tile is what is fastest: a flat one for few columns or rows far apart,
     kernelsOf(asked("nn", M, N, K, more), h200).map((name) => name.replace("ptx_matmul_nn_bf16_", ""))
   expect(nn(65536, 768, 3072)).toEqual(["128x384_a2b7f12"])
   expect(nn(8448, 768, 50304)).toEqual(["128x384_a2b7f12"])
-  expect(nn(65536, 3072, 768, { factor: asked("nn", 1, 1, 1).c })).toEqual(["256x128l_a3b5_factor"])
+  expect(nn(65536, 3072, 768, { factor: asked("nn", 1, 1, 1).c })).toEqual(["256x192_a3b5f6_factor"])
   expect(nn(16384, 1024, 4096)).toEqual(["256x192d_a3b5f6"])
   expect(nn(8192, 8192, 8192)).toEqual(["256x192_a3b5f6"])
 })

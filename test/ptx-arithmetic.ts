@@ -32,9 +32,6 @@ export const FLOAT: Record<string, (a: number, b: number, c: number) => number> 
   neg: (a) => -a,
   mov: (a) => a,
 }
-/** The smaller magnitude with the product's sign. */
-const within = (a: number, b: number): number =>
-  Number.isNaN(a + b) ? Number.NaN : Math.sign(a) * Math.sign(b) * Math.min(Math.abs(a), Math.abs(b))
 /** The larger; of a number and NaN the number. */
 const maxNumber = (a: number, b: number): number => (Number.isNaN(a) ? b : Number.isNaN(b) ? a : Math.max(a, b))
 export const COMPARE: Record<string, (a: number | bigint, b: number | bigint) => boolean> = {
@@ -46,4 +43,4 @@ export const COMPARE: Record<string, (a: number | bigint, b: number | bigint) =>
   ge: (a, b) => a >= b,
 }
 /** Those that their whole name tells from others. */
-export const OWN: Record<string, (a: number, b: number) => number> = { "min.NaN.xorsign.abs.f32": within, "max.f32": maxNumber }
+export const OWN: Record<string, (a: number, b: number) => number> = { "max.f32": maxNumber }

@@ -106,6 +106,22 @@ function compile(instruction: Instruction, r: Registers): Work {
       for (const lane of lanes) words[to + lane] = (toBf16(words[high + lane]!) << 16) | toBf16(words[low + lane]!)
     }
   }
+  if (op === "mul.rn.bf16x2") {
+    const [to, one, other] = [r.word(first), r.word(second), r.word(third)]
+    const bits = new Uint32Array(2)
+    const floats = new Float32Array(bits.buffer)
+    const product = (a: number, b: number): number => {
+      bits.set([a, b])
+      floats[0]! *= floats[1]!
+      return toBf16(bits[0]!)
+    }
+    return (_, { words }, lanes) => {
+      for (const lane of lanes) {
+        const [a, b] = [words[one + lane]!, words[other + lane]!]
+        words[to + lane] = (product(a & 0xffff0000, b & 0xffff0000) << 16) | product(a << 16, b << 16)
+      }
+    }
+  }
   if (op === "cvt.u64.u32") {
     const [to, from] = [r.long(first), r.word(second)]
     return (_, { words }, lanes) => {
