@@ -8,7 +8,7 @@ const PACK = 8
 
 /**
  * c = epilogue(Σ_s parts[s]) (M, N), parts (⩾ S, M, ld), 8 | ld, in the order of s: S whole splits, then of every tile of `rows` × `columns` as many parts as
- * blocks have a span of its `rest` k steps (ptx-gemm.ts). Where `isSummed`, parts have sums of rows in column ld − 8, and
+ * blocks have a span of its `rest` k steps (ptx-gemm.ts). Where `isSummed` is not 0, parts have sums of rows in so many columns from ld − 8 on, and
  * rowSums[m] = sumsBeta·rowSums[m] + their sum; sumsBeta 0 does not read. Grid: any number of workgroups. Moves 4·(parts + 1)·M·N bytes.
  */
 export const matmulCombineSpans = kernel({
@@ -48,6 +48,7 @@ export const matmulCombineSpans = kernel({
       finishAt(m, n, sums)
       k.if(isRowSum, () => {
         const total = k.var(f32, sums[0]!)
+        sums.slice(1).forEach((sum, i) => k.if(isSummed.gt(i + 1), () => total.update((now) => now.add(sum))))
         k.if(sumsBeta.ne(0), () => total.update((now) => rowSums.at(m).fma(sumsBeta, now)))
         rowSums.set(m, total.get())
       })

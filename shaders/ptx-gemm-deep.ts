@@ -1,5 +1,5 @@
 /** Hopper's matrix product with stages beyond 48 KiB of shared memory: one lane brings a and b of a stage, products read both from there. */
-import type { Operand, Ptx, U32, U64 } from "../src/ptx.ts"
+import type { F32, Operand, Ptx, U32, U64 } from "../src/ptx.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
 import { type Epilogue, eachTile, type Frame, type Place, type PtxGemm, type PtxLayout } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
@@ -118,6 +118,62 @@ function boxesOfB(k: Ptx, layout: PtxLayout, { chunks, dealt }: DeepTile, { colu
   return each((first) => [first, kx])
 }
 
+/** Columns that sums of rows may have, one for each tile beside another. */
+const SUM_COLUMNS = 8
+export const sumColumnsOf = (N: number, tile: DeepTile): number => Math.min(Math.ceil(N / columnsOf(tile)), SUM_COLUMNS)
+
+/**
+ * The k steps of a tile whose rows of a it sums: tiles beside each other share those of a whole split, as each has a column for its sums; else the
+ * first has them all.
+ */
+function shareOf(k: Ptx, f: Frame, { split, column, stepCount }: Place, { kept }: EpilogueMemory): readonly [from: U32, end: U32] {
+  const { tile } = f.gemm
+  const number = k.div(column, columnsOf(tile))
+  const isShared = k.both(k.compare("eq", kept, 0), k.compare("lt", split, f.splits))
+  const count = k.select(isShared, k.min(f.across, SUM_COLUMNS), 1, "u32")
+  const bound = (of: U32) => k.div(k.mul(stepCount, k.min(of, count)), count)
+  const isOut = k.compare("ge", number, count)
+  const [from, end] = [bound(number), bound(k.add(number, 1))]
+  return [k.select(isOut, 0, from, "u32"), k.select(isOut, 0, end, "u32")]
+}
+
+/** Into a column of their own behind c's: of a whole split each tile's, else the first's and zeros; or where they are asked for. */
+function storeRowSums(
+  k: Ptx,
+  f: Frame,
+  warpgroup: U32,
+  place: Place,
+  rowSums: readonly (readonly F32[])[],
+  { c, kept, ldc }: EpilogueMemory,
+): void {
+  const { tile } = f.gemm
+  const number = k.div(place.column, columnsOf(tile))
+  const [isFirst, isApart] = [k.compare("eq", number, 0), k.compare("ne", kept, 0)]
+  const isColumn = k.both(k.compare("eq", kept, 0), k.compare("lt", place.split, f.splits))
+  const isRest = k.both(k.both(k.compare("eq", kept, 0), isFirst), k.not(isColumn))
+  const isLane = k.compare("eq", k.and(f.lane, 3), 0)
+  const row = k.add(k.add(place.row, k.mul(warpgroup, 64 * tile.units)), k.add(k.shl(f.warp, 4), k.shr(f.lane, 2)))
+  const stored = k.madWide(place.split, f.M, k.long(row))
+  const [first, pitch] = [k.register("u64"), k.shl(ldc, 2)]
+  k.emit("mad.lo.u64", first, stored, k.long(pitch), k.madWide(k.sub(ldc, SUM_COLUMNS), 4, c))
+  const own = k.madWide(row, 4, kept)
+  const none = k.variable("f32", 0)
+  rowSums.forEach((sum, unit) => {
+    for (const h of [0, 1]) {
+      const below = 64 * unit + 8 * h
+      const isThere = k.both(isLane, k.compare("lt", k.add(row, below), f.M))
+      const address = k.madWide(pitch, below, first)
+      const value = sum[2 * h]!
+      k.when(k.both(k.both(isThere, isApart), isFirst), () => k.store("f32", own, 4 * below, [value]))
+      k.when(k.both(k.both(isThere, isColumn), k.compare("lt", number, SUM_COLUMNS)), () => {
+        k.store("f32", k.madWide(number, 4, address), 0, [value])
+      })
+      k.when(k.both(isThere, isRest), () => k.store("f32", address, 0, [value]))
+      for (let i = 1; i < SUM_COLUMNS; i++) k.when(k.both(isThere, isRest), () => k.store("f32", address, 4 * i, [none]))
+    }
+  })
+}
+
 /** The products of all tiles: those of a stage are under way while those of the stage before end, and what `meanwhile` does is done. */
 export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: EpilogueMemory): void {
   const { layout, tile, finish } = f.gemm as PtxGemm<DeepTile>
@@ -152,7 +208,7 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
       sums.forEach((sum, unit) => {
         const a = quarter === 0 ? left[unit]! : k.addLong(left[unit]!, nextA! * BigInt(quarter))
         k.multiplyShared(sum.slice(0, chunks).flat(), a, b, quarter === 0 ? adds : always, ways)
-        if (isSummed) k.multiplyShared(rowSums[unit]!, a, ones!, quarter === 0 ? adds : always, { ...ways, isAlongN: false })
+        if (isSummed) k.multiplyShared(rowSums[unit]!, a, ones!, always, { ...ways, isAlongN: false })
       })
     }
     k.multiplyCommit()
@@ -165,30 +221,28 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
   eachTile(k, f, (place) => {
     epilogue.begin(place)
     const i = k.variable("u32", 0)
-    const steps = (chunks: number, isSummed = false): void => {
+    const until = (end: U32, chunks: number, isSummed = false): void => {
       k.while(
         "STEP",
-        () => k.compare("lt", i, place.stepCount),
+        () => k.compare("lt", i, end),
         () => {
           step(place, i, chunks, isSummed)
           k.add(i, 1, i)
         },
       )
+    }
+    const steps = (chunks: number): void => {
+      if (rowSums.length > 0) {
+        const [from, end] = shareOf(k, f, place, memory)
+        until(from, chunks)
+        k.multiplyWait(0)
+        for (const sum of rowSums.flat()) k.copy(sum, 0)
+        until(end, chunks, true)
+        k.multiplyWait(0)
+      }
+      until(place.stepCount, chunks)
       epilogue.last?.(place)
       k.multiplyWait(0)
-    }
-    const end = (isSummed: boolean) => {
-      release()
-      epilogue.end(sums, isSummed ? rowSums : [], place)
-    }
-    if (rowSums.length > 0) {
-      // Apart to the end: where ways to make sums meet, the assembler would let no products be under way.
-      const both = (isSummed: boolean) => () => {
-        steps(tile.chunks, isSummed)
-        end(isSummed)
-      }
-      k.if(k.compare("eq", place.column, 0), both(true), both(false))
-      return
     }
     if (place.dealt === undefined) steps(tile.chunks)
     else
@@ -197,7 +251,9 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
         () => steps(tile.chunks - 1),
         () => steps(tile.chunks),
       )
-    end(false)
+    release()
+    if (rowSums.length > 0) storeRowSums(k, f, warpgroup, place, rowSums, memory)
+    epilogue.end(sums, [], place)
   })
   epilogue.flush?.()
 }

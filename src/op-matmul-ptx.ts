@@ -1,6 +1,7 @@
 /** Matrix products by Hopper's own instructions: tensor maps of the factors, how K is split, and the launches. */
 import { matmulCombineSpans } from "../shaders/matmul-combine-spans.ts"
 import type { GemmKernel } from "../shaders/ptx-gemm.ts"
+import { sumColumnsOf } from "../shaders/ptx-gemm-deep.ts"
 import type { Finish, PtxLayout } from "../shaders/ptx-gemm-frame.ts"
 import { DEEP_ENDED, PTX_TILE, ptxGemmOf } from "../shaders/ptx-gemm-list.ts"
 import { CHUNK_COLUMNS, columnsOf, isDeep, type PtxTile, roomOf, rowsOf, stepOf } from "../shaders/ptx-gemm-tile.ts"
@@ -212,7 +213,7 @@ export function ptxLaunchesOf(
       group,
       rows: rowsOf(tile),
       columns: columnsOf(tile),
-      isSummed: rowSums === undefined ? 0 : 1,
+      isSummed: rowSums === undefined ? 0 : isDeep(tile) ? sumColumnsOf(N, tile) : 1,
     }),
   ]
 }

@@ -122,7 +122,8 @@ const CASES: readonly Asked[] = [
   { layout: "nn", size: [260, 72, 72], out: "bf16", factor: "apart", tile: { ...SMALL_TALL, later: true }, early: { blocks: 1, tiles: 1 } },
   { layout: "nn", size: [131, 201, 77], out: "f32", beta: 0.5, scale: 0.25, tile: SMALL },
   { layout: "tn", size: [136, 136, 328], out: "f32", beta: 0.5, splits: 2, rest: [1, 2], sumsBeta: 0.5, tile: SMALL, timing: "late" },
-  { layout: "tn", size: [267, 61, 200], out: "f32", sumsBeta: 0, tile: SMALL_TALL },
+  { layout: "tn", size: [267, 130, 200], out: "f32", sumsBeta: 0, tile: SMALL_TALL },
+  { layout: "tn", size: [131, 600, 200], out: "f32", sumsBeta: 0.5, splits: 2, tile: SMALL },
   { layout: "tn", size: [131, 72, 200], out: "f32", beta: 1, splits: 0, rest: [4, 3], tile: SMALL },
   // The deep tiles in use.
   { layout: "nt", size: [140, 288, 136], out: "bf16", bias: true, tile: DEEP_TILE, timing: "late" },
