@@ -18,7 +18,7 @@ const { ahead: _, ...NOT_AHEAD } = PTX_TILE
 const SWEPT: readonly PtxTile[] = [NOT_AHEAD, FLAT_TILE, NARROW_TILE]
 
 /** Other numbers of deep tiles that lie below each other. */
-const GROUPS = [4, 16]
+const GROUPS = [4, 8]
 
 const nameOf = ({ tile, splits, group, rest, span, beside, deal }: PtxWay): string =>
   `ptx ${tileName(tile)} g${group} s${splits}${deal === undefined ? "" : ` n${deal.narrow}`}${rest === 0 ? "" : `+${rest}/${span}`}${beside === undefined ? "" : ` b${beside.from}/${tileName(beside.tile)}`}`

@@ -8,26 +8,21 @@ import {
   DESCRIPTOR,
   type DeepTile,
   NEXT_K,
+  ONES_BYTES,
+  onesAt,
   REGISTERS,
   STAGE_PIECE,
-  SUMMING_REGISTERS,
   stageBytes,
   stepOf,
 } from "./ptx-gemm-tile.ts"
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
-/** Warps that sum a's rows, where that is asked for: the second and third of the warpgroup that brings. */
-const SUMMING = 2
-
-/** Registers per thread of the warpgroups that multiply, and of the one that brings. */
-const budgetOf = ({ finish }: PtxGemm) => (finish === "sums" ? SUMMING_REGISTERS : REGISTERS)
-
 /** Makes the barriers of the stages: one arrival and all bytes fill one, a lane of every warp that reads it empties it. */
-export function initStages(k: Ptx, { tile, finish }: PtxGemm<DeepTile>, { fullA, emptyA }: Frame["places"]): void {
+export function initStages(k: Ptx, tile: DeepTile, { fullA, emptyA }: Frame["places"]): void {
   for (const i of range(tile.stages)) {
     k.barrierInit(fullA + 8 * i, 1)
-    k.barrierInit(emptyA + 8 * i, 8 + (finish === "sums" ? SUMMING : 0))
+    k.barrierInit(emptyA + 8 * i, 8)
   }
 }
 
@@ -49,20 +44,24 @@ function stageAt(k: Ptx, tile: DeepTile, first: 0 | 1) {
   }
 }
 
-/** Ends the kernel for all but one lane, which brings all k steps of all tiles, as far ahead as there are stages, and those that sum a's rows. */
-export function produceStages(k: Ptx, f: Frame, maps: U64, memory: EpilogueMemory): void {
-  const { layout, tile, finish } = f.gemm as PtxGemm<DeepTile>
+/** 1 twice, in bf16; and the descriptor of 16 × 8 of them at address 0, by which products sum a's rows. */
+const ONES = 0x3f803f80
+const ONES_DESCRIPTOR = 0x0000000800080000n
+
+/** Fills the ones; before the block's first barrier. */
+export function placeOnes(k: Ptx, thread: U32, { end }: Frame["places"]): void {
+  k.if(k.compare("lt", thread, ONES_BYTES / 4), () => {
+    k.storeShared({ base: k.shl(thread, 2), bytes: onesAt(end) }, [k.variable("u32", ONES)])
+    k.fenceCopies()
+  })
+}
+
+/** Ends the kernel for all but one lane, which brings all k steps of all tiles, as far ahead as there are stages. */
+export function produceStages(k: Ptx, f: Frame, maps: U64): void {
+  const { layout, tile } = f.gemm as PtxGemm<DeepTile>
   k.comment("---- the warpgroup that brings: one lane of it")
-  k.registerBudget("dec", budgetOf(f.gemm).producer)
+  k.registerBudget("dec", REGISTERS.producer)
   const end = k.label("PRODUCED")
-  if (finish === "sums") {
-    const others = k.label("BRINGS")
-    k.jump(others, k.compare("eq", f.warp, 0))
-    k.jump(end, k.compare("gt", f.warp, SUMMING))
-    sumRows(k, f, memory)
-    k.jump(end)
-    k.place(others)
-  }
   k.jump(end, k.compare("ne", k.or(f.warp, f.lane), 0))
   const mapB = k.addLong(maps, 128)
   for (const map of [maps, mapB]) k.acquireMap(map)
@@ -119,79 +118,15 @@ function boxesOfB(k: Ptx, layout: PtxLayout, { chunks, dealt }: DeepTile, { colu
   return each((first) => [first, kx])
 }
 
-/** Sums of a's rows over the k steps of the tiles of the first column, a stored along M: 8 rows and every fourth k to a lane, 64 rows a unit. */
-function sumRows(k: Ptx, f: Frame, { c, kept, ldc }: EpilogueMemory): void {
-  const { tile } = f.gemm as PtxGemm<DeepTile>
-  k.comment("---- the warps that sum a's rows")
-  const firstUnit = k.mul(k.sub(f.warp, 1), tile.units)
-  const [piece, first] = [k.and(f.lane, 7), k.shr(f.lane, 3)]
-  // Of every 8 k this lane has two, whose 16-byte pieces are swizzled by their number.
-  const offsets = [0, 4].map((more) => {
-    const row = k.add(first, more)
-    return k.add(k.shl(row, 7), k.shl(k.xor(piece, row), 4))
-  })
-  const sums = range(tile.units).map(() => k.registers("f32", 8))
-  const at = stageAt(k, tile, 0)
-  const isFirstLane = k.compare("eq", f.lane, 0)
-  eachTile(k, f, (place) => {
-    for (const sum of sums.flat()) k.copy(sum, 0)
-    const isHere = k.compare("eq", place.column, 0)
-    const i = k.variable("u32", 0)
-    k.while(
-      "SUM",
-      () => k.compare("lt", i, place.stepCount),
-      () => {
-        const barrier = at.barrier()
-        k.wait({ base: barrier, bytes: f.places.fullA }, at.parity)
-        k.if(isHere, () => {
-          const start = k.add(at.memory(), k.mul(firstUnit, STAGE_PIECE))
-          const bases = offsets.map((offset) => k.add(start, offset))
-          for (const eight of range(stepOf(tile) / 8))
-            sums.forEach((sum, unit) => {
-              for (const base of bases) {
-                const words = k.registers("u32", 4)
-                k.loadSharedWords(words, { base, bytes: STAGE_PIECE * unit + 1024 * eight })
-                sum.forEach((one, j) => k.addFloat(one, k.unpackBf16(words[j >> 1]!, (j & 1) as 0 | 1), one))
-              }
-            })
-          k.fenceCopies()
-        })
-        k.syncWarp()
-        k.when(isFirstLane, () => k.arrive({ base: barrier, bytes: f.places.emptyA }))
-        at.goOn()
-        k.add(i, 1, i)
-      },
-    )
-    for (const mask of [8, 16]) for (const sum of sums.flat()) k.addFloat(sum, k.exchangeFloat(sum, mask), sum)
-    const row = k.add(k.add(place.row, k.mul(firstUnit, 64)), k.shl(piece, 3))
-    const mine = k.both(isHere, k.compare("eq", first, 0))
-    const [address, pitch] = [k.register("u64"), k.variable("u32", 4)]
-    k.if(
-      k.compare("ne", kept, 0),
-      () => k.copy(address, k.madWide(row, 4, kept)),
-      () => {
-        k.shl(ldc, 2, pitch)
-        const stored = k.madWide(place.split, f.M, k.long(row))
-        k.emit("mad.lo.u64", address, stored, k.long(pitch), k.madWide(k.sub(ldc, 8), 4, c))
-      },
-    )
-    sums.forEach((sum, unit) =>
-      sum.forEach((one, j) => {
-        const below = 64 * unit + j
-        const p = k.both(mine, k.compare("gt", k.sub(f.M, k.min(row, f.M)), below))
-        k.when(p, () => k.store("f32", k.madWide(pitch, below, address), 0, [one]))
-      }),
-    )
-  })
-}
-
 /** The products of all tiles: those of a stage are under way while those of the stage before end, and what `meanwhile` does is done. */
 export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: EpilogueMemory): void {
-  const { layout, tile } = f.gemm as PtxGemm<DeepTile>
+  const { layout, tile, finish } = f.gemm as PtxGemm<DeepTile>
   k.comment("---- the warpgroups that multiply")
-  k.registerBudget("inc", budgetOf(f.gemm).consumer)
+  k.registerBudget("inc", REGISTERS.consumer)
   const epilogue: Epilogue = tile.later ? laterOf(k, f, warpgroup, memory) : epilogueOf(k, f, warpgroup, memory)
   const sums = range(tile.units).map(() => range(tile.chunks).map(() => k.registers("f32", 32)))
+  const rowSums = finish === "sums" ? range(tile.units).map(() => k.registers("f32", 4)) : []
+  const ones = rowSums.length > 0 ? k.addLong(k.long(k.shr(k.base, 4)), ONES_DESCRIPTOR + BigInt(onesAt(f.places.end) >> 4)) : undefined
   const always = k.compare("eq", k.variable("u32", 0), 0)
   const isFirstLane = k.compare("eq", f.lane, 0)
   const at = stageAt(k, tile, 0)
@@ -203,7 +138,7 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
     k.syncWarp()
     k.when(isThere, () => k.arrive({ base: before, bytes: f.places.emptyA }))
   }
-  const step = (place: Place, i: U32, chunks: number): void => {
+  const step = (place: Place, i: U32, chunks: number, isSummed: boolean): void => {
     const barrier = at.barrier()
     k.wait({ base: barrier, bytes: f.places.fullA }, at.parity)
     const start = k.long(k.shr(at.memory(), 4))
@@ -217,6 +152,7 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
       sums.forEach((sum, unit) => {
         const a = quarter === 0 ? left[unit]! : k.addLong(left[unit]!, nextA! * BigInt(quarter))
         k.multiplyShared(sum.slice(0, chunks).flat(), a, b, quarter === 0 ? adds : always, ways)
+        if (isSummed) k.multiplyShared(rowSums[unit]!, a, ones!, quarter === 0 ? adds : always, { ...ways, isAlongN: false })
       })
     }
     k.multiplyCommit()
@@ -229,17 +165,30 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
   eachTile(k, f, (place) => {
     epilogue.begin(place)
     const i = k.variable("u32", 0)
-    const steps = (chunks: number): void => {
+    const steps = (chunks: number, isSummed = false): void => {
       k.while(
         "STEP",
         () => k.compare("lt", i, place.stepCount),
         () => {
-          step(place, i, chunks)
+          step(place, i, chunks, isSummed)
           k.add(i, 1, i)
         },
       )
       epilogue.last?.(place)
       k.multiplyWait(0)
+    }
+    const end = (isSummed: boolean) => {
+      release()
+      epilogue.end(sums, isSummed ? rowSums : [], place)
+    }
+    if (rowSums.length > 0) {
+      // Apart to the end: where ways to make sums meet, the assembler would let no products be under way.
+      const both = (isSummed: boolean) => () => {
+        steps(tile.chunks, isSummed)
+        end(isSummed)
+      }
+      k.if(k.compare("eq", place.column, 0), both(true), both(false))
+      return
     }
     if (place.dealt === undefined) steps(tile.chunks)
     else
@@ -248,8 +197,7 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
         () => steps(tile.chunks - 1),
         () => steps(tile.chunks),
       )
-    release()
-    epilogue.end(sums, [], place)
+    end(false)
   })
   epilogue.flush?.()
 }

@@ -62,7 +62,7 @@ const OTHERS: readonly Tiled[] = [
   [WIDE_DEALT, "nn", "bf16", ["none"]],
   [WIDE_TILE, "ntp", "bf16", ["none", "bias"]],
   [WIDE_TILE, "nn", "bf16", ["none"]],
-  [WIDE_TILE, "tn", "f32", ["none", "add"]],
+  [WIDE_TILE, "tn", "f32", ["none", "sums", "add"]],
 ]
 
 const keyOf = ({ layout, out, finish, tile }: PtxGemm): string => `${layout} ${out} ${finish} ${tileName(tile)}`

@@ -40,8 +40,6 @@ export const CHUNK_COLUMNS = 64
 export const THREADS = 384
 /** Registers per thread: of the 168 that each has at first, the third warpgroup gives the others as many as they may have. */
 export const REGISTERS = { producer: 24, consumer: 240 } as const
-/** The same where two warps of the third sum rows. */
-export const SUMMING_REGISTERS = { producer: 40, consumer: 232 } as const
 /** All that VK_NVX_binary_import allows text, per block and per processor; a word behind the rings tells how far the copies are. */
 export const SHARED_BYTES = 49152
 
@@ -76,8 +74,15 @@ interface Places {
   readonly end: number
 }
 
-/** Where a block's list ends, if it has one. */
-const behind = ({ dealt }: PtxTile, end: number): number => (dealt ? listAt(end) + MOST_ITEMS * ITEM_BYTES : end)
+/** Bytes of ones in bf16 that a deep tile may have behind its barriers, and where they begin. */
+export const ONES_BYTES = 256
+export const onesAt = (end: number): number => Math.ceil(end / 128) * 128
+
+/** Where a block's list ends, if it has one, or a deep tile's ones. */
+function behind(tile: PtxTile, end: number): number {
+  if (tile.dealt) return listAt(end) + MOST_ITEMS * ITEM_BYTES
+  return isDeep(tile) ? onesAt(end) + ONES_BYTES : end
+}
 
 /** Bytes of shared memory of a block. */
 export const roomOf = (tile: PtxTile): number => (isDeep(tile) ? behind(tile, placesOf(tile).end) : SHARED_BYTES)

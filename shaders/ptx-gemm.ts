@@ -4,11 +4,11 @@ import { type Ptx, type PtxKernel, ptxKernel } from "../src/ptx.ts"
 import { bf16, f32, read, readWrite, u32, u64, write } from "../src/spirv.ts"
 import { consume } from "./ptx-gemm-consumer.ts"
 import { type DealtMemory, loadList } from "./ptx-gemm-deal.ts"
-import { consumeStages, initStages, produceStages } from "./ptx-gemm-deep.ts"
+import { consumeStages, initStages, placeOnes, produceStages } from "./ptx-gemm-deep.ts"
 import { finishName } from "./ptx-gemm-epilogue.ts"
 import type { Frame, PtxGemm } from "./ptx-gemm-frame.ts"
 import { produce } from "./ptx-gemm-producer.ts"
-import { columnsOf, type DeepTile, isDeep, placesOf, roomOf, rowsOf, stepOf, THREADS, tileName } from "./ptx-gemm-tile.ts"
+import { columnsOf, isDeep, placesOf, roomOf, rowsOf, stepOf, THREADS, tileName } from "./ptx-gemm-tile.ts"
 
 /** What a kernel has besides whose tiles are dealt out: a list of so many items for each block. */
 const DEALT = { buffers: { list: read(u32) }, push: { items: u32 } } as const
@@ -34,7 +34,7 @@ function initBarriers(k: Ptx, gemm: PtxGemm, places: Frame["places"]): void {
   const { tile } = gemm
   k.comment("one thread makes the barriers: full ones wait for 1 arrival and the bytes, empty ones for the warps that read")
   if (isDeep(tile)) {
-    initStages(k, gemm as PtxGemm<DeepTile>, places)
+    initStages(k, tile, places)
     k.fenceBarrierInit()
     return
   }
@@ -85,11 +85,12 @@ export function ptxGemm(gemm: PtxGemm): GemmKernel {
       const sizes = { down, across, perSplit, tiles, M, N, from, steps, splitSteps, splits, rest, span, group }
       const frame: Frame = { gemm, places, warp, lane, ...sizes }
       k.if(k.compare("eq", thread, 0), () => initBarriers(k, gemm, places))
+      if (isDeep(tile) && finish === "sums") placeOnes(k, thread, places)
       if (tile.dealt) loadList(k, places.end, thread, given as DealtMemory)
       k.syncBlock()
       k.if(
         k.compare("eq", warpgroup, 2),
-        () => (isDeep(tile) ? produceStages(k, frame, given.maps, given) : produce(k, frame, given.maps)),
+        () => (isDeep(tile) ? produceStages(k, frame, given.maps) : produce(k, frame, given.maps)),
         () => (isDeep(tile) ? consumeStages : consume)(k, frame, warpgroup, given),
       )
       k.emit("ret")

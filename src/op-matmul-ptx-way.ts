@@ -10,7 +10,7 @@ import {
   WIDE_DEALT,
   WIDE_TILE,
 } from "../shaders/ptx-gemm-list.ts"
-import { columnsOf, type PtxTile, rowsOf, stepOf } from "../shaders/ptx-gemm-tile.ts"
+import { columnsOf, isDeep, type PtxTile, rowsOf, stepOf } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
 import { bestDeal, type Deal } from "./op-matmul-ptx-deal.ts"
 import type { Gemm } from "./op-matmul-request.ts"
@@ -130,11 +130,14 @@ const SCATTERED = 1.3
 const [MOST_SPLITS, SHORTEST] = [32, 256]
 /** Of K that the blocks of splits may do beyond their share, as the others have more ends to do: also a bound. */
 const MOST_EXTRA = 768
-/** Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all (+1 %): trials that the log leaves out. */
-const [GROUP, FEW_DOWN] = [8, 16]
+/**
+ * Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all (+1 %): trials that the log leaves out.
+ * Of deep tiles of 128 rows 16 (perf/LOG.md, "Products by stages of 64 k").
+ */
+const [GROUP, FLAT_GROUP, FEW_DOWN] = [8, 16, 16]
 export const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {
   const down = Math.ceil(M / rowsOf(tile))
-  return layout === "tn" && down <= FEW_DOWN ? down : GROUP
+  return layout === "tn" && down <= FEW_DOWN ? down : isDeep(tile) && tile.units === 1 ? FLAT_GROUP : GROUP
 }
 
 export const stepsOf = ({ K }: Gemm, tile: PtxTile): number => Math.ceil(K / stepOf(tile))

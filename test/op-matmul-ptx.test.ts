@@ -180,7 +180,7 @@ test("with 227 KiB for a block the tiles are deep: results wait where they can",
   expect(named(asked("nn", 65536, 3072, 768, { factor: asked("nn", 1, 1, 1).c }))).toEqual(["nn_bf16_128x256l_s4_factor"])
   const into = asked("tn", 1, 1, 1).c as never as Tensor
   const sums = ptxGemmLaunches(asked("tn", 2304, 768, 65536), room, { into, beta: 0 })!.flat() as Launch[]
-  expect(sums.map(({ variant }) => variant)).toEqual(["ptx_matmul_tn_f32_128x256_s4_sums", "matmul_combine_spans.f32"])
+  expect(sums.map(({ variant }) => variant)).toEqual(["ptx_matmul_tn_f32_256x192_s4_sums", "matmul_combine_spans.f32"])
   expect(kernelsOf(forward, { ...h200, ptxRoom: 49152 })).toEqual(kernelsOf(forward, h200))
 })
 
