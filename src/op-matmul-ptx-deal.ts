@@ -12,13 +12,12 @@ export interface DealCosts {
   readonly end: number
 }
 
-/** What is asked for: c's sizes, processors, how many tiles along M lie side by side, and when blocks begin: those from `from` on after so many seconds. */
+/** What is asked for: c's sizes, processors, and how many tiles along M lie side by side. */
 export interface DealSizes {
   readonly M: number
   readonly N: number
   readonly units: number
   readonly group: number
-  readonly late?: { readonly from: number; readonly seconds: number }
 }
 
 export interface Deal {
@@ -55,7 +54,6 @@ function firstOf(free: readonly number[]): number {
  * of the blocks begins with narrow ones, so that whoever reads the same rows does so at about the same time, and they come from memory once.
  */
 function dealt(sizes: DealSizes, wide: number, narrow: number, { products, narrow: share, end }: DealCosts): Deal {
-  const { units, late } = sizes
   const together = wide + narrow
   const tiles = [
     raster(sizes, wide, (i) => ({ column: i * COLUMNS, width: WIDTH, together, number: i })),
@@ -63,8 +61,7 @@ function dealt(sizes: DealSizes, wide: number, narrow: number, { products, narro
   ] as const
   const secondsOf = (width: number) => (width === WIDTH ? products + end : products * share + (end * (WIDTH - 1)) / WIDTH)
   const all = tiles.flat()
-  const begin = Array.from({ length: Math.min(units, all.length) }, (_, i) => (late && i >= late.from ? late.seconds : 0))
-  const loads = [...begin]
+  const loads = new Array<number>(Math.min(sizes.units, all.length)).fill(0)
   const widths: number[][] = loads.map(() => [])
   for (const { width } of all) {
     const block = firstOf(loads)
@@ -73,7 +70,7 @@ function dealt(sizes: DealSizes, wide: number, narrow: number, { products, narro
   }
   const orders = widths.map((own, block) => [...own.slice(block % own.length), ...own.slice(0, block % own.length)])
   const lists: Item[][] = orders.map(() => [])
-  const free = begin.map((seconds, block) => (widths[block]?.length === 0 ? Number.POSITIVE_INFINITY : seconds))
+  const free = loads.map(() => 0)
   const next = tiles.map((some) => some.values())
   for (let i = all.length; i > 0; i--) {
     const block = firstOf(free)
@@ -82,7 +79,7 @@ function dealt(sizes: DealSizes, wide: number, narrow: number, { products, narro
     list.push(next[width === WIDTH ? 0 : 1]?.next().value as Item)
     free[block] = list.length === order.length ? Number.POSITIVE_INFINITY : (free[block] as number) + secondsOf(width)
   }
-  return { narrow, lists: lists.filter((list) => list.length > 0), seconds: Math.max(...loads) }
+  return { narrow, lists, seconds: Math.max(...loads) }
 }
 
 /** The deals to choose from: as many narrow columns as leave little of c's last column empty. */

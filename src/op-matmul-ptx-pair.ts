@@ -3,18 +3,7 @@ import { DEEP_ENDED, DEEP_TILE, FLAT_TILE, NARROW_TILE, PTX_TILE, TALL_TILE, WID
 import { columnsOf, type PtxTile } from "../shaders/ptx-gemm-tile.ts"
 import { dtypeOf, type GpuTarget } from "./op-gpu.ts"
 import { cutOf, hasTile, ptxWayOf } from "./op-matmul-ptx.ts"
-import {
-  BESIDE,
-  DISPATCH,
-  dealtWays,
-  groupOf,
-  type PtxWay,
-  splitStepsOf,
-  stepsOf,
-  sumSecondsOf,
-  tileSecondsOf,
-  tilesOf,
-} from "./op-matmul-ptx-way.ts"
+import { BESIDE, DISPATCH, groupOf, type PtxWay, splitStepsOf, stepsOf, sumSecondsOf, tileSecondsOf, tilesOf } from "./op-matmul-ptx-way.ts"
 import type { Gemm } from "./op-matmul-request.ts"
 
 /** The products of a pair, tn and nn, whatever their memory. */
@@ -64,21 +53,18 @@ function pairingOf({ weight, input }: Pair, by: PtxTile, splits: number, target:
   if (blocks === units || (splits > 1 && tiles > units) || Math.ceil(steps / splits) * (splits - 1) >= steps) return undefined
   const each = tileSecondsOf(weight, by, target, splitStepsOf(weight, parts))
   const base = Math.floor(tiles / units) * each
-  const end = base + each
+  const late = base + each
   const sums = splits === 1 ? 0 : sumSecondsOf(weight, splits)
-  const freeAt = (i: number) => (i < blocks ? base : end)
+  const freeAt = (i: number) => (i < blocks ? base : late)
   let best: Pairing | undefined
   const offer = (seconds: number, way: PtxWay) => {
     if (seconds + sums < (best?.seconds ?? Number.POSITIVE_INFINITY)) best = { seconds: seconds + sums, weight: parts, input: way }
   }
-  const late = { from: blocks, seconds: each }
-  for (const { way, seconds } of dealtWays(input, target, (tile) => hasTile(input, target, tile), late))
-    offer(DISPATCH + base + seconds, way)
   for (const tile of INPUT_TILES) {
     if (!hasTile(input, target, tile)) continue
     const common = { tile, splits: 1, rest: 0, span: 1, group: groupOf(input, tile) }
     const [all, seconds] = [tilesOf(input, tile), tileSecondsOf(input, tile, target)]
-    const most = Math.min(Math.ceil((end - base) / seconds) + 1, Math.floor(all / blocks))
+    const most = Math.min(Math.ceil((late - base) / seconds) + 1, Math.floor(all / blocks))
     for (let tiles = 1; tiles <= most; tiles++) {
       const endOf = (i: number) => freeAt(i) + tilesOfBlock(i, units, all, blocks, tiles) * seconds
       offer(2 * DISPATCH + Math.max(endOf(0), endOf(blocks)), { ...common, early: { blocks, tiles } })
@@ -92,8 +78,8 @@ function pairingOf({ weight, input }: Pair, by: PtxTile, splits: number, target:
     if (others > 2 * units) continue
     for (let tiles = 1; tiles <= Math.floor(some / blocks); tiles++) {
       const free = Array.from({ length: units }, (_, i) => freeAt(i) + tilesOfBlock(i, units, some, blocks, tiles) * wide)
-      const last = Math.max(...free, lastEnd(free, others, narrow + START))
-      offer(DISPATCH + BESIDE + last, { ...common, early: { blocks, tiles }, beside: { from, tile: NARROW_TILE, isSpread: true } })
+      const end = Math.max(...free, lastEnd(free, others, narrow + START))
+      offer(DISPATCH + BESIDE + end, { ...common, early: { blocks, tiles }, beside: { from, tile: NARROW_TILE, isSpread: true } })
     }
   }
   return best

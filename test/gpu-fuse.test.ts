@@ -89,13 +89,20 @@ test("on Hopper a weight's gradient is left whole beside the input's where parts
         {
           size: [M, N],
           parts: [splits, rest],
-          beside: beside.map(({ node: { op }, launch: { push } }) => [op.name, push.N, (push.items as number) > 0]),
+          beside: beside.map(({ node: { op }, launch: { push } }) => [op.name, push.N, push.span, (push.rest as number) > 0]),
         },
       ]
     })
   // The input's gradient of the other layer of the two is multiplied by a kept slope.
   expect(pairs(stepPlan(given, update, false))).toEqual([
-    { size: [4096, 1024], parts: [1, 0], beside: [["linear_backward_input", 1024, true]] },
+    {
+      size: [4096, 1024],
+      parts: [1, 0],
+      beside: [
+        ["linear_backward_input", 768, 36, true],
+        ["linear_backward_input", 1024, 1, false],
+      ],
+    },
   ])
   expect(pairs(microPlan(given, false))).toEqual([])
 })
