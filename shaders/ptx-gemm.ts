@@ -61,6 +61,8 @@ function initBarriers(k: Ptx, gemm: PtxGemm, places: Frame["places"]): void {
  */
 export function ptxGemm(gemm: PtxGemm): GemmKernel {
   const { layout, out, tile, finish } = gemm
+  if (isDeep(tile) && tile.dealt && layout === "nt")
+    throw new TypeError("ptx gemm: stages that are dealt out need b's rows permuted or across")
   const places = placesOf(tile)
   const more = tile.dealt ? DEALT : { buffers: {}, push: {} }
   return ptxKernel({

@@ -146,7 +146,7 @@ export class Pipelines {
     const machineCode = this.codeRefusal === undefined ? entry.code : undefined
     if (machineCode === undefined && entry.sharedBytes > MOST_DYNAMIC)
       throw new AlphaError(`kernel ${entry.name} needs ${entry.sharedBytes} bytes of shared memory, which only machine code may have`, {
-        hint: `HELIOS_DISABLE_PTX_ROOM=1 avoids such kernels${this.codeRefusal === undefined ? "" : `; the driver refuses machine code: ${this.codeRefusal}`}`,
+        hint: `HELIOS_DISABLE_PTX_ROOM=1 avoids such kernels; ${this.codeRefusal === undefined ? "a build with ptxas makes it" : `the driver refuses machine code: ${this.codeRefusal}`}`,
         code: EXIT.device,
       })
     return {

@@ -1,5 +1,5 @@
 /** How much shared memory a device gives a block of a kernel in PTX: tried once for each driver, on a device of its own that may be lost. */
-import { existsSync, mkdirSync, readFileSync } from "node:fs"
+import { mkdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { ptxRoom } from "../shaders/ptx-room.ts"
 import { writeAtomic } from "./base-file.ts"
@@ -18,7 +18,7 @@ const known = new Map<string, number>()
 /** What ops may know of the device, with what only trying tells: 227 KiB for a block instead of 48 where its driver takes that from machine code. */
 export function triedTarget(info: GpuInfo): GpuTarget {
   const target = targetOf(info.facts)
-  if (!target.ptx || disablesRoom() || ptxOf(ptxRoom).code === undefined) return target
+  if (disablesRoom() || !target.ptx || ptxOf(ptxRoom).code === undefined) return target
   const { uuid } = info.facts
   const room = known.get(uuid) ?? kept(info)
   known.set(uuid, room)
@@ -29,9 +29,11 @@ export function triedTarget(info: GpuInfo): GpuTarget {
 function kept(info: GpuInfo): number {
   const { file } = pipelineCache(info.facts)
   const verdict = file && `${file}.room`
-  const before = verdict !== undefined && existsSync(verdict) ? Number(readFileSync(verdict, "utf8")) : 0
+  const before = verdict === undefined ? 0 : verdictIn(verdict)
   if (before === MOST_DYNAMIC || before === ptxRoom.sharedBytes) return before
-  const found = isThere(info) ? ptxRoom.sharedBytes : MOST_DYNAMIC
+  const answer = isThere(info)
+  const found = answer ? ptxRoom.sharedBytes : MOST_DYNAMIC
+  if (answer === undefined) return found
   try {
     if (verdict !== undefined) {
       mkdirSync(join(verdict, ".."), { recursive: true, mode: 0o700 })
@@ -43,12 +45,24 @@ function kept(info: GpuInfo): number {
   return found
 }
 
-/** Whether all of it is there for two blocks of each processor. */
-function isThere(info: GpuInfo): boolean {
+/** What the file says; 0 where it says nothing, or cannot be read. */
+function verdictIn(file: string): number {
+  try {
+    return Number(readFileSync(file, "utf8"))
+  } catch {
+    return 0
+  }
+}
+
+/** VkResults of a driver that has no memory, of the host or its own, at the moment. */
+const NO_MEMORY = /VkResult -[12]$/
+
+/** Whether all of it is there for two blocks of each processor; undefined where there was no memory to try it, which may be so today only. */
+function isThere(info: GpuInfo): boolean | undefined {
   const target = targetOf(info.facts)
   const driver = new Driver(info, undefined)
+  const pipelines = new Pipelines(driver, target, undefined)
   try {
-    const pipelines = new Pipelines(driver, target, undefined)
     const launch = {
       kernel: ptxRoom,
       variant: ptxRoom.name,
@@ -76,7 +90,9 @@ function isThere(info: GpuInfo): boolean {
     pipelines.close()
     return isRight
   } catch {
-    return false // the driver refuses the code, or lost the device
+    const refusal = pipelines.codeRefusal
+    const isRefused = refusal !== undefined && !NO_MEMORY.test(refusal)
+    return isRefused || driver.isLost ? false : undefined
   } finally {
     driver.close()
   }
