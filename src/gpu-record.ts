@@ -310,7 +310,13 @@ export class Recorder {
     this.driver.now(`the outputs of ${this.plan.program.name}`, (commands) => this.#copyOutputs(commands, slot))
   }
 
-  /** What a launch may write: its written buffers, and everything that its tables point at. */
+  #tableSpan(of: Table): Span {
+    const { buffer, offset } = this.#tableMemory as Allocation
+    const from = offset + (this.#tables.get(of) as number)
+    return { buffer, from, to: from + of.values.length * (of.dtype === "u64" ? 8 : 4) }
+  }
+
+  /** What a launch may write: its written buffers, tables among them, and everything that its tables point at. */
   #writes({ launch }: ScheduledLaunch, host: DeviceBuffer): Span[] {
     const spans: Span[] = []
     const add = (memory: Tensor | Scratch, from = 0) => {
@@ -326,6 +332,7 @@ export class Recorder {
       if (memory === undefined) continue
       if ("kind" in memory && memory.kind === "table") {
         for (const value of memory.values) if (typeof value === "object") addPart(value)
+        if (access !== "read") spans.push(this.#tableSpan(memory))
       } else if (access === "read") continue
       else addPart(memory)
     }

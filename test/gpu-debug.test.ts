@@ -4,7 +4,7 @@ import { add } from "../shaders/elementwise.ts"
 import { gpus, openGpu } from "../src/gpu.ts"
 import { checkCase, ops, variants } from "../src/op.ts"
 import type { CaseVariant } from "../src/op-check.ts"
-import { launch } from "../src/op-gpu.ts"
+import { launch, table } from "../src/op-gpu.ts"
 import { elements, type Tensor } from "../src/tensor.ts"
 import { testWith } from "./require.ts"
 
@@ -18,6 +18,26 @@ withGpu("a right program gives right results", () => {
   const device = openGpu(0, true)
   expect(checkCase(device, variant).worst).toBeLessThanOrEqual(1)
   device.close()
+})
+
+withGpu("a table that a kernel writes is not outside its buffers", () => {
+  const device = openGpu(0, true)
+  const { gpu } = variant.op
+  const counted = ({ a, b }: Record<string, Tensor>, { y }: Record<string, Tensor>) => {
+    const n = elements(y as Tensor)
+    const kept = table(
+      "f32",
+      Array.from({ length: n }, () => 0),
+    )
+    return [launch(add, { a, b, y: kept, n }, 1), launch(add, { a, b, y, n }, 1)]
+  }
+  Object.assign(variant.op, { gpu: counted })
+  try {
+    expect(checkCase(device, variant).worst).toBeLessThanOrEqual(1)
+  } finally {
+    Object.assign(variant.op, { gpu })
+    device.close()
+  }
 })
 
 withGpu("a kernel that writes past its output is named with its op", () => {
