@@ -84,7 +84,7 @@ export interface StepModel {
   readonly vocabulary: number
   readonly pageSize: number
   readonly pageCount: number
-  /** Pages of the longest sequence. */
+  /** Pages that a row of the table names: at least those of the longest sequence. */
   readonly maxPages: number
   /** What products may do for speed, as linear has it: undefined keeps evaluation's bits in every company. */
   readonly order?: "any" | "layers" | undefined
