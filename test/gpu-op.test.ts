@@ -17,7 +17,7 @@ test("a device that is not there is refused by name, with those that are", () =>
 })
 
 withGpu("a variable that says nothing sensible is an error that names it", () => {
-  for (const name of ["HELIOS_DISABLE_PTX", "HELIOS_MATRIX", "HELIOS_DISABLE_COOP_MAT"]) {
+  for (const name of ["HELIOS_DISABLE_PTX", "HELIOS_DISABLE_PTX_ROOM", "HELIOS_MATRIX", "HELIOS_DISABLE_COOP_MAT"]) {
     process.env[name] = "many"
     try {
       expect(() => openGpu(0)).toThrow(`${name} many: expected `)
