@@ -17,8 +17,8 @@ const known = new Map<string, number>()
 
 /** What ops may know of the device, with what only trying tells: 227 KiB for a block instead of 48 where its driver takes that from machine code. */
 export function triedTarget(info: GpuInfo): GpuTarget {
-  const target = targetOf(info.facts)
-  if (disablesRoom() || !target.ptx || ptxOf(ptxRoom).code === undefined) return target
+  const [target, isDisabled] = [targetOf(info.facts), disablesRoom()]
+  if (!target.ptx || isDisabled || ptxOf(ptxRoom).code === undefined) return target
   const { uuid } = info.facts
   const room = known.get(uuid) ?? kept(info)
   known.set(uuid, room)
