@@ -1,5 +1,5 @@
 /** What the parts of the kernel for many sequences share: sizes, shared memory, work memory, the barrier of all blocks. */
-import type { Ptx, U32, U64 } from "../src/ptx.ts"
+import { MOST_DYNAMIC, type Ptx, type U32, type U64 } from "../src/ptx.ts"
 import { type DecodeStack, HEAD, LAST, LAYER, PAGE } from "./ptx-decode-frame.ts"
 import { canSample, sampleBytes } from "./ptx-sample.ts"
 
@@ -109,7 +109,7 @@ export function isBatch(stack: DecodeStack): boolean {
     (allowed === undefined || (rows <= blocks && canSample(THREADS, allowed))) &&
     blocks > 0 &&
     chunks <= LANES &&
-    placesOf(stack).bytes <= 49152
+    placesOf(stack).bytes <= MOST_DYNAMIC
   )
 }
 

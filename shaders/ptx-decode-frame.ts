@@ -1,5 +1,5 @@
 /** What the parts of the decode kernel share: sizes, shared memory, numbers that carry their step and whoever waits for them. */
-import type { Ptx, U32, U64 } from "../src/ptx.ts"
+import { MOST_DYNAMIC, type Ptx, type U32, type U64 } from "../src/ptx.ts"
 import type { PtxActivation } from "./ptx-gemm-frame.ts"
 
 /** A stack of equal layers of the GPT-2 family, and the sequences that grow by one token each. */
@@ -57,7 +57,6 @@ export const SHARE = 4 * HEAD
 export const FACTS = WARPS * SHARE
 export const FRESH = FACTS + 8 * WARPS
 export const slotBytes = FRESH + 3 * 2 * HEAD
-const SHARED = 49152
 
 /** Bytes of a row of x of so many groups in shared memory, such that its 16-byte pieces and those of the next row are in different banks. */
 export const pitchOf = (groups: number): number => 64 * groups + (groups % 2 === 0 ? 64 : 0)
@@ -92,7 +91,7 @@ function fixedOf(stack: DecodeStack) {
 /** Groups of a warp's part of K that are staged at a time: all, or a part that shared memory has room for; 0: none has. */
 export function stagedGroups(stack: DecodeStack, K: number): number {
   const all = K / WARPS / GROUP
-  const room = SHARED - fixedOf(stack).stage
+  const room = MOST_DYNAMIC - fixedOf(stack).stage
   const fits = (groups: number) => all % groups === 0 && WARPS * stageBytes(stack, groups) <= room
   return Array.from({ length: all }, (_, i) => all - i).find(fits) ?? 0
 }
@@ -104,7 +103,7 @@ export function placesOf(stack: DecodeStack): Places {
 }
 
 /** Whether shared memory holds it all. */
-export const hasRoom = (stack: DecodeStack): boolean => stagedGroups(stack, stack.F) > 0 && placesOf(stack).bytes <= SHARED
+export const hasRoom = (stack: DecodeStack): boolean => stagedGroups(stack, stack.F) > 0 && placesOf(stack).bytes <= MOST_DYNAMIC
 
 /** Units of attention that a sequence has at most. */
 export const mostUnits = ({ maxPages }: DecodeStack): number => Math.ceil(maxPages / UNIT_PAGES)

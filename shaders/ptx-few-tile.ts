@@ -1,4 +1,5 @@
 /** Hopper's matrix product of few rows: its tiles, and where their ring lies in shared memory. */
+import { MOST_DYNAMIC } from "../src/ptx.ts"
 
 /** A block's tile of c. A warp has 16 of its rows and as many columns as come to each; a place of the ring holds 64 of K of all rows and columns. */
 export interface FewTile {
@@ -11,8 +12,7 @@ export interface FewTile {
 /** Of K at a time: rows of 128 bytes, swizzled by 128. */
 export const STEP = 64
 export const ROW_BYTES = 2 * STEP
-/** All that VK_NVX_binary_import allows, and what the barriers need of it. */
-const SHARED_BYTES = 49152
+/** What the barriers need of a block's shared memory. */
 const BARRIER_BYTES = 512
 /** Most places of a ring: more hide nothing. */
 const MOST_PLACES = 16
@@ -21,7 +21,7 @@ const MOST_PLACES = 16
 export const warpsOf = ({ rows, columns, each }: FewTile): number => (rows / 16) * (columns / each)
 export const placeBytes = ({ rows, columns }: FewTile): number => (rows + columns) * ROW_BYTES
 /** Places of the ring. */
-export const depthOf = (tile: FewTile): number => Math.min(MOST_PLACES, Math.floor((SHARED_BYTES - BARRIER_BYTES) / placeBytes(tile)))
+export const depthOf = (tile: FewTile): number => Math.min(MOST_PLACES, Math.floor((MOST_DYNAMIC - BARRIER_BYTES) / placeBytes(tile)))
 export const fewTileName = ({ rows, columns }: FewTile): string => `${rows}x${columns}`
 
 /** Where everything begins in shared memory. */

@@ -1,13 +1,12 @@
 /** The two warpgroups of a Hopper matrix product that multiply: a into registers, b by descriptor, then the epilogue. */
 import type { F32, Predicate, Ptx, U32 } from "../src/ptx.ts"
+import { byWidth } from "./ptx-gemm-deal.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
 import { type Epilogue, eachTile, type Frame, type Place, type PtxGemm, type Sums } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
 import { counter, keep, next, type Slot, slotOf } from "./ptx-gemm-ring.ts"
-import { columnsOf, DESCRIPTOR, NEXT_K, PIECE, REGISTERS, type RingTile } from "./ptx-gemm-tile.ts"
+import { DESCRIPTOR, NEXT_K, ONES, PIECE, REGISTERS, type RingTile } from "./ptx-gemm-tile.ts"
 
-/** 1 twice, in bf16. */
-const ONES = 0x3f803f80
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i)
 
 /** What a warp needs for its k steps. */
@@ -162,13 +161,7 @@ function eachStep(k: Ptx, role: Role, epilogue: Epilogue): void {
           k.add(i, 1, i)
         },
       )
-    if (place.dealt === undefined) steps(tile.chunks)
-    else
-      k.if(
-        k.compare("lt", place.dealt.width, columnsOf(tile)),
-        () => steps(tile.chunks - 1),
-        () => steps(tile.chunks),
-      )
+    byWidth(k, tile, place.dealt, steps)
     epilogue.last?.(place)
     epilogue.end(role.sums, role.rowSums, place)
   })

@@ -1,6 +1,6 @@
 /** Tiles that a list deals out: each block has its own, of tiles of two widths. */
 import type { Ptx, U32, U64 } from "../src/ptx.ts"
-import { CHUNK_COLUMNS, ITEM_BYTES, listAt } from "./ptx-gemm-tile.ts"
+import { CHUNK_COLUMNS, columnsOf, ITEM_BYTES, listAt, type PtxTile } from "./ptx-gemm-tile.ts"
 
 /** An item of a list: a tile of c. */
 export interface Item {
@@ -49,6 +49,16 @@ export interface Dealt {
   readonly width: U32
   readonly together: U32
   readonly number: U32
+}
+
+/** `steps` for as many chunks as the tile has: one less where its list says that it is narrow. */
+export function byWidth(k: Ptx, tile: PtxTile, dealt: Dealt | undefined, steps: (chunks: number) => void): void {
+  if (dealt === undefined) return steps(tile.chunks)
+  k.if(
+    k.compare("lt", dealt.width, columnsOf(tile)),
+    () => steps(tile.chunks - 1),
+    () => steps(tile.chunks),
+  )
 }
 
 /** `body` for every item of this block's list, which lies behind `end`. */

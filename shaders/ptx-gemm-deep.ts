@@ -1,5 +1,6 @@
 /** Hopper's matrix product with stages beyond 48 KiB of shared memory: one lane brings a and b of a stage, products read both from there. */
 import type { F32, Operand, Ptx, U32, U64 } from "../src/ptx.ts"
+import { byWidth } from "./ptx-gemm-deal.ts"
 import { type EpilogueMemory, epilogueOf } from "./ptx-gemm-epilogue.ts"
 import { type Epilogue, eachTile, type Frame, type Place, type PtxGemm, type PtxLayout } from "./ptx-gemm-frame.ts"
 import { laterOf } from "./ptx-gemm-later.ts"
@@ -8,6 +9,7 @@ import {
   DESCRIPTOR,
   type DeepTile,
   NEXT_K,
+  ONES,
   ONES_BYTES,
   onesAt,
   REGISTERS,
@@ -44,8 +46,7 @@ function stageAt(k: Ptx, tile: DeepTile, first: 0 | 1) {
   }
 }
 
-/** 1 twice, in bf16; and the descriptor of 16 × 8 of them at address 0, by which products sum a's rows. */
-const ONES = 0x3f803f80
+/** Descriptor of 16 × 8 ones at address 0, by which products sum a's rows. */
 const ONES_DESCRIPTOR = 0x0000000800080000n
 
 /** Fills the ones; before the block's first barrier. */
@@ -244,13 +245,7 @@ export function consumeStages(k: Ptx, f: Frame, warpgroup: U32, memory: Epilogue
       epilogue.last?.(place)
       k.multiplyWait(0)
     }
-    if (place.dealt === undefined) steps(tile.chunks)
-    else
-      k.if(
-        k.compare("lt", place.dealt.width, columnsOf(tile)),
-        () => steps(tile.chunks - 1),
-        () => steps(tile.chunks),
-      )
+    byWidth(k, tile, place.dealt, steps)
     release()
     if (rowSums.length > 0) storeRowSums(k, f, warpgroup, place, rowSums, memory)
     epilogue.end(sums, [], place)

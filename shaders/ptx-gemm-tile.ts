@@ -1,4 +1,5 @@
 /** Hopper's matrix product: its tile, and where the rings and their barriers lie in shared memory. */
+import { MOST_DYNAMIC } from "../src/ptx.ts"
 import { ROOM } from "./ptx-room.ts"
 
 /** A block's tile of c: 128·units rows by 64·chunks columns, of two warpgroups with 64·units rows each. */
@@ -40,8 +41,6 @@ export const CHUNK_COLUMNS = 64
 export const THREADS = 384
 /** Registers per thread: of the 168 that each has at first, the third warpgroup gives the others as many as they may have. */
 export const REGISTERS = { producer: 24, consumer: 240 } as const
-/** All that VK_NVX_binary_import allows text, per block and per processor; a word behind the rings tells how far the copies are. */
-export const SHARED_BYTES = 49152
 
 export const rowsOf = ({ units }: PtxTile): number => 128 * units
 export const columnsOf = ({ chunks }: PtxTile): number => CHUNK_COLUMNS * chunks
@@ -74,6 +73,8 @@ interface Places {
   readonly end: number
 }
 
+/** 1 twice, in bf16. */
+export const ONES = 0x3f803f80
 /** Bytes of ones in bf16 that a deep tile may have behind its barriers, and where they begin. */
 export const ONES_BYTES = 256
 export const onesAt = (end: number): number => Math.ceil(end / 128) * 128
@@ -85,9 +86,12 @@ function behind(tile: PtxTile, end: number): number {
 }
 
 /** Bytes of shared memory of a block. */
-export const roomOf = (tile: PtxTile): number => (isDeep(tile) ? behind(tile, placesOf(tile).end) : SHARED_BYTES)
+export const roomOf = (tile: PtxTile): number => (isDeep(tile) ? behind(tile, placesOf(tile).end) : MOST_DYNAMIC)
 
-/** Unit s of warpgroup g is number g·ringA + s; of a deep tile a and b begin in the first stage, and each stage has one barrier of either kind. */
+/**
+ * Unit s of warpgroup g is number g·ringA + s, and a word behind the rings tells how far the copies are; of a deep tile a and b begin in the first stage,
+ * and each stage has one barrier of either kind.
+ */
 export function placesOf(tile: PtxTile): Places {
   const { units, chunks } = tile
   if (isDeep(tile)) {
@@ -105,7 +109,7 @@ export function placesOf(tile: PtxTile): Places {
   const fullB = emptyA + 16 * ringA
   const emptyB = fullB + 8 * ringB
   const end = emptyB + 8 * ringB
-  if (behind(tile, end + 4) > SHARED_BYTES || ringA < units || units * chunks > 6)
+  if (behind(tile, end + 4) > MOST_DYNAMIC || ringA < units || units * chunks > 6)
     throw new TypeError(
       `ptx gemm: a tile of ${units} units × ${chunks} chunks with rings of ${ringA} and ${ringB} does not fit (${end} bytes)`,
     )

@@ -106,8 +106,10 @@ const tables = new WeakMap<Deal, { readonly list: Table; readonly items: number 
 
 /** A launch's lists, which all launches share that are dealt out alike. */
 export function dealtValues(deal: Deal): { list: Table; items: number } {
+  const known = tables.get(deal)
+  if (known !== undefined) return known
   const { items, words } = listWords(deal.lists)
-  const made = tables.get(deal) ?? { list: table("u32", words), items }
+  const made = { list: table("u32", words), items }
   tables.set(deal, made)
   return made
 }

@@ -96,7 +96,7 @@ const COSTS = new Map<PtxTile, Cost>([
       ends: { bf16: 5e-7, f32: 0, slope: 0, factor: 5e-7 },
     },
   ],
-  // Fitted to perf/LOG.md, "Products by stages of 64 k": 4096³, 8192³, gpt2-124m at 65,536 rows; one rate, as what differs lies within two runs' spread.
+  // Fitted to perf/LOG.md, "227 KiB of shared memory for a block on Vulkan": 4096³, 8192³, gpt2-124m at 65,536 rows; one rate, as what differs lies within two runs' spread.
   [DEEP_TILE, { rates: () => 820, ends: { bf16: 1.2e-6, f32: 0, slope: 2.5e-6, factor: 2e-6 } }],
   [TALL_TILE, { rates: () => 800, ends: { bf16: 1.2e-6, f32: 0, slope: 0, factor: 2e-6 } }],
   [DEEP_ENDED, { rates: () => 820, ends: { bf16: 1.7e-6, f32: 4e-6, slope: 0, factor: 0 } }],
@@ -132,7 +132,7 @@ const [MOST_SPLITS, SHORTEST] = [32, 256]
 const MOST_EXTRA = 768
 /**
  * Tiles along M that lie side by side: 8 was best of 4, 8, 11 and 16; for weights' gradients, which have few, all (+1 %): trials that the log leaves out.
- * Of deep tiles of 128 rows 16 (perf/LOG.md, "Products by stages of 64 k").
+ * Of deep tiles of 128 rows 16 (perf/LOG.md, "227 KiB of shared memory for a block on Vulkan").
  */
 const [GROUP, FLAT_GROUP, FEW_DOWN] = [8, 16, 16]
 export const groupOf = ({ layout, M }: Gemm, tile: PtxTile): number => {

@@ -1,7 +1,9 @@
 /** The README keeps up with the program: its commands, files, scripts and packages exist, and alpha help shows its guides. */
+
 import { describe, expect, test } from "bun:test"
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
+import { Glob } from "bun"
 import { COMMANDS } from "../src/cli-commands.ts"
 import { parseFlags } from "../src/cli-flags.ts"
 import { guide } from "../src/cli-guide.ts"
@@ -58,6 +60,17 @@ describe("the README", () => {
     // Made by the reader of a recipe.
     const own = ["src/op-square.ts", "native/cpu-square.c", "shaders/square.ts", "src/cli-count.ts", "perf/NAME.ts"]
     expect([...new Set(files)].filter((path) => !existsSync(join(root, path)) && !own.includes(path))).toEqual([])
+  })
+
+  test("has a log with the entries that comments name", () => {
+    const log = readFileSync(join(root, "perf/LOG.md"), "utf8")
+    const files = ["src", "shaders", "perf", "native", "test"].flatMap((folder) => [...new Glob(`${folder}/*.{ts,c,h}`).scanSync(root)])
+    const named = files.flatMap((file) => {
+      const text = readFileSync(join(root, file), "utf8").replace(/\n\s*\*?\s*/g, " ")
+      return [...text.matchAll(/perf\/LOG\.md, "([^"]+)"/g)].map(([, entry]) => `${file}: ${entry}`)
+    })
+    expect(named.length).toBeGreaterThan(5)
+    expect(named.filter((one) => !log.includes(`\n## ${one.slice(one.indexOf(": ") + 2)}`))).toEqual([])
   })
 
   test("gives every package a reason", () => {

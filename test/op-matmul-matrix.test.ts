@@ -82,17 +82,7 @@ function worst({ layout, size: [M, N, K], out, more, pad = 0 }: Asked, wayFor: (
   const c = bench.place(out, M * ldc, more === "beta" || isInPlace)
   const [bias, kept] = [bench.place("f32", N, true), isInPlace ? c : bench.place(out, M * ldc, more === "factor")]
   const request: Gemm = {
-    layout,
-    a,
-    b,
-    c,
-    M,
-    N,
-    K,
-    lda,
-    ldb,
-    ldc,
-    order: "any",
+    ...{ layout, a, b, c, M, N, K, lda, ldb, ldc, order: "any" },
     ...(more === "forward" && { bias, slope: kept, activation: "gelu_tanh" as const }),
     ...(more?.startsWith("factor") && { factor: kept }),
     ...(more === "beta" && { beta: 0.5 }),

@@ -103,17 +103,7 @@ export function run(asked: Asked): { error: number; c: Uint16Array | Float32Arra
       if (i % ld >= used) all[i] = 0x7fc0
     })
   const request: Gemm = {
-    layout,
-    a,
-    b,
-    c,
-    M,
-    N,
-    K,
-    lda,
-    ldb,
-    ldc,
-    order: "any",
+    ...{ layout, a, b, c, M, N, K, lda, ldb, ldc, order: "any" },
     ...(bias && { bias: biases }),
     ...(activation !== "none" && { activation, ...(keepsSlope && { slope: kept }) }),
     ...(factor && { factor: kept }),
