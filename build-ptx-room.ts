@@ -1,6 +1,6 @@
 /** Shared memory of a kernel in machine code: ptxas gives it at most 48 KiB, Hopper has 227, and the driver gives what the ELF file says. */
 
-/** Fields of ELF files of 64 bits, by their byte: of the file, of a section's row and of a segment's. */
+/** Fields of ELF files of 64 bits, by their byte: of the file, of a section's row and of a segment's. Source: ELF-64 Object File Format, version 1.5. */
 const FILE = {
   segments: 0x20,
   sections: 0x28,

@@ -1,5 +1,4 @@
 /** The README keeps up with the program: its commands, files, scripts and packages exist, and alpha help shows its guides. */
-
 import { describe, expect, test } from "bun:test"
 import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
