@@ -53,12 +53,13 @@ export interface Dealt {
 
 /** `steps` for as many chunks as the tile has: one less where its list says that it is narrow. */
 export function byWidth(k: Ptx, tile: PtxTile, dealt: Dealt | undefined, steps: (chunks: number) => void): void {
-  if (dealt === undefined) return steps(tile.chunks)
-  k.if(
-    k.compare("lt", dealt.width, columnsOf(tile)),
-    () => steps(tile.chunks - 1),
-    () => steps(tile.chunks),
-  )
+  if (dealt === undefined) steps(tile.chunks)
+  else
+    k.if(
+      k.compare("lt", dealt.width, columnsOf(tile)),
+      () => steps(tile.chunks - 1),
+      () => steps(tile.chunks),
+    )
 }
 
 /** `body` for every item of this block's list, which lies behind `end`. */

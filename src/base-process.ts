@@ -19,7 +19,16 @@ export const processNamed = (pid: number): Holder => ({ pid, started: startTime(
 /** The holder that a lock file names; undefined where it vanished or was cut off while it was written: nobody holds it. */
 export function readHolder(path: string): Holder | undefined {
   try {
-    return JSON.parse(readFileSync(path, "utf8")) as Holder
+    return holderIn(readFileSync(path, "utf8"))
+  } catch {
+    return undefined
+  }
+}
+
+/** Who a lock's text names; undefined where it is no such text. */
+export function holderIn(text: string): Holder | undefined {
+  try {
+    return JSON.parse(text) as Holder
   } catch {
     return undefined
   }

@@ -1,9 +1,12 @@
 /** The lock that keeps a second trainer off a run. */
-import { linkSync, renameSync, rmSync, writeFileSync } from "node:fs"
+import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { AlphaError, EXIT } from "./base-error.ts"
 import { fileError, temporaryName, withFile } from "./base-file.ts"
-import { type Holder, isAlive, readHolder, thisProcess } from "./base-process.ts"
+import { holderIn, isAlive, readHolder, thisProcess } from "./base-process.ts"
+
+/** How often a lock is looked at that others take and leave meanwhile, and how long between, in ms. */
+const [ATTEMPTS, PAUSE_MS] = [50, 5]
 
 /** Takes the lock of run directory `dir`; returns its release. Throws naming the holder when another live process has it. */
 export function lockRun(dir: string): () => void {
@@ -11,13 +14,9 @@ export function lockRun(dir: string): () => void {
   const temporary = temporaryName(path)
   try {
     withFile("lock", path, () => writeFileSync(temporary, `${JSON.stringify(thisProcess())}\n`))
-    for (let attempt = 0; attempt < 5; attempt++) {
-      try {
-        linkSync(temporary, path)
-        return () => rmSync(path, { force: true })
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw fileError("lock", path, error)
-      }
+    const release = () => rmSync(path, { force: true })
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      if (isLinked(temporary, path)) return release
       const holder = readHolder(path)
       if (holder !== undefined && isAlive(holder)) {
         throw new AlphaError(`run ${dir} is being trained by process ${holder.pid} on ${holder.host}`, {
@@ -25,7 +24,8 @@ export function lockRun(dir: string): () => void {
           code: EXIT.busy,
         })
       }
-      removeStale(path, holder)
+      if (replacesDead(path, temporary)) return release
+      Bun.sleepSync(PAUSE_MS)
     }
     throw new AlphaError(`run ${dir}: the lock changes hands too fast`, { hint: "start one trainer", code: EXIT.busy })
   } finally {
@@ -33,19 +33,37 @@ export function lockRun(dir: string): () => void {
   }
 }
 
-/**
- * Takes a dead holder's lock away. Several takers may judge the same lock: one wins the rename, the others find nothing, or the winner's new
- * lock, which goes back to its place.
- */
-function removeStale(path: string, dead: Holder | undefined): void {
-  const stale = `${path}.stale.${process.pid}`
+/** Whether `own` is at `path` too now; false: another file is there. */
+function isLinked(own: string, path: string): boolean {
   try {
-    renameSync(path, stale)
-    const taken = readHolder(stale)
-    if (taken !== undefined && (taken.pid !== dead?.pid || taken.started !== dead.started)) linkSync(stale, path)
+    linkSync(own, path)
+    return true
   } catch (error) {
-    if (!["ENOENT", "EEXIST"].includes((error as NodeJS.ErrnoException).code ?? "")) throw fileError("lock", path, error)
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false
+    throw fileError("lock", path, error)
+  }
+}
+
+/**
+ * Whether `own` is in a dead holder's place now. Several takers may judge the same lock: only who has the turn replaces it, after another look, so that
+ * there is a lock at all times and nobody's new one is taken away.
+ */
+function replacesDead(path: string, own: string): boolean {
+  const turn = `${path}.turn`
+  if (!isLinked(own, turn)) {
+    const taker = readHolder(turn)
+    if (taker !== undefined && !isAlive(taker)) rmSync(turn, { force: true }) // killed between two calls
+    return false
+  }
+  try {
+    const holder = holderIn(readFileSync(path, "utf8"))
+    if (holder !== undefined && isAlive(holder)) return false
+    renameSync(own, path)
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return false // given back meanwhile
+    throw fileError("lock", path, error)
   } finally {
-    rmSync(stale, { force: true })
+    rmSync(turn, { force: true })
   }
 }
